@@ -146,3 +146,61 @@ fn what_is_left_of_two_machines_becomes_a_pool_of_its_own() {
     assert!(disks.any(|disk| disk["state"]["is"] == "missing" && disk["node"] == "n1"), "{pool:#}");
     assert_ne!(pool["id"], former);
 }
+
+/// They were only away. By its records this supervisor has the pool that it made of what was left, and not the former one,
+/// which would have a majority of its votes again.
+#[test]
+fn what_is_left_stays_in_use_when_the_others_come_back() {
+    let options = LabOptions { disks: 1, size: "256M", bare: true, ..LabOptions::default() };
+    let lab = Lab::up(&options);
+    wait_until("the disks are present", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
+    });
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
+    lab.cli(&["volume", "create", VOLUME, "--size", "64M", "--layout", "mirror:3"]);
+    lab.cli(&["volume", "mkfs", VOLUME, "--yes"]);
+    std::fs::create_dir_all(lab.mount()).unwrap();
+    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
+    let file = lab.mount().join("file");
+    std::fs::write(&file, b"before").unwrap();
+    std::fs::File::open(&file).unwrap().sync_all().unwrap();
+    let former = lab.pool()["id"].as_str().unwrap().to_owned();
+    lab.lab(&["kill", "n2"]);
+    lab.lab(&["kill", "n3"]);
+    wait_until("it waits for votes", || lab.pool_state() == "suspended");
+    let (code, said) = lab.said(&["pool", "import", "cluster", "--without-majority", "--dry-run"]);
+    let used = format!("{VOLUME} is mounted at {}", lab.mount().display());
+    assert!(code == 0 && said.contains(&used), "{said}");
+    lab.cli(&["pool", "import", "cluster", "--without-majority", "--yes"]);
+    wait_until("it is mounted again", || is_mounted(&lab));
+    let new = lab.pool()["id"].as_str().unwrap().to_owned();
+    assert_ne!(new, former);
+    std::fs::write(&file, b"since").unwrap();
+    std::fs::File::open(&file).unwrap().sync_all().unwrap();
+    let history = lab.show(&["pool", "history", "cluster"]);
+    assert!(history.contains(&former), "{history}");
+
+    // They are back before it is.
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "n2"]);
+    lab.lab(&["start", "n3"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    lab.lab(&["start", "supervisor"]);
+    let states = || {
+        let pools = lab.cli_output(&["pool", "list", "--json"]);
+        let pools: Value = serde_json::from_slice(&pools.stdout).unwrap_or_default();
+        let state = |id: &str| {
+            let mut pools = pools.as_array().into_iter().flatten();
+            let pool = pools.find(|pool| pool["id"] == id);
+            pool.map(|pool| pool["state"]["is"].as_str().unwrap_or_default().to_owned())
+        };
+        (state(&new), state(&former))
+    };
+    wait_until("the others are in sight", || states().1.is_some());
+    wait_until("it is mounted again", || is_mounted(&lab));
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    let (new, former) = states();
+    assert_eq!(new.as_deref(), Some("degraded"));
+    assert!(matches!(former.as_deref(), Some("foreign" | "released")), "{former:?}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"since");
+}

@@ -1,5 +1,5 @@
-//! What destroying a pool, splitting off what is left of one, or wiping disks, would end and has ended. A plan is shown to whoever agrees, who hands it
-//! back: so each is a plain value that can be compared.
+//! What destroying a pool, splitting off what is left of one, or wiping disks, would end and has ended. A plan is shown to
+//! whoever agrees, who hands it back: so each is a plain value that can be compared.
 
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ impl ShownDisk {
 }
 
 /// What would become of a pool of which a majority of the votes is lost, as it is shown to whoever agrees.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitPlan {
     /// The pool.
@@ -76,6 +76,9 @@ pub struct SplitPlan {
     pub disks: Vec<ShownDisk>,
     /// Those that aren't, as far as they are known: none of them will be one of the new pool's.
     pub away: Vec<ShownDisk>,
+    /// What its volumes are used for here, that would be cut off.
+    #[serde(default)]
+    pub uses: Vec<String>,
 }
 
 /// The pool that was split off.

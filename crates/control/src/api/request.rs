@@ -32,6 +32,9 @@ pub struct SplitPool {
     /// Also from an owner that was heard a moment ago.
     #[serde(default)]
     pub force: bool,
+    /// Also with metadata that is older than what votes or disks know of.
+    #[serde(default)]
+    pub outdated_metadata: bool,
 }
 
 /// `POST /v1/pools/POOL/release`.

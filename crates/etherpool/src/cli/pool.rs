@@ -330,9 +330,9 @@ async fn release(
 }
 
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let mut pool = args.pool.unwrap_or_default();
+    let mut pool = args.pool.clone().unwrap_or_default();
     if args.without_majority {
-        match split(context, &pool, args.force, args.confirmation).await? {
+        match split(context, &pool, &args).await? {
             Some(split) => pool = split.id,
             None => return Ok(Exit::Ok),
         }
@@ -377,9 +377,10 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
 async fn split(
     context: &Context,
     pool: &str,
-    force: bool,
-    confirmation: Confirmation,
+    args: &ImportArgs,
 ) -> Result<Option<SplitReport>, Failure> {
+    let (force, confirmation) = (args.force, args.confirmation);
+    let outdated_metadata = args.outdated_metadata;
     let shown: SplitPlan = context.client.get(&format!("{}/split", pool_path(pool)?)).await?;
     if let Some(refusal) = shown.refusal.clone().filter(|_| !force) {
         return Err(ApiError::from(refusal).into());
@@ -392,7 +393,7 @@ async fn split(
         return Ok(None);
     }
     let path = format!("{}/split", pool_path(&shown.id)?);
-    Ok(Some(context.client.post(&path, &SplitPool { shown, force }).await?))
+    Ok(Some(context.client.post(&path, &SplitPool { shown, force, outdated_metadata }).await?))
 }
 
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported

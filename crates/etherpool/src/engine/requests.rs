@@ -80,7 +80,9 @@ impl Work<'_> {
             EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
             EngineRequest::PlanSplitPool { pool } => value(engine.plan_split(&pool).await?),
             EngineRequest::SplitPool(request) => {
-                value(engine.split_pool(&request.shown, request.force).await?)
+                let control::api::SplitPool { shown, force, outdated_metadata } = request;
+                let options = pool::ImportOptions { force, outdated_metadata, grace: None };
+                value(engine.split_pool(&shown, options).await?)
             }
             EngineRequest::PlanVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;

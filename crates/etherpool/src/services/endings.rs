@@ -1,5 +1,5 @@
-//! The end of pools, also that of which what is left becomes another one, and disks that are freed. A pool of which a volume is used is destroyed by nobody: whoever uses it
-//! is named.
+//! The end of pools, also that of which what is left becomes another one, and disks that are freed. A pool of which a
+//! volume is used is destroyed by nobody: whoever uses it is named.
 
 use axum::extract::{Path, State};
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, SplitPool};
@@ -8,7 +8,7 @@ use control::settings::VolumeSettings;
 use pool::{DestroyPlan, DestroyReport, PoolReport, SplitPlan, SplitReport};
 
 use super::Services;
-use super::api::{Answer, App, On, OnPool};
+use super::api::{Answer, App, Json, On, OnPool};
 use super::operations::check_detached;
 
 impl Services {
@@ -60,13 +60,32 @@ pub(super) async fn plan_split(
     State(services): App,
     Path(pool): Path<String>,
 ) -> Answer<SplitPlan> {
-    services.ask(EngineRequest::PlanSplitPool { pool }).await
+    let mut plan: SplitPlan = services.engine.call(EngineRequest::PlanSplitPool { pool }).await?;
+    let pools = services.fresh_pools().await?;
+    let is_it = |one: &&PoolReport| one.id == plan.id && one.is_open();
+    plan.uses = pools.iter().filter(is_it).flat_map(uses_of).collect();
+    Ok(Json(plan))
 }
 
+/// Once what is left is another pool the former one isn't opened by itself any more, whatever becomes of us meanwhile.
 pub(super) async fn split_pool(on: OnPool<SplitPool>) -> Answer<SplitReport> {
     let On { services, path: pool, request } = on;
-    check_shown(&pool, (&request.shown.id, &request.shown.name), "split")?;
-    services.ask(EngineRequest::SplitPool(request)).await
+    let shown = &request.shown;
+    check_shown(&pool, (&shown.id, &shown.name), "split")?;
+    let id = shown.id.parse().map_err(|_| ApiError::new(ErrorCode::Invalid, "no pool's id"))?;
+    if services.engine.instance().is_none() {
+        return Err(ApiError::engine_away().into());
+    }
+    let known = services.registry.forget(id).await?;
+    let split = services.engine.call::<SplitReport>(EngineRequest::SplitPool(request)).await;
+    // Where nobody knows whether it was done it stays forgotten.
+    let changed_nothing =
+        |error: &ApiError| ![ErrorCode::Suspended, ErrorCode::Unavailable].contains(&error.code);
+    if split.as_ref().is_err_and(changed_nothing) {
+        services.registry.remember(&known).await;
+    }
+    services.look_now();
+    Ok(Json(split?))
 }
 
 /// That what was shown is what is meant.
@@ -78,23 +97,25 @@ fn check_shown(pool: &str, (id, name): (&str, &str), what: &str) -> Result<(), A
     Err(ApiError::new(ErrorCode::Refused, message))
 }
 
+/// What the volumes of a pool are used for here.
+fn uses_of(pool: &PoolReport) -> Vec<String> {
+    let uses = pool.named_volumes().flat_map(|(name, volume)| {
+        let settings = VolumeSettings::from_properties(&volume.properties);
+        let mount = settings.mount.iter().map(|mount| {
+            let served = if settings.ftp.is_some() { " and served by FTP" } else { "" };
+            format!("{name} is mounted at {}{served}", mount.path.display())
+        });
+        let device = settings.device.then(|| format!("{name} is attached"));
+        let exports = settings.exports.iter();
+        let exports = exports.map(|export| format!("{name} is exported as aoe:{}", export.address));
+        mount.chain(device).chain(exports).collect::<Vec<_>>()
+    });
+    uses.collect()
+}
+
 /// Refuses what would take a volume from whoever uses it, and says who does.
 fn check_not_used(pool: &PoolReport) -> Result<(), ApiError> {
-    let uses: Vec<String> = pool
-        .named_volumes()
-        .flat_map(|(name, volume)| {
-            let settings = VolumeSettings::from_properties(&volume.properties);
-            let mount = settings.mount.iter().map(|mount| {
-                let served = if settings.ftp.is_some() { " and served by FTP" } else { "" };
-                format!("{name} is mounted at {}{served}", mount.path.display())
-            });
-            let device = settings.device.then(|| format!("{name} is attached"));
-            let exports = settings.exports.iter();
-            let exports =
-                exports.map(|export| format!("{name} is exported as aoe:{}", export.address));
-            mount.chain(device).chain(exports).collect::<Vec<_>>()
-        })
-        .collect();
+    let uses = uses_of(pool);
     if uses.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use block::VolumeName;
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::channel::EngineRequest;
 use control::reconcile::EngineInstance;
-use control::registry::{HeldSetting, REGISTRY_FILE, Registry, held};
+use control::registry::{HeldSetting, KnownPool, REGISTRY_FILE, Registry, held};
 use control::settings::EXPORTS_KEY;
 use pool::PoolReport;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
@@ -140,6 +140,33 @@ impl PoolRegistry {
         let _turn = self.turn().await;
         // Told as trouble.
         let _ = self.change(|registry: &mut Registry| registry.note_destroyed(id, name)).await;
+    }
+
+    /// Forgets a pool of which what is left is about to be made another one: beside that it may never be opened by
+    /// itself again. Tells what was known of it.
+    pub async fn forget(self: &Arc<Self>, id: Uuid) -> Result<Option<KnownPool>, ApiError> {
+        let _turn = self.turn().await;
+        let known = self.inner().registry.pool(id).cloned();
+        let forgotten = self.change(|registry: &mut Registry| registry.forget(id)).await;
+        if forgotten.is_err() {
+            self.put_back(&known).await;
+        }
+        forgotten.map(|()| known)
+    }
+
+    /// Knows a pool again as it did.
+    pub async fn remember(self: &Arc<Self>, known: &Option<KnownPool>) {
+        let _turn = self.turn().await;
+        self.put_back(known).await;
+    }
+
+    async fn put_back(self: &Arc<Self>, known: &Option<KnownPool>) {
+        let Some(known) = known else { return };
+        let put_back = |registry: &mut Registry| {
+            registry.pool_mut(known.id, &known.name).clone_from(known);
+        };
+        // Told as trouble.
+        let _ = self.change(put_back).await;
     }
 
     /// An import of these pools begins.
@@ -360,6 +387,26 @@ mod tests {
         assert_eq!(read(directory.path()).unwrap(), registry(directory.path()).inner().registry);
         assert_eq!(read(directory.path()).unwrap().pools.len(), 1);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_so_after_a_restart_and_comes_back_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = registry(directory.path());
+        know(&first, 1).await.unwrap();
+        let hold = |known: &mut Registry| {
+            known.pool_mut(Uuid::from_u128(1), "tank").held.insert(held("files", "mount"));
+        };
+        first.change(hold).await.unwrap();
+        let before = first.inner().registry.clone();
+        let known = first.forget(Uuid::from_u128(1)).await.unwrap();
+        assert!(known.is_some() && read(directory.path()).unwrap().pools.is_empty());
+        first.remember(&known).await;
+        assert_eq!(read(directory.path()).unwrap(), before);
+        // What can't be forgotten for good isn't at all.
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        assert!(first.forget(Uuid::from_u128(1)).await.is_err());
+        assert_eq!(first.inner().registry, before);
     }
 
     #[tokio::test]

@@ -103,9 +103,14 @@ impl Pool {
             (disk.area, agrees, disk.incoming_area.is_some(), meta.pool().name.clone())
         };
         let is_called_so = found.label.pool_name == pool_name;
-        // Whoever splits a pool again takes disks for the former one's of which the labels name that.
+        // Whoever splits a pool again takes disks for the former one's of which the labels name that. And what wasn't
+        // split in the end is the former one's (`undone`).
         let is_new = found.label.splits_from.is_some();
-        let named = Label { pool_name, splits_from: None, ..found.label.clone() };
+        let mut named = Label { pool_name, splits_from: None, ..found.label.clone() };
+        if found.label.pool != self.id {
+            named.pool = self.id;
+            named.vote_disks = self.config.borrow().voters.now.clone();
+        }
         if is_new {
             self.forget_other_votes(member, device).await.map_err(not_fit)?;
         }
@@ -113,6 +118,7 @@ impl Pool {
             member.labelled_area.set(found.label.area);
             if is_new {
                 self.write_label(device, &found, &named).await.map_err(not_fit)?;
+                member.is_taken_back.set(false);
                 member.label_resolved.set(true);
             } else if (begun || !is_called_so || found.faults.damaged.contains(&true))
                 && self.write_label(device, &found, &named).await.is_ok()
@@ -133,6 +139,7 @@ impl Pool {
             self.wipe_area(device, place).await.map_err(not_fit)?;
         }
         self.write_label(device, &found, &label).await.map_err(not_fit)?;
+        member.is_taken_back.set(false);
         member.labelled_area.set(area);
         member.label_resolved.set(true);
         self.tell_mended(member, &label, 0);

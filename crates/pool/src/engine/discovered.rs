@@ -40,7 +40,8 @@ impl Engine {
                 ("unreadable".into(), None, DiskState::Refused { why: explain_io(*error) })
             }
         };
-        let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());
+        let id = self.pool_of(&device.content.borrow());
+        let slot = id.and_then(|id| self.slots.borrow().get(&id).cloned());
         let report = slot.and_then(|slot| self.report_slot(&slot));
         let disk = pool.as_ref().map(|label| label.disk.to_string());
         let twin = self.why_not_itself(device).map(|why| DiskState::Refused { why });
@@ -77,10 +78,10 @@ impl Engine {
         }
         let devices = self.devices.borrow();
         let Some(device) = devices.get(&disk.name) else { return };
-        if let Content::Labelled { label, .. } = &*device.content.borrow()
-            && label.label.pool != pool
-        {
-            let (pool, id) = (&label.label.pool_name, label.label.pool);
+        let is_labelled = matches!(&*device.content.borrow(), Content::Labelled { .. });
+        let other = self.label_of(device).filter(|(id, _)| is_labelled && *id != pool);
+        if let Some((id, label)) = other {
+            let pool = &label.pool_name;
             let why = format!(
                 "at its address is a disk of pool {pool} ({id}) now; if the same disk was given to that \
                  pool, what it held of this one is gone"
@@ -105,7 +106,8 @@ impl Engine {
         let quorum = Quorum::of(&disks);
         let disks = [disks, self.remnants(slot.id)].concat();
         let is_known = self.known.borrow().contains_key(&slot.id);
-        if disks.is_empty() && (is_ended || slot.wiped.get() && !is_known) {
+        let is_gone = || slot.wiped.get() || self.is_undone(slot.id);
+        if disks.is_empty() && (is_ended || is_gone() && !is_known) {
             return None;
         }
         let newest = quorum.newest.as_ref();

@@ -5,7 +5,7 @@ use block::{Claim, Epoch, Instance, IoError};
 use futures::future::join_all;
 
 use super::Engine;
-use super::observe::{Content, read_content};
+use super::observe::read_content;
 use super::open::SeenDisk;
 use super::unlabel::newest_vote;
 use crate::error::PoolError;
@@ -77,10 +77,8 @@ impl Engine {
         instance: Instance,
     ) -> Result<Result<ExaminedDisk, PoolError>, IoError> {
         let content = self.in_time(read_content(&*seen.device, false)).await?;
-        let label = content
-            .label()
-            .filter(|label| (label.pool, label.disk) == (seen.label.pool, seen.label.disk));
-        let Some(label) = label.cloned() else {
+        let found = content.as_of(seen.label.pool);
+        let Some((label, shown)) = found.filter(|(label, _)| label.disk == seen.label.disk) else {
             return Ok(Err(PoolError::refused(
                 seen.place.to_string(),
                 "it doesn't carry what was shown any more",
@@ -93,10 +91,6 @@ impl Engine {
         if now != instance {
             return Err(IoError::Restarted { now });
         }
-        let shown = match content {
-            Content::Labelled { vote, .. } => vote,
-            _ => None,
-        };
         Ok(Ok(ExaminedDisk {
             seen: SeenDisk { vote: shown, ..seen.clone() },
             label,

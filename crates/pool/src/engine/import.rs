@@ -8,6 +8,7 @@ use block::{OwnerId, spoken};
 
 use super::create::{Creation, check_machines, check_name, check_once};
 use super::format_disk::Candidate;
+use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
@@ -192,9 +193,13 @@ impl Engine {
 
     /// Why a pool isn't taken over now without force; what can't be told is found out by opening it.
     pub(super) async fn refusal(&self, slot: &Slot) -> Option<PoolError> {
-        let disks = self.seen_disks(slot.id);
-        let quorum = Quorum::of(&disks);
-        let heard = self.live_owner(&disks, &quorum).await?;
+        self.refusal_of(slot, &self.seen_disks(slot.id)).await
+    }
+
+    /// The same, by these disks of it.
+    pub(super) async fn refusal_of(&self, slot: &Slot, disks: &[SeenDisk]) -> Option<PoolError> {
+        let quorum = Quorum::of(disks);
+        let heard = self.live_owner(disks, &quorum).await?;
         Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
     }
 
@@ -212,25 +217,11 @@ impl Engine {
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
     pub(super) fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
-        let mut found = self.slots_named(name);
-        if found.len() > 1 {
-            // What is left of the former pool is meant.
-            found.retain(|slot| self.unfinished(slot.id).is_none());
-        }
-        match found.as_slice() {
-            [] => Err(PoolError::no_pool(name)),
-            [one] => Ok(Rc::clone(one)),
-            [first, ..] if matches!(*first.state.borrow(), SlotState::Open(_)) => {
-                Ok(Rc::clone(first))
-            }
-            several => {
-                let ids: Vec<String> = several.iter().map(|slot| slot.id.to_string()).collect();
-                Err(PoolError::invalid(
-                    format!("{} pools are called {name}: {}", ids.len(), ids.join(", ")),
-                    "name one by its id",
-                ))
-            }
-        }
+        let found = self.slots_named(name);
+        // What only began to be split from another isn't meant where there is one that can be.
+        let whole = found.iter().filter(|slot| self.unfinished(slot.id).is_none());
+        let whole: Vec<_> = whole.cloned().collect();
+        the_one(name, if whole.is_empty() { found } else { whole })
     }
 
     async fn plan_of(self: &Rc<Self>, slot: &Slot) -> Result<ImportPlan, PoolError> {
@@ -281,6 +272,22 @@ impl Engine {
             disks: disks.iter().map(disk).collect(),
         };
         known.iter().map(pool).collect()
+    }
+}
+
+/// The one of these pools that is meant by a name.
+pub(super) fn the_one(name: &str, found: Vec<Rc<Slot>>) -> Result<Rc<Slot>, PoolError> {
+    match found.as_slice() {
+        [] => Err(PoolError::no_pool(name)),
+        [one] => Ok(Rc::clone(one)),
+        [first, ..] if matches!(*first.state.borrow(), SlotState::Open(_)) => Ok(Rc::clone(first)),
+        several => {
+            let ids: Vec<String> = several.iter().map(|slot| slot.id.to_string()).collect();
+            Err(PoolError::invalid(
+                format!("{} pools are called {name}: {}", ids.len(), ids.join(", ")),
+                "name one by its id",
+            ))
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Member {
     pub(crate) labelled_area: Cell<Option<ExtentRange>>,
     /// All slots of the label name that one.
     pub(crate) label_resolved: Cell<bool>,
+    /// Its label names a pool that was to be split from this one and never was.
+    pub(crate) is_taken_back: Cell<bool>,
     /// It is being given another area.
     pub(crate) moving_area: Cell<bool>,
     /// One writer of its label at a time.
@@ -115,6 +117,7 @@ impl Member {
             machine: Cell::new(Uuid::nil()),
             labelled_area: Cell::new(None),
             label_resolved: Cell::new(false),
+            is_taken_back: Cell::new(false),
             moving_area: Cell::new(false),
             labelling: Semaphore::new(1),
             device: RefCell::new(None),

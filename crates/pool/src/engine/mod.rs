@@ -4,8 +4,8 @@
 //! pool that names its owner, and offers volumes as block devices. The rules that it keeps stand in
 //! `docs/engine.md`; each operation has a file of its own:
 //!
-//! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
-//!   (takeover), `create` and `format_disk`, `destroy` and `unlabel`;
+//! - **which pools there are**: `observe` (what is on a disk), `undone` (whose that is), `slot` (when a pool is opened), `open`
+//!   (takeover), `create` and `format_disk`, `destroy`, `split` and `unlabel`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`,
 //!   `offline`;
 //! - **data**: `volume/` (requests, their way into the log, what isn't in place yet), `destage` with `init`,
@@ -79,6 +79,7 @@ mod taken;
 mod torn;
 mod twins;
 mod undecided;
+mod undone;
 mod unlabel;
 mod verify;
 mod version_search;

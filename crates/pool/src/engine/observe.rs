@@ -5,8 +5,8 @@ use futures::future::join_all;
 
 use super::config::vote_place;
 use crate::format::{
-    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, SelectedLabel,
-    VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
+    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, PoolId,
+    SelectedLabel, VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
 };
 
 /// Sectors of a vote slot.
@@ -22,7 +22,7 @@ pub(crate) enum Content {
     /// Something that isn't etherpool's.
     Foreign(Vec<Signature>),
     /// A disk of a pool, with the configuration that it shows if it has or had a vote.
-    Labelled { label: Box<SelectedLabel>, vote: Option<Vote> },
+    Labelled { label: Box<SelectedLabel>, vote: Option<Vote>, split: Option<Box<Split>> },
     /// A disk of a pool that is no more, as it shows itself.
     Destroyed(Box<SelectedLabel>),
     /// A disk of a pool that can't be used as it is.
@@ -39,6 +39,32 @@ impl Content {
             _ => None,
         }
     }
+
+    /// What it shows as a disk of this pool, if it is one by its label: of that, or of the one that its pool is being
+    /// split from. Which of the two counts the others say (`undone`).
+    pub(crate) fn as_of(&self, pool: PoolId) -> Option<(Label, Option<Vote>)> {
+        let label = self.label()?;
+        let Content::Labelled { vote, split, .. } = self else {
+            return (label.pool == pool).then(|| (label.clone(), None));
+        };
+        if label.pool == pool {
+            return Some((label.clone(), vote.clone()));
+        }
+        let split = split.as_ref().filter(|split| split.former == pool)?;
+        // Those that it names vote in the new one.
+        let label = Label { pool, vote_disks: Vec::new(), ..label.clone() };
+        Some((label, split.vote.clone()))
+    }
+}
+
+/// What a disk shows that is being split from a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Split {
+    pub(crate) former: PoolId,
+    /// Its vote in that.
+    pub(crate) vote: Option<Vote>,
+    /// It has a vote in the new one, as far as can be read.
+    pub(crate) may_have_voted: bool,
 }
 
 /// What a disk's vote says.
@@ -69,7 +95,23 @@ pub(crate) async fn read_content(
                 return Ok(Content::Destroyed(label));
             }
             let vote = slots.newest.map(|newest| Vote { newest, is_whole });
-            Content::Labelled { label, vote }
+            let split = match label.label.splits_from {
+                Some(former) => {
+                    let place = vote_place(former, label.label.disk);
+                    let (slots, _) = read_vote(device, &place, &[]).await?;
+                    let decided = |vote: &Configuration| vote.destruction == Destruction::Decided;
+                    if slots.newest.as_ref().is_some_and(decided) {
+                        let mut label = label;
+                        label.label.pool = former;
+                        return Ok(Content::Destroyed(label));
+                    }
+                    let may_have_voted = vote.is_some() || !is_whole;
+                    let vote = slots.newest.map(|newest| Vote { newest, is_whole });
+                    Some(Box::new(Split { former, vote, may_have_voted }))
+                }
+                None => None,
+            };
+            Content::Labelled { label, vote, split }
         }
         LabelState::Refused(error) => Content::Refused(error),
         LabelState::Blank if recognise => {

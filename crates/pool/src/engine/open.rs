@@ -255,9 +255,9 @@ impl OpenRequest {
         let reads = claimed.iter().map(|claimed| async {
             let content = read_content(&*claimed.disk.device, false);
             let vote = match self.within(content).await {
-                Ok(Content::Labelled { vote, .. }) => vote,
                 Ok(Content::Destroyed(_)) => return Err(self.is_destroyed()),
-                _ => None,
+                Ok(content) => content.as_of(self.id).and_then(|(_, vote)| vote),
+                Err(_) => None,
             };
             Ok(SeenDisk { vote, ..claimed.disk.clone() })
         });
@@ -300,6 +300,7 @@ impl OpenRequest {
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
+                member.is_taken_back.set(seen.label.splits_from == Some(self.id));
                 member.attach(seen.place.clone(), seen.machine, Rc::clone(&seen.device));
             }
         }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::Engine;
 use super::lease::{Ended, TAKEOVER_WAIT};
+use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::slot::{Slot, SlotState};
 use crate::error::PoolError;
 use crate::format::PoolId;
-use crate::report::PoolReport;
+use crate::report::{PoolEvent, PoolReport};
 
 impl Engine {
     /// Another pool of this name that is open or being opened. Volumes, mounts and exports are named by
@@ -50,7 +51,9 @@ impl Engine {
         }
         *slot.state.borrow_mut() = SlotState::Opening;
         self.changed.notify_all();
-        let opened = self.request(slot).open().await;
+        let request = self.request(slot);
+        let former = first_opened_since(&request);
+        let opened = request.open().await;
         let opened = opened.and_then(|open| {
             // Its metadata has the last word on its name.
             *slot.name.borrow_mut() = open.pool.name.clone();
@@ -70,6 +73,16 @@ impl Engine {
                 // It was brought back from copies of its disks.
                 self.destroyed.borrow_mut().remove(&slot.id);
                 open.start();
+                if let Some(former) = former {
+                    let members = open.pool.members();
+                    let without = members.iter().filter(|member| member.device().is_none());
+                    self.events.tell(PoolEvent::Split {
+                        pool: open.pool.name.clone(),
+                        id: slot.id.to_string(),
+                        former: former.to_string(),
+                        without: without.map(|member| open.pool.disk_name(member.number)).collect(),
+                    });
+                }
                 self.remember_disks(&open);
                 self.set_state(slot, SlotState::Open(Rc::clone(&open)));
                 self.attach_late(&open);
@@ -95,6 +108,7 @@ impl Engine {
         for seen in self.seen_disks(open.pool.id) {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
             if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
+                member.is_taken_back.set(seen.label.splits_from == Some(open.pool.id));
                 open.attach(&member, seen.place, seen.machine, seen.device);
             }
         }
@@ -140,4 +154,11 @@ impl Engine {
             Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason })
         })
     }
+}
+
+/// The pool that one was split from which is opened for the first time since.
+fn first_opened_since(request: &OpenRequest) -> Option<PoolId> {
+    let former = request.disks.first()?.label.splits_from.filter(|former| *former != request.id)?;
+    let all = request.disks.iter().all(|disk| disk.label.splits_from == Some(former));
+    all.then_some(former)
 }

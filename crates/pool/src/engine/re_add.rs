@@ -224,12 +224,14 @@ impl Pool {
     ) -> Result<(), NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
         // A target that refuses says nothing of the disk; the next claim tells why.
-        match content.map_err(|_| NotFit::Lost)? {
-            Content::Labelled { label, .. }
-                if label.label.pool == self.id && label.label.disk == member.id =>
-            {
-                Ok(())
-            }
+        let content = content.map_err(|_| NotFit::Lost)?;
+        let is_it = |label: &Label| {
+            (label.pool == self.id
+                || label.splits_from == Some(self.id) && member.is_taken_back.get())
+                && label.disk == member.id
+        };
+        match content {
+            Content::Labelled { label, .. } if is_it(&label.label) => Ok(()),
             Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
                 "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool

@@ -13,15 +13,15 @@ use runtime::{Handle, Notify};
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
-use super::member::Member;
+use super::member::{Member, Standing};
 use super::observe::{Content, explain};
-use super::open::{OpenRequest, SeenDisk};
+use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
-use crate::format::{Destruction, DiskId, Label, PoolId};
+use crate::format::{Destruction, DiskId, PoolId};
 use crate::report::{PoolEvent, PoolState};
 
 /// The engine. Its tasks share it.
@@ -71,7 +71,7 @@ pub(super) struct Slot {
     pub(super) error: RefCell<Option<PoolError>>,
     /// Disks of it were wiped here: it is shown as long as others are present.
     pub(super) wiped: Cell<bool>,
-    /// A command ends it here for a moment: it is still ours.
+    /// A command ends it here for a moment: it is still ours, and isn't opened meanwhile.
     pub(super) between: Cell<bool>,
     /// What a majority of votes said of the owner, when it was last looked at.
     pub(super) owner: RefCell<Option<KnownOwner>>,
@@ -97,9 +97,25 @@ pub(super) struct KnownOwner {
 }
 
 impl Device {
-    /// Whether it carries a label of a pool.
-    pub(super) fn is_of(&self, pool: PoolId) -> bool {
-        self.content.borrow().label().is_some_and(|label| label.pool == pool)
+    /// Whether its label names another pool, that was to be split from this one.
+    pub(super) fn is_split_from(&self, pool: PoolId) -> bool {
+        self.content.borrow().label().is_some_and(|label| label.splits_from == Some(pool))
+    }
+}
+
+impl Slot {
+    /// A closed one.
+    pub(super) fn new(id: PoolId, name: &str) -> Slot {
+        Slot {
+            id,
+            name: RefCell::new(name.to_string()),
+            state: RefCell::new(SlotState::Closed),
+            import: Cell::new(None),
+            error: RefCell::new(None),
+            wiped: Cell::new(false),
+            between: Cell::new(false),
+            owner: RefCell::new(None),
+        }
     }
 }
 
@@ -185,8 +201,11 @@ impl Engine {
             let due = async {
                 loop {
                     self.runtime.sleep(self.config.limits.look_at_closed).await;
-                    // It may be removed from its pool.
-                    if self.member_on(&device).is_none() {
+                    // It may be removed from its pool, or be another's by now.
+                    let is_used = |(_, member): (_, Rc<Member>)| {
+                        !matches!(member.standing(), Standing::Refused(_))
+                    };
+                    if !self.member_on(&device).is_some_and(is_used) {
                         return;
                     }
                 }
@@ -246,14 +265,12 @@ impl Engine {
     fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
         let content = device.content.borrow().clone();
         match content {
-            Content::Labelled { label, .. } => {
-                let label = label.label;
-                if let Some((open, disk)) = self.open_pool_of(device) {
-                    if let Some(member) = open.pool.member_by_id(disk) {
-                        self.take_or_part(&open, &member, device);
-                    }
-                } else {
-                    self.slot_of(label.pool, &label.pool_name);
+            Content::Labelled { label, split, .. } => {
+                self.discovered_disk(device);
+                // Whether others are of that pool may have depended on this one.
+                if split.is_some() {
+                    let of_it = self.labelled(label.label.pool);
+                    of_it.iter().for_each(|device| self.discovered_disk(device));
                 }
             }
             Content::Destroyed(label) => {
@@ -269,22 +286,24 @@ impl Engine {
         self.changed.notify_all();
     }
 
+    /// A device was found to be a disk of a pool.
+    fn discovered_disk(self: &Rc<Self>, device: &Rc<Device>) {
+        if let Some((open, disk)) = self.open_pool_of(device) {
+            if let Some(member) = open.pool.member_by_id(disk) {
+                self.take_or_part(&open, &member, device);
+            }
+        } else if let Some((pool, label)) = self.label_of(device) {
+            self.slot_of(pool, &label.pool_name);
+        }
+    }
+
     /// The slot of a pool; new ones get their task.
     pub(super) fn slot_of(self: &Rc<Self>, id: PoolId, name: &str) -> Rc<Slot> {
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = slots.get(&id) {
             return Rc::clone(slot);
         }
-        let slot = Rc::new(Slot {
-            id,
-            name: RefCell::new(name.to_string()),
-            state: RefCell::new(SlotState::Closed),
-            import: Cell::new(None),
-            error: RefCell::new(None),
-            wiped: Cell::new(false),
-            between: Cell::new(false),
-            owner: RefCell::new(None),
-        });
+        let slot = Rc::new(Slot::new(id, name));
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));
         slot
@@ -292,12 +311,15 @@ impl Engine {
 
     /// The open pool that a device is labelled for, and the disk that it is.
     pub(super) fn open_pool_of(&self, device: &Device) -> Option<(Rc<OpenPool>, DiskId)> {
-        let content = device.content.borrow();
-        let Content::Labelled { label, .. } = &*content else { return None };
-        let slot = self.slots.borrow().get(&label.label.pool).cloned()?;
+        let (pool, label) = self.label_of(device)?;
+        let slot = self.slots.borrow().get(&pool).cloned()?;
         let state = slot.state.borrow().clone();
         match state {
-            SlotState::Open(open) => Some((open, label.label.disk)),
+            SlotState::Open(open)
+                if !matches!(&*device.content.borrow(), Content::Destroyed(_)) =>
+            {
+                Some((open, label.disk))
+            }
             _ => None,
         }
     }
@@ -391,45 +413,8 @@ impl Engine {
         let owner = quorum.newest.as_ref().map(|newest| newest.owner);
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
         let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
-        let stays = quorum.destruction() == Destruction::None;
+        let stays = quorum.destruction() == Destruction::None && !slot.between.get();
         quorum.suffices() && stays && !name_taken && (slot.import.get().is_some() || ours)
-    }
-
-    /// The disks of a pool present, without those that aren't who they say (`twins`).
-    pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
-        self.seen_where(|label| label.pool == pool)
-    }
-
-    /// The same, of those labels.
-    pub(super) fn seen_where(&self, is_one: impl Fn(&Label) -> bool) -> Vec<SeenDisk> {
-        let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
-        for device in self.devices.borrow().values() {
-            let content = device.content.borrow();
-            let Content::Labelled { label, vote } = &*content else { continue };
-            if is_one(&label.label) && self.why_not_itself(device).is_none() {
-                seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
-                    place: device.facts.place(),
-                    machine: device.facts.node,
-                    device: Rc::clone(&device.device),
-                    label: label.label.clone(),
-                    vote: vote.clone(),
-                });
-            }
-        }
-        seen.into_values().collect()
-    }
-
-    /// Whether a device present has a label of it.
-    fn is_present(&self, pool: PoolId) -> bool {
-        let devices = self.devices.borrow();
-        devices.values().any(|device| device.is_of(pool))
-    }
-
-    /// Those of them that no command is making another pool's.
-    pub(super) fn free_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
-        let mut disks = self.seen_disks(pool);
-        disks.retain(|disk| !self.taken.has_disk(&disk.place.name));
-        disks
     }
 
     pub(super) fn request(&self, slot: &Slot) -> OpenRequest {
@@ -466,7 +451,7 @@ impl Engine {
     }
 
     pub(super) async fn look_again(&self, pool: PoolId) {
-        self.look_again_at(|device| device.is_of(pool)).await;
+        self.look_again_at(|device| self.is_of(device, pool)).await;
     }
 
     /// Looks at these devices again.

@@ -3,116 +3,108 @@
 //! another identity, in its labels: to whoever still has the other disks it is a stranger's from then on, and they to it.
 //! Neither needs to know of the other so as not to destroy anything of his.
 //!
-//! 1. What is left is shown; whoever agrees hands that back. All of it is claimed and looked at again.
-//! 2. The label of each disk names the new pool, and the former one as that which it **splits from**.
+//! 1. What is left is shown; whoever agrees hands that back. All of it is claimed and looked at again, and so is whether
+//!    the new pool could be opened.
+//! 2. The label of each disk names the new pool, and the former one as that which it **splits from**. If one can't be
+//!    written, all are written back.
 //! 3. Only once all do, the first configuration of the new pool is shown by the votes that are left. With a majority of
 //!    these it can be opened, like any pool that nobody serves.
 //! 4. When it is, a disk's label forgets the former pool before the disk is used.
 //!
-//! Whoever is cut short before the third is done leaves disks of a pool that can't be opened and never was: the same
-//! again takes them for the former pool's.
+//! Whoever is cut short before the third is done leaves disks of a pool that never was. They are the former one's
+//! (`undone`): the same again counts them, and so does the former pool if its majority is back after all.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{Instance, IoError, OwnerId, write_durably};
+use block::{Epoch, Instance, IoError, OwnerId, write_durably};
 use futures::future::join_all;
 
-use super::Engine;
-use super::config::vote_place;
 use super::destroy::{in_order, shown_by_label, shown_disk};
 use super::examine::ExaminedDisk;
+use super::import::the_one;
 use super::lease::Ended;
-use super::observe::{read_label, read_vote};
-use super::open::SeenDisk;
+use super::observe::read_label;
+use super::open::{Claimed, OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Slot, SlotState};
-use super::unlabel::{is_from, show};
+use super::unlabel::{is_from, newest_vote, show};
 use super::whose::owner_name;
-use crate::endings::{ShownDisk, SplitPlan, SplitReport};
+use super::{Engine, ImportOptions};
+use crate::endings::{SplitPlan, SplitReport};
 use crate::error::PoolError;
 use crate::format::{
-    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelState, PoolId, Voters,
+    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelState, PoolId, VOTE_DISKS_MAX,
+    Voters,
 };
-use crate::report::PoolEvent;
 
 impl Engine {
     /// What [`Engine::split_pool`] would make a pool of its own, or why it wouldn't.
     pub async fn plan_split(self: &Rc<Self>, name_or_id: &str) -> Result<SplitPlan, PoolError> {
-        let slot = self.importable(name_or_id)?;
-        let slot = match self.unfinished(slot.id) {
-            Some(former) => self.slot_of(former, &slot.name.borrow()),
-            None => slot,
-        };
-        self.plan_split_of(&slot).await
+        let mut found = self.slots_named(name_or_id);
+        if let Ok(id) = name_or_id.parse()
+            && found.is_empty()
+        {
+            let left = self.left_of(PoolId(id));
+            let slot = |disk: &SeenDisk| self.slot_or_new(PoolId(id), &disk.label.pool_name);
+            found.extend(left.first().map(slot));
+        }
+        for slot in &mut found {
+            if let Some(former) = self.unfinished(slot.id) {
+                let of_former = self.slot_or_new(former, &slot.name.borrow());
+                *slot = of_former;
+            }
+        }
+        let mut ids = BTreeSet::new();
+        found.retain(|slot| ids.insert(slot.id));
+        self.plan_split_of(&*the_one(name_or_id, found)?).await
+    }
+
+    /// The slot of a pool. Whoever only asks leaves no trace of a pool that has none.
+    fn slot_or_new(&self, id: PoolId, name: &str) -> Rc<Slot> {
+        let slot = self.slots.borrow().get(&id).cloned();
+        slot.unwrap_or_else(|| Rc::new(Slot::new(id, name)))
     }
 
     /// Makes what is left of a pool one of its own, if it still is what was shown. It is closed then, and nobody's;
-    /// its name is the former one's. With `force` also where the owner lives.
+    /// its name is the former one's. With `force` also where the owner lives, and by word also with metadata that is
+    /// older than what is known of. Where this fails the pool is what it was, but for [`PoolError::Suspended`]: then
+    /// nobody knows.
     pub async fn split_pool(
         self: &Rc<Self>,
         shown: &SplitPlan,
-        force: bool,
+        options: ImportOptions,
     ) -> Result<SplitReport, PoolError> {
         let id = shown.id.parse().map(PoolId).map_err(|_| PoolError::no_pool(&shown.id))?;
-        let slot = self.slots.borrow().get(&id).cloned();
-        let slot = slot.ok_or_else(|| PoolError::no_pool(&shown.name))?;
+        let is_known = self.slots.borrow().contains_key(&id);
+        if !is_known && self.left_of(id).is_empty() {
+            return Err(PoolError::no_pool(&shown.name));
+        }
+        let slot = self.slot_of(id, &shown.name);
         let names: Vec<String> = shown.disks.iter().map(|disk| disk.name.clone()).collect();
         let _taking = self.taken.take(&names, None)?;
-        let plan = self.plan_split_of(&slot).await?;
-        if plan.disks != shown.disks {
-            return Err(is_another(shown));
-        }
-        if let Some(refusal) = plan.refusal.filter(|_| !force) {
-            return Err(refusal);
-        }
-        let state = slot.state.borrow().clone();
-        slot.between.set(true);
-        if let SlotState::Open(open) = state {
-            open.pool.lease.stop();
-            open.pool.lease.end(Ended::Closed);
-            open.pool.changed.notify_all();
-            self.let_go(&slot).await;
-        }
-        let split = self.split(&slot, shown).await;
-        if !matches!(*slot.state.borrow(), SlotState::Opening) {
-            *slot.state.borrow_mut() = SlotState::Closed;
-        }
-        slot.between.set(false);
+        let split = {
+            let _closed = Between::new(&slot)?;
+            let split = self.split_slot(&slot, shown, options).await;
+            if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
+                *slot.state.borrow_mut() = SlotState::Closed;
+            }
+            split
+        };
         self.look_again_at(|device| names.contains(&device.facts.name)).await;
         let new = split.inspect_err(|_| self.changed.notify_all())?;
+        slot.wiped.set(true);
         self.slot_of(new, &shown.name);
         self.changed.notify_all();
-        self.events.tell(PoolEvent::Split {
-            pool: shown.name.clone(),
-            id: new.to_string(),
-            former: shown.id.clone(),
-            without: shown.away.iter().map(ShownDisk::describe).collect(),
-        });
         Ok(SplitReport { name: shown.name.clone(), id: new.to_string() })
-    }
-
-    /// The pool that the disks of one were of, if they only began to be split from that. Such a pool can't be opened.
-    pub(super) fn unfinished(&self, pool: PoolId) -> Option<PoolId> {
-        let disks = self.seen_disks(pool);
-        let former = disks.first()?.label.splits_from?;
-        let all = disks.iter().all(|disk| disk.label.splits_from == Some(former));
-        (all && !Quorum::of(&disks).is_enough()).then_some(former)
-    }
-
-    /// What is left of a pool: its disks present, and those that only began to be split from it.
-    fn left_of(&self, pool: PoolId) -> Vec<SeenDisk> {
-        self.seen_where(|label| {
-            let began = || label.splits_from == Some(pool) && self.unfinished(label.pool).is_some();
-            label.pool == pool || began()
-        })
     }
 
     async fn look_at_rest(&self, pool: PoolId) {
         let began = |label: &Label| label.splits_from == Some(pool);
         self.look_again_at(|device| {
-            device.is_of(pool) || device.content.borrow().label().is_some_and(began)
+            self.is_of(device, pool) || device.content.borrow().label().is_some_and(began)
         })
         .await;
     }
@@ -121,10 +113,7 @@ impl Engine {
         let state = slot.state.borrow().clone();
         let name = slot.name.borrow().clone();
         let open = match state {
-            SlotState::Opening => {
-                let reason = "it is being opened; try again".into();
-                return Err(PoolError::Suspended { name, reason });
-            }
+            SlotState::Opening => return Err(try_again(&name)),
             SlotState::Open(open) => Some(open),
             SlotState::Closed | SlotState::Ended(_) => None,
         };
@@ -132,18 +121,22 @@ impl Engine {
             if open.may_have_majority() {
                 return Err(needs_nothing(&name));
             }
-            let shown = self.plan_of_open(&open);
-            let of_another = |disk: &SeenDisk| disk.label.pool != slot.id;
-            let began = self.left_of(slot.id).into_iter().filter(of_another);
-            let disks = began.map(|disk| shown_by_label(&disk)).chain(shown.disks);
-            let (id, disks, away) = (shown.id, in_order(disks), shown.away);
-            return Ok(SplitPlan { name, id, owner: None, refusal: None, disks, away });
+            let mut disks = self.left_of(slot.id);
+            disks.retain(|disk| {
+                let member = open.pool.member_by_id(disk.label.disk);
+                member.is_none_or(|member| member.device().is_some() && member.answers.get())
+            });
+            self.check_clones(slot)?;
+            let disks = in_order(disks.iter().map(shown_by_label));
+            let mut away = self.plan_of_open(&open).away;
+            away.retain(|disk| disks.iter().all(|there| there.id != disk.id));
+            let id = slot.id.to_string();
+            return Ok(SplitPlan { name, id, disks, away, ..SplitPlan::default() });
         }
         self.look_at_rest(slot.id).await;
+        self.check_clones(slot)?;
         let disks = self.left_of(slot.id);
-        let own: Vec<SeenDisk> =
-            disks.iter().filter(|disk| disk.label.pool == slot.id).cloned().collect();
-        let quorum = Quorum::of(&own);
+        let quorum = Quorum::of(&disks);
         if quorum.is_enough() {
             return Err(needs_nothing(&name));
         }
@@ -160,96 +153,228 @@ impl Engine {
         Ok(SplitPlan {
             id: slot.id.to_string(),
             owner: is_anothers.then(|| owner_name(&quorum)),
-            refusal: self.refusal(slot).await,
+            refusal: self.refusal_of(slot, &disks).await,
             disks: in_order(disks.iter().map(shown_by_label)),
             away: in_order(away.map(|disk| shown_disk(&place(disk), *disk, 0))),
             name,
+            uses: Vec::new(),
         })
     }
 
-    async fn split(self: &Rc<Self>, slot: &Slot, shown: &SplitPlan) -> Result<PoolId, PoolError> {
-        self.look_at_rest(slot.id).await;
+    /// Of two that pass for one disk only one would be of the new pool.
+    fn check_clones(&self, slot: &Slot) -> Result<(), PoolError> {
+        let clones = self.clones_left(slot.id);
+        let Some(first) = clones.first() else { return Ok(()) };
+        let why = format!("{} pass for the same disk of the pool", clones.join(" and "));
+        let remedy = "take away those that are copies (stop exporting them)";
+        Err(PoolError::refused(first.clone(), why, remedy))
+    }
+
+    async fn split_slot(
+        self: &Rc<Self>,
+        slot: &Slot,
+        shown: &SplitPlan,
+        options: ImportOptions,
+    ) -> Result<PoolId, PoolError> {
+        let plan = self.plan_split_of(slot).await?;
+        if plan.disks != shown.disks {
+            return Err(is_another(shown));
+        }
+        if let Some(refusal) = plan.refusal.filter(|_| !options.force) {
+            return Err(refusal);
+        }
+        // An opening that was under way may have got so far meanwhile.
+        let state = slot.state.borrow().clone();
+        match state {
+            SlotState::Opening => return Err(try_again(&shown.name)),
+            SlotState::Open(open) if open.may_have_majority() => {
+                return Err(needs_nothing(&shown.name));
+            }
+            SlotState::Open(open) => {
+                open.pool.lease.stop();
+                open.pool.lease.end(Ended::Closed);
+                open.pool.changed.notify_all();
+                self.let_go(slot).await;
+                self.look_at_rest(slot.id).await;
+            }
+            SlotState::Closed | SlotState::Ended(_) => {}
+        }
         let seen = self.left_of(slot.id);
         if in_order(seen.iter().map(shown_by_label)) != shown.disks {
             return Err(is_another(shown));
         }
-        let done = self.split_claimed(slot, &seen).await;
+        let done = self.split_claimed(slot, shown, &seen, options).await;
         seen.iter().for_each(|disk| disk.device.disown());
         done
     }
 
-    async fn split_claimed(&self, slot: &Slot, seen: &[SeenDisk]) -> Result<PoolId, PoolError> {
-        let (epoch, mut disks) = self.claim_and_examine(seen).await?;
-        for disk in &mut disks {
-            let read = self.in_time(vote_before(disk)).await;
-            let vote =
-                read.map_err(|e| PoolError::io("reading its vote", &disk.seen.place.name, e))?;
-            disk.vote = vote;
-        }
-        let own = disks.iter().filter(|disk| disk.label.pool == slot.id);
-        if Quorum::of(&own.map(|disk| disk.seen.clone()).collect::<Vec<_>>()).is_enough() {
-            return Err(needs_nothing(&slot.name.borrow()));
-        }
+    async fn split_claimed(
+        &self,
+        slot: &Slot,
+        shown: &SplitPlan,
+        seen: &[SeenDisk],
+        options: ImportOptions,
+    ) -> Result<PoolId, PoolError> {
+        let (epoch, disks) = self.claim_and_examine(seen).await?;
         let before = self.newest_of(slot, &disks)?;
-        let present = |disk: &DiskId| disks.iter().any(|there| there.label.disk == *disk);
-        let copies: BTreeSet<DiskId> = before.copies.iter().copied().filter(present).collect();
-        let mut voters = before.voters.all();
-        voters.retain(|disk| present(disk));
-        if voters.is_empty() {
-            voters = copies.iter().copied().collect();
-        }
-        if copies.is_empty() || disks.iter().all(|disk| disk.label.is_witness()) {
+        let config = self.first_configuration(epoch, &before, &disks);
+        if config.copies.is_empty() || disks.iter().all(|disk| disk.label.is_witness()) {
             return Err(self.too_little(slot, &before));
+        }
+        self.check_metadata(slot, &config, &disks, options).await?;
+        // From here on nobody else changes these. What they are left of, and whether others are there by now, is asked once
+        // more: what was seen before the claim may be past.
+        self.look_at_rest(slot.id).await;
+        let left = self.left_of(slot.id);
+        if in_order(left.iter().map(shown_by_label)) != shown.disks {
+            return Err(is_another(shown));
+        }
+        if Quorum::of(&left).is_enough() {
+            return Err(needs_nothing(&shown.name));
         }
         let new =
             PoolId(uuid::Builder::from_random_bytes(self.runtime.random_bytes16()).into_uuid());
-        let labelled = disks.iter().map(|disk| async {
-            let label = Label {
-                pool: new,
-                splits_from: Some(slot.id),
-                vote_disks: voters.clone(),
-                ..disk.label.clone()
-            };
-            let written = self.in_time(relabel(disk, &label)).await;
-            written.map_err(|error| PoolError::io("labelling it", &disk.seen.place.name, error))
-        });
-        join_all(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        let config = Configuration {
+        self.label_all(slot, new, &config, &before, &disks).await?;
+        self.known.borrow_mut().remove(&slot.id);
+        self.vote_all(slot, new, &config, &disks).await?;
+        Ok(new)
+    }
+
+    /// What the new pool begins with: what the former one had, with what is left.
+    fn first_configuration(
+        &self,
+        epoch: Epoch,
+        before: &Configuration,
+        disks: &[ExaminedDisk],
+    ) -> Configuration {
+        let mut voters = before.voters.all();
+        voters.retain(|voter| disks.iter().any(|disk| disk.label.disk == *voter));
+        // Of two lists, while one gives way to the other, more may be left than one has.
+        voters.sort_by_key(|voter| !before.copies.contains(voter));
+        voters.truncate(VOTE_DISKS_MAX);
+        let copies = before.copies.iter().filter(|copy| voters.contains(copy)).copied().collect();
+        let votes = disks.iter().filter_map(|disk| disk.vote.as_ref());
+        Configuration {
             epoch,
-            number: before.number.next(),
+            // Not the next: by its number metadata is told from votes that are older.
+            number: before.number,
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             // Nobody serves it yet.
             released: true,
+            destruction: Destruction::None,
             voters: Voters::of(voters),
             copies,
-            ..before
-        };
+            record: votes.map(|(_, vote)| vote.record).fold(before.record, Ord::max),
+            out: before.out.clone(),
+        }
+    }
+
+    /// Reads the metadata as whoever opens the new pool will: what he would be refused is refused now.
+    async fn check_metadata(
+        &self,
+        slot: &Slot,
+        config: &Configuration,
+        disks: &[ExaminedDisk],
+        options: ImportOptions,
+    ) -> Result<(), PoolError> {
+        let seen: Vec<SeenDisk> = disks.iter().map(|disk| disk.seen.clone()).collect();
+        let claimed: Vec<Claimed> =
+            seen.iter().map(|disk| Claimed { disk: disk.clone() }).collect();
+        let outdated = options.outdated_metadata;
+        let request = OpenRequest { disks: seen, import: true, outdated, ..self.request(slot) };
+        request.adopt(config, &claimed).await.map(drop)
+    }
+
+    /// Has all labels name the new pool, or none.
+    async fn label_all(
+        &self,
+        slot: &Slot,
+        new: PoolId,
+        config: &Configuration,
+        before: &Configuration,
+        disks: &[ExaminedDisk],
+    ) -> Result<(), PoolError> {
+        let labelled = disks.iter().map(|disk| async {
+            let (splits_from, vote_disks) = (Some(slot.id), config.voters.now.clone());
+            let label = Label { pool: new, splits_from, vote_disks, ..disk.label.clone() };
+            let written = self.in_time(relabel(disk, &label)).await;
+            written.map_err(|error| PoolError::io("labelling it", &disk.seen.place.name, error))
+        });
+        let labelled: Result<Vec<()>, PoolError> = join_all(labelled).await.into_iter().collect();
+        if labelled.is_err() {
+            let undone = disks.iter().map(|disk| async {
+                let mut label = Label { splits_from: None, ..disk.label.clone() };
+                if disk.label.splits_from.is_some() {
+                    label.vote_disks.clone_from(&before.voters.now);
+                }
+                // Of one that doesn't answer the others show that it wasn't done.
+                if let Err(error) = self.in_time(relabel(disk, &label)).await {
+                    tracing::warn!(disk = %disk.seen.place.name, %error, "its former label isn't back");
+                }
+            });
+            join_all(undone).await;
+        }
+        labelled.map(drop)
+    }
+
+    /// Has the voters of the new pool show its first configuration.
+    async fn vote_all(
+        &self,
+        slot: &Slot,
+        new: PoolId,
+        config: &Configuration,
+        disks: &[ExaminedDisk],
+    ) -> Result<(), PoolError> {
         let voting = disks.iter().filter(|disk| config.voters.contains(disk.label.disk));
         let told = voting.map(|disk| async {
-            let identity = (new, disk.label.disk);
-            let slot = disk.next_slot();
-            let shown = show(&*disk.seen.device, disk.instance, identity, &config, slot);
-            let shown = self.in_time(shown).await;
-            shown.map_err(|error| PoolError::io("voting on it", &disk.seen.place.name, error))
+            let device = &*disk.seen.device;
+            let voted = async {
+                // Its vote in the former pool stays.
+                let (identity, slot) = ((new, disk.label.disk), disk.next_slot());
+                show(device, disk.instance, identity, config, slot).await?;
+                let label = Label { pool: new, ..disk.label.clone() };
+                let shown = newest_vote(device, &label).await?;
+                let shows = shown.is_some_and(|(_, vote)| vote == *config);
+                shows.then_some(disk.label.disk).ok_or(IoError::Lost)
+            };
+            let voted = self.in_time(voted).await;
+            voted.map_err(|error| PoolError::io("voting on it", &disk.seen.place.name, error))
         });
-        join_all(told).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        self.known.borrow_mut().remove(&slot.id);
-        Ok(new)
+        let told = join_all(told).await;
+        let voted: BTreeSet<DiskId> = told.iter().flatten().copied().collect();
+        if config.voters.is_majority(|disk| voted.contains(&disk)) {
+            return Ok(());
+        }
+        let errors = told.iter().filter_map(|told| Some(told.as_ref().err()?.to_string()));
+        Err(PoolError::Suspended {
+            name: slot.name.borrow().clone(),
+            reason: format!(
+                "what is left of it may be a pool of its own by now, or not: {}; once its disks answer, see \
+                 `etherpool pool list`: the same command goes on with it if it isn't",
+                errors.collect::<Vec<_>>().join("; ")
+            ),
+        })
     }
 
     /// The newest configuration that what is left shows.
     fn newest_of(&self, slot: &Slot, disks: &[ExaminedDisk]) -> Result<Configuration, PoolError> {
         let votes = || disks.iter().filter_map(|disk| disk.vote.as_ref().map(|(_, vote)| vote));
-        if votes().any(|vote| vote.destruction != Destruction::None) {
-            return Err(self.request(slot).is_destroyed());
-        }
         let newest = votes().max_by_key(|vote| vote.rank()).cloned();
-        newest.ok_or_else(|| PoolError::NoQuorum {
+        let newest = newest.ok_or_else(|| PoolError::NoQuorum {
             pool: slot.name.borrow().clone(),
             why: "none of its votes is present, and without any nobody knows what is right on its disks".into(),
             missing: Vec::new(),
-        })
+        })?;
+        // That it was only asked for counts if it was the last thing that was.
+        let decided = votes().any(|vote| vote.destruction == Destruction::Decided);
+        if decided || newest.destruction != Destruction::None {
+            return Err(PoolError::invalid(
+                format!("pool {} is to be no more", slot.name.borrow()),
+                format!("`etherpool pool destroy {}` goes on with that", slot.id),
+            ));
+        }
+        Ok(newest)
     }
 
     fn too_little(&self, slot: &Slot, before: &Configuration) -> PoolError {
@@ -273,21 +398,33 @@ impl OpenPool {
     }
 }
 
-/// The newest vote of a disk, also of the pool that it only began to be split from.
-async fn vote_before(disk: &ExaminedDisk) -> Result<Option<(usize, Configuration)>, IoError> {
-    let vote = disk.vote.clone();
-    let Some(former) = disk.label.splits_from else { return Ok(vote) };
-    let place = vote_place(former, disk.label.disk);
-    let (slots, _) = read_vote(&*disk.seen.device, &place, &disk.label.vote_disks).await?;
-    let then = slots.newest_slot().zip(slots.newest);
-    Ok(vote.into_iter().chain(then).max_by_key(|(_, vote)| vote.rank()))
+/// As long as this lives a pool isn't opened.
+struct Between<'a>(&'a Cell<bool>);
+
+impl Between<'_> {
+    fn new(slot: &Slot) -> Result<Between<'_>, PoolError> {
+        match slot.between.replace(true) {
+            true => Err(try_again(&slot.name.borrow())),
+            false => Ok(Between(&slot.between)),
+        }
+    }
+}
+
+impl Drop for Between<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// Gives a disk another label: of the instance that was looked at.
 async fn relabel(disk: &ExaminedDisk, label: &Label) -> Result<(), IoError> {
     let device = &*disk.seen.device;
+    let former = disk.label.pool;
+    let is_it = |found: &Label| {
+        found.disk == disk.label.disk && (found.pool == former || found.splits_from == Some(former))
+    };
     let found = match read_label(device).await? {
-        LabelState::Labelled(found) if found.label == disk.label => found,
+        LabelState::Labelled(found) if is_it(&found.label) => found,
         _ => return Err(IoError::Lost),
     };
     let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
@@ -299,6 +436,13 @@ async fn relabel(disk: &ExaminedDisk, label: &Label) -> Result<(), IoError> {
         }
     }
     Ok(())
+}
+
+fn try_again(pool: &str) -> PoolError {
+    PoolError::invalid(
+        format!("pool {pool} is being opened, or another command is at work on it"),
+        "try again",
+    )
 }
 
 fn needs_nothing(pool: &str) -> PoolError {

@@ -30,6 +30,7 @@ mod right_copies;
 mod scrub;
 mod spare;
 mod split;
+mod split_faults;
 mod stats;
 mod volumes;
 mod witness;

@@ -17,12 +17,12 @@ use crate::report::PoolEvent;
 impl Engine {
     /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
     pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
-        let identity = identity_of(device)?;
+        let identity = self.identity_of(device)?;
         let devices = self.devices.borrow();
         let twins: Vec<&Rc<Device>> = devices
             .values()
             .filter(|other| !std::ptr::eq(&***other, device))
-            .filter(|other| identity_of(other) == Some(identity))
+            .filter(|other| self.identity_of(other) == Some(identity))
             .collect();
         if twins.is_empty() {
             return None;
@@ -56,7 +56,9 @@ impl Engine {
         device: &Rc<Device>,
     ) {
         match member.device() {
-            Some(held) if Rc::ptr_eq(&held, &device.device) => {}
+            Some(held) if Rc::ptr_eq(&held, &device.device) => {
+                member.is_taken_back.set(device.is_split_from(open.pool.id));
+            }
             Some(_) if device.parted.replace(true) => {}
             Some(_) => {
                 let (this, open) = (Rc::clone(self), Rc::clone(open));
@@ -74,7 +76,14 @@ impl Engine {
 
     fn take(&self, open: &Rc<OpenPool>, member: &Rc<Member>, device: &Device) {
         let (place, machine) = (device.facts.place(), device.facts.node);
+        member.is_taken_back.set(device.is_split_from(open.pool.id));
         open.attach(member, place, machine, Rc::clone(&device.device));
+    }
+
+    fn identity_of(&self, device: &Device) -> Option<(PoolId, DiskId)> {
+        let content = device.content.borrow();
+        let Content::Labelled { label, .. } = &*content else { return None };
+        Some((self.pool_of(&content)?, label.label.disk))
     }
 
     /// Waits until the device that is held for a member doesn't answer as it any more; tells whether
@@ -84,7 +93,7 @@ impl Engine {
         let mut told = false;
         loop {
             let over = device.gone.get() || open.pool.lease.ended().is_some();
-            if over || identity_of(device) != identity {
+            if over || self.identity_of(device) != identity {
                 return false;
             }
             let Some(held) = member.device() else { return true };
@@ -114,11 +123,4 @@ const REMEDY: &str = "take it away (stop exporting it), or wipe it if it is a co
 
 fn refusal(held: &str) -> String {
     format!("it carries the identity of {held}, which answers; {REMEDY}")
-}
-
-fn identity_of(device: &Device) -> Option<(PoolId, DiskId)> {
-    match &*device.content.borrow() {
-        Content::Labelled { label, .. } => Some((label.label.pool, label.label.disk)),
-        _ => None,
-    }
 }

@@ -56,8 +56,12 @@ impl Engine {
                 &format!("export it with etherpool node, or accept that: --force-disk {name}"),
             ),
             Content::Blank => Ok(None),
-            Content::Labelled { label, .. } => {
-                self.check_labelled(candidate, &label.label, target).await
+            content @ Content::Labelled { .. } => {
+                let pool = self.pool_of(&content);
+                match pool.and_then(|pool| content.as_of(pool)) {
+                    Some((label, _)) => self.check_labelled(candidate, &label, target).await,
+                    None => Ok(None),
+                }
             }
             // Nothing can be lost with it.
             Content::Destroyed(_) => Ok(None),

@@ -128,7 +128,8 @@ impl Engine {
         let candidate = self.candidate_of(name)?;
         let io = |error| PoolError::io("looking at it", name, error);
         let content = self.in_time(self.recognise(&*candidate.device)).await.map_err(io)?;
-        let label = content.label().map(|label| (label.pool, label.pool_name.clone()));
+        let pool = self.pool_of(&content);
+        let label = pool.zip(content.label().map(|label| label.pool_name.clone()));
         let target = label.as_ref().and_then(|(pool, _)| self.open_with_id(*pool));
         let is_gone = label.as_ref().is_some_and(|(pool, _)| self.is_ended(*pool));
         let loss = match is_gone {

@@ -24,6 +24,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| without_majority(stage).boxed_local(),
     ),
     scenario(
+        "split-cut-short",
+        "half of the machines are away, and making the others a pool of its own is cut short by a crash of any of these \
+         or of the supervisor while the first ones come back: all is one pool again, or two, and nothing is lost",
+        600,
+        |stage| split_cut_short(stage).boxed_local(),
+    ),
+    scenario(
         "split-beside-a-majority",
         "a machine is cut off, and somebody makes it a pool of its own while the others go on: both do, each for \
          itself, also when they see each other again and begin anew",
@@ -45,7 +52,7 @@ impl Rig {
                 };
                 // One that was killed may have done it.
                 let id = match engine.plan_split(POOL).await {
-                    Ok(shown) => engine.split_pool(&shown, true).await?.id,
+                    Ok(shown) => engine.split_pool(&shown, options).await?.id,
                     Err(_) => POOL.to_owned(),
                 };
                 engine.import_pool(&id, options).await
@@ -161,6 +168,92 @@ async fn without_majority(stage: Stage) -> Result<(), Failure> {
     rig.remove(&gone).await?;
     rig.jobs_done(CONVERGENCE_MAX).await?;
     rig.converge().await
+}
+
+async fn split_cut_short(stage: Stage) -> Result<(), Failure> {
+    let (nodes, layout) = match stage.world.seed() % 2 {
+        0 => (2, Layout::Mirror(2)),
+        _ => (4, Layout::Mirror(3)),
+    };
+    let mut plan = Plan::simple(nodes, 32);
+    plan.nodes.iter_mut().for_each(|disks| disks.push(24 << 20));
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 6 << 20, layout)]).await?;
+    let former = rig.report().ok_or(Failure("no pool".into()))?.id;
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(300, 3000)).await;
+    let first = rig.below(nodes);
+    let away: Vec<usize> = (0..nodes / 2).map(|other| (first + other) % nodes).collect();
+    let left: Vec<usize> = (0..nodes).filter(|node| !away.contains(node)).collect();
+    away.iter().for_each(|node| rig.cluster.cut_link(*node, true));
+    rig.run_for(rig.between(8000, 12_000)).await;
+    rig.cluster.stage().verdict.expect_fencing();
+    let splitting = rig.with(|engine| async move {
+        let shown = engine.plan_split(POOL).await?;
+        engine.split_pool(&shown, ImportOptions { force: true, ..Default::default() }).await
+    });
+    let mut splitting = Box::pin(splitting);
+    let mut done = None;
+    // Most often about when labels are written and votes follow: from the first of these on the former pool isn't known.
+    let (limit, any_time) = (rig.between(1, 20_000).as_millis(), rig.below(4) == 0);
+    let votes = || {
+        let engine = rig.cluster.supervisor(0).engine();
+        let known = engine.map(|engine| engine.known_pools()).unwrap_or_default();
+        known.iter().all(|pool| pool.id.to_string() != former)
+    };
+    for passed in 0..60_000 {
+        let step = Duration::from_millis(1);
+        if let Ok(told) = runtime::timeout(&rig.cluster.director(), step, &mut splitting).await {
+            done = Some(told);
+            break;
+        }
+        if any_time && passed > limit || votes() {
+            break;
+        }
+    }
+    if done.is_none() {
+        rig.run_for(rig.between(0, 12)).await;
+    }
+    let are_back = rig.below(2) == 0;
+    if are_back {
+        away.iter().for_each(|node| rig.cluster.cut_link(*node, false));
+        rig.run_for(rig.between(1, 200)).await;
+    }
+    match rig.below(4) {
+        0 => rig.cluster.cut_all_power(),
+        1 => {
+            let node = left[rig.below(left.len())];
+            rig.cluster.cut_node_power(node, rig.cluster.any_survival());
+        }
+        2 => rig.cluster.kill_supervisor(0),
+        _ => {}
+    }
+    rig.forget_clients();
+    rig.run_for(rig.between(1, 4000)).await;
+    rig.cluster.heal();
+    rig.restart_supervisor(rig.between(1, 2000)).await;
+    rig.see_disks(2 * nodes).await?;
+    rig.run_for(Duration::from_secs(5)).await;
+    let reports = rig.cluster.supervisor(0).engine().map(|engine| engine.reports());
+    let reports = reports.unwrap_or_default();
+    let new = reports.iter().find(|report| report.id != former && !report.disks.is_empty());
+    let is_done = done.as_ref().is_some_and(Result::is_ok);
+    expect(new.is_some() || !is_done, || format!("it is gone: {reports:#?}"))?;
+    let id = new.map_or(former.clone(), |new| new.id.clone());
+    rig.with(|engine| async move {
+        let options = ImportOptions { force: true, ..Default::default() };
+        engine.import_pool(&id, options).await
+    })
+    .await?;
+    match new.is_some() {
+        true => rig.expect_without(&away).await?,
+        false => rig.expect_without(&[]).await?,
+    }
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(500, 3000)).await;
+    match new.is_some() {
+        true => read_all(&rig).await,
+        false => rig.converge().await,
+    }
 }
 
 async fn split_beside_a_majority(stage: Stage) -> Result<(), Failure> {

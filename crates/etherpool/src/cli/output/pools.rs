@@ -281,6 +281,9 @@ pub fn split_plan(plan: &SplitPlan) -> String {
     if plan.refusal.is_some() {
         text.push_str("** Its owner is alive: what its clients have open on these disks would be cut off at once.\n");
     }
+    for used in &plan.uses {
+        text.push_str(&format!("** {used}: whoever uses it meanwhile sees errors.\n"));
+    }
     text
 }
 

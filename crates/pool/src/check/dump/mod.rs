@@ -117,6 +117,8 @@ pub enum StructureState {
     Blank,
     /// The disk can't read it.
     Unreadable,
+    /// What it was as a disk of another pool, of which what was left became this one.
+    Former,
 }
 
 block::words!(StructureState {
@@ -124,6 +126,7 @@ block::words!(StructureState {
     Damaged = "damaged",
     Blank = "blank",
     Unreadable = "unreadable",
+    Former = "former",
 });
 block::serde_as_text!(StructureState);
 

@@ -7,7 +7,7 @@ use crate::check::disks::Disk;
 use crate::check::source::DiskImage;
 use crate::format::{
     APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, PoolId, VOTE_BYTES,
-    VotePlace, end_of_labelled, read_label_slot, select_applied, select_vote,
+    VotePlace, end_of_labelled, is_of_another_pool, read_label_slot, select_applied, select_vote,
 };
 
 /// Tells the slots of a disk; of one of which no label counts those of the label and the reservation.
@@ -88,6 +88,9 @@ fn tell_votes(image: &DiskImage<'_>, disk: &Disk<'_>, tell: Told<'_>) -> Control
         let says = Fields::default().with("slot", slot);
         tell(match select_vote(&of, slots, &disk.label.vote_disks).newest {
             Some(vote) => place.is(StructureState::Sound, vote_fields(says, &vote)),
+            None if bytes.as_deref().is_some_and(|bytes| is_of_another_pool(bytes, &of)) => {
+                place.is(StructureState::Former, says)
+            }
             None => place.is(unsound(bytes.as_deref()), says),
         })?;
     }

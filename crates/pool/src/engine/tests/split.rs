@@ -16,23 +16,23 @@ use crate::metadata::Layout;
 use crate::report::{DiskState, PoolReport, PoolState};
 
 impl Bench {
-    fn plan_split(&self, pool: &str) -> Result<SplitPlan, PoolError> {
+    pub(super) fn plan_split(&self, pool: &str) -> Result<SplitPlan, PoolError> {
         let (engine, pool) = (Rc::clone(&self.engine), pool.to_owned());
         self.run(async move { engine.plan_split(&pool).await })
     }
 
-    fn split(&self, plan: &SplitPlan) -> Result<SplitReport, PoolError> {
+    pub(super) fn split(&self, plan: &SplitPlan) -> Result<SplitReport, PoolError> {
         let (engine, plan) = (Rc::clone(&self.engine), plan.clone());
-        self.run(async move { engine.split_pool(&plan, false).await })
+        self.run(async move { engine.split_pool(&plan, ImportOptions::default()).await })
     }
 
-    fn import_id(&self, id: &str) -> Result<PoolReport, PoolError> {
+    pub(super) fn import_id(&self, id: &str) -> Result<PoolReport, PoolError> {
         let (engine, id) = (Rc::clone(&self.engine), id.to_owned());
         self.run(async move { engine.import_pool(&id, ImportOptions::default()).await })
     }
 
     /// A pool whose machines all have all of its volume, of which some blocks were written.
-    fn everywhere(seed: u64, machines: u8) -> Bench {
+    pub(super) fn everywhere(seed: u64, machines: u8) -> Bench {
         let bench = Bench::new(seed, machines, 48);
         bench.create();
         let volume = bench.create_volume(4, Layout::Mirror(machines));
@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// The same disks under an engine that sees only these of them.
-    fn left_with(self, left: &[usize]) -> Bench {
+    pub(super) fn left_with(self, left: &[usize]) -> Bench {
         let (now, pools) = (self.executor.handle().now(), self.engine.known_pools());
         self.executor.clear();
         let bench = Bench::alone(self.seed + 1, self.disks.clone(), now, self.owner, pools);
@@ -50,12 +50,12 @@ impl Bench {
         bench
     }
 
-    fn open_id(&self) -> Option<String> {
+    pub(super) fn open_id(&self) -> Option<String> {
         let reports = self.engine.reports();
         reports.into_iter().find(|report| report.lease_ok).map(|report| report.id)
     }
 
-    fn volume_of(&self, id: &str) -> Rc<dyn BlockDevice> {
+    pub(super) fn volume_of(&self, id: &str) -> Rc<dyn BlockDevice> {
         let serves = || {
             let reports = self.engine.reports();
             let serves = |report: &PoolReport| {
@@ -74,7 +74,7 @@ impl Bench {
     }
 }
 
-fn findings(disks: &[Rc<TestDisk>]) -> Vec<String> {
+pub(super) fn findings(disks: &[Rc<TestDisk>]) -> Vec<String> {
     let images: Vec<Vec<u8>> = disks.iter().map(|disk| disk.image()).collect();
     let images: Vec<DiskImage<'_>> =
         images.iter().map(|image| DiskImage::of_bytes("d", image)).collect();
