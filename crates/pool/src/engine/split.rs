@@ -1,5 +1,5 @@
 //! Making a pool of its own of what is left of one of which a majority of the votes is lost for good (docs/engine.md,
-//! 17). Nobody can tell that from a network that is cut, only people can, and they may be wrong. So what is left gets
+//! 18). Nobody can tell that from a network that is cut, only people can, and they may be wrong. So what is left gets
 //! another identity, in its labels: to whoever still has the other disks it is a stranger's from then on, and they to it.
 //! Neither needs to know of the other so as not to destroy anything of his.
 //!
