@@ -102,6 +102,9 @@ impl Pool {
             let agrees = disk.agrees_on_area(found.label.area);
             (disk.area, agrees, disk.incoming_area.is_some(), meta.pool().name.clone())
         };
+        // It isn't written back before that is known for good (`take_back`).
+        let new = found.label.pool;
+        let is_ours = new == self.id || self.meta.borrow().is_undone(new);
         let is_called_so = found.label.pool_name == pool_name;
         // Whoever splits a pool again takes disks for the former one's of which the labels name that. And what wasn't
         // split in the end is the former one's (`undone`).
@@ -111,6 +114,10 @@ impl Pool {
             named.pool = self.id;
             named.vote_disks = self.config.borrow().voters.now.clone();
         }
+        if !is_ours {
+            member.labelled_area.set(found.label.area.filter(|_| agrees));
+            return Ok(named);
+        }
         if is_new {
             self.forget_other_votes(member, device).await.map_err(not_fit)?;
         }
@@ -118,7 +125,7 @@ impl Pool {
             member.labelled_area.set(found.label.area);
             if is_new {
                 self.write_label(device, &found, &named).await.map_err(not_fit)?;
-                member.is_taken_back.set(false);
+                member.is_taken_back.set(None);
                 member.label_resolved.set(true);
             } else if (begun || !is_called_so || found.faults.damaged.contains(&true))
                 && self.write_label(device, &found, &named).await.is_ok()
@@ -139,7 +146,7 @@ impl Pool {
             self.wipe_area(device, place).await.map_err(not_fit)?;
         }
         self.write_label(device, &found, &label).await.map_err(not_fit)?;
-        member.is_taken_back.set(false);
+        member.is_taken_back.set(None);
         member.labelled_area.set(area);
         member.label_resolved.set(true);
         self.tell_mended(member, &label, 0);

@@ -103,6 +103,7 @@ impl Engine {
                 device: Rc::clone(&device.device),
                 label: label.label.clone(),
                 vote: None,
+                taken_back: None,
             }),
             _ => None,
         });

@@ -9,7 +9,7 @@ use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
-use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
+use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange, PoolId};
 use crate::stats::DiskOperations;
 
 /// A disk that is evicted so long after it was taken in failed anew.
@@ -51,8 +51,11 @@ pub(crate) struct Member {
     pub(crate) labelled_area: Cell<Option<ExtentRange>>,
     /// All slots of the label name that one.
     pub(crate) label_resolved: Cell<bool>,
-    /// Its label names a pool that was to be split from this one and never was.
-    pub(crate) is_taken_back: Cell<bool>,
+    /// The pool that its label names, which was to be split from this one and never was: it isn't used before its label
+    /// names this one again.
+    pub(crate) is_taken_back: Cell<Option<PoolId>>,
+    /// A pool that was to be split from this one, of which it has no vote and never will have one (`take_back`).
+    pub(crate) never_votes_in: Cell<Option<PoolId>>,
     /// It is being given another area.
     pub(crate) moving_area: Cell<bool>,
     /// One writer of its label at a time.
@@ -117,7 +120,8 @@ impl Member {
             machine: Cell::new(Uuid::nil()),
             labelled_area: Cell::new(None),
             label_resolved: Cell::new(false),
-            is_taken_back: Cell::new(false),
+            is_taken_back: Cell::new(None),
+            never_votes_in: Cell::new(None),
             moving_area: Cell::new(false),
             labelling: Semaphore::new(1),
             device: RefCell::new(None),

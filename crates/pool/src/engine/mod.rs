@@ -75,6 +75,7 @@ mod space;
 mod spare;
 mod split;
 mod status;
+mod take_back;
 mod taken;
 mod torn;
 mod twins;

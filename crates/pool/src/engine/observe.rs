@@ -40,6 +40,21 @@ impl Content {
         }
     }
 
+    /// The pool that its label names and that was to be split from this one.
+    pub(crate) fn split_from(&self, pool: PoolId) -> Option<PoolId> {
+        self.label().filter(|label| label.splits_from == Some(pool)).map(|label| label.pool)
+    }
+
+    /// The pool that its label names and that was to be split from another, if it has no vote of that.
+    pub(crate) fn never_votes_in(&self) -> Option<PoolId> {
+        match self {
+            Content::Labelled { label, split: Some(split), .. } if !split.may_have_voted => {
+                Some(label.label.pool)
+            }
+            _ => None,
+        }
+    }
+
     /// What it shows as a disk of this pool, if it is one by its label: of that, or of the one that its pool is being
     /// split from. Which of the two counts the others say (`undone`).
     pub(crate) fn as_of(&self, pool: PoolId) -> Option<(Label, Option<Vote>)> {

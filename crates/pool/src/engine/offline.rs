@@ -63,6 +63,10 @@ impl Pool {
                 true
             }
             Err(NotFit::Lost) => false,
+            Err(NotFit::NotOurs) => {
+                self.part_with(member, device);
+                true
+            }
             Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => {
                 self.refuse(member, why);
                 true

@@ -22,6 +22,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
+use super::undone::never_was;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
@@ -38,6 +39,8 @@ pub(crate) struct SeenDisk {
     pub(crate) device: Rc<dyn BlockDevice>,
     pub(crate) label: Label,
     pub(crate) vote: Option<Vote>,
+    /// The pool that was to be split from this one and never was, if its label still names that.
+    pub(crate) taken_back: Option<PoolId>,
 }
 
 /// What is needed to open a pool.
@@ -60,6 +63,14 @@ pub(crate) struct OpenRequest {
 /// A disk that has accepted our epoch.
 pub(super) struct Claimed {
     pub(super) disk: SeenDisk,
+    /// A pool that was to be split from this one, of which it has no vote.
+    pub(super) never_votes_in: Option<PoolId>,
+}
+
+impl Claimed {
+    pub(super) fn new(disk: SeenDisk) -> Claimed {
+        Claimed { disk, never_votes_in: None }
+    }
 }
 
 impl OpenRequest {
@@ -81,7 +92,7 @@ impl OpenRequest {
         let claimed_at = self.runtime.now();
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
-        let before = self.reread_votes(&claimed, before).await?;
+        let (before, claimed) = self.reread_votes(claimed, before).await?;
         if before.destruction != Destruction::None {
             return Err(self.is_destroyed());
         }
@@ -235,7 +246,7 @@ impl OpenRequest {
         let (mut claimed, mut fenced) = (Vec::new(), None);
         for (disk, answer) in disks.into_iter().zip(answers) {
             match answer {
-                Ok(_) => claimed.push(Claimed { disk: disk.clone() }),
+                Ok(_) => claimed.push(Claimed::new(disk.clone())),
                 Err(IoError::Fenced { highest }) => fenced = fenced.max(Some(highest)),
                 Err(error) => {
                     tracing::warn!(pool = %self.name, disk = %disk.place.name, %error, "not claimed");
@@ -246,22 +257,47 @@ impl OpenRequest {
     }
 
     /// The newest configuration, as the disks show it that were claimed. Who votes may have changed since they
-    /// were looked at; then these must be a majority of those.
+    /// were looked at; then these must be a majority of those. What isn't known to be of this pool any more is given up.
     async fn reread_votes(
         &self,
-        claimed: &[Claimed],
+        claimed: Vec<Claimed>,
         before: Configuration,
-    ) -> Result<Configuration, PoolError> {
-        let reads = claimed.iter().map(|claimed| async {
-            let content = read_content(&*claimed.disk.device, false);
-            let vote = match self.within(content).await {
-                Ok(Content::Destroyed(_)) => return Err(self.is_destroyed()),
-                Ok(content) => content.as_of(self.id).and_then(|(_, vote)| vote),
-                Err(_) => None,
-            };
-            Ok(SeenDisk { vote, ..claimed.disk.clone() })
+    ) -> Result<(Configuration, Vec<Claimed>), PoolError> {
+        let reads = claimed.into_iter().map(|claimed| async {
+            let content = self.within(read_content(&*claimed.disk.device, false)).await;
+            if matches!(content, Ok(Content::Destroyed(_))) {
+                return Err(self.is_destroyed());
+            }
+            Ok((claimed, content.ok()))
         });
-        let disks = join_all(reads).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
+        let read = join_all(reads).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
+        let contents: Vec<&Content> =
+            read.iter().filter_map(|(_, content)| content.as_ref()).collect();
+        let is_ours = |content: &Content| match content.split_from(self.id) {
+            Some(new) => never_was(self.id, new, &contents),
+            None => true,
+        };
+        let gone: BTreeSet<DiskId> = read
+            .iter()
+            .filter(|(_, content)| content.as_ref().is_some_and(|content| !is_ours(content)))
+            .map(|(claimed, _)| claimed.disk.label.disk)
+            .collect();
+        let mut disks = Vec::new();
+        let mut ours = Vec::new();
+        for (mut claimed, content) in read {
+            if gone.contains(&claimed.disk.label.disk) {
+                claimed.disk.device.disown();
+                continue;
+            }
+            let shown = content.as_ref().and_then(|content| content.as_of(self.id));
+            let vote = shown.and_then(|(_, vote)| vote);
+            if let Some(content) = &content {
+                claimed.disk.taken_back = content.split_from(self.id);
+                claimed.never_votes_in = content.never_votes_in();
+            }
+            disks.push(SeenDisk { vote, ..claimed.disk.clone() });
+            ours.push(claimed);
+        }
         let mut quorum = Quorum::of(&disks);
         // What was seen before the claim was there.
         if quorum.newest.as_ref().is_none_or(|newest| newest.rank() < before.rank()) {
@@ -272,7 +308,7 @@ impl OpenRequest {
         let newest = newest.ok_or_else(|| self.no_quorum(&quorum))?;
         let votes = disks.iter().filter_map(|disk| disk.vote.as_ref());
         let record = votes.map(|vote| vote.newest.record).fold(before.record, Ord::max);
-        Ok(Configuration { record: newest.record.max(record), ..newest })
+        Ok((Configuration { record: newest.record.max(record), ..newest }, ours))
     }
 
     fn build(
@@ -300,7 +336,7 @@ impl OpenRequest {
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
-                member.is_taken_back.set(seen.label.splits_from == Some(self.id));
+                member.is_taken_back.set(seen.taken_back);
                 member.attach(seen.place.clone(), seen.machine, Rc::clone(&seen.device));
             }
         }
@@ -343,9 +379,18 @@ impl OpenRequest {
     ) -> Result<(), Ended> {
         let pool = &open.pool;
         let mut fit: Vec<(Rc<Member>, bool)> = Vec::new();
-        pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
         for claimed in claimed {
+            if let Some(member) = pool.member_by_id(claimed.disk.label.disk) {
+                member.never_votes_in.set(claimed.never_votes_in);
+            }
+        }
+        pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
+        // Whether a disk is taken back is judged by those that aren't.
+        let (taken_back, others): (Vec<&Claimed>, Vec<&Claimed>) =
+            claimed.iter().partition(|claimed| claimed.disk.taken_back.is_some());
+        for claimed in others.into_iter().chain(taken_back) {
             let Some(member) = pool.member_by_id(claimed.disk.label.disk) else { continue };
+            member.is_taken_back.set(claimed.disk.taken_back);
             if pool.is_offline(member.number) {
                 pool.vote_or_let_go(&member, &*claimed.disk.device).await;
                 continue;
@@ -353,6 +398,7 @@ impl OpenRequest {
             match pool.claim_and_check(&member, &*claimed.disk.device).await {
                 Ok(rolled_back) => fit.push((member, rolled_back)),
                 Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => pool.refuse(&member, why),
+                Err(NotFit::NotOurs) => pool.part_with(&member, &*claimed.disk.device),
                 Err(NotFit::Lost) => {}
             }
         }

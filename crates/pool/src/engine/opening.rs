@@ -108,7 +108,7 @@ impl Engine {
         for seen in self.seen_disks(open.pool.id) {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
             if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
-                member.is_taken_back.set(seen.label.splits_from == Some(open.pool.id));
+                member.is_taken_back.set(seen.taken_back);
                 open.attach(&member, seen.place, seen.machine, seen.device);
             }
         }

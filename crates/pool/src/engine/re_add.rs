@@ -27,6 +27,8 @@ pub(crate) enum NotFit {
     Refused(String),
     /// Its labels can't be read: damage stays, but a drive that fails for a moment reads them again.
     Unreadable(String),
+    /// Nobody knows whether it is ours: its device is given up.
+    NotOurs,
 }
 
 /// Whether what was examined of a disk still held when it was to be taken in.
@@ -90,6 +92,7 @@ impl Pool {
                     self.refuse(member, why);
                     self.runtime.sleep(self.limits.look_at_closed).await;
                 }
+                Err(NotFit::NotOurs) => self.part_with(member, &*device),
                 Err(NotFit::Lost) => self.runtime.sleep(self.limits.rejoin).await,
             }
         }
@@ -98,7 +101,8 @@ impl Pool {
     /// Uses a claimed and checked disk without which nobody did anything: who waits for it may have the
     /// locks that joining needs.
     pub(crate) fn use_at_once(&self, member: &Member, rolled_back: bool) {
-        if !rolled_back && !self.is_out(member.number) {
+        let is_labelled = member.is_taken_back.get().is_none();
+        if !rolled_back && is_labelled && !self.is_out(member.number) {
             self.set_standing(member, Standing::Usable);
         }
     }
@@ -128,6 +132,21 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         let checked = self.check_label(member, device).await;
+        let is_fenced_in = match &checked {
+            Ok(Content::Labelled { label, split: Some(split), .. })
+                if label.label.pool != self.id =>
+            {
+                self.never_was(member, &label.label, split).await
+            }
+            Ok(_) => {
+                member.is_taken_back.set(None);
+                true
+            }
+            Err(_) => true,
+        };
+        if !is_fenced_in {
+            return Err(NotFit::NotOurs);
+        }
         if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {
             // Another disk is behind it: nothing is to be written to that one.
             member.claimed.set(false);
@@ -216,22 +235,22 @@ impl Pool {
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
-    /// Whether a device is the disk that a member is; refused is what is another one.
+    /// What a device shows that is the disk that a member is; refused is what is another one.
     pub(super) async fn check_label(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
-    ) -> Result<(), NotFit> {
+    ) -> Result<Content, NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
         // A target that refuses says nothing of the disk; the next claim tells why.
         let content = content.map_err(|_| NotFit::Lost)?;
         let is_it = |label: &Label| {
-            (label.pool == self.id
-                || label.splits_from == Some(self.id) && member.is_taken_back.get())
-                && label.disk == member.id
+            let is_taken_back = member.is_taken_back.get() == Some(label.pool);
+            let ours = label.pool == self.id || is_taken_back && label.splits_from == Some(self.id);
+            ours && label.disk == member.id
         };
         match content {
-            Content::Labelled { label, .. } if is_it(&label.label) => Ok(()),
+            Content::Labelled { ref label, .. } if is_it(&label.label) => Ok(content),
             Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
                 "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool
@@ -281,6 +300,12 @@ impl Pool {
         member: &Rc<Member>,
         rolled_back: bool,
     ) -> Result<Joined, Ended> {
+        if let Some(new) = member.is_taken_back.get()
+            && !self.take_back(member, new).await?
+        {
+            self.runtime.sleep(self.limits.rejoin).await;
+            return Ok(Joined::NotYet);
+        }
         let reach = self.release_lock.acquire(1).await;
         let lock = self.meta_lock.acquire(1).await;
         // Somebody may have wished so since it was claimed.

@@ -97,9 +97,9 @@ pub(super) struct KnownOwner {
 }
 
 impl Device {
-    /// Whether its label names another pool, that was to be split from this one.
-    pub(super) fn is_split_from(&self, pool: PoolId) -> bool {
-        self.content.borrow().label().is_some_and(|label| label.splits_from == Some(pool))
+    /// The pool that its label names and that was to be split from this one.
+    pub(super) fn split_from(&self, pool: PoolId) -> Option<PoolId> {
+        self.content.borrow().split_from(pool)
     }
 }
 

@@ -279,8 +279,7 @@ impl Engine {
         options: ImportOptions,
     ) -> Result<(), PoolError> {
         let seen: Vec<SeenDisk> = disks.iter().map(|disk| disk.seen.clone()).collect();
-        let claimed: Vec<Claimed> =
-            seen.iter().map(|disk| Claimed { disk: disk.clone() }).collect();
+        let claimed: Vec<Claimed> = seen.iter().cloned().map(Claimed::new).collect();
         let outdated = options.outdated_metadata;
         let request = OpenRequest { disks: seen, import: true, outdated, ..self.request(slot) };
         request.adopt(config, &claimed).await.map(drop)

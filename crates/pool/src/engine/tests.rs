@@ -31,6 +31,7 @@ mod scrub;
 mod spare;
 mod split;
 mod split_faults;
+mod split_returns;
 mod stats;
 mod volumes;
 mod witness;

@@ -11,7 +11,7 @@ use super::observe::Content;
 use super::observe::read_label;
 use super::open_pool::OpenPool;
 use super::slot::Device;
-use crate::format::{DiskId, LabelState, PoolId};
+use crate::format::{DiskId, Label, LabelState, PoolId};
 use crate::report::PoolEvent;
 
 impl Engine {
@@ -57,7 +57,8 @@ impl Engine {
     ) {
         match member.device() {
             Some(held) if Rc::ptr_eq(&held, &device.device) => {
-                member.is_taken_back.set(device.is_split_from(open.pool.id));
+                let new = device.split_from(open.pool.id);
+                member.is_taken_back.set(new);
             }
             Some(_) if device.parted.replace(true) => {}
             Some(_) => {
@@ -76,7 +77,7 @@ impl Engine {
 
     fn take(&self, open: &Rc<OpenPool>, member: &Rc<Member>, device: &Device) {
         let (place, machine) = (device.facts.place(), device.facts.node);
-        member.is_taken_back.set(device.is_split_from(open.pool.id));
+        member.is_taken_back.set(device.split_from(open.pool.id));
         open.attach(member, place, machine, Rc::clone(&device.device));
     }
 
@@ -90,6 +91,10 @@ impl Engine {
     /// `device` is to be taken in its place.
     async fn is_left_alone(&self, open: &OpenPool, member: &Member, device: &Device) -> bool {
         let identity = Some((open.pool.id, member.id));
+        let is_it = |label: &Label| {
+            let ours = label.pool == open.pool.id || Some(label.pool) == member.is_taken_back.get();
+            ours && label.disk == member.id
+        };
         let mut told = false;
         loop {
             let over = device.gone.get() || open.pool.lease.ended().is_some();
@@ -103,8 +108,7 @@ impl Engine {
             let limit = self.config.limits.eviction;
             let label = runtime::timeout(&self.runtime, limit, read_label(&*held)).await;
             match label {
-                Ok(Ok(LabelState::Labelled(label)))
-                    if Some((label.label.pool, label.label.disk)) == identity => {}
+                Ok(Ok(LabelState::Labelled(found))) if is_it(&found.label) => {}
                 _ => return true,
             }
             if !std::mem::replace(&mut told, true) {

@@ -2,9 +2,11 @@
 //! its disks name both, and as long as they do they were never used as that of the new one. **If it certainly never was
 //! made they are the former one's**, which takes them back when it opens, or when they are there while it is open.
 //!
-//! It certainly wasn't, where so many of its voters are present and have no vote of it that the others are no majority.
-//! Of less nobody knows: what isn't there may have all its votes. Whoever has what is left made a pool of its own says
-//! that what isn't there never will be, so for him it wasn't made unless a majority is there.
+//! It certainly wasn't, where so many of its voters are present and have no vote of it that the others are no majority; a
+//! disk that the former one has in use is one of these. Of less nobody knows: what isn't there may have all its votes.
+//! Whoever has what is left made a pool of its own says that what isn't there never will be, so for him it wasn't made
+//! unless a majority is there. Before the former pool takes the first disk back it records that in its metadata
+//! (`take_back`): then it doesn't matter any more who is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -13,7 +15,7 @@ use super::Engine;
 use super::observe::Content;
 use super::open::SeenDisk;
 use super::quorum::Quorum;
-use super::slot::Device;
+use super::slot::{Device, SlotState};
 use crate::format::{DiskId, Label, PoolId, has_majority};
 
 impl Engine {
@@ -55,19 +57,21 @@ impl Engine {
 
     /// Whether a pool that is being split from another certainly never was.
     pub(super) fn is_undone(&self, pool: PoolId) -> bool {
-        let mut voters: Vec<DiskId> = Vec::new();
-        let (mut with, mut without) = (BTreeSet::new(), BTreeSet::new());
-        for device in self.labelled(pool) {
-            let content = device.content.borrow();
-            let Content::Labelled { label, split, .. } = &*content else { return false };
-            // One that was used.
-            let Some(split) = split else { return false };
-            voters.clone_from(&label.label.vote_disks);
-            let votes = if split.may_have_voted { &mut with } else { &mut without };
-            votes.insert(label.label.disk);
-        }
-        let may = |disk: DiskId| with.contains(&disk) || !without.contains(&disk);
-        !voters.is_empty() && !has_majority(&voters, may)
+        let labelled = self.labelled(pool);
+        let contents: Vec<_> = labelled.iter().map(|device| device.content.borrow()).collect();
+        let contents: Vec<&Content> = contents.iter().map(|content| &**content).collect();
+        let Some(traces) = Traces::of(pool, &contents) else { return false };
+        let slot = self.slots.borrow().get(&traces.former).cloned();
+        let open = slot.and_then(|slot| match &*slot.state.borrow() {
+            SlotState::Open(open) => Some(Rc::clone(open)),
+            _ => None,
+        });
+        let Some(open) = open else { return traces.never_was(|_| false) };
+        // Not whatever carries its label: that may be a copy from before.
+        let holds =
+            |disk| open.pool.member_by_id(disk).is_some_and(|m| m.claimed.get() && m.answers.get());
+        let is_recorded = open.pool.meta.borrow().is_undone(pool);
+        is_recorded || traces.never_was(holds)
     }
 
     /// The pool that the disks of one are being split from, if no majority of its votes is in sight.
@@ -124,6 +128,7 @@ impl Engine {
                     place: device.facts.place(),
                     machine: device.facts.node,
                     device: Rc::clone(&device.device),
+                    taken_back: content.split_from(pool),
                     label,
                     vote,
                 });
@@ -138,4 +143,61 @@ impl Engine {
         disks.retain(|disk| !self.taken.has_disk(&disk.place.name));
         disks
     }
+}
+
+/// What disks show of a pool that is being split from another one, as long as none of them was used.
+struct Traces {
+    former: PoolId,
+    voters: Vec<DiskId>,
+    /// Those that may have a vote of it.
+    with: BTreeSet<DiskId>,
+    without: BTreeSet<DiskId>,
+}
+
+impl Traces {
+    /// What these show of it; none if one was used, or if they don't agree.
+    fn of(new: PoolId, contents: &[&Content]) -> Option<Traces> {
+        let mut found: Option<Traces> = None;
+        for content in contents {
+            if content.label().is_none_or(|label| label.pool != new) {
+                continue;
+            }
+            let Content::Labelled { label, split: Some(split), .. } = content else { return None };
+            let traces = found.get_or_insert_with(|| Traces {
+                former: split.former,
+                voters: label.label.vote_disks.clone(),
+                with: BTreeSet::new(),
+                without: BTreeSet::new(),
+            });
+            if (traces.former, &traces.voters) != (split.former, &label.label.vote_disks) {
+                return None;
+            }
+            let votes = if split.may_have_voted { &mut traces.with } else { &mut traces.without };
+            votes.insert(label.label.disk);
+        }
+        found
+    }
+
+    /// Whether those that have no vote of it, and those that the former pool holds, leave no majority.
+    fn never_was(&self, holds: impl Fn(DiskId) -> bool) -> bool {
+        leaves_no_majority(&self.voters, |disk| {
+            !self.with.contains(&disk) && (self.without.contains(&disk) || holds(disk))
+        })
+    }
+}
+
+/// Whether a pool that was to be split from another never was, by what is on disks that the former one has claimed.
+pub(super) fn never_was(former: PoolId, new: PoolId, claimed: &[&Content]) -> bool {
+    let is_formers = |disk| {
+        claimed
+            .iter()
+            .filter_map(|content| content.label())
+            .any(|label| (label.pool, label.disk) == (former, disk))
+    };
+    Traces::of(new, claimed).is_some_and(|traces| traces.never_was(is_formers))
+}
+
+/// Whether voters that never vote leave no majority of a list.
+pub(super) fn leaves_no_majority(voters: &[DiskId], never: impl Fn(DiskId) -> bool) -> bool {
+    !voters.is_empty() && !has_majority(voters, |disk| !never(disk))
 }

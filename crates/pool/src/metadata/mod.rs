@@ -32,6 +32,7 @@ mod table;
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 pub(crate) mod testing;
+mod undone;
 
 pub use crate::format::ExtentRange;
 pub use apply::Inconsistent;

@@ -23,7 +23,7 @@ use crate::format::{
 use crate::metadata::Layout;
 use crate::report::{DiskState, PoolEvent};
 
-fn label_on(disk: &TestDisk) -> Label {
+pub(super) fn label_on(disk: &TestDisk) -> Label {
     let image = disk.image();
     let slots = DiskGeometry::label_slots(image.len() as u64).map(|slot| {
         let at = slot.byte_offset() as usize;
@@ -53,7 +53,7 @@ fn set_vote(disk: &TestDisk, pool: PoolId, vote: &Configuration) {
     }
 }
 
-fn id(pool: &str) -> PoolId {
+pub(super) fn id(pool: &str) -> PoolId {
     PoolId(pool.parse().unwrap())
 }
 
@@ -77,7 +77,7 @@ impl Bench {
     }
 
     /// Waits until a pool is open with these of its disks and no other.
-    fn until_with(&self, pool: &str, disks: &[&str]) {
+    pub(super) fn until_with(&self, pool: &str, disks: &[&str]) {
         for _ in 0..1200 {
             let reports = self.engine.reports();
             let report = reports.iter().find(|report| report.id == pool && report.lease_ok);
@@ -94,7 +94,7 @@ impl Bench {
     }
 
     /// All that was written to [`Bench::everywhere`] is there.
-    fn is_all_there(&self, pool: &str) {
+    pub(super) fn is_all_there(&self, pool: &str) {
         let volume = self.volume_of(pool);
         assert!(self.read(&volume, 0, 100).unwrap() == pattern(0, 100, 1));
         self.write(&volume, 200, pattern(200, 10, 2)).unwrap();
@@ -102,7 +102,7 @@ impl Bench {
     }
 
     /// The split of these, of which no vote takes.
-    fn split_in_vain(&self, disks: &[usize]) -> SplitPlan {
+    pub(super) fn split_in_vain(&self, disks: &[usize]) -> SplitPlan {
         disks.iter().for_each(|disk| self.disks[*disk].refuses_votes.set(true));
         let plan = self.plan_split("pool").unwrap();
         let error = self.split(&plan).unwrap_err();
