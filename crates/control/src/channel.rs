@@ -481,7 +481,11 @@ mod tests {
             },
             EngineRequest::OfflineDisks {
                 pool: "p".into(),
-                request: NamedDisks { disks: vec!["node2".into()], dry_run: true },
+                request: NamedDisks {
+                    disks: vec!["node2".into()],
+                    dry_run: true,
+                    from_split: false,
+                },
             },
             EngineRequest::OnlineDisks { pool: "p".into(), request: NamedDisks::default() },
             EngineRequest::CancelJob { pool: "p".into(), number: 3 },

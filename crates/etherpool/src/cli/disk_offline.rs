@@ -42,9 +42,13 @@ pub struct OnlineArgs {
     #[arg(long)]
     wait: bool,
 
-    /// Only say what would be copied
+    /// They name a pool that was begun to be split from this one and never was, or that you give up
+    /// (`pool import --without-majority`): this one has them back, with what is on them
     #[arg(long)]
-    dry_run: bool,
+    from_split: bool,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 /// Looks in a row at which nothing was copied, until they aren't waited for any more.
@@ -56,7 +60,7 @@ pub async fn offline(context: &Context, args: OfflineArgs) -> Result<Exit, Failu
     let report: PoolReport = context.client.get(&path).await?;
     let disks = find_members(&report, &args.disks)?;
     let path = format!("{path}/offline");
-    let look = NamedDisks { disks: identities(&disks), dry_run: true };
+    let look = NamedDisks { disks: identities(&disks), dry_run: true, from_split: false };
     let plan: OfflineForecast = context.client.post(&path, &look).await?;
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
@@ -77,20 +81,28 @@ pub async fn offline(context: &Context, args: OfflineArgs) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// `disk online`. Nothing is lost by it, so nobody is asked.
+/// `disk online`. Nothing is lost by it, so nobody is asked; but of what may be another pool's.
 pub async fn online(context: &Context, args: OnlineArgs) -> Result<Exit, Failure> {
     let path = pool_path(&args.pool)?;
     let report: PoolReport = context.client.get(&path).await?;
     let disks = find_members(&report, &args.disks)?;
-    let request = NamedDisks { disks: identities(&disks), dry_run: args.dry_run };
+    let Confirmation { dry_run, .. } = args.confirmation;
+    let (disks_named, from_split) = (identities(&disks), args.from_split);
+    let mut request = NamedDisks { disks: disks_named, dry_run, from_split };
+    if from_split && !(dry_run && context.json) {
+        request.dry_run = true;
+        let plan: OnlineForecast = context.client.post(&format!("{path}/online"), &request).await?;
+        if !confirm(&output::from_split(&report.name, &plan), args.confirmation)? {
+            return Ok(Exit::Ok);
+        }
+        request.dry_run = dry_run;
+    }
     let plan: OnlineForecast = context.client.post(&format!("{path}/online"), &request).await?;
-    if args.wait && !args.dry_run {
+    let waited = args.wait && !dry_run;
+    if waited {
         wait(context, &path, &disks).await?;
     }
-    let waited = args.wait && !args.dry_run;
-    output::show(context.json, &plan, || {
-        output::online(&report.name, &plan, args.dry_run, waited)
-    })?;
+    output::show(context.json, &plan, || output::online(&report.name, &plan, dry_run, waited))?;
     Ok(Exit::Ok)
 }
 

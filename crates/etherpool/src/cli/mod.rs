@@ -248,6 +248,7 @@ mod tests {
             "etherpool disk offline cluster e1.0 --dry-run --json",
             "etherpool disk online cluster node2 --wait",
             "etherpool disk online cluster e1.0 --dry-run",
+            "etherpool disk online cluster e1.0 --from-split --yes",
             "etherpool pool create cluster e1.0 e1.1 /dev/sdb --failure-domain disk --yes",
             "etherpool pool create cluster e1.0 --force-disk e1.0 --dry-run",
             "etherpool pool extend cluster e4.0",

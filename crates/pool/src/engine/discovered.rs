@@ -77,6 +77,21 @@ impl Engine {
             return;
         }
         let devices = self.devices.borrow();
+        let began = devices.values().find_map(|device| {
+            let content = device.content.borrow();
+            let new = content.split_from(pool)?;
+            (content.label()?.disk.to_string() == disk.id).then_some((device, new))
+        });
+        if let Some((device, new)) = began {
+            let name = &device.facts.name;
+            let why = format!(
+                "{name} has all that it had, and was being split off as a pool of its own ({new}), of which nobody here knows                  whether it was made; the others of its disks tell; where that pool is wanted nowhere: `etherpool disk \
+                 online {pool} {} --from-split`",
+                disk.id
+            );
+            disk.state = DiskState::Refused { why };
+            return;
+        }
         let Some(device) = devices.get(&disk.name) else { return };
         let is_labelled = matches!(&*device.content.borrow(), Content::Labelled { .. });
         let other = self.label_of(device).filter(|(id, _)| is_labelled && *id != pool);

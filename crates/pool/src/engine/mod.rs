@@ -299,6 +299,9 @@ pub struct NamedDisks {
     pub disks: Vec<String>,
     /// Only say what it would do.
     pub dry_run: bool,
+    /// To take part again: these name a pool that was begun to be split from theirs, and that never was or is given up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub from_split: bool,
 }
 
 /// Disks that are to be emptied.
@@ -526,7 +529,11 @@ impl Engine {
         pool: &str,
         request: &NamedDisks,
     ) -> Result<OnlineForecast, PoolError> {
-        self.open_pool(pool)?.online_disks(request).await
+        let open = self.open_pool(pool)?;
+        match request.from_split {
+            true => self.take_back_by_word(&open, request).await,
+            false => open.online_disks(request).await,
+        }
     }
 
     /// Has groups move so that more space can be given out and disks are evenly full, by a job, or tells what that

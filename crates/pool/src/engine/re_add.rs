@@ -125,6 +125,14 @@ impl Pool {
         member: &Rc<Member>,
         device: &dyn BlockDevice,
     ) -> Result<bool, NotFit> {
+        // It may have become another's while it was away, whom our claim would fence. A target that refuses the look tells
+        // why when it is claimed.
+        let looked = self.check_label(member, device).await;
+        if let Err(refused @ NotFit::Refused(_)) = looked {
+            member.claimed.set(false);
+            device.disown();
+            return Err(refused);
+        }
         let claim = Claim { epoch: self.epoch, owner: self.owner, force: false };
         let claimed = self.within(self.limits.claim, device.claim(claim)).await;
         let instance = claimed.map_err(not_fit)?.instance;
@@ -132,7 +140,7 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         let checked = self.check_label(member, device).await;
-        let is_fenced_in = match &checked {
+        let is_ours = match &checked {
             Ok(Content::Labelled { label, split: Some(split), .. })
                 if label.label.pool != self.id =>
             {
@@ -144,7 +152,7 @@ impl Pool {
             }
             Err(_) => true,
         };
-        if !is_fenced_in {
+        if !is_ours {
             return Err(NotFit::NotOurs);
         }
         if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {

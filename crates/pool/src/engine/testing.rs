@@ -71,6 +71,8 @@ pub(crate) struct TestDisk {
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) refuses_claims: Cell<bool>,
+    /// What happens right before it is claimed next.
+    pub(crate) before_claim: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Writes of votes fail.
     pub(crate) refuses_votes: Cell<bool>,
     pub(crate) latency: Cell<Duration>,
@@ -113,6 +115,7 @@ impl TestDisk {
             reads_refused: Cell::new(0),
             vote_reads_lost: Cell::new(0),
             refuses_claims: Cell::new(false),
+            before_claim: RefCell::default(),
             refuses_votes: Cell::new(false),
             latency: Cell::new(Duration::from_micros(100)),
             flush_latency: Cell::new(Duration::ZERO),
@@ -381,6 +384,8 @@ impl TestDevice {
     }
 
     fn claim_now(&self, claim: Claim) -> Result<Holder, IoError> {
+        let before = self.disk.before_claim.take();
+        before.into_iter().for_each(|happens| happens());
         if self.disk.refuses_claims.get() {
             return Err(IoError::Refused(block::RefusalReason::AccessDenied));
         }

@@ -11,12 +11,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::Engine;
 use super::observe::Content;
 use super::open::SeenDisk;
+use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Device, SlotState};
+use super::{Engine, NamedDisks};
+use crate::error::PoolError;
+use crate::forecast::OnlineForecast;
 use crate::format::{DiskId, Label, PoolId, has_majority};
+use crate::metadata::MetaRecord;
 
 impl Engine {
     /// The pool that a device is a disk of.
@@ -72,6 +76,66 @@ impl Engine {
             |disk| open.pool.member_by_id(disk).is_some_and(|m| m.claimed.get() && m.answers.get());
         let is_recorded = open.pool.meta.borrow().is_undone(pool);
         is_recorded || traces.never_was(holds)
+    }
+
+    /// Takes disks back that name a pool which was begun to be split from this one, because somebody says that it never
+    /// was, or gives it up; or tells what that would mean. It is recorded like what was found out.
+    pub(super) async fn take_back_by_word(
+        &self,
+        open: &Rc<OpenPool>,
+        request: &NamedDisks,
+    ) -> Result<OnlineForecast, PoolError> {
+        let mut forecast = OnlineForecast::default();
+        let mut undone = BTreeSet::new();
+        let (id, pool) = (open.pool.id, &open.pool.name);
+        for disk in open.all_named(&request.disks)? {
+            let named = open.pool.id_of(disk);
+            let found = self.devices.borrow().values().find_map(|device| {
+                let content = device.content.borrow();
+                let new = content.split_from(id)?;
+                let is_it = content.label().map(|label| label.disk) == named;
+                is_it.then(|| (device.facts.name.clone(), new))
+            });
+            let Some((name, new)) = found else {
+                return Err(PoolError::invalid(
+                    format!(
+                        "{} isn't in sight as one that was being split from it",
+                        open.pool.disk_name(disk)
+                    ),
+                    format!("see `etherpool pool show {pool}`"),
+                ));
+            };
+            if self.is_made(new) {
+                return Err(PoolError::refused(
+                    name,
+                    format!(
+                        "pool {new}, which was split from pool {pool}, was made, and can be opened"
+                    ),
+                    "decide which of the two is kept: `etherpool pool show` and `pool import` take ids",
+                ));
+            }
+            forecast.missed_bytes += open.pool.dirty_bytes(disk);
+            forecast.disks.push(name);
+            undone.insert(new);
+        }
+        if request.dry_run {
+            return Ok(forecast);
+        }
+        let now = open.pool.runtime.calendar().as_secs();
+        let records: Vec<MetaRecord> =
+            undone.into_iter().map(|new| MetaRecord::split_undone(new, now)).collect();
+        open.administer(move |_| Ok((records, ()))).await?;
+        self.observe_again(&forecast.disks);
+        Ok(forecast)
+    }
+
+    /// Whether a pool that was split from another is in sight as one that was: by its votes, or by one that was used.
+    fn is_made(&self, pool: PoolId) -> bool {
+        let used = |device: &Rc<Device>| {
+            !matches!(&*device.content.borrow(), Content::Labelled { split: Some(_), .. })
+        };
+        let names = |content: &Content| content.label().is_some_and(|label| label.pool == pool);
+        self.labelled(pool).iter().any(used) || Quorum::of(&self.seen_as(pool, names)).is_enough()
     }
 
     /// The pool that the disks of one are being split from, if no majority of its votes is in sight.

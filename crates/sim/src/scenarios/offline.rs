@@ -59,14 +59,14 @@ const MOVED_MAX: Duration = Duration::from_secs(12);
 impl Rig {
     /// Takes disks out of use.
     pub async fn offline(&self, disks: &[String]) -> Result<(), Failure> {
-        let request = NamedDisks { disks: disks.to_vec(), dry_run: false };
+        let request = NamedDisks { disks: disks.to_vec(), dry_run: false, from_split: false };
         let done = self.with(|engine| async move { engine.offline_disks(POOL, &request).await });
         done.await.map(drop)
     }
 
     /// Takes disks into use again.
     pub async fn online(&self, disks: &[String]) -> Result<(), Failure> {
-        let request = NamedDisks { disks: disks.to_vec(), dry_run: false };
+        let request = NamedDisks { disks: disks.to_vec(), dry_run: false, from_split: false };
         let done = self.with(|engine| async move { engine.online_disks(POOL, &request).await });
         done.await.map(drop)
     }

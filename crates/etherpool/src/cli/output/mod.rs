@@ -38,7 +38,7 @@ pub use jobs::{
 };
 use layouts::layout;
 pub use layouts::{conversion, rebalance};
-pub use offline::{offline, online};
+pub use offline::{from_split, offline, online};
 pub use pools::{
     forecast, import_plan, imports, pool, pools, spare_loss, spare_stands, split_plan,
 };

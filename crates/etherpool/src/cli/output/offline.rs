@@ -58,6 +58,16 @@ fn failures(disks: u32, nodes: u32) -> String {
     format!("{} or {}", count(disks, "disk"), count(nodes, "machine"))
 }
 
+/// What having disks back means that were being split off.
+pub fn from_split(pool: &str, plan: &OnlineForecast) -> String {
+    format!(
+        "{} would be pool {pool}'s again, with what is on them. They name a pool that was begun to be split from it, and\n\
+         nobody here can tell whether it was made elsewhere. If it was it loses them for good, and those of its disks that\n\
+         it didn't use yet; nothing that was written to it is on these.\n",
+        plan.disks.join(", ")
+    )
+}
+
 /// What became of disks that were taken into use again, or would.
 pub fn online(pool: &str, plan: &OnlineForecast, is_dry_run: bool, waited: bool) -> String {
     let names = plan.disks.join(", ");

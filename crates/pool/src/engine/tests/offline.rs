@@ -15,13 +15,15 @@ use crate::report::{DiskState, PoolState};
 impl Bench {
     fn offline(&self, disks: &[&str], dry_run: bool) -> Result<OfflineForecast, PoolError> {
         let disks = disks.iter().map(|disk| (*disk).to_owned()).collect();
-        let (engine, request) = (Rc::clone(&self.engine), NamedDisks { disks, dry_run });
+        let (engine, request) =
+            (Rc::clone(&self.engine), NamedDisks { disks, dry_run, from_split: false });
         self.run(async move { engine.offline_disks("pool", &request).await })
     }
 
     fn online(&self, disks: &[&str]) -> Result<OnlineForecast, PoolError> {
         let disks = disks.iter().map(|disk| (*disk).to_owned()).collect();
-        let (engine, request) = (Rc::clone(&self.engine), NamedDisks { disks, dry_run: false });
+        let (engine, request) =
+            (Rc::clone(&self.engine), NamedDisks { disks, dry_run: false, from_split: false });
         self.run(async move { engine.online_disks("pool", &request).await })
     }
 

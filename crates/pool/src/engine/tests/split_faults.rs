@@ -35,7 +35,7 @@ pub(super) fn label_on(disk: &TestDisk) -> Label {
     }
 }
 
-fn vote_on(disk: &TestDisk, pool: PoolId) -> Option<Configuration> {
+pub(super) fn vote_on(disk: &TestDisk, pool: PoolId) -> Option<Configuration> {
     let image = disk.image();
     let place = VotePlace { pool, disk: label_on(disk).disk, witness: None };
     let slots = DiskGeometry::vote_slots().map(|slot| {
@@ -46,7 +46,7 @@ fn vote_on(disk: &TestDisk, pool: PoolId) -> Option<Configuration> {
 }
 
 /// Has a disk show this alone.
-fn set_vote(disk: &TestDisk, pool: PoolId, vote: &Configuration) {
+pub(super) fn set_vote(disk: &TestDisk, pool: PoolId, vote: &Configuration) {
     let place = VotePlace { pool, disk: label_on(disk).disk, witness: None };
     for (slot, at) in DiskGeometry::vote_slots().into_iter().enumerate() {
         disk.overwrite(at, &vote.encode(&place, slot).unwrap());
