@@ -76,6 +76,9 @@ pub struct SplitPlan {
     pub disks: Vec<ShownDisk>,
     /// Those that aren't, as far as they are known: none of them will be one of the new pool's.
     pub away: Vec<ShownDisk>,
+    /// Those present that name a pool already which was begun to be split from it, each with that one's identity.
+    #[serde(default)]
+    pub begun: Vec<String>,
     /// What its volumes are used for here, that would be cut off.
     #[serde(default)]
     pub uses: Vec<String>,

@@ -88,10 +88,8 @@ impl Note {
     }
 
     fn request(&self, result: String) -> EngineRequest {
-        let pools = self.services.pools.borrow();
-        let named = pools.iter().find(|pool| pool.id == self.pool).map(|pool| pool.name.clone());
         EngineRequest::TellCommand {
-            pool: named.unwrap_or_else(|| self.pool.clone()),
+            pool: self.pool.clone(),
             who: self.who.clone(),
             what: self.what.clone(),
             result,

@@ -580,8 +580,10 @@ impl Engine {
         self.open_pool(pool).map(|open| open.history())
     }
 
-    /// Tells whoever listens what somebody had done to a pool, and has it kept.
+    /// Tells whoever listens what somebody had done to a pool, by its name or id, and has it kept.
     pub fn tell_command(&self, pool: String, who: String, what: String, result: String) {
+        let slot = self.find_slot(&pool);
+        let pool = slot.map_or(pool, |slot| slot.name.borrow().clone());
         self.events.tell(PoolEvent::Command { pool, who, what, result });
     }
 

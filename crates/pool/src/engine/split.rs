@@ -127,11 +127,12 @@ impl Engine {
                 member.is_none_or(|member| member.device().is_some() && member.answers.get())
             });
             self.check_clones(slot)?;
+            let begun = begun(&disks);
             let disks = in_order(disks.iter().map(shown_by_label));
             let mut away = self.plan_of_open(&open).away;
             away.retain(|disk| disks.iter().all(|there| there.id != disk.id));
             let id = slot.id.to_string();
-            return Ok(SplitPlan { name, id, disks, away, ..SplitPlan::default() });
+            return Ok(SplitPlan { name, id, disks, away, begun, ..SplitPlan::default() });
         }
         self.look_at_rest(slot.id).await;
         self.check_clones(slot)?;
@@ -156,6 +157,7 @@ impl Engine {
             refusal: self.refusal_of(slot, &disks).await,
             disks: in_order(disks.iter().map(shown_by_label)),
             away: in_order(away.map(|disk| shown_disk(&place(disk), *disk, 0))),
+            begun: begun(&disks),
             name,
             uses: Vec::new(),
         })
@@ -435,6 +437,12 @@ async fn relabel(disk: &ExaminedDisk, label: &Label) -> Result<(), IoError> {
         }
     }
     Ok(())
+}
+
+/// Those that name a pool already which was begun to be split from theirs, and which.
+fn begun(disks: &[SeenDisk]) -> Vec<String> {
+    let named = disks.iter().filter_map(|disk| Some((&disk.place.name, disk.taken_back?)));
+    named.map(|(name, new)| format!("{name} ({new})")).collect()
 }
 
 fn try_again(pool: &str) -> PoolError {

@@ -276,13 +276,20 @@ pub fn split_plan(plan: &SplitPlan) -> String {
         "** These are no majority of its votes. The others may have gone on without them: what was written while \
          they did is lost\n** here, and nobody can tell whether anything was. What only they have is an error, \
          or keeps its volume waiting.\n** They never belong to this pool again, also when they are back. If another \
-         machine still uses them, it isn't disturbed,\n** and both go separate ways.\n",
+         machine still uses them, nothing on them is changed:\n** it goes on without what is left here, and both go separate ways.\n",
     );
+    if !plan.begun.is_empty() {
+        text.push_str(&format!(
+            "** Of these some were begun to be made a pool of its own before, and name that: {}. If it was made elsewhere it\n\
+             ** loses them.\n",
+            plan.begun.join(", ")
+        ));
+    }
     if plan.refusal.is_some() {
         text.push_str("** Its owner is alive: what its clients have open on these disks would be cut off at once.\n");
     }
     for used in &plan.uses {
-        text.push_str(&format!("** {used}: whoever uses it meanwhile sees errors.\n"));
+        text.push_str(&format!("** {used}: that ends with errors for whoever uses it, and begins anew only once you agree to it for the new pool.\n"));
     }
     text
 }

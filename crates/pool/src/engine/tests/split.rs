@@ -99,6 +99,12 @@ fn what_is_left_serves_all_that_was_acknowledged_and_the_rest_is_a_stranger() {
     assert!(bench.engine.known_pools().is_empty(), "the former one isn't opened by itself");
     assert_eq!(findings(&bench.disks[..1]), Vec::<String>::new());
     bench.import_id(&split.id).unwrap();
+    // By its id: who asked for it knows no other name.
+    let told = |text: &str| text.to_owned();
+    bench.engine.tell_command(split.id.clone(), told("root"), told("pool import"), told("done"));
+    let history = bench.engine.history(&split.id).unwrap();
+    let kept = |event: &str| history.iter().filter(|entry| entry.event == event).count();
+    assert_eq!((kept("split"), kept("command")), (1, 1), "{history:#?}");
     let volume = bench.volume_of(&split.id);
     assert!(bench.read(&volume, 0, 100).unwrap() == pattern(0, 100, 1));
     bench.write(&volume, 0, pattern(0, 50, 2)).unwrap();

@@ -12,7 +12,7 @@ use super::split::findings;
 use super::split_faults::{id, label_on, set_vote, vote_on};
 use crate::error::PoolError;
 use crate::forecast::OnlineForecast;
-use crate::format::{Configuration, DiskId, Label, PoolId, Voters};
+use crate::format::{Configuration, DiskGeometry, DiskId, Label, PoolId, Voters};
 use crate::report::DiskState;
 
 /// Six machines of which three are left, two with a vote, and of which the split got as far as its labels; the pool,
@@ -193,7 +193,7 @@ fn what_was_split_anew_before_the_claim_is_not_taken_back() {
 }
 
 fn write_label(disk: &TestDisk, label: &Label) {
-    let slots = crate::format::DiskGeometry::label_slots(label.geometry.labelled_bytes());
+    let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
     for (slot, at) in slots.into_iter().enumerate() {
         disk.overwrite(at, &label.encode(20 + slot as u64 % 2, slot));
     }
@@ -270,4 +270,16 @@ fn one_of_which_nobody_knows_is_had_back_by_word() {
     // The others, without a vote, come back by what was said.
     [0, 1].iter().for_each(|disk| bench.disks[left[*disk]].set_image(&images[*disk]));
     return_in(bench, &former, &left, [1, 0, 2]);
+}
+
+#[test]
+fn the_plan_names_what_was_begun_before() {
+    let (bench, _, new, left) = labelled_only(1280, false);
+    let plan = bench.plan_split("pool").unwrap();
+    let names = left.map(|disk| format!("{} ({new})", bench.disks[disk].name));
+    let mut begun = plan.begun;
+    begun.sort();
+    let mut names = names.to_vec();
+    names.sort();
+    assert_eq!(begun, names);
 }
