@@ -195,12 +195,12 @@ async fn cut_and_start(rig: &Rc<Rig>, nodes: usize) -> Result<(), Failure> {
 fn ends_at(rig: &Rig, bytes: u64) {
     let record = rig.record(VOLUME);
     let now = rig.cluster.world().timeline().now();
-    let (operation, _) = record.oracle().begin(Change::Discard, beyond(bytes), now);
+    let (operation, _) = record.oracle().begin(Change::Discard, between(bytes, LARGEST), now);
     let _ = record.oracle().acknowledge(operation, now);
 }
 
-fn beyond(bytes: u64) -> SectorRange {
-    let [from, to] = [bytes, LARGEST].map(|bytes| bytes / SECTOR_BYTES as u64);
+fn between(from_bytes: u64, to_bytes: u64) -> SectorRange {
+    let [from, to] = [from_bytes, to_bytes].map(|bytes| bytes / SECTOR_BYTES as u64);
     SectorRange::new(Lba(from), to.saturating_sub(from))
 }
 
@@ -236,7 +236,9 @@ async fn reduce_and_die(rig: &Rc<Rig>, bytes: u64) -> Result<(), Failure> {
 async fn grow(rig: &Rc<Rig>, bytes: u64) -> Result<(), Failure> {
     let record = rig.record(VOLUME);
     let now = || rig.cluster.world().timeline().now();
-    let (operation, _) = record.oracle().begin(Change::Zero, beyond(size_of(rig)?), now());
+    // Beyond its new end nothing is promised as ever: that is zeroed when it grows again (14.5).
+    let grown = between(size_of(rig)?, bytes);
+    let (operation, _) = record.oracle().begin(Change::Zero, grown, now());
     let size = VolumeSize::Bytes(bytes);
     rig.with(|engine| async move { engine.extend_volume(POOL, VOLUME, size).await }).await?;
     record.oracle().acknowledge(operation, now()).map_err(|why| Failure(why.to_string()))
