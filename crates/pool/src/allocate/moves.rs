@@ -1,11 +1,12 @@
 //! Where positions of groups that there are may go, and further ones: for whatever empties disks, and for layouts that
 //! change. Nothing is moved by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::{Space, Usable, halvings};
+use super::spread::Choice;
+use super::{FreeDisk, Space, Usable, halvings};
 use crate::format::DiskNumber;
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
 use crate::spare::Standing;
@@ -14,6 +15,8 @@ use crate::spare::Standing;
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
+    /// Runs that are on their way to disks.
+    coming: BTreeMap<DiskNumber, u64>,
 }
 
 impl MovePlan<'_> {
@@ -37,7 +40,12 @@ impl MovePlan<'_> {
 
     fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
-        MovePlan { metadata, space }
+        let mut coming = BTreeMap::new();
+        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
+        for incoming in runs.filter_map(|run| run.incoming) {
+            *coming.entry(incoming.member.disk).or_default() += 1;
+        }
+        MovePlan { metadata, space, coming }
     }
 
     /// A run once its move is done or given up.
@@ -55,21 +63,29 @@ impl MovePlan<'_> {
         position: u8,
         count: u32,
         to: Option<DiskNumber>,
+        choice: Choice,
     ) -> Option<Member> {
         let others = run.members.iter().enumerate();
         let others = others.filter(|(index, _)| *index != usize::from(position));
         let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
         let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
-        let disk = self.space.most_free(count, |number, disk| {
+        let accept = |number: DiskNumber, disk: &FreeDisk| {
             to.is_none_or(|to| to == number)
                 && !domains.contains(&disk.domain)
                 && run.holders().all(|member| member.disk != number)
-        })?;
+        };
+        let coming = |disk| self.coming.get(&disk).copied().unwrap_or(0);
+        let disk = match choice {
+            Choice::MostFree => self.space.most_free(count, accept),
+            Choice::Spread => self.space.about_most_free(count, accept, false, coming),
+        }?;
         let first = self.space.take_first(disk, count)?.first;
+        *self.coming.entry(disk).or_default() += 1;
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
+    /// Of disks that are about as full that one which the fewest moves go to: as many as there are take part.
     pub fn take_some(
         &mut self,
         run: &GroupRun,
@@ -77,7 +93,18 @@ impl MovePlan<'_> {
         most: u32,
         to: Option<DiskNumber>,
     ) -> Option<(u32, Member)> {
-        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
+        self.take_most(run, position, most, to, Choice::Spread)
+    }
+
+    fn take_most(
+        &mut self,
+        run: &GroupRun,
+        position: u8,
+        most: u32,
+        to: Option<DiskNumber>,
+        choice: Choice,
+    ) -> Option<(u32, Member)> {
+        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to, choice)?)))
     }
 
     /// How many extents of a disk find no place elsewhere. What finds one is counted.
@@ -93,7 +120,8 @@ impl MovePlan<'_> {
             let run = self.foreseen(run);
             let Some(position) = run.position_on(disk) else { continue };
             let mut left = run.count;
-            while let Some((count, to)) = self.take_some(&run, position, left, to) {
+            while let Some((count, to)) = self.take_most(&run, position, left, to, Choice::MostFree)
+            {
                 left -= count;
                 if let Some(standing) = &mut standing {
                     standing.place(to.disk, count);
@@ -120,7 +148,8 @@ impl MovePlan<'_> {
                     continue;
                 }
                 let position = part.members.len() as u8;
-                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
+                let taken = self.take_most(&part, position, part.count, None, Choice::MostFree);
+                let Some((count, to)) = taken else {
                     homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
                     continue;
                 };

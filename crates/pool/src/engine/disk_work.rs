@@ -40,6 +40,8 @@ pub(crate) struct DiskWork {
     shown: Option<Instance>,
     /// Nobody else can do what is done here.
     is_alone: bool,
+    /// Somebody else flushes it.
+    stays_volatile: bool,
     /// Of the works that are run with this one, those that aren't done.
     unfinished: Rc<Cell<usize>>,
 }
@@ -60,7 +62,13 @@ pub(crate) struct WorkResult {
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
         let (writes, unfinished) = (Vec::new(), Rc::default());
-        DiskWork { member, device, writes, shown: None, is_alone: false, unfinished }
+        let (shown, is_alone, stays_volatile) = (None, false, false);
+        DiskWork { member, device, writes, shown, is_alone, stays_volatile, unfinished }
+    }
+
+    /// Whose work it is.
+    pub(crate) fn disk(&self) -> DiskNumber {
+        self.member.number
     }
 
     /// The instance that must take it, if only one may.
@@ -83,6 +91,13 @@ impl DiskWork {
     /// Nobody else can do what is done here, so it is waited for as long as background work may take.
     pub(crate) fn set_alone(&mut self) {
         self.is_alone = true;
+    }
+
+    /// It counts for nothing before somebody has flushed it under the instance that took it, together with other
+    /// works; so it runs beside others on its disk.
+    pub(crate) fn stay_volatile(mut self) -> DiskWork {
+        self.stays_volatile = true;
+        self
     }
 
     /// Whether the others have done what is done here, and can do without it.
@@ -229,7 +244,10 @@ impl Pool {
     }
 
     async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let _recording = work.member.recording_applied.acquire(1).await;
+        let _recording = match work.stays_volatile {
+            true => None,
+            false => Some(work.member.recording_applied.acquire(1).await),
+        };
         for _ in 0..RESTARTS_MAX {
             match self.try_work(work, release).await {
                 Err(IoError::Restarted { now }) if work.shown.is_some() => {
@@ -289,8 +307,10 @@ impl Pool {
         }
         if let Some(instance) = taken_by {
             work.member.seen_instance.set(Some(instance));
-            let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
-            self.within_patience(work, work.device.flush(instance)).await?;
+            if !work.stays_volatile {
+                let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
+                self.within_patience(work, work.device.flush(instance)).await?;
+            }
         }
         if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.

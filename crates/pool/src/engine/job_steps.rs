@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::jobs::is_moving;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
+use super::relocate::Change;
 use super::volume::{Serving, Volume};
 use crate::allocate::MovePlan;
 use crate::format::{DiskNumber, JobNumber, VolumeId};
@@ -18,7 +19,9 @@ use crate::metadata::{
 };
 
 /// Runs that move at once.
-pub(super) const MOVES_MAX: usize = 8;
+pub(super) const MOVES_MAX: usize = 32;
+/// Changes of the map that are committed together: their groups' locks are held meanwhile.
+const CHANGES_MAX: usize = 16;
 /// A move that lacks as much as so long ago doesn't count among them.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
@@ -52,20 +55,21 @@ impl OpenPool {
     pub(super) async fn advance_jobs(self: &Rc<Self>) -> Result<bool, Ended> {
         let (steps, ended) = self.next_steps();
         let mut progress = false;
-        for (volume, step) in steps {
-            progress |= match step {
-                Step::Begin { run, position, to } => {
-                    self.begin_move(&volume, &run, position, to).await?
-                }
-                Step::Split { run, count } => self.split_run(&volume, &run, count).await?,
-                Step::Switch(run) => self.switch_move(&volume, &run).await?,
-                Step::Cancel(run) => self.cancel_move(&volume, &run).await?,
-                Step::Drop { run, position } => self.drop_position(&volume, &run, position).await?,
-                Step::Check { run, position } => {
-                    self.begin_check(&volume, run, position);
-                    false
-                }
-            };
+        let changes = steps.into_iter().filter_map(|(volume, step)| match step {
+            Step::Begin { run, position, to } => Some(self.begin_move(&volume, &run, position, to)),
+            Step::Split { run, count } => Some(self.split_run(&volume, &run, count)),
+            Step::Switch(run) => Some(self.switch_move(&volume, &run)),
+            Step::Cancel(run) => Some(self.cancel_move(&volume, &run)),
+            Step::Drop { run, position } => self.drop_position(&volume, &run, position),
+            Step::Check { run, position } => {
+                self.begin_check(&volume, run, position);
+                None
+            }
+        });
+        let mut changes: Vec<Change<'_>> = changes.collect();
+        while !changes.is_empty() {
+            let rest = changes.split_off(changes.len().min(CHANGES_MAX));
+            progress |= self.change_map(std::mem::replace(&mut changes, rest)).await?;
         }
         for (number, job) in ended {
             let disk = job.empties();

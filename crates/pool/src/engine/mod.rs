@@ -53,6 +53,7 @@ mod offline;
 mod open;
 mod open_pool;
 mod opening;
+mod pace;
 mod places;
 mod pool;
 mod quorum;

@@ -22,6 +22,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
+use super::resync::COPIED_BYTES_MAX;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
@@ -312,6 +313,7 @@ impl OpenRequest {
             changed: Notify::new(),
             release_lock: Semaphore::new(1),
             group_locks: RefCell::default(),
+            copied_bytes: Semaphore::new(COPIED_BYTES_MAX),
             resyncing: Cell::new(false),
             credits: RefCell::default(),
         })

@@ -14,7 +14,9 @@ use super::DiskPlace;
 use super::jobs::Jobs;
 use super::lease::Ended;
 use super::member::{Member, Standing};
+use super::pace::Pace;
 use super::pool::Pool;
+use super::settings::REBUILD_RATE;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
@@ -30,6 +32,8 @@ pub(crate) struct OpenPool {
     /// Held from choosing a disk's number to its commit.
     pub(super) adding: Rc<Semaphore>,
     pub(super) jobs: Jobs,
+    /// How fast is copied from disk to disk.
+    pub(super) copy_pace: Pace,
     pub(super) unfit: Unfit,
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
@@ -46,6 +50,7 @@ impl OpenPool {
             removing,
             adding,
             jobs: Jobs::default(),
+            copy_pace: Pace::by(REBUILD_RATE),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),
             owned_before,

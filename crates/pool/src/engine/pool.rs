@@ -69,6 +69,8 @@ pub(crate) struct Pool {
     /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
+    /// Memory for what is being copied from disk to disk.
+    pub(crate) copied_bytes: Rc<Semaphore>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
     /// The room of each log.

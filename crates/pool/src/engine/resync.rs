@@ -2,19 +2,21 @@
 //! region, checksum blocks first, under the group's lock, verified and flushed; only then are the
 //! bits cleared. Groups whose last right copy is at stake come first.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_BYTES, Buffer, Instance, Lba};
-use futures::StreamExt;
-use futures::future::{join_all, select};
+use futures::future::select;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
-use super::disk_work::{DiskWork, Touched};
+use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::known::SaidBy;
 use super::lease::Ended;
+use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
@@ -25,16 +27,23 @@ use crate::report::PoolEvent;
 
 /// How often is looked at what couldn't be copied, and at a disk with older contents.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// So much of a group is copied under its lock at once: a destage waits for it, and it is in memory.
-const COPIED_AT_ONCE_BYTES: u64 = 4 << 20;
-/// Groups that are copied together: their credit costs one flush of each disk, and one commit.
-const BATCH_GROUPS: usize = 4;
-/// Batches under way: while one is flushed and committed another one is read and written.
-const BATCHES: usize = 2;
 /// After so many groups is looked anew which are the most endangered.
 const LOOK_ANEW_AFTER: usize = 64;
-/// Reads for a group's copy at once.
-const READS: usize = 8;
+/// Groups of one disk whose locks are held: that are copied, from it or to it, or wait to be credited together.
+const COPIES_OF_DISK: usize = 12;
+/// The same while requests are answered, or a rate is said.
+const COPIES_OF_DISK_BESIDE: usize = 2;
+/// How often is looked whether requests are answered.
+const LOOK_AT_PACE: Duration = Duration::from_millis(200);
+/// So many of the next groups are looked at for one whose disks have less to do.
+const LOOKED_AT: usize = 512;
+/// So much of a group is copied before is looked whether somebody waits for it.
+const COPIED_AT_ONCE_BYTES: u64 = 4 << 20;
+/// What is read and written at once of a group, in rows, and how many such pieces.
+const PIECE_ROWS: usize = 256;
+const PIECES: usize = 4;
+/// Memory for pieces, of all groups together.
+pub(super) const COPIED_BYTES_MAX: u64 = 64 << 20;
 
 /// What was copied to a member.
 pub(crate) struct Copied {
@@ -71,7 +80,49 @@ impl Pool {
         behind.into_iter().map(|(_, generation)| generation).collect()
     }
 
-    /// Commits that disks have what was copied to them; tells of how many groups.
+    /// The next group to be copied: the first one whose disks all have little to do.
+    fn next_behind(
+        &self,
+        behind: &mut VecDeque<GenerationId>,
+        locked: &BTreeMap<GenerationId, AtWork<'_>>,
+        busy: &BTreeMap<DiskNumber, usize>,
+        most: usize,
+    ) -> Option<Next> {
+        let load = |disk: &DiskNumber| busy.get(disk).copied().unwrap_or(0);
+        let free = |generation: &GenerationId| !locked.contains_key(generation);
+        let next = behind.iter().take(LOOKED_AT).enumerate();
+        let next = next.filter(|(_, generation)| free(generation)).find_map(|(at, generation)| {
+            let disks = self.disks_of_copy(*generation, load);
+            disks.iter().all(|disk| load(disk) < most).then_some((at, disks))
+        });
+        let (at, disks) = next?;
+        Some(Next { generation: behind.remove(at)?, disks })
+    }
+
+    /// Those that a group is copied to, and the one that it is most likely read from.
+    fn disks_of_copy(
+        &self,
+        generation: GenerationId,
+        load: impl Fn(&DiskNumber) -> usize,
+    ) -> Vec<DiskNumber> {
+        let meta = self.meta.borrow();
+        let Some(group) = meta.group_by_generation(generation) else { return Vec::new() };
+        let members = group.members().map(|(disk, _)| disk);
+        let usable = members.filter(|disk| self.member(*disk).is_some_and(|m| m.is_usable()));
+        let (mut disks, whole): (Vec<DiskNumber>, Vec<DiskNumber>) =
+            usable.partition(|disk| meta.dirty(generation, *disk) != 0);
+        disks.extend(whole.into_iter().min_by_key(load));
+        disks
+    }
+
+    /// Writes a part of a copy.
+    async fn run_copy(&self, work: DiskWork) -> WorkResult {
+        let disk = work.disk();
+        let mut results = self.run_works(BTreeMap::from([(disk, work)]), None).await;
+        results.remove(&disk).unwrap_or_default()
+    }
+
+    /// Commits that disks have what was copied to them, once it is durable there; tells of how many groups.
     async fn credit_copies(self: &Rc<Self>, copies: Vec<GroupCopy>) -> Result<usize, Ended> {
         let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
         let mut cleared = DirtyRegions::new();
@@ -113,9 +164,39 @@ impl Pool {
     }
 }
 
+/// A group that is to be copied.
+struct Next {
+    generation: GenerationId,
+    disks: Vec<DiskNumber>,
+}
+
+/// Counts what disks have to do.
+struct AtWork<'a> {
+    busy: &'a RefCell<BTreeMap<DiskNumber, usize>>,
+    disks: Vec<DiskNumber>,
+}
+
+impl<'a> AtWork<'a> {
+    fn new(busy: &'a RefCell<BTreeMap<DiskNumber, usize>>, disks: Vec<DiskNumber>) -> AtWork<'a> {
+        disks.iter().for_each(|disk| *busy.borrow_mut().entry(*disk).or_default() += 1);
+        AtWork { busy, disks }
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.busy.borrow_mut();
+        for disk in &self.disks {
+            busy.entry(*disk).and_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+}
+
 /// What was copied of a group. Its lock is held until that is committed.
 struct GroupCopy {
     volume: Rc<Volume>,
+    generation: GenerationId,
+    bytes: u64,
     cleared: DirtyRegions,
     /// The disks that took it, and which instance of each, if anything had to be written.
     took: BTreeMap<DiskNumber, Option<Instance>>,
@@ -146,49 +227,97 @@ impl OpenPool {
     }
 
     /// Resyncs some of what usable members miss, the most endangered groups first; tells whether any bit was
-    /// cleared.
+    /// cleared. Copying goes on while what was copied is flushed and credited: all that there is of it together,
+    /// since each time costs a flush of each disk and a commit.
     async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
-        let behind = self.pool.groups_behind();
-        let cleared = &Cell::new(0);
-        let batches = behind.chunks(BATCH_GROUPS).map(|batch| async move {
-            // Others may be more endangered by now.
-            if cleared.get() >= LOOK_ANEW_AFTER {
-                return Ok(());
+        let mut behind = VecDeque::from(self.pool.groups_behind());
+        let busy = RefCell::new(BTreeMap::new());
+        let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
+        let (mut locked, mut given_up) = (BTreeMap::new(), BTreeSet::new());
+        let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut copied: Vec<GroupCopy> = Vec::new();
+        loop {
+            // Others may be more endangered by now, and of some groups there is more to copy.
+            if (begun >= LOOK_ANEW_AFTER || behind.is_empty()) && cleared > known_cleared {
+                behind = self.pool.groups_behind().into();
+                behind.retain(|generation| !given_up.contains(generation));
+                (begun, known_cleared) = (0, cleared);
+                self.tell_resynced();
             }
-            // Ascending, since it holds the locks of all: so do those who destage.
-            let mut batch = batch.to_vec();
-            batch.sort_unstable();
-            let more = self.resync_batch(batch).await?;
-            cleared.set(cleared.get() + more);
-            Ok(())
-        });
-        let mut batches = futures::stream::iter(batches).buffer_unordered(BATCHES);
-        while let Some(batch) = batches.next().await {
-            batch?;
+            // Whoever asks for something comes first.
+            let most =
+                if self.copy_pace.is_slow(self) { COPIES_OF_DISK_BESIDE } else { COPIES_OF_DISK };
+            while self.copy_pace.is_due(self) && !self.is_any_to_judge() {
+                let next = self.pool.next_behind(&mut behind, &locked, &busy.borrow(), most);
+                let Some(Next { generation, disks }) = next else { break };
+                begun += 1;
+                locked.insert(generation, AtWork::new(&busy, disks));
+                let copy = self.copy_one(generation);
+                copying.push(copy.map(move |copy| (generation, copy)));
+            }
+            let is_idle = copying.is_empty() && crediting.is_empty() && copied.is_empty();
+            if is_idle
+                && (self.copy_pace.is_due(self) || behind.is_empty() || self.is_any_to_judge())
+            {
+                return Ok(cleared > 0);
+            }
+            if let Some(ended) = self.pool.lease.ended() {
+                return Err(ended);
+            }
+            // Whether more may be copied by now is seen only here.
+            let mut look_again = self.pool.runtime.sleep(LOOK_AT_PACE).fuse();
+            if crediting.is_empty() && !copied.is_empty() {
+                let copies = std::mem::take(&mut copied);
+                let groups: Vec<GenerationId> = copies.iter().map(|copy| copy.generation).collect();
+                let credit = self.pool.credit_copies(copies);
+                crediting.push(credit.map(move |credited| (groups, credited)));
+            }
+            futures::select! {
+                (generation, copy) = copying.select_next_some() => match copy? {
+                    Some(copy) => {
+                        self.copy_pace.owe(self, copy.bytes);
+                        copied.push(copy);
+                    }
+                    None => {
+                        locked.remove(&generation);
+                        given_up.insert(generation);
+                    }
+                },
+                (groups, credited) = crediting.select_next_some() => {
+                    locked.retain(|generation, _| !groups.contains(generation));
+                    cleared += credited?;
+                },
+                () = look_again => {}
+            }
         }
-        Ok(cleared.get() > 0)
     }
 
-    /// Copies what usable members miss of some groups, and commits that together; tells of how many groups bits
-    /// were cleared.
-    async fn resync_batch(self: &Rc<Self>, groups: Vec<GenerationId>) -> Result<usize, Ended> {
-        let mut copying = Vec::with_capacity(groups.len());
-        for generation in groups {
-            let volume = {
-                let meta = self.pool.meta.borrow();
-                meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
-            };
-            // What its log says of rows nobody knows before it is read; a destage follows that.
-            let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { continue };
-            // A destage that has it may wait for a disk that never comes back, and others for those taken here.
-            let lock = self.pool.lock_group(generation);
-            let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
-            let Ok(lock) = self.pool.unless_over(lock).await? else { continue };
-            copying.push(async move { volume.copy_group(generation, lock).await });
-        }
-        let copies = self.pool.unless_over(join_all(copying)).await?;
-        let copies: Vec<GroupCopy> = copies.into_iter().collect::<Result<_, Ended>>()?;
-        self.pool.credit_copies(copies).await
+    /// Copies what usable members miss of one group, if its lock can be had.
+    async fn copy_one(&self, generation: GenerationId) -> Result<Option<GroupCopy>, Ended> {
+        let volume = {
+            let meta = self.pool.meta.borrow();
+            meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
+        };
+        // What its log says of rows nobody knows before it is read; a destage follows that.
+        let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { return Ok(None) };
+        // A destage that has it may wait for a disk that never comes back, or for what was copied here.
+        let lock = self.pool.lock_group(generation);
+        let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
+        let Ok(lock) = self.pool.unless_over(lock).await? else { return Ok(None) };
+        let copy = self.pool.unless_over(volume.copy_group(generation, lock)).await??;
+        Ok((!copy.cleared.is_empty()).then_some(copy))
+    }
+
+    /// Whether a disk with older contents has all that others have, which is to be judged before more is copied.
+    fn is_any_to_judge(&self) -> bool {
+        self.pool.members().iter().any(|member| self.is_to_be_judged(member))
+    }
+
+    fn is_to_be_judged(&self, member: &Member) -> bool {
+        member.rolled_back.get()
+            && member.is_usable()
+            && member.judge_at.get() <= self.pool.runtime.now()
+            && self.pool.dirty_bytes(member.number) == 0
     }
 
     /// A disk that came back with older contents and misses nothing that others have is as good as the
@@ -198,11 +327,7 @@ impl OpenPool {
         let now = self.pool.runtime.now();
         for member in self.pool.members() {
             let appearance = member.appearance.get();
-            if !member.rolled_back.get()
-                || !member.is_usable()
-                || self.pool.dirty_bytes(member.number) > 0
-                || member.judge_at.get() > now
-            {
+            if !self.is_to_be_judged(&member) {
                 continue;
             }
             member.judge_at.set(now + LOOK_AGAIN);
@@ -261,41 +386,53 @@ impl Volume {
         lock: Permit,
     ) -> Result<GroupCopy, Ended> {
         let mut copy = GroupCopy {
+            generation,
+            bytes: 0,
             cleared: DirtyRegions::new(),
             took: BTreeMap::new(),
             volume: Rc::clone(&self),
             _lock: lock,
         };
         let Some(group) = self.pool.group_by_generation(generation) else { return Ok(copy) };
-        let region_bytes = self.pool.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
-        let regions_at_once = (COPIED_AT_ONCE_BYTES / region_bytes).max(1) as u32;
+        let regions_at_once = regions_at_once(self.pool.shape());
+        let group_lock = self.pool.group_lock(generation);
         for (index, (disk, _)) in group.members.iter().enumerate() {
             let dirty = self.pool.dirty(&group, index);
             if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
-            // What nobody there has right mustn't keep the rest from being copied.
             let (mut left, begun) = (dirty, self.pool.runtime.now());
-            while left != 0 && self.pool.runtime.now().since(begun) < self.pool.limits.hedge {
+            // What nobody there has right mustn't keep the rest from being copied.
+            let is_time = || self.pool.runtime.now().since(begun) < self.pool.limits.hedge;
+            // A destage waits for no more than a part.
+            let has_enough = |copy: &GroupCopy| group_lock.is_wanted() && !copy.cleared.is_empty();
+            while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
                 left &= !part;
                 let Some(copied) = self.copy_regions(&group, index, part).await? else { break };
                 if copied.mask == 0 {
                     continue;
                 }
+                let took = copy.took.entry(*disk).or_insert(copied.instance);
+                if took.is_some() && copied.instance.is_some() && *took != copied.instance {
+                    // What the former one took may be gone.
+                    copy.cleared.remove(&(generation, *disk));
+                    break;
+                }
+                *took = took.or(copied.instance);
+                copy.bytes += copied.bytes;
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
-                copy.took.insert(*disk, copied.instance);
-                copy.cleared.insert((generation, *disk), copied.mask);
-                break;
+                *copy.cleared.entry((generation, *disk)).or_default() |= copied.mask;
             }
         }
         Ok(copy)
     }
 
-    /// Copies regions to one member; `None` when the member failed.
+    /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member
+    /// failed.
     pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
@@ -306,7 +443,8 @@ impl Volume {
         let Some((member, device, start)) = self.pool.extent_of(group, target) else {
             return Ok(None);
         };
-        let mut work = DiskWork::new(Rc::clone(&member), device);
+        let new_work = || DiskWork::new(Rc::clone(&member), Rc::clone(&device)).stay_volatile();
+        let mut work = new_work();
         let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
         let (mut runs, is_silent) = (Vec::new(), Cell::new(false));
         let blocks = shape.checksum_blocks();
@@ -327,6 +465,7 @@ impl Volume {
                 work.write(sector, loaded.block.encode(), touched);
                 copied.bytes += BLOCK_BYTES as u64;
             }
+            let mut rows_of_block = Vec::new();
             for region in
                 (0..ExtentShape::CHECKSUM_REGION).filter(|region| dirty & 1 << region != 0)
             {
@@ -348,24 +487,38 @@ impl Volume {
                     continue;
                 }
                 // What a record says comes by the destage.
-                let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
+                let rows = (from.0..from.0 + count)
                     .filter(|row| shape.entry_of(Row(*row)).0 == index)
                     .filter(|row| known(*row) == SaidBy::Entry)
                     .filter_map(|row| {
                         let entry = loaded.block.get(shape.entry_of(Row(row)).1);
                         Some((Row(row), entry.checksum()?))
-                    })
-                    .collect();
-                let chunks = rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0);
-                runs.extend(chunks.map(|run| (region, run.to_vec())));
+                    });
+                rows_of_block.extend(rows);
             }
+            // What the same members have comes together; what some lack mustn't wait for those who have more.
+            let have = |(row, _): &(Row, u32)| {
+                let region = self.pool.region_mask(*row, 1);
+                let members = 0..group.members.len();
+                members.map(|member| self.pool.has_all(group, member, region)).collect::<Vec<_>>()
+            };
+            let goes_on = |one: &(Row, u32), next: &(Row, u32)| {
+                let is_same_region = shape.region_of_row(one.0) == shape.region_of_row(next.0);
+                one.0.0 + 1 == next.0.0 && (is_same_region || have(one) == have(next))
+            };
+            let chunks = rows_of_block.chunk_by(goes_on);
+            runs.extend(chunks.flat_map(|run| run.chunks(PIECE_ROWS)).map(<[_]>::to_vec));
         }
         if self.is_destage_awaited.get() {
             self.destage_soon();
         }
-        let reads = runs.into_iter().map(|(region, run)| {
-            let is_silent = &is_silent;
+        let checksums = async { self.pool.run_copy(work).await };
+        let pieces = runs.into_iter().map(|run| {
+            let (is_silent, new_work) = (&is_silent, &new_work);
             async move {
+                let regions = self.pool.region_mask(run[0].0, run.len() as u32);
+                let bytes = (run.len() * BLOCK_BYTES) as u64;
+                let _room = self.pool.copied_bytes.acquire(bytes).await;
                 // Nobody waits under the group's lock for the same silent source again and again. One that
                 // is away costs no time, and holds up nothing that others have.
                 let begun = self.pool.runtime.now();
@@ -375,36 +528,37 @@ impl Volume {
                 };
                 let took = self.pool.runtime.now().since(begun);
                 is_silent.set(is_silent.get() || right.is_none() && took >= self.pool.limits.hedge);
-                (region, right)
+                let Some(right) = right else {
+                    return (WorkResult::default(), regions, 0);
+                };
+                let (mut work, mut bytes) = (new_work(), 0);
+                for (row, data) in right.into_iter().flat_map(|run| by_regions(shape, run)) {
+                    bytes += data.len() as u64;
+                    let mask = 1 << shape.region_of_row(row);
+                    let touched = Touched { group: group.generation, mask };
+                    work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+                }
+                (self.pool.run_copy(work).await, 0, bytes)
             }
         });
-        let mut reads = futures::stream::iter(reads).buffered(READS);
-        let mut writes = Vec::new();
-        while let Some((region, right)) = reads.next().await {
-            match right {
-                Some(runs) => {
-                    writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)))
-                }
-                None => copied.mask &= !(1 << region),
+        let pieces = futures::stream::iter(pieces).buffer_unordered(PIECES);
+        let checksums = checksums.map(|done| (done, 0, 0));
+        let mut pieces = std::pin::pin!(futures::stream::once(checksums).chain(pieces));
+        let mut instances = BTreeSet::new();
+        while let Some((result, missed, bytes)) = pieces.next().await {
+            if let Some(error) = result.failed {
+                self.pool.evict(&BTreeMap::from([(member.number, error)]), true).await?;
+                return Ok(None);
             }
+            instances.extend(result.instance);
+            copied.bytes += bytes;
+            copied.mask &= !(missed | result.dirty.get(&group.generation).copied().unwrap_or(0));
         }
-        // What can't be taken off the list of what is dirty would be written again at the next look.
-        writes.retain(|(region, ..)| copied.mask & 1 << region != 0);
-        for (region, row, data) in writes {
-            copied.bytes += data.len() as u64;
-            let touched = Touched { group: group.generation, mask: 1 << region };
-            work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+        copied.instance = instances.first().copied();
+        if instances.len() > 1 {
+            // It began anew: what it took before may be gone.
+            copied.mask = 0;
         }
-        let disk = member.number;
-        let works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::from([(disk, work)]);
-        let mut results = self.pool.run_works(works, None).await;
-        let Some(result) = results.remove(&disk) else { return Ok(None) };
-        if let Some(error) = result.failed {
-            self.pool.evict(&BTreeMap::from([(disk, error)]), true).await?;
-            return Ok(None);
-        }
-        copied.instance = result.instance;
-        copied.mask &= !result.dirty.get(&group.generation).copied().unwrap_or(0);
         Ok(Some(copied))
     }
 
@@ -438,6 +592,29 @@ impl Volume {
         });
         Some(runs.collect())
     }
+}
+
+/// A run of rows cut at the borders of regions: what a disk can't take of one is no loss of the others.
+fn by_regions(
+    shape: ExtentShape,
+    (first, data): (Row, Buffer),
+) -> impl Iterator<Item = (Row, Buffer)> {
+    let rows: Vec<u32> = (0..(data.len() / BLOCK_BYTES) as u32).collect();
+    let region = move |row: &u32| shape.region_of_row(Row(first.0 + row));
+    let parts: Vec<(u32, usize)> = rows
+        .chunk_by(|one, next| region(one) == region(next))
+        .map(|part| (part[0], part.len()))
+        .collect();
+    parts.into_iter().map(move |(from, count)| {
+        let start = from as usize * BLOCK_BYTES;
+        (Row(first.0 + from), data.slice(start, start + count * BLOCK_BYTES))
+    })
+}
+
+/// Regions that are copied before is looked whether somebody waits for the group.
+fn regions_at_once(shape: ExtentShape) -> u32 {
+    let region_bytes = shape.extent_bytes() / u64::from(ExtentShape::REGIONS);
+    (COPIED_AT_ONCE_BYTES / region_bytes).max(1) as u32
 }
 
 /// Of the bits that are set the lowest ones, so many at most.

@@ -226,7 +226,7 @@ fn a_disk_that_is_back_in_the_middle_of_its_rebuild_is_used() {
     bench.set_mode(0, Mode::Lost);
     bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
     bench.until(|report| !report.jobs.is_empty());
-    bench.pass(Duration::from_millis(700));
+    bench.pass(Duration::from_millis(200));
     bench.set_mode(0, Mode::Well);
     bench.until(|report| report.jobs.is_empty() && report.state == PoolState::Online);
     assert!(bench.taken_of(0) > 0, "what of it is right is used");

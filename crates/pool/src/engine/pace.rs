@@ -1,0 +1,114 @@
+//! How fast is done what nobody waits for, a scrub or copies from disk to disk: as somebody said; else as fast as it
+//! can be done as long as nobody asks for anything, and otherwise less, as each decides.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use block::Instant;
+
+use super::open_pool::OpenPool;
+use super::settings::setting;
+
+/// Requests so long ago still count as being served.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+/// However long a part took, others have had their turn after that.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// How often who rests looks whether he is still to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What keeps it slow.
+pub(super) struct Pace {
+    /// The pool's property that says how fast.
+    setting: &'static str,
+    /// By which rate it went.
+    rate: Cell<Option<u64>>,
+    /// When more may be read, by the rate.
+    next: Cell<Instant>,
+    /// Requests that were answered, and when there was one more.
+    answered: Cell<u64>,
+    looked_at: Cell<Instant>,
+    busy_at: Cell<Option<Instant>>,
+}
+
+impl Pace {
+    /// As the pool's property says.
+    pub(super) fn by(setting: &'static str) -> Pace {
+        let (rate, next, looked_at) = (Cell::default(), Cell::default(), Cell::default());
+        let (answered, busy_at) = (Cell::default(), Cell::default());
+        Pace { setting, rate, next, answered, looked_at, busy_at }
+    }
+
+    /// Waits after so much was read, for as long as that is wanted; without a rate for so long if requests are
+    /// answered.
+    pub(super) async fn rest(
+        &self,
+        open: &OpenPool,
+        bytes: u64,
+        rest: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) {
+        let runtime = &open.pool.runtime;
+        self.owe(open, bytes);
+        let rate = self.rate(open);
+        let until = match rate {
+            Some(_) => self.next.get(),
+            None => runtime.now() + rest.min(REST_MAX),
+        };
+        loop {
+            let now = runtime.now();
+            if self.rate(open) != rate {
+                return;
+            }
+            if now >= until || !is_wanted() || (rate.is_none() && !self.is_busy(open)) {
+                return;
+            }
+            runtime.sleep_until(until.min(now + LOOK_EVERY)).await;
+        }
+    }
+
+    /// So much was done, or begun.
+    pub(super) fn owe(&self, open: &OpenPool, bytes: u64) {
+        if let Some(rate) = self.rate(open) {
+            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+            let costs = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            self.next.set(self.next.get().max(open.pool.runtime.now()) + costs);
+        }
+    }
+
+    /// Whether more may be done by the rate.
+    pub(super) fn is_due(&self, open: &OpenPool) -> bool {
+        self.rate(open).is_none() || self.next.get() <= open.pool.runtime.now()
+    }
+
+    /// Whether somebody said a rate, or asked for something a moment ago.
+    pub(super) fn is_slow(&self, open: &OpenPool) -> bool {
+        self.rate(open).is_some() | self.is_busy(open)
+    }
+
+    /// Bytes per second that somebody said. By another rate nothing is owed.
+    fn rate(&self, open: &OpenPool) -> Option<u64> {
+        let rate = setting(&open.pool.meta.borrow(), self.setting, None).filter(|rate| *rate > 0);
+        if self.rate.replace(rate) != rate {
+            self.next.set(open.pool.runtime.now());
+        }
+        rate
+    }
+
+    /// Whether somebody asked for something a moment ago.
+    fn is_busy(&self, open: &OpenPool) -> bool {
+        let now = open.pool.runtime.now();
+        let volumes = open.volumes.borrow().values().cloned().collect::<Vec<_>>();
+        let counts = volumes.iter().map(|volume| {
+            let stats = volume.stats.borrow();
+            let kinds = [&stats.read, &stats.write, &stats.discard, &stats.flush];
+            kinds.iter().map(|kind| kind.total.count()).sum::<u64>()
+        });
+        let answered = counts.sum();
+        let looked_at = self.looked_at.replace(now);
+        // What was answered before anybody looked says nothing about now.
+        if self.answered.replace(answered) != answered && now.since(looked_at) < BUSY_FOR {
+            self.busy_at.set(Some(now));
+        }
+        self.busy_at.get().is_some_and(|at| now.since(at) < BUSY_FOR)
+    }
+}
