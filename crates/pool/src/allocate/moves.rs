@@ -11,12 +11,15 @@ use crate::format::DiskNumber;
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
 use crate::spare::Standing;
 
+/// Work of a group that is read or written; divisible by how many may share it.
+const WORK_OF_GROUP: u64 = 12;
+
 /// Where positions of runs may move to, one after the other.
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
-    /// Runs that are on their way to disks.
-    coming: BTreeMap<DiskNumber, u64>,
+    /// What moves that are under way give each disk to do.
+    work: BTreeMap<DiskNumber, u64>,
 }
 
 impl MovePlan<'_> {
@@ -40,12 +43,24 @@ impl MovePlan<'_> {
 
     fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
-        let mut coming = BTreeMap::new();
-        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
-        for incoming in runs.filter_map(|run| run.incoming) {
-            *coming.entry(incoming.member.disk).or_default() += 1;
+        let mut plan = MovePlan { metadata, space, work: BTreeMap::new() };
+        for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
+            if let Some(incoming) = run.incoming {
+                plan.add_work(run, run.count, incoming.member.disk);
+            }
         }
-        MovePlan { metadata, space, coming }
+        plan
+    }
+
+    /// Groups of a run go to a disk, which those give them that have them, each a part.
+    fn add_work(&mut self, run: &GroupRun, count: u32, to: DiskNumber) {
+        let of = run.members.iter().map(|member| member.disk);
+        let from: Vec<DiskNumber> = of.filter(|disk| self.space.has(*disk)).collect();
+        let written = u64::from(count) * WORK_OF_GROUP;
+        for disk in &from {
+            *self.work.entry(*disk).or_default() += written / from.len() as u64;
+        }
+        *self.work.entry(to).or_default() += written;
     }
 
     /// A run once its move is done or given up.
@@ -74,18 +89,18 @@ impl MovePlan<'_> {
                 && !domains.contains(&disk.domain)
                 && run.holders().all(|member| member.disk != number)
         };
-        let coming = |disk| self.coming.get(&disk).copied().unwrap_or(0);
+        let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
         let disk = match choice {
             Choice::MostFree => self.space.most_free(count, accept),
-            Choice::Spread => self.space.about_most_free(count, accept, false, coming),
+            Choice::Spread => self.space.about_most_free(count, accept, false, work),
         }?;
         let first = self.space.take_first(disk, count)?.first;
-        *self.coming.entry(disk).or_default() += 1;
+        self.add_work(run, count, disk);
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
-    /// Of disks that are about as full that one which the fewest moves go to: as many as there are take part.
+    /// Of disks that are about as full that one which other moves give the least to do: so all take part alike.
     pub fn take_some(
         &mut self,
         run: &GroupRun,

@@ -8,8 +8,8 @@ use super::{FreeDisk, Space};
 use crate::format::DiskNumber;
 use crate::metadata::{Member, Metadata};
 
-/// Disks whose free space differs by no more are as good as each other.
-const ABOUT_PERCENT: u64 = 5;
+/// Disks whose free space differs by no more than such a part of it are as good as each other.
+const ABOUT_PART: u64 = 8;
 
 /// Which disks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Space {
         let most = self.disks.get(&self.most_free(run, &accept)?)?;
         let domains = self.domains();
         let domain_free = |disk: &FreeDisk| domains.get(&disk.domain).copied().unwrap_or(0);
-        let is_about = |free: u64, most: u64| free + most * ABOUT_PERCENT / 100 >= most;
+        let is_about = |free: u64, most: u64| free + most / ABOUT_PART >= most;
         let candidates = self.disks.iter().filter(|(number, disk)| {
             accept(**number, disk)
                 && disk.has_room(&domains, run)

@@ -2,11 +2,12 @@
 //! get dirty regions. Only when all of that is durable and recorded is the log's space released. From the
 //! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer, IoError, Lba};
+use block::{BLOCK_BYTES, Buffer, Instant, IoError, Lba};
 use futures::future::select;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
@@ -43,6 +44,15 @@ pub(crate) struct GroupDestage {
     /// Some checksum block of its rows can't be believed now, or nobody is there who could have it.
     pub(crate) is_doubtful: bool,
     _lock: Permit,
+}
+
+/// Groups of which a destage takes the locks, until it has them or is given up.
+struct Wanted<'a>(&'a RefCell<(Instant, BTreeSet<GenerationId>)>);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().1.clear();
+    }
 }
 
 /// A checksum block as a destage makes it.
@@ -218,6 +228,14 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether a destage wants the lock of a group soon: who copies that gives it back, and nobody begins. A destage
+    /// may wait long for another group, of which the holder waits for a disk: then copies go on.
+    pub(super) fn is_lock_wanted(&self, generation: GenerationId) -> bool {
+        let wanted = self.wanted_locks.borrow();
+        let since = self.pool.runtime.now().since(wanted.0);
+        since < self.pool.limits.hedge && wanted.1.contains(&generation)
+    }
+
     async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupDestage> {
         let mut groups: BTreeMap<GenerationId, (Rc<GroupPlace>, DueRows)> = BTreeMap::new();
         let mut last: Option<Rc<GroupPlace>> = None;
@@ -236,6 +254,10 @@ impl Volume {
             last = Some(group);
         }
         let mut destages = Vec::with_capacity(groups.len());
+        // Said of all at once: who copies many of them would be waited for one after the other.
+        *self.wanted_locks.borrow_mut() =
+            (self.pool.runtime.now(), groups.keys().copied().collect());
+        let _wanted = Wanted(&self.wanted_locks);
         for (generation, (group, rows)) in groups {
             // Ascending by generation, as whoever else holds several.
             let lock = self.pool.lock_group_to_destage(generation).await;
@@ -499,7 +521,7 @@ impl Volume {
 
 enum DestageDue {
     Now(RecordNumber),
-    At(block::Instant),
+    At(Instant),
     Never,
 }
 

@@ -156,8 +156,19 @@ impl OpenPool {
             job.is_some_and(|job| job.empties().is_some()) && !busy.contains(number)
         };
         self.jobs.done.borrow_mut().retain(is_done);
-        // The fewer copies are there the sooner.
-        candidates.sort_by_key(|candidate| candidate.there);
+        // The fewer copies are there the sooner; of those from each disk in turn, so that all that can give give.
+        let mut turns: BTreeMap<DiskNumber, usize> = BTreeMap::new();
+        let mut turn_of = |run: &GroupRun| {
+            let mut there = run.members.iter().map(|m| m.disk).filter(|disk| self.is_there(*disk));
+            let turn = turns.entry(there.next()?).or_default();
+            *turn += 1;
+            Some(*turn)
+        };
+        let moves = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        moves.filter(|run| run.incoming.is_some()).for_each(|run| {
+            turn_of(run);
+        });
+        candidates.sort_by_cached_key(|candidate| (candidate.there, turn_of(candidate.run)));
         // A volume that waits for space to have a copy more may wait for what this makes usable.
         let is_idle = candidates.iter().all(|candidate| candidate.job.is_none()) && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);

@@ -27,6 +27,7 @@ mod checksums;
 mod commit;
 mod config;
 mod convert;
+mod copy_order;
 mod create;
 mod destage;
 mod destroy;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use block::Instant;
 
+use super::copy_order::Width;
 use super::open_pool::OpenPool;
 use super::settings::setting;
 
@@ -15,6 +16,9 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(10);
 /// How often who rests looks whether he is still to.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Of so many reads is taken how long one takes.
+const READS_JUDGED: u64 = 32;
 
 /// What keeps it slow.
 pub(super) struct Pace {
@@ -27,6 +31,9 @@ pub(super) struct Pace {
     /// Requests that were answered, and when there was one more.
     answered: Cell<u64>,
     looked_at: Cell<Instant>,
+    /// Reads that were answered, how long they took together, and what one took of late.
+    reads: Cell<(u64, Duration)>,
+    read_took: Cell<Duration>,
     busy_at: Cell<Option<Instant>>,
 }
 
@@ -35,7 +42,8 @@ impl Pace {
     pub(super) fn by(setting: &'static str) -> Pace {
         let (rate, next, looked_at) = (Cell::default(), Cell::default(), Cell::default());
         let (answered, busy_at) = (Cell::default(), Cell::default());
-        Pace { setting, rate, next, answered, looked_at, busy_at }
+        let (reads, read_took) = (Cell::default(), Cell::default());
+        Pace { setting, rate, next, answered, looked_at, reads, read_took, busy_at }
     }
 
     /// Waits after so much was read, for as long as that is wanted; without a rate for so long if requests are
@@ -80,9 +88,12 @@ impl Pace {
         self.rate(open).is_none() || self.next.get() <= open.pool.runtime.now()
     }
 
-    /// Whether somebody said a rate, or asked for something a moment ago.
-    pub(super) fn is_slow(&self, open: &OpenPool) -> bool {
-        self.rate(open).is_some() | self.is_busy(open)
+    /// How much is copied at once: less where somebody said a rate, or asked for something a moment ago.
+    pub(super) fn width(&self, open: &OpenPool, extent_bytes: u64) -> Width {
+        match self.is_busy(open) | self.rate(open).is_some() {
+            true => Width::beside(extent_bytes, self.read_took.get()),
+            false => Width::alone(extent_bytes),
+        }
     }
 
     /// Bytes per second that somebody said. By another rate nothing is owed.
@@ -104,6 +115,21 @@ impl Pace {
             kinds.iter().map(|kind| kind.total.count()).sum::<u64>()
         });
         let answered = counts.sum();
+        let reads = volumes.iter().map(|volume| {
+            let read = &volume.stats.borrow().read.total;
+            (read.count(), read.sum())
+        });
+        let (count, sum) =
+            reads.fold((0, Duration::ZERO), |all, one| (all.0 + one.0, all.1 + one.1));
+        let (count_before, sum_before) = self.reads.get();
+        // A volume may have gone.
+        let new = count.checked_sub(count_before);
+        if new.is_none_or(|new| new >= READS_JUDGED) {
+            self.reads.set((count, sum));
+            let new = new.and_then(|new| u32::try_from(new).ok()).filter(|new| *new > 0);
+            let took = new.map(|new| sum.saturating_sub(sum_before) / new);
+            self.read_took.set(took.unwrap_or_default());
+        }
         let looked_at = self.looked_at.replace(now);
         // What was answered before anybody looked says nothing about now.
         if self.answered.replace(answered) != answered && now.since(looked_at) < BUSY_FOR {

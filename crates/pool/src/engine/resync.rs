@@ -2,7 +2,7 @@
 //! region, checksum blocks first, under the group's lock, verified and flushed; only then are the
 //! bits cleared. Groups whose last right copy is at stake come first.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
+use super::copy_order::{Behind, Loads, Width};
 use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::known::SaidBy;
 use super::lease::Ended;
@@ -28,22 +29,11 @@ use crate::report::PoolEvent;
 /// How often is looked at what couldn't be copied, and at a disk with older contents.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After so many groups is looked anew which are the most endangered.
-const LOOK_ANEW_AFTER: usize = 64;
-/// Groups of one disk whose locks are held: that are copied, from it or to it, or wait to be credited together.
-const COPIES_OF_DISK: usize = 12;
-/// The same while requests are answered, or a rate is said.
-const COPIES_OF_DISK_BESIDE: usize = 2;
-/// How often is looked whether requests are answered.
-const LOOK_AT_PACE: Duration = Duration::from_millis(200);
-/// So many of the next groups are looked at for one whose disks have less to do.
-const LOOKED_AT: usize = 512;
-/// So much of a group is copied before is looked whether somebody waits for it.
-const COPIED_AT_ONCE_BYTES: u64 = 4 << 20;
-/// What is read and written at once of a group, in rows, and how many such pieces.
-const PIECE_ROWS: usize = 256;
-const PIECES: usize = 4;
+const LOOK_ANEW_AFTER: usize = 256;
+/// How often is looked whether more may be copied: requests are answered, a destage has its locks.
+const LOOK_AT_PACE: Duration = Duration::from_millis(20);
 /// Memory for pieces, of all groups together.
-pub(super) const COPIED_BYTES_MAX: u64 = 64 << 20;
+pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
 
 /// What was copied to a member.
 pub(crate) struct Copied {
@@ -64,55 +54,20 @@ impl Pool {
     }
 
     /// The groups of which usable members miss something, the fewer have everything the earlier.
-    fn groups_behind(&self) -> Vec<GenerationId> {
+    fn groups_behind(&self) -> Vec<Behind> {
         let meta = self.meta.borrow();
         let is_usable = |disk: DiskNumber| self.member(disk).is_some_and(|m| m.is_usable());
         let behind = meta.dirty_regions().keys().filter(|(_, disk)| is_usable(*disk));
         let behind: BTreeSet<GenerationId> = behind.map(|(generation, _)| *generation).collect();
-        let whole = |generation: GenerationId| {
+        let behind = behind.into_iter().filter_map(|generation| {
             let group = meta.group_by_generation(generation)?;
-            let has_all = |disk: DiskNumber| meta.dirty(generation, disk) == 0;
-            Some(group.members().filter(|(disk, _)| has_all(*disk) && is_usable(*disk)).count())
-        };
-        let mut behind: Vec<(Option<usize>, GenerationId)> =
-            behind.into_iter().map(|generation| (whole(generation), generation)).collect();
-        behind.sort_unstable();
-        behind.into_iter().map(|(_, generation)| generation).collect()
-    }
-
-    /// The next group to be copied: the first one whose disks all have little to do.
-    fn next_behind(
-        &self,
-        behind: &mut VecDeque<GenerationId>,
-        locked: &BTreeMap<GenerationId, AtWork<'_>>,
-        busy: &BTreeMap<DiskNumber, usize>,
-        most: usize,
-    ) -> Option<Next> {
-        let load = |disk: &DiskNumber| busy.get(disk).copied().unwrap_or(0);
-        let free = |generation: &GenerationId| !locked.contains_key(generation);
-        let next = behind.iter().take(LOOKED_AT).enumerate();
-        let next = next.filter(|(_, generation)| free(generation)).find_map(|(at, generation)| {
-            let disks = self.disks_of_copy(*generation, load);
-            disks.iter().all(|disk| load(disk) < most).then_some((at, disks))
+            let there = group.members().map(|(disk, _)| disk).filter(|disk| is_usable(*disk));
+            let (from, to) = there.partition(|disk| meta.dirty(generation, *disk) == 0);
+            Some(Behind { volume: group.volume, generation, to, from })
         });
-        let (at, disks) = next?;
-        Some(Next { generation: behind.remove(at)?, disks })
-    }
-
-    /// Those that a group is copied to, and the one that it is most likely read from.
-    fn disks_of_copy(
-        &self,
-        generation: GenerationId,
-        load: impl Fn(&DiskNumber) -> usize,
-    ) -> Vec<DiskNumber> {
-        let meta = self.meta.borrow();
-        let Some(group) = meta.group_by_generation(generation) else { return Vec::new() };
-        let members = group.members().map(|(disk, _)| disk);
-        let usable = members.filter(|disk| self.member(*disk).is_some_and(|m| m.is_usable()));
-        let (mut disks, whole): (Vec<DiskNumber>, Vec<DiskNumber>) =
-            usable.partition(|disk| meta.dirty(generation, *disk) != 0);
-        disks.extend(whole.into_iter().min_by_key(load));
-        disks
+        let mut behind: Vec<Behind> = behind.collect();
+        behind.sort_by_key(|group| (group.from.len(), group.generation));
+        behind
     }
 
     /// Writes a part of a copy.
@@ -164,34 +119,6 @@ impl Pool {
     }
 }
 
-/// A group that is to be copied.
-struct Next {
-    generation: GenerationId,
-    disks: Vec<DiskNumber>,
-}
-
-/// Counts what disks have to do.
-struct AtWork<'a> {
-    busy: &'a RefCell<BTreeMap<DiskNumber, usize>>,
-    disks: Vec<DiskNumber>,
-}
-
-impl<'a> AtWork<'a> {
-    fn new(busy: &'a RefCell<BTreeMap<DiskNumber, usize>>, disks: Vec<DiskNumber>) -> AtWork<'a> {
-        disks.iter().for_each(|disk| *busy.borrow_mut().entry(*disk).or_default() += 1);
-        AtWork { busy, disks }
-    }
-}
-
-impl Drop for AtWork<'_> {
-    fn drop(&mut self) {
-        let mut busy = self.busy.borrow_mut();
-        for disk in &self.disks {
-            busy.entry(*disk).and_modify(|count| *count = count.saturating_sub(1));
-        }
-    }
-}
-
 /// What was copied of a group. Its lock is held until that is committed.
 struct GroupCopy {
     volume: Rc<Volume>,
@@ -231,34 +158,40 @@ impl OpenPool {
     /// since each time costs a flush of each disk and a commit.
     async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
         let mut behind = VecDeque::from(self.pool.groups_behind());
-        let busy = RefCell::new(BTreeMap::new());
+        let (loads, extent_bytes) = (Rc::new(Loads::default()), self.pool.shape().extent_bytes());
         let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
-        let (mut locked, mut given_up) = (BTreeMap::new(), BTreeSet::new());
+        let mut locked = BTreeMap::new();
         let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut copied: Vec<GroupCopy> = Vec::new();
         loop {
             // Others may be more endangered by now, and of some groups there is more to copy.
-            if (begun >= LOOK_ANEW_AFTER || behind.is_empty()) && cleared > known_cleared {
+            let is_short = begun >= LOOK_ANEW_AFTER || behind.len() < LOOK_ANEW_AFTER;
+            if is_short && cleared > known_cleared {
                 behind = self.pool.groups_behind().into();
-                behind.retain(|generation| !given_up.contains(generation));
+                behind.retain(|group| !locked.contains_key(&group.generation));
                 (begun, known_cleared) = (0, cleared);
                 self.tell_resynced();
             }
             // Whoever asks for something comes first.
-            let most =
-                if self.copy_pace.is_slow(self) { COPIES_OF_DISK_BESIDE } else { COPIES_OF_DISK };
+            let width = self.copy_pace.width(self, extent_bytes);
             while self.copy_pace.is_due(self) && !self.is_any_to_judge() {
-                let next = self.pool.next_behind(&mut behind, &locked, &busy.borrow(), most);
-                let Some(Next { generation, disks }) = next else { break };
+                let is_free = |group: &Behind| {
+                    let volume = self.volume(group.volume);
+                    let is_wanted = |volume: Rc<Volume>| volume.is_lock_wanted(group.generation);
+                    !locked.contains_key(&group.generation) && !volume.is_some_and(is_wanted)
+                };
+                let next = loads.take_next(&mut behind, is_free, width, extent_bytes);
+                let Some((Behind { generation, .. }, [load, holds])) = next else { break };
                 begun += 1;
-                locked.insert(generation, AtWork::new(&busy, disks));
-                let copy = self.copy_one(generation);
-                copying.push(copy.map(move |copy| (generation, copy)));
+                locked.insert(generation, holds);
+                let copy = self.copy_one(generation, width);
+                copying.push(copy.map(move |copy| {
+                    drop(load);
+                    (generation, copy)
+                }));
             }
             let is_idle = copying.is_empty() && crediting.is_empty() && copied.is_empty();
-            if is_idle
-                && (self.copy_pace.is_due(self) || behind.is_empty() || self.is_any_to_judge())
-            {
+            if is_idle && (behind.is_empty() || self.is_any_to_judge()) {
                 return Ok(cleared > 0);
             }
             if let Some(ended) = self.pool.lease.ended() {
@@ -280,7 +213,6 @@ impl OpenPool {
                     }
                     None => {
                         locked.remove(&generation);
-                        given_up.insert(generation);
                     }
                 },
                 (groups, credited) = crediting.select_next_some() => {
@@ -293,7 +225,11 @@ impl OpenPool {
     }
 
     /// Copies what usable members miss of one group, if its lock can be had.
-    async fn copy_one(&self, generation: GenerationId) -> Result<Option<GroupCopy>, Ended> {
+    async fn copy_one(
+        &self,
+        generation: GenerationId,
+        width: Width,
+    ) -> Result<Option<GroupCopy>, Ended> {
         let volume = {
             let meta = self.pool.meta.borrow();
             meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
@@ -304,7 +240,7 @@ impl OpenPool {
         let lock = self.pool.lock_group(generation);
         let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
         let Ok(lock) = self.pool.unless_over(lock).await? else { return Ok(None) };
-        let copy = self.pool.unless_over(volume.copy_group(generation, lock)).await??;
+        let copy = self.pool.unless_over(volume.copy_group(generation, lock, width)).await??;
         Ok((!copy.cleared.is_empty()).then_some(copy))
     }
 
@@ -384,6 +320,7 @@ impl Volume {
         self: Rc<Self>,
         generation: GenerationId,
         lock: Permit,
+        width: Width,
     ) -> Result<GroupCopy, Ended> {
         let mut copy = GroupCopy {
             generation,
@@ -394,7 +331,7 @@ impl Volume {
             _lock: lock,
         };
         let Some(group) = self.pool.group_by_generation(generation) else { return Ok(copy) };
-        let regions_at_once = regions_at_once(self.pool.shape());
+        let regions_at_once = width.regions_at_once(self.pool.shape());
         let group_lock = self.pool.group_lock(generation);
         for (index, (disk, _)) in group.members.iter().enumerate() {
             let dirty = self.pool.dirty(&group, index);
@@ -405,11 +342,16 @@ impl Volume {
             // What nobody there has right mustn't keep the rest from being copied.
             let is_time = || self.pool.runtime.now().since(begun) < self.pool.limits.hedge;
             // A destage waits for no more than a part.
-            let has_enough = |copy: &GroupCopy| group_lock.is_wanted() && !copy.cleared.is_empty();
+            let is_wanted = || group_lock.is_wanted() || self.is_lock_wanted(generation);
+            let has_enough = |copy: &GroupCopy| {
+                !copy.cleared.is_empty() && (is_wanted() || copy.bytes >= width.held_bytes)
+            };
             while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
                 left &= !part;
-                let Some(copied) = self.copy_regions(&group, index, part).await? else { break };
+                let Some(copied) = self.copy_regions(&group, index, part, width).await? else {
+                    break;
+                };
                 if copied.mask == 0 {
                     continue;
                 }
@@ -438,6 +380,7 @@ impl Volume {
         group: &GroupPlace,
         target: usize,
         dirty: u64,
+        width: Width,
     ) -> Result<Option<Copied>, Ended> {
         let shape = self.pool.shape();
         let Some((member, device, start)) = self.pool.extent_of(group, target) else {
@@ -507,14 +450,23 @@ impl Volume {
                 one.0.0 + 1 == next.0.0 && (is_same_region || have(one) == have(next))
             };
             let chunks = rows_of_block.chunk_by(goes_on);
-            runs.extend(chunks.flat_map(|run| run.chunks(PIECE_ROWS)).map(<[_]>::to_vec));
+            runs.extend(chunks.flat_map(|run| run.chunks(width.piece_rows())).map(<[_]>::to_vec));
         }
         if self.is_destage_awaited.get() {
             self.destage_soon();
         }
+        let write = |runs: Vec<(Row, Buffer)>| {
+            let mut work = new_work();
+            for (row, data) in runs {
+                let mask = self.pool.region_mask(row, (data.len() / BLOCK_BYTES) as u32);
+                let touched = Touched { group: group.generation, mask };
+                work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+            }
+            self.pool.run_copy(work)
+        };
         let checksums = async { self.pool.run_copy(work).await };
         let pieces = runs.into_iter().map(|run| {
-            let (is_silent, new_work) = (&is_silent, &new_work);
+            let (is_silent, write) = (&is_silent, &write);
             async move {
                 let regions = self.pool.region_mask(run[0].0, run.len() as u32);
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
@@ -531,17 +483,17 @@ impl Volume {
                 let Some(right) = right else {
                     return (WorkResult::default(), regions, 0);
                 };
-                let (mut work, mut bytes) = (new_work(), 0);
-                for (row, data) in right.into_iter().flat_map(|run| by_regions(shape, run)) {
-                    bytes += data.len() as u64;
-                    let mask = 1 << shape.region_of_row(row);
-                    let touched = Touched { group: group.generation, mask };
-                    work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+                let bytes = right.iter().map(|(_, data)| data.len() as u64).sum();
+                let mut result = write(right.clone()).await;
+                if !result.dirty.is_empty() {
+                    // What a disk can't take of a region is no loss of the others.
+                    let parts = right.into_iter().flat_map(|run| by_regions(shape, run));
+                    result = write(parts.collect()).await;
                 }
-                (self.pool.run_copy(work).await, 0, bytes)
+                (result, 0, bytes)
             }
         });
-        let pieces = futures::stream::iter(pieces).buffer_unordered(PIECES);
+        let pieces = futures::stream::iter(pieces).buffer_unordered(width.pieces);
         let checksums = checksums.map(|done| (done, 0, 0));
         let mut pieces = std::pin::pin!(futures::stream::once(checksums).chain(pieces));
         let mut instances = BTreeSet::new();
@@ -609,12 +561,6 @@ fn by_regions(
         let start = from as usize * BLOCK_BYTES;
         (Row(first.0 + from), data.slice(start, start + count * BLOCK_BYTES))
     })
-}
-
-/// Regions that are copied before is looked whether somebody waits for the group.
-fn regions_at_once(shape: ExtentShape) -> u32 {
-    let region_bytes = shape.extent_bytes() / u64::from(ExtentShape::REGIONS);
-    (COPIED_AT_ONCE_BYTES / region_bytes).max(1) as u32
 }
 
 /// Of the bits that are set the lowest ones, so many at most.
