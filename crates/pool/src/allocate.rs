@@ -405,7 +405,7 @@ impl Plan {
     fn mirror_run(&mut self, copies: u8, first_set: u64, most: u32) -> Option<u32> {
         let best = self.space.groups_left(copies);
         for (len, choice) in
-            halvings(most).flat_map(|len| [(len, Choice::Spread), (len, Choice::MostFree)])
+            halvings(most).flat_map(|len| [(len, Choice::AboutMostFree), (len, Choice::MostFree)])
         {
             let members = self.take_members(copies, len, &BTreeSet::new(), choice);
             let Some(members) = members else { continue };
@@ -472,13 +472,8 @@ impl Plan {
             let accept = |number, disk: &FreeDisk| {
                 !domains.contains(&disk.domain) && !avoid.contains(&number)
             };
-            let found = match choice {
-                Choice::MostFree => self.space.most_free(len, accept),
-                Choice::Spread => {
-                    let cost = |disk| self.shared.with_any(disk, &members);
-                    self.space.about_most_free(len, accept, true, cost)
-                }
-            };
+            let cost = |disk| self.shared.with_any(disk, &members);
+            let found = self.space.choose(choice, len, accept, cost);
             let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
             let Some((disk, extents)) = taken else {
                 self.give_back(&members, len);

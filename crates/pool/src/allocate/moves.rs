@@ -20,12 +20,18 @@ pub struct MovePlan<'a> {
     space: Space,
     /// What moves that are under way give each disk to do.
     work: BTreeMap<DiskNumber, u64>,
+    /// Where what waits just fits, places are chosen as they were when that was found.
+    choice: Choice,
 }
 
 impl MovePlan<'_> {
     /// Plans on these disks, and leaves what logs may need.
     pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
-        MovePlan::on(metadata, Space::new(metadata, usable))
+        let mut plan = MovePlan::on(metadata, Space::new(metadata, usable));
+        if plan.has_room_in_any_order() {
+            plan.choice = Choice::AnyDomain;
+        }
+        plan
     }
 
     /// The same once all moves to these disks are done, and all others given up.
@@ -43,13 +49,39 @@ impl MovePlan<'_> {
 
     fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
-        let mut plan = MovePlan { metadata, space, work: BTreeMap::new() };
+        let mut plan =
+            MovePlan { metadata, space, work: BTreeMap::new(), choice: Choice::MostFree };
         for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
             if let Some(incoming) = run.incoming {
                 plan.add_work(run, run.count, incoming.member.disk);
             }
         }
         plan
+    }
+
+    /// Whether all that waits for a place finds one in whatever order, and wherever it may be: the first rule of
+    /// `crate::spare`.
+    fn has_room_in_any_order(&self) -> bool {
+        let volumes = self.metadata.volumes().values();
+        let (mut waiting, mut copies) = (0, 1);
+        for volume in volumes {
+            let wanted = usize::from(volume.wanted_layout().copies());
+            for run in volume.runs.values().map(|run| self.foreseen(run)) {
+                let positions = run.members.len().max(wanted);
+                let there = run.members.iter().filter(|member| self.space.has(member.disk)).count();
+                waiting += u64::from(run.count) * (positions - there) as u64;
+                copies = copies.max(positions);
+            }
+        }
+        let mut free: Vec<u64> = self.space.domains().into_values().collect();
+        free.sort_unstable_by_key(|free| std::cmp::Reverse(*free));
+        free.iter().skip(copies - 1).sum::<u64>() >= waiting
+    }
+
+    /// Whether positions may be planned in any order. Otherwise it is to be that in which they were found to fit: those
+    /// first that have the fewest members there, and all parts of one before the next.
+    pub fn is_any_order_right(&self) -> bool {
+        self.choice == Choice::AnyDomain
     }
 
     /// Groups of a run go to a disk, which those give them that have them, each a part.
@@ -78,7 +110,6 @@ impl MovePlan<'_> {
         position: u8,
         count: u32,
         to: Option<DiskNumber>,
-        choice: Choice,
     ) -> Option<Member> {
         let others = run.members.iter().enumerate();
         let others = others.filter(|(index, _)| *index != usize::from(position));
@@ -90,17 +121,15 @@ impl MovePlan<'_> {
                 && run.holders().all(|member| member.disk != number)
         };
         let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
-        let disk = match choice {
-            Choice::MostFree => self.space.most_free(count, accept),
-            Choice::Spread => self.space.about_most_free(count, accept, false, work),
-        }?;
+        let disk = self.space.choose(self.choice, count, accept, work)?;
         let first = self.space.take_first(disk, count)?.first;
         self.add_work(run, count, disk);
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
-    /// Of disks that are about as full that one which other moves give the least to do: so all take part alike.
+    /// Where there is room in any order it is, of disks that are about as full, that one which other moves give the
+    /// least to do: so all take part alike.
     pub fn take_some(
         &mut self,
         run: &GroupRun,
@@ -108,18 +137,7 @@ impl MovePlan<'_> {
         most: u32,
         to: Option<DiskNumber>,
     ) -> Option<(u32, Member)> {
-        self.take_most(run, position, most, to, Choice::Spread)
-    }
-
-    fn take_most(
-        &mut self,
-        run: &GroupRun,
-        position: u8,
-        most: u32,
-        to: Option<DiskNumber>,
-        choice: Choice,
-    ) -> Option<(u32, Member)> {
-        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to, choice)?)))
+        halvings(most).find_map(|count| Some((count, self.take(run, position, count, to)?)))
     }
 
     /// How many extents of a disk find no place elsewhere. What finds one is counted.
@@ -130,13 +148,16 @@ impl MovePlan<'_> {
         mut standing: Option<&mut Standing>,
     ) -> u64 {
         let volumes = self.metadata.volumes().values();
+        let runs = volumes.flat_map(|volume| volume.runs.values()).map(|run| self.foreseen(run));
+        let mut runs: Vec<GroupRun> = runs.filter(|run| run.position_on(disk).is_some()).collect();
+        // In the order in which they begin to move.
+        let there = |run: &GroupRun| run.members.iter().filter(|m| self.space.has(m.disk)).count();
+        runs.sort_by_cached_key(there);
         let mut homeless = 0;
-        for run in volumes.flat_map(|volume| volume.runs.values()) {
-            let run = self.foreseen(run);
+        for run in runs {
             let Some(position) = run.position_on(disk) else { continue };
             let mut left = run.count;
-            while let Some((count, to)) = self.take_most(&run, position, left, to, Choice::MostFree)
-            {
+            while let Some((count, to)) = self.take_some(&run, position, left, to) {
                 left -= count;
                 if let Some(standing) = &mut standing {
                     standing.place(to.disk, count);
@@ -163,8 +184,7 @@ impl MovePlan<'_> {
                     continue;
                 }
                 let position = part.members.len() as u8;
-                let taken = self.take_most(&part, position, part.count, None, Choice::MostFree);
-                let Some((count, to)) = taken else {
+                let Some((count, to)) = self.take_some(&part, position, part.count, None) else {
                     homeless += u64::from(part.count) * (u64::from(copies) - u64::from(position));
                     continue;
                 };

@@ -11,39 +11,44 @@ use crate::metadata::{Member, Metadata};
 /// Disks whose free space differs by no more than such a part of it are as good as each other.
 const ABOUT_PART: u64 = 8;
 
-/// Which disks are taken.
+/// Which disk is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// Those with the most free space.
+    /// The one with the most free space.
     MostFree,
-    /// Of those that have about the most, such as have few groups in common.
-    Spread,
+    /// The cheapest of those that have about the most, and of which the failure domain has.
+    AboutMostFree,
+    /// The same whatever their domain has.
+    AnyDomain,
 }
 
 impl Space {
-    /// Of the disks that have about as many free extents as the one with the most, and as much in their domain if
-    /// that matters, the one that costs least.
-    pub(super) fn about_most_free(
+    /// The disk to take of those that have so many free extents in a row.
+    pub(super) fn choose(
         &self,
+        choice: Choice,
         run: u32,
         accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
-        domains_matter: bool,
         cost: impl Fn(DiskNumber) -> u64,
     ) -> Option<DiskNumber> {
-        let most = self.disks.get(&self.most_free(run, &accept)?)?;
+        let found = self.most_free(run, &accept)?;
+        if choice == Choice::MostFree {
+            return Some(found);
+        }
+        let most = self.disks.get(&found)?;
         let domains = self.domains();
         let domain_free = |disk: &FreeDisk| domains.get(&disk.domain).copied().unwrap_or(0);
         let is_about = |free: u64, most: u64| free + most / ABOUT_PART >= most;
         let candidates = self.disks.iter().filter(|(number, disk)| {
             accept(**number, disk)
                 && disk.has_room(&domains, run)
-                && (!domains_matter || is_about(domain_free(disk), domain_free(most)))
+                && (choice == Choice::AnyDomain || is_about(domain_free(disk), domain_free(most)))
                 && is_about(disk.free.len().into(), most.free.len().into())
         });
-        let least = candidates.min_by_key(|(number, disk)| {
+        let cheapest = candidates.min_by_key(|(number, disk)| {
             (cost(**number), Reverse((domain_free(disk), disk.free.len())), **number)
         });
-        least.map(|(number, _)| *number)
+        cheapest.map(|(number, _)| *number)
     }
 }
 

@@ -156,19 +156,6 @@ impl OpenPool {
             job.is_some_and(|job| job.empties().is_some()) && !busy.contains(number)
         };
         self.jobs.done.borrow_mut().retain(is_done);
-        // The fewer copies are there the sooner; of those from each disk in turn, so that all that can give give.
-        let mut turns: BTreeMap<DiskNumber, usize> = BTreeMap::new();
-        let mut turn_of = |run: &GroupRun| {
-            let mut there = run.members.iter().map(|m| m.disk).filter(|disk| self.is_there(*disk));
-            let turn = turns.entry(there.next()?).or_default();
-            *turn += 1;
-            Some(*turn)
-        };
-        let moves = meta.volumes().values().flat_map(|volume| volume.runs.values());
-        moves.filter(|run| run.incoming.is_some()).for_each(|run| {
-            turn_of(run);
-        });
-        candidates.sort_by_cached_key(|candidate| (candidate.there, turn_of(candidate.run)));
         // A volume that waits for space to have a copy more may wait for what this makes usable.
         let is_idle = candidates.iter().all(|candidate| candidate.job.is_none()) && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);
@@ -264,11 +251,31 @@ impl OpenPool {
     fn begin_some(
         &self,
         meta: &Metadata,
-        candidates: Vec<Candidate<'_>>,
+        mut candidates: Vec<Candidate<'_>>,
         mut moving: usize,
         steps: &mut Steps,
     ) {
-        let mut plan: Option<MovePlan<'_>> = None;
+        if candidates.is_empty() {
+            return;
+        }
+        let mut plan = MovePlan::new(meta, &self.pool.usable_disks());
+        // The fewer copies are there the sooner; of those from each disk in turn, so that all that can give give.
+        // Where that isn't as good as the order in which they were found to have room, it is that one.
+        let mut turns: BTreeMap<DiskNumber, usize> = BTreeMap::new();
+        let mut turn_of = |run: &GroupRun| {
+            let mut there = run.members.iter().map(|m| m.disk).filter(|disk| self.is_there(*disk));
+            let turn = turns.entry(there.next()?).or_default();
+            *turn += 1;
+            Some(*turn)
+        };
+        let any_order = plan.is_any_order_right();
+        let moves = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        moves.filter(|run| run.incoming.is_some()).for_each(|run| {
+            turn_of(run);
+        });
+        candidates.sort_by_cached_key(|candidate| {
+            (candidate.there, any_order.then(|| turn_of(candidate.run)))
+        });
         let mut waits = self.jobs.waits.borrow_mut();
         let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
         for Candidate { there, volume, run, position, number, job } in candidates {
@@ -282,7 +289,6 @@ impl OpenPool {
                 waits.insert(number, why);
                 continue;
             }
-            let plan = plan.get_or_insert_with(|| MovePlan::new(meta, &self.pool.usable_disks()));
             let to = job.and_then(Job::to);
             let Some((len, to)) = plan.take_some(run, position, run.count, to) else {
                 let why = match to {
@@ -297,12 +303,16 @@ impl OpenPool {
             };
             moving += 1;
             taken.insert((volume.id, run.key));
-            let run = run.clone();
-            let step = match len == run.count {
+            let (run, count) = (run.clone(), run.count);
+            let step = match len == count {
                 true => Step::Begin { run, position, to },
                 false => Step::Split { run, count: len },
             };
             steps.push((volume, step));
+            // The rest of the run comes before the others then.
+            if len < count && !any_order {
+                break;
+            }
         }
     }
 }
