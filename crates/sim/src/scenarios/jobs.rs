@@ -448,11 +448,13 @@ async fn large_then_emptied(stage: Stage) -> Result<(), Failure> {
             // Nothing fails, so nothing may have fewer copies for a moment. Votes may: those of a new list of voters
             // count one after the other, as each is written.
             let report = rig.report();
-            let of = |report: &pool::PoolReport| {
+            let have_copies = |report: &pool::PoolReport| {
                 report.volumes.iter().all(|volume| volume.survives_nodes >= 1)
             };
-            let survives = report.as_ref().is_some_and(of);
+            let survives = report.as_ref().is_some_and(have_copies);
             expect(survives, || format!("an evacuation takes a copy away: {report:?}"))?;
+            let survives = || rig.report().is_some_and(|report| report.survives >= 1);
+            rig.cluster.wait_for("votes are written", Duration::from_secs(1), survives).await?;
             let done = |report: pool::PoolReport| {
                 report.jobs.iter().all(|job| job.state == JobState::Done)
             };
