@@ -205,7 +205,13 @@ impl OpenPool {
                 let credit = self.pool.credit_copies(copies);
                 crediting.push(credit.map(move |credited| (groups, credited)));
             }
-            futures::select! {
+            // In this order, and by no lot: a history follows from its seed. None is passed over for long, since at most
+            // one credit and a few copies are under way.
+            futures::select_biased! {
+                (groups, credited) = crediting.select_next_some() => {
+                    locked.retain(|generation, _| !groups.contains(generation));
+                    cleared += credited?;
+                },
                 (generation, copy) = copying.select_next_some() => match copy? {
                     Some(copy) => {
                         self.copy_pace.owe(self, copy.bytes);
@@ -214,10 +220,6 @@ impl OpenPool {
                     None => {
                         locked.remove(&generation);
                     }
-                },
-                (groups, credited) = crediting.select_next_some() => {
-                    locked.retain(|generation, _| !groups.contains(generation));
-                    cleared += credited?;
                 },
                 () = look_again => {}
             }
