@@ -13,12 +13,14 @@ use block::BLOCK_BYTES;
 
 use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
-/// So many of the next groups are looked at for one whose disks have less to do.
-const LOOKED_AT: usize = 512;
 /// Beside requests a piece may keep a disk for about as long as each of them takes, by so many bytes a second.
 const BESIDE_BYTES_PER_SECOND: u64 = 200_000_000;
 /// The least and the most that a piece has then.
 const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=2 << 20;
+/// The least that a disk takes before it is flushed, also before it is known how long that takes, and the most.
+const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
+/// So many times as much as before is flushed at once, at most.
+const HELD_GROWTH: u64 = 4;
 
 /// How much is copied at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ impl Width {
     pub(crate) fn alone(extent_bytes: u64) -> Width {
         Width {
             groups: groups_at_once(extent_bytes),
-            held_bytes: 256 << 20,
+            held_bytes: *HELD_BYTES.end(),
             pieces: 8,
             piece_bytes: 1 << 20,
             part_bytes: 16 << 20,
@@ -78,14 +80,54 @@ fn groups_at_once(extent_bytes: u64) -> usize {
     if extent_bytes <= 4 << 20 { 2 } else { 1 }
 }
 
-/// A group that some disks lack something of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Behind {
-    pub(super) volume: VolumeId,
-    pub(super) generation: GenerationId,
-    /// Disks that lack something, and those that have all of it.
-    pub(super) to: Vec<DiskNumber>,
+/// Disks that have all of a group, and disks that lack something of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Between {
     pub(super) from: Vec<DiskNumber>,
+    pub(super) to: Vec<DiskNumber>,
+}
+
+/// Groups that wait to be copied, those between the same disks in a line of their own: whom one disk keeps waiting
+/// stands in nobody else's way.
+#[derive(Default)]
+pub(super) struct Lines {
+    lines: BTreeMap<Between, VecDeque<(VolumeId, GenerationId)>>,
+    len: usize,
+}
+
+impl Lines {
+    /// Puts a group at the end of its line.
+    pub(super) fn push(&mut self, between: Between, volume: VolumeId, generation: GenerationId) {
+        self.lines.entry(between).or_default().push_back((volume, generation));
+        self.len += 1;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn remove(&mut self, between: &Between, at: usize) -> Option<(VolumeId, GenerationId)> {
+        let line = self.lines.get_mut(between)?;
+        let group = line.remove(at)?;
+        if line.is_empty() {
+            self.lines.remove(between);
+        }
+        self.len -= 1;
+        Some(group)
+    }
+}
+
+/// What is copied next, how much of it, and what it is for its disks: to copy it, and to hold it until they are
+/// credited.
+pub(super) struct Next {
+    pub(super) generation: GenerationId,
+    pub(super) width: Width,
+    pub(super) copies: Load,
+    pub(super) holds: Load,
 }
 
 /// What disks are counted for.
@@ -99,7 +141,11 @@ pub(super) enum Role {
 
 /// What disks have to do.
 #[derive(Default)]
-pub(super) struct Loads(RefCell<BTreeMap<(DiskNumber, Role), usize>>);
+pub(super) struct Loads {
+    counts: RefCell<BTreeMap<(DiskNumber, Role), usize>>,
+    /// What each may take before it is flushed.
+    held_bytes: RefCell<BTreeMap<DiskNumber, u64>>,
+}
 
 /// A part of it, for as long as it lives.
 pub(super) struct Load {
@@ -109,47 +155,83 @@ pub(super) struct Load {
 
 impl Loads {
     fn of(&self, disk: DiskNumber, role: Role) -> usize {
-        self.0.borrow().get(&(disk, role)).copied().unwrap_or(0)
+        self.counts.borrow().get(&(disk, role)).copied().unwrap_or(0)
     }
 
     fn add(self: &Rc<Loads>, parts: Vec<(DiskNumber, Role)>) -> Load {
-        let mut counts = self.0.borrow_mut();
+        let mut counts = self.counts.borrow_mut();
         parts.iter().for_each(|part| *counts.entry(*part).or_default() += 1);
         drop(counts);
         Load { of: Rc::clone(self), parts }
     }
 
-    /// Takes out the first group that no disk is too busy for, with what it is for its disks: to copy it, and to
-    /// hold it until they are credited.
+    fn held_bytes(&self, disk: DiskNumber) -> u64 {
+        self.held_bytes.borrow().get(&disk).copied().unwrap_or(*HELD_BYTES.start())
+    }
+
+    /// A disk was flushed, which took so long for so much that was copied to it; it is to take about `wanted`: others
+    /// wait meanwhile, for its groups and for what they write to it.
+    pub(super) fn was_flushed(
+        &self,
+        disk: DiskNumber,
+        bytes: u64,
+        took: Duration,
+        wanted: Duration,
+    ) {
+        let before = self.held_bytes(disk);
+        let in_time = u128::from(bytes) * wanted.as_nanos() / took.as_nanos().max(1);
+        let in_time = u64::try_from(in_time).unwrap_or(u64::MAX);
+        let next = match took > wanted {
+            true => in_time.min(before),
+            // A few bytes take as long as more would.
+            false => in_time.max(before).min(before.saturating_mul(HELD_GROWTH)),
+        };
+        let next = next.clamp(*HELD_BYTES.start(), *HELD_BYTES.end());
+        self.held_bytes.borrow_mut().insert(disk, next);
+    }
+
+    /// Takes out the most endangered group that no disk is too busy for.
     pub(super) fn take_next(
         self: &Rc<Loads>,
-        behind: &mut VecDeque<Behind>,
-        is_free: impl Fn(&Behind) -> bool,
+        waiting: &mut Lines,
+        is_free: impl Fn(VolumeId, GenerationId) -> bool,
         width: Width,
         extent_bytes: u64,
-    ) -> Option<(Behind, [Load; 2])> {
-        let held = (width.held_bytes / extent_bytes).max(1) as usize;
-        let next = behind.iter().take(LOOKED_AT).enumerate().filter(|(_, group)| is_free(group));
-        let (at, gives) = next.into_iter().find_map(|(at, group)| {
-            let gives = group.from.iter().copied().min_by_key(|disk| self.of(*disk, Role::Gives));
-            let may_give = gives.is_none_or(|disk| self.of(disk, Role::Gives) < width.groups);
+    ) -> Option<Next> {
+        let held_bytes = |between: &Between| {
+            let held = between.to.iter().map(|disk| self.held_bytes(*disk)).min();
+            held.map_or(width.held_bytes, |held| held.min(width.held_bytes))
+        };
+        let gives = |between: &Between| {
+            let disks = between.from.iter().copied();
+            disks.min_by_key(|disk| self.of(*disk, Role::Gives))
+        };
+        let first = waiting.lines.iter().filter_map(|(between, line)| {
+            let held = (held_bytes(between) / extent_bytes).max(1) as usize;
+            let may_give =
+                gives(between).is_none_or(|disk| self.of(disk, Role::Gives) < width.groups);
             let may_take = |disk: &DiskNumber| {
                 self.of(*disk, Role::Takes) < width.groups && self.of(*disk, Role::Holds) < held
             };
-            (may_give && group.to.iter().all(may_take)).then_some((at, gives))
-        })?;
-        let group = behind.remove(at)?;
-        let as_role = |role| group.to.iter().map(move |disk| (*disk, role));
+            if !may_give || !between.to.iter().all(may_take) {
+                return None;
+            }
+            let at = line.iter().position(|(volume, generation)| is_free(*volume, *generation))?;
+            Some((between.from.len(), line.get(at)?.1, at, between))
+        });
+        let (.., at, between) = first.min()?;
+        let (between, held_bytes, gives) = (between.clone(), held_bytes(between), gives(between));
+        let (_, generation) = waiting.remove(&between, at)?;
+        let as_role = |role| between.to.iter().map(move |disk| (*disk, role));
         let copies = as_role(Role::Takes).chain(gives.map(|disk| (disk, Role::Gives))).collect();
-        let holds = as_role(Role::Holds).collect();
-        let loads = [self.add(copies), self.add(holds)];
-        Some((group, loads))
+        let (copies, holds) = (self.add(copies), self.add(as_role(Role::Holds).collect()));
+        Some(Next { generation, width: Width { held_bytes, ..width }, copies, holds })
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        let mut counts = self.of.0.borrow_mut();
+        let mut counts = self.of.counts.borrow_mut();
         for part in &self.parts {
             counts.entry(*part).and_modify(|count| *count = count.saturating_sub(1));
         }
@@ -163,58 +245,104 @@ mod tests {
 
     const EXTENT: u64 = 4 << 20;
 
-    fn group(generation: u64, from: &[u32], to: &[u32]) -> Behind {
+    fn push(lines: &mut Lines, generation: u64, from: &[u32], to: &[u32]) {
         let disks = |numbers: &[u32]| numbers.iter().copied().map(DiskNumber).collect();
-        let (from, to) = (disks(from), disks(to));
-        Behind { volume: VolumeId(1), generation: GenerationId(generation), to, from }
+        let between = Between { from: disks(from), to: disks(to) };
+        lines.push(between, VolumeId(1), GenerationId(generation));
     }
 
-    fn take(
-        loads: &Rc<Loads>,
-        behind: &mut VecDeque<Behind>,
-        width: Width,
-    ) -> Vec<(u64, [Load; 2])> {
-        let next = || loads.take_next(behind, |_| true, width, EXTENT);
-        std::iter::from_fn(next).map(|(group, loads)| (group.generation.0, loads)).collect()
+    fn take(loads: &Rc<Loads>, lines: &mut Lines, width: Width) -> Vec<Next> {
+        let next = || loads.take_next(lines, |_, _| true, width, EXTENT);
+        std::iter::from_fn(next).collect()
+    }
+
+    fn numbers(taken: &[Next]) -> Vec<u64> {
+        taken.iter().map(|next| next.generation.0).collect()
+    }
+
+    /// Disks that flush as soon as they are asked.
+    fn quick() -> Rc<Loads> {
+        let loads = Rc::new(Loads::default());
+        for disk in (0..20).map(DiskNumber) {
+            for _ in 0..8 {
+                loads.was_flushed(disk, 1 << 30, Duration::from_millis(1), Duration::from_secs(1));
+            }
+        }
+        loads
     }
 
     #[test]
     fn each_disk_gives_and_takes_few_groups_and_all_have_work() {
         let runs = [(0, [1], [2]), (100, [1], [3]), (200, [2], [1]), (300, [4], [3])];
-        let groups = runs.iter().flat_map(|(first, from, to)| {
-            (*first..*first + 16).map(|generation| group(generation, from, to))
-        });
-        let (loads, mut behind) = (Rc::new(Loads::default()), groups.collect());
-        let mut taken = take(&loads, &mut behind, Width::alone(EXTENT));
-        let numbers = |taken: &[(u64, [Load; 2])]| taken.iter().map(|of| of.0).collect::<Vec<_>>();
+        let (loads, mut lines) = (quick(), Lines::default());
+        for (first, from, to) in runs {
+            (first..first + 16).for_each(|generation| push(&mut lines, generation, &from, &to));
+        }
+        let mut taken = take(&loads, &mut lines, Width::alone(EXTENT));
         assert_eq!(numbers(&taken), [0, 1, 200, 201, 300, 301]);
         // Who copied one goes on behind it.
-        let (_, [copies, _holds]) = taken.remove(0);
-        drop(copies);
-        assert_eq!(numbers(&take(&loads, &mut behind, Width::alone(EXTENT))), [2]);
+        drop(taken.remove(0).copies);
+        assert_eq!(numbers(&take(&loads, &mut lines, Width::alone(EXTENT))), [2]);
+    }
+
+    #[test]
+    fn however_many_wait_for_one_disk_the_others_have_work() {
+        let (loads, mut lines) = (quick(), Lines::default());
+        (0..5000).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
+        (5000..5010).for_each(|generation| push(&mut lines, generation, &[3], &[4]));
+        assert_eq!(numbers(&take(&loads, &mut lines, Width::alone(EXTENT))), [0, 1, 5000, 5001]);
+        assert_eq!(lines.len(), 5006);
+    }
+
+    #[test]
+    fn the_most_endangered_come_first() {
+        let (loads, mut lines) = (quick(), Lines::default());
+        push(&mut lines, 1, &[1, 2], &[3]);
+        push(&mut lines, 2, &[4], &[3]);
+        push(&mut lines, 3, &[], &[3]);
+        let width = Width { groups: 1, ..Width::alone(EXTENT) };
+        let order = std::iter::from_fn(|| take(&loads, &mut lines, width).pop());
+        assert_eq!(order.map(|next| next.generation.0).collect::<Vec<_>>(), [3, 2, 1]);
     }
 
     #[test]
     fn what_is_copied_and_not_credited_is_bounded() {
         let width = Width { held_bytes: 3 * EXTENT, ..Width::alone(EXTENT) };
-        let (loads, mut behind) = (Rc::new(Loads::default()), VecDeque::new());
-        behind.extend((0..9).map(|generation| group(generation, &[1], &[2])));
+        let (loads, mut lines) = (quick(), Lines::default());
+        (0..9).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
         let mut held = Vec::new();
         for expected in [2, 1, 0] {
-            let taken = take(&loads, &mut behind, width);
+            let taken = take(&loads, &mut lines, width);
             assert_eq!(taken.len(), expected);
-            held.extend(taken.into_iter().map(|(_, [_copies, holds])| holds));
+            held.extend(taken.into_iter().map(|next| next.holds));
         }
         drop(held);
-        assert_eq!(take(&loads, &mut behind, width).len(), 2);
+        assert_eq!(take(&loads, &mut lines, width).len(), 2);
+    }
+
+    #[test]
+    fn a_disk_that_flushes_slowly_takes_less_at_once() {
+        let (loads, disk, wanted) = (quick(), DiskNumber(2), Duration::from_millis(500));
+        loads.was_flushed(disk, 64 << 20, Duration::from_secs(4), wanted);
+        assert_eq!(loads.held_bytes(disk), 8 << 20);
+        loads.was_flushed(disk, 8 << 20, Duration::from_secs(40), wanted);
+        assert_eq!(loads.held_bytes(disk), 1 << 20);
+        let mut lines = Lines::default();
+        (0..9).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
+        let taken = take(&loads, &mut lines, Width::alone(EXTENT));
+        assert_eq!(taken.iter().map(|next| next.width.held_bytes).collect::<Vec<_>>(), [1 << 20]);
+        loads.was_flushed(disk, 1 << 20, Duration::from_millis(1), wanted);
+        assert_eq!(loads.held_bytes(disk), 4 << 20);
+        // What little takes says nothing against more.
+        loads.was_flushed(disk, 4096, Duration::from_millis(20), wanted);
+        assert_eq!(loads.held_bytes(disk), 4 << 20);
     }
 
     #[test]
     fn one_of_several_gives_and_it_is_the_one_with_least_to_do() {
-        let (loads, mut behind) = (Rc::new(Loads::default()), VecDeque::new());
-        behind
-            .extend((0..9).map(|generation| group(generation, &[1, 2], &[3 + generation as u32])));
-        assert_eq!(take(&loads, &mut behind, Width::alone(EXTENT)).len(), 4);
+        let (loads, mut lines) = (quick(), Lines::default());
+        (0..9).for_each(|number| push(&mut lines, number, &[1, 2], &[3 + number as u32]));
+        assert_eq!(take(&loads, &mut lines, Width::alone(EXTENT)).len(), 4);
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer, Instant, IoError, Lba};
+use block::{BLOCK_BYTES, Buffer, Instant, Lba};
 use futures::future::select;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
 use super::belief::LoadError;
-use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after};
+use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after, failures};
 use super::lease::Ended;
 use super::limits::READ_TRIES;
 use super::pool::GroupPlace;
@@ -261,6 +261,8 @@ impl Volume {
         for (generation, (group, rows)) in groups {
             // Ascending by generation, as whoever else holds several.
             let lock = self.pool.lock_group_to_destage(generation).await;
+            // The next one is waited for from now on.
+            self.wanted_locks.borrow_mut().0 = self.pool.runtime.now();
             // Whoever had it may have moved a position, or split the run.
             let group = self.pool.group_by_generation(generation).map_or(group, Rc::new);
             let blocks = Vec::new();
@@ -553,9 +555,4 @@ fn reached_disks(
 
 fn touched_disks(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeSet<DiskNumber> {
     results.keys().copied().collect()
-}
-
-fn failures(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeMap<DiskNumber, IoError> {
-    let failed = results.iter().filter_map(|(disk, result)| Some((*disk, result.failed?)));
-    failed.collect()
 }

@@ -22,7 +22,7 @@ use crate::metadata::{
 pub(super) const MOVES_MAX: usize = 32;
 /// Changes of the map that are committed together: their groups' locks are held meanwhile.
 const CHANGES_MAX: usize = 16;
-/// A move that lacks as much as so long ago doesn't count among them.
+/// A move that lacks as much as so long ago, though its turn came, doesn't count among them.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What is to be done next.
@@ -211,7 +211,13 @@ impl OpenPool {
         if known.0 != lacks {
             *known = (lacks, now);
         }
-        now.since(known.1) < STUCK_AFTER
+        // By the rate that somebody said, or behind others, its turn may come late.
+        let is_tried = || {
+            let in_vain = self.in_vain.borrow();
+            run.generations(run.initialised()).any(|group| in_vain.contains_key(&group))
+        };
+        let is_stuck = || !self.is_there(incoming.member.disk) || is_tried();
+        now.since(known.1) < STUCK_AFTER || !is_stuck()
     }
 
     /// What becomes of a run of which a position moves.
@@ -255,7 +261,8 @@ impl OpenPool {
         mut moving: usize,
         steps: &mut Steps,
     ) {
-        if candidates.is_empty() {
+        // What is looked at all the time, while nothing may begin, costs nothing.
+        if candidates.is_empty() || moving >= MOVES_MAX {
             return;
         }
         let mut plan = MovePlan::new(meta, &self.pool.usable_disks());

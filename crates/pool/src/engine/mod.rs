@@ -41,6 +41,7 @@ mod import;
 mod init;
 mod job_steps;
 mod jobs;
+mod judge;
 mod known;
 mod lease;
 mod limits;

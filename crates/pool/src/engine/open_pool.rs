@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, DeviceEvent};
+use block::{BlockDevice, DeviceEvent, Instant};
 use futures::channel::oneshot;
 use futures::future::join_all;
 use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
+use super::copy_order::Loads;
 use super::jobs::Jobs;
 use super::lease::Ended;
 use super::member::{Member, Standing};
@@ -20,7 +21,7 @@ use super::settings::REBUILD_RATE;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
-use crate::format::{DiskNumber, VolumeId};
+use crate::format::{DiskNumber, GenerationId, VolumeId};
 use crate::report::{PoolEvent, PoolState};
 
 /// An open pool.
@@ -34,6 +35,10 @@ pub(crate) struct OpenPool {
     pub(super) jobs: Jobs,
     /// How fast is copied from disk to disk.
     pub(super) copy_pace: Pace,
+    /// What disks have to do for that.
+    pub(super) copy_loads: Rc<Loads>,
+    /// Groups of which nothing could be copied of late, and when.
+    pub(super) in_vain: RefCell<BTreeMap<GenerationId, Instant>>,
     pub(super) unfit: Unfit,
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
@@ -51,6 +56,8 @@ impl OpenPool {
             adding,
             jobs: Jobs::default(),
             copy_pace: Pace::by(REBUILD_RATE),
+            copy_loads: Rc::default(),
+            in_vain: RefCell::default(),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),
             owned_before,
@@ -67,6 +74,7 @@ impl OpenPool {
             before: self.owned_before.clone(),
         });
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
+        self.pool.runtime.spawn(Rc::clone(self).run_judging());
         self.pool.runtime.spawn(Rc::clone(self).run_jobs());
         self.pool.runtime.spawn(Rc::clone(self).run_votes());
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());

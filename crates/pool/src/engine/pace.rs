@@ -16,7 +16,8 @@ const BUSY_FOR: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(10);
 /// How often who rests looks whether he is still to.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
+/// With a rate so much of it may be under way at once: enough for all disks to have some, and no burst.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// Of so many reads is taken how long one takes.
 const READS_JUDGED: u64 = 32;
 
@@ -28,6 +29,8 @@ pub(super) struct Pace {
     rate: Cell<Option<u64>>,
     /// When more may be read, by the rate.
     next: Cell<Instant>,
+    /// What was begun and isn't owed yet, at most.
+    begun_bytes: Cell<u64>,
     /// Requests that were answered, and when there was one more.
     answered: Cell<u64>,
     looked_at: Cell<Instant>,
@@ -40,10 +43,10 @@ pub(super) struct Pace {
 impl Pace {
     /// As the pool's property says.
     pub(super) fn by(setting: &'static str) -> Pace {
-        let (rate, next, looked_at) = (Cell::default(), Cell::default(), Cell::default());
-        let (answered, busy_at) = (Cell::default(), Cell::default());
+        let (rate, next, begun_bytes) = (Cell::default(), Cell::default(), Cell::default());
+        let (answered, looked_at, busy_at) = (Cell::default(), Cell::default(), Cell::default());
         let (reads, read_took) = (Cell::default(), Cell::default());
-        Pace { setting, rate, next, answered, looked_at, reads, read_took, busy_at }
+        Pace { setting, rate, next, begun_bytes, answered, looked_at, reads, read_took, busy_at }
     }
 
     /// Waits after so much was read, for as long as that is wanted; without a rate for so long if requests are
@@ -74,18 +77,30 @@ impl Pace {
         }
     }
 
-    /// So much was done, or begun.
-    pub(super) fn owe(&self, open: &OpenPool, bytes: u64) {
+    /// At most so much is begun.
+    pub(super) fn begin(&self, bytes: u64) {
+        self.begun_bytes.update(|begun| begun + bytes);
+    }
+
+    /// Of what was begun so much was done.
+    pub(super) fn end(&self, open: &OpenPool, begun_bytes: u64, bytes: u64) {
+        self.begun_bytes.update(|begun| begun.saturating_sub(begun_bytes));
+        self.owe(open, bytes);
+    }
+
+    /// So much was done.
+    fn owe(&self, open: &OpenPool, bytes: u64) {
         if let Some(rate) = self.rate(open) {
-            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
-            let costs = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            self.next.set(self.next.get().max(open.pool.runtime.now()) + costs);
+            self.next.set(self.next.get().max(open.pool.runtime.now()) + costs(bytes, rate));
         }
     }
 
     /// Whether more may be done by the rate.
     pub(super) fn is_due(&self, open: &OpenPool) -> bool {
-        self.rate(open).is_none() || self.next.get() <= open.pool.runtime.now()
+        self.rate(open).is_none_or(|rate| {
+            self.next.get() <= open.pool.runtime.now()
+                && costs(self.begun_bytes.get(), rate) < UNDER_WAY
+        })
     }
 
     /// How much is copied at once: less where somebody said a rate, or asked for something a moment ago.
@@ -114,7 +129,7 @@ impl Pace {
             let kinds = [&stats.read, &stats.write, &stats.discard, &stats.flush];
             kinds.iter().map(|kind| kind.total.count()).sum::<u64>()
         });
-        let answered = counts.sum();
+        let answered: u64 = counts.sum();
         let reads = volumes.iter().map(|volume| {
             let read = &volume.stats.borrow().read.total;
             (read.count(), read.sum())
@@ -130,11 +145,18 @@ impl Pace {
             let took = new.map(|new| sum.saturating_sub(sum_before) / new);
             self.read_took.set(took.unwrap_or_default());
         }
-        let looked_at = self.looked_at.replace(now);
-        // What was answered before anybody looked says nothing about now.
-        if self.answered.replace(answered) != answered && now.since(looked_at) < BUSY_FOR {
+        let since = now.since(self.looked_at.replace(now));
+        let new_answers = answered.saturating_sub(self.answered.replace(answered));
+        // Where nobody looked for long, what was answered may have been long ago: unless it was as much as that.
+        if new_answers > 0 && BUSY_FOR.as_nanos() * u128::from(new_answers) >= since.as_nanos() {
             self.busy_at.set(Some(now));
         }
         self.busy_at.get().is_some_and(|at| now.since(at) < BUSY_FOR)
     }
+}
+
+/// How long so much takes at a rate.
+fn costs(bytes: u64, bytes_per_second: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

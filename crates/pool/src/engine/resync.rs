@@ -3,35 +3,41 @@
 //! bits cleared. Groups whose last right copy is at stake come first.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, Buffer, Instance, Lba};
+use block::{BLOCK_BYTES, Buffer, Instance, IoError, Lba};
 use futures::future::select;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
-use super::copy_order::{Behind, Loads, Width};
-use super::disk_work::{DiskWork, Touched, WorkResult};
+use super::copy_order::{Between, Lines, Loads, Next, Width};
+use super::disk_work::{DiskWork, Touched, WorkResult, failures};
 use super::known::SaidBy;
 use super::lease::Ended;
-use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
 use super::volume::Volume;
-use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
+use crate::format::{DiskNumber, ExtentShape, GenerationId, Row};
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
-/// How often is looked at what couldn't be copied, and at a disk with older contents.
+/// How often is looked at what couldn't be copied.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A group of which nothing could be copied is left alone for so long while there are others: its place is theirs.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// For so long it is remembered that nothing could be copied of one.
+pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 /// After so many groups is looked anew which are the most endangered.
 const LOOK_ANEW_AFTER: usize = 256;
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
+/// A flush for copies is to take such a part of the time after which a disk that is silent is evicted: a write that
+/// somebody waits for may come behind one that has just begun, and behind the next one.
+const FLUSHES: u32 = 3;
 /// Memory for pieces, of all groups together.
 pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
 
@@ -53,21 +59,25 @@ impl Pool {
         }
     }
 
-    /// The groups of which usable members miss something, the fewer have everything the earlier.
-    fn groups_behind(&self) -> Vec<Behind> {
+    fn members_in_use(&self) -> BTreeSet<DiskNumber> {
+        let members = self.members();
+        members.iter().filter(|member| member.is_usable()).map(|member| member.number).collect()
+    }
+
+    /// The groups of which usable members miss something and that may be copied.
+    fn groups_behind(&self, may_be: impl Fn(GenerationId) -> bool) -> Lines {
         let meta = self.meta.borrow();
         let is_usable = |disk: DiskNumber| self.member(disk).is_some_and(|m| m.is_usable());
         let behind = meta.dirty_regions().keys().filter(|(_, disk)| is_usable(*disk));
         let behind: BTreeSet<GenerationId> = behind.map(|(generation, _)| *generation).collect();
-        let behind = behind.into_iter().filter_map(|generation| {
-            let group = meta.group_by_generation(generation)?;
+        let mut lines = Lines::default();
+        for generation in behind.into_iter().filter(|generation| may_be(*generation)) {
+            let Some(group) = meta.group_by_generation(generation) else { continue };
             let there = group.members().map(|(disk, _)| disk).filter(|disk| is_usable(*disk));
             let (from, to) = there.partition(|disk| meta.dirty(generation, *disk) == 0);
-            Some(Behind { volume: group.volume, generation, to, from })
-        });
-        let mut behind: Vec<Behind> = behind.collect();
-        behind.sort_by_key(|group| (group.from.len(), group.generation));
-        behind
+            lines.push(Between { from, to }, group.volume, generation);
+        }
+        lines
     }
 
     /// Writes a part of a copy.
@@ -77,28 +87,71 @@ impl Pool {
         results.remove(&disk).unwrap_or_default()
     }
 
-    /// Commits that disks have what was copied to them, once it is durable there; tells of how many groups.
-    async fn credit_copies(self: &Rc<Self>, copies: Vec<GroupCopy>) -> Result<usize, Ended> {
+    /// Makes what was copied durable on the disks that took it, and commits that they have it; tells of how many
+    /// groups. A disk that can't make it durable is out.
+    async fn credit_copies(
+        self: &Rc<Self>,
+        copies: Vec<GroupCopy>,
+        loads: &Loads,
+    ) -> Result<usize, Ended> {
         let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
-        let mut cleared = DirtyRegions::new();
-        for (disk, instance) in copies.iter().flat_map(|copy| &copy.took) {
+        let mut bytes: BTreeMap<DiskNumber, u64> = BTreeMap::new();
+        for (copy, (disk, instance)) in
+            copies.iter().flat_map(|copy| copy.took.iter().map(move |took| (copy, took)))
+        {
             let first = took.entry(*disk).or_insert(*instance);
             *first = first.or(*instance);
+            *bytes.entry(*disk).or_default() += copy.bytes;
         }
-        for copy in &copies {
-            let same = |disk: &DiskNumber| {
-                let instance = copy.took.get(disk).copied().flatten();
-                instance.is_none() || took.get(disk) == Some(&instance)
+        // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
+        // would wait for it.
+        let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
+        let flushed = self.unless_over(self.flush_disks(written)).await?;
+        for (disk, result) in &flushed {
+            let bytes = bytes.get(disk).copied().unwrap_or(0);
+            loads.was_flushed(*disk, bytes, result.took, self.limits.eviction / FLUSHES);
+        }
+        took.retain(|disk, instance| {
+            let is_durable = |done: &WorkResult| done.failed.is_none() && !done.began_anew;
+            instance.is_none() || flushed.get(disk).is_some_and(is_durable)
+        });
+        let (credited, recorded) = self.commit_copies(&copies, took).await?;
+        // Whoever waits for their groups has no reason to wait until a disk is out.
+        drop(copies);
+        let failed: BTreeMap<DiskNumber, IoError> =
+            failures(&flushed).into_iter().chain(failures(&recorded)).collect();
+        if !failed.is_empty() {
+            self.evict(&failed, true).await?;
+        }
+        Ok(credited)
+    }
+
+    /// Commits that disks have what was copied to them, where that is durable.
+    async fn commit_copies(
+        self: &Rc<Self>,
+        copies: &[GroupCopy],
+        took: BTreeMap<DiskNumber, Option<Instance>>,
+    ) -> Result<(usize, BTreeMap<DiskNumber, WorkResult>), Ended> {
+        let mut cleared = DirtyRegions::new();
+        for copy in copies {
+            let same = |disk: &DiskNumber| match copy.took.get(disk).copied().flatten() {
+                None => true,
+                instance => took.get(disk) == Some(&instance),
             };
             cleared.extend(copy.cleared.iter().filter(|((_, disk), _)| same(disk)));
         }
         if cleared.is_empty() {
-            return Ok(0);
+            return Ok((0, BTreeMap::new()));
         }
         // A disk that was rolled back behind what it is credited with now must be told by its number.
         let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
         let release = self.meta.borrow().counters().release;
-        let applied = self.unless_over(self.record_applied(took, release)).await?;
+        let recorded = self.unless_over(self.record_applied(took, release)).await?;
+        let applied: BTreeSet<DiskNumber> = recorded
+            .iter()
+            .filter(|(_, done)| done.failed.is_none() && !done.began_anew)
+            .map(|(disk, _)| *disk)
+            .collect();
         let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;
         // Whoever removes a volume frees its extents only once nobody works on its groups.
         let is_there = |generation: GenerationId| {
@@ -108,14 +161,14 @@ impl Pool {
         };
         cleared.retain(|(generation, disk), _| applied.contains(disk) && is_there(*generation));
         if cleared.is_empty() {
-            return Ok(0);
+            return Ok((0, recorded));
         }
         let groups: BTreeSet<GenerationId> =
             cleared.keys().map(|(generation, _)| *generation).collect();
         let disks = applied.into_iter().collect();
         let records = [MetaRecord::RegionsCleaned(cleared), MetaRecord::Applied { release, disks }];
         self.commit_locked(&records).await?;
-        Ok(groups.len())
+        Ok((groups.len(), recorded))
     }
 }
 
@@ -136,7 +189,6 @@ impl OpenPool {
         loop {
             let changed = self.pool.changed.notified();
             let Ok(progress) = self.resync_behind().await else { return };
-            self.judge_rolled_back().await;
             self.tell_resynced();
             if !progress {
                 // What failed may be well without anything else changing.
@@ -157,41 +209,51 @@ impl OpenPool {
     /// cleared. Copying goes on while what was copied is flushed and credited: all that there is of it together,
     /// since each time costs a flush of each disk and a commit.
     async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
-        let mut behind = VecDeque::from(self.pool.groups_behind());
-        let (loads, extent_bytes) = (Rc::new(Loads::default()), self.pool.shape().extent_bytes());
+        let (loads, extent_bytes) = (Rc::clone(&self.copy_loads), self.pool.shape().extent_bytes());
+        let mut waiting = Lines::default();
         let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
-        let mut locked = BTreeMap::new();
+        let (mut usable, mut locked) = (None, BTreeMap::new());
         let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut copied: Vec<GroupCopy> = Vec::new();
         loop {
-            // Others may be more endangered by now, and of some groups there is more to copy.
-            let is_short = begun >= LOOK_ANEW_AFTER || behind.len() < LOOK_ANEW_AFTER;
-            if is_short && cleared > known_cleared {
-                behind = self.pool.groups_behind().into();
-                behind.retain(|group| !locked.contains_key(&group.generation));
-                (begun, known_cleared) = (0, cleared);
+            // Others may be more endangered by now, above all when a disk went, and of some groups there is more to copy.
+            let is_short = begun >= LOOK_ANEW_AFTER || waiting.len() < LOOK_ANEW_AFTER;
+            let now_usable = Some(self.pool.members_in_use());
+            if usable != now_usable || is_short && cleared > known_cleared {
+                let (now, mut in_vain) = (self.pool.runtime.now(), self.in_vain.borrow_mut());
+                in_vain.retain(|_, at| now.since(*at) < IN_VAIN);
+                let is_left_alone = |generation| {
+                    let at = in_vain.get(&generation).filter(|_| usable.is_some());
+                    at.is_some_and(|at| now.since(*at) < LEFT_ALONE)
+                };
+                waiting = self.pool.groups_behind(|generation| {
+                    !locked.contains_key(&generation) && !is_left_alone(generation)
+                });
+                drop(in_vain);
+                (begun, known_cleared, usable) = (0, cleared, now_usable);
                 self.tell_resynced();
             }
             // Whoever asks for something comes first.
             let width = self.copy_pace.width(self, extent_bytes);
-            while self.copy_pace.is_due(self) && !self.is_any_to_judge() {
-                let is_free = |group: &Behind| {
-                    let volume = self.volume(group.volume);
-                    let is_wanted = |volume: Rc<Volume>| volume.is_lock_wanted(group.generation);
-                    !locked.contains_key(&group.generation) && !volume.is_some_and(is_wanted)
+            while self.copy_pace.is_due(self) {
+                let is_free = |volume, generation| {
+                    let volume = self.volume(volume);
+                    !volume.is_some_and(|volume| volume.is_lock_wanted(generation))
                 };
-                let next = loads.take_next(&mut behind, is_free, width, extent_bytes);
-                let Some((Behind { generation, .. }, [load, holds])) = next else { break };
+                let next = loads.take_next(&mut waiting, is_free, width, extent_bytes);
+                let Some(Next { generation, width, copies, holds }) = next else { break };
                 begun += 1;
                 locked.insert(generation, holds);
+                let bytes_at_most = extent_bytes.min(width.held_bytes);
+                self.copy_pace.begin(bytes_at_most);
                 let copy = self.copy_one(generation, width);
                 copying.push(copy.map(move |copy| {
-                    drop(load);
-                    (generation, copy)
+                    drop(copies);
+                    (generation, bytes_at_most, copy)
                 }));
             }
             let is_idle = copying.is_empty() && crediting.is_empty() && copied.is_empty();
-            if is_idle && (behind.is_empty() || self.is_any_to_judge()) {
+            if is_idle && waiting.is_empty() {
                 return Ok(cleared > 0);
             }
             if let Some(ended) = self.pool.lease.ended() {
@@ -202,7 +264,7 @@ impl OpenPool {
             if crediting.is_empty() && !copied.is_empty() {
                 let copies = std::mem::take(&mut copied);
                 let groups: Vec<GenerationId> = copies.iter().map(|copy| copy.generation).collect();
-                let credit = self.pool.credit_copies(copies);
+                let credit = self.pool.credit_copies(copies, &loads);
                 crediting.push(credit.map(move |credited| (groups, credited)));
             }
             // In this order, and by no lot: a history follows from its seed. None is passed over for long, since at most
@@ -212,14 +274,15 @@ impl OpenPool {
                     locked.retain(|generation, _| !groups.contains(generation));
                     cleared += credited?;
                 },
-                (generation, copy) = copying.select_next_some() => match copy? {
-                    Some(copy) => {
-                        self.copy_pace.owe(self, copy.bytes);
-                        copied.push(copy);
-                    }
-                    None => {
+                (generation, bytes_at_most, copy) = copying.select_next_some() => {
+                    let copy = copy?;
+                    let bytes = copy.as_ref().map_or(0, |copy| copy.bytes);
+                    self.copy_pace.end(self, bytes_at_most, bytes);
+                    if copy.is_none() {
                         locked.remove(&generation);
+                        self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
                     }
+                    copied.extend(copy);
                 },
                 () = look_again => {}
             }
@@ -244,59 +307,6 @@ impl OpenPool {
         let Ok(lock) = self.pool.unless_over(lock).await? else { return Ok(None) };
         let copy = self.pool.unless_over(volume.copy_group(generation, lock, width)).await??;
         Ok((!copy.cleared.is_empty()).then_some(copy))
-    }
-
-    /// Whether a disk with older contents has all that others have, which is to be judged before more is copied.
-    fn is_any_to_judge(&self) -> bool {
-        self.pool.members().iter().any(|member| self.is_to_be_judged(member))
-    }
-
-    fn is_to_be_judged(&self, member: &Member) -> bool {
-        member.rolled_back.get()
-            && member.is_usable()
-            && member.judge_at.get() <= self.pool.runtime.now()
-            && self.pool.dirty_bytes(member.number) == 0
-    }
-
-    /// A disk that came back with older contents and misses nothing that others have is as good as the
-    /// others once what counts of all checksums is there: until then its newer contents may come back,
-    /// and are waited for.
-    async fn judge_rolled_back(&self) {
-        let now = self.pool.runtime.now();
-        for member in self.pool.members() {
-            let appearance = member.appearance.get();
-            if !self.is_to_be_judged(&member) {
-                continue;
-            }
-            member.judge_at.set(now + LOOK_AGAIN);
-            if self.has_what_counts(member.number).await && member.appearance.get() == appearance {
-                member.rolled_back.set(false);
-                self.pool.changed.notify_all();
-            }
-        }
-    }
-
-    async fn has_what_counts(&self, disk: DiskNumber) -> bool {
-        let groups: Vec<(VolumeId, GenerationId)> = {
-            let meta = self.pool.meta.borrow();
-            let groups = meta.volumes().values().flat_map(|volume| volume.groups());
-            let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
-            here.map(|group| (group.volume, group.generation())).collect()
-        };
-        for (volume, generation) in groups {
-            let volume = self.volume(volume);
-            let (Some(volume), Some(place)) = (volume, self.pool.group_by_generation(generation))
-            else {
-                continue;
-            };
-            let blocks = self.pool.shape().checksum_blocks();
-            for index in 0..blocks {
-                if volume.checksum_block(&place, index..blocks).await.is_err() {
-                    return false;
-                }
-            }
-        }
-        true
     }
 
     fn tell_resynced(&self) {
@@ -497,10 +507,12 @@ impl Volume {
         });
         let pieces = futures::stream::iter(pieces).buffer_unordered(width.pieces);
         let checksums = checksums.map(|done| (done, 0, 0));
-        let mut pieces = std::pin::pin!(futures::stream::once(checksums).chain(pieces));
+        let mut pieces = Box::pin(futures::stream::once(checksums).chain(pieces));
         let mut instances = BTreeSet::new();
         while let Some((result, missed, bytes)) = pieces.next().await {
             if let Some(error) = result.failed {
+                // The others aren't wanted any more, and nobody is to wait for what they hold until the disk is out.
+                drop(pieces);
                 self.pool.evict(&BTreeMap::from([(member.number, error)]), true).await?;
                 return Ok(None);
             }
@@ -508,6 +520,7 @@ impl Volume {
             copied.bytes += bytes;
             copied.mask &= !(missed | result.dirty.get(&group.generation).copied().unwrap_or(0));
         }
+        drop(pieces);
         copied.instance = instances.first().copied();
         if instances.len() > 1 {
             // It began anew: what it took before may be gone.
