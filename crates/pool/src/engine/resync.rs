@@ -37,7 +37,7 @@ const LOOK_ANEW_AFTER: usize = 256;
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
 /// A flush for copies is to take such a part of the time after which a disk that is silent is evicted: a write that
 /// somebody waits for may come behind one that has just begun, and behind the next one.
-const FLUSHES: u32 = 3;
+const FLUSHES: u32 = 6;
 /// Memory for pieces, of all groups together.
 pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
 

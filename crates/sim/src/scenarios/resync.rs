@@ -47,8 +47,9 @@ pub const SCENARIOS: &[Scenario] = &[
 /// Longest that a disk whose flushes aren't answered keeps its place while others get copies: what background work
 /// may take, and some for an eviction.
 const OUT_WITHIN: Duration = Duration::from_secs(12);
-/// Longest that somebody who writes waits for a disk that flushes slowly.
-const WRITE_MAX: Duration = Duration::from_secs(2);
+/// Longest that somebody who writes waits for a disk that flushes slowly: for two flushes, of what is copied and of what
+/// is destaged, and for what he and others wrote themselves.
+const WRITE_MAX: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flush {
@@ -119,9 +120,9 @@ async fn rebuild_without_flush(stage: Stage, flush: Flush) -> Result<(), Failure
 }
 
 async fn rebuild_beside_slow_flush(stage: Stage) -> Result<(), Failure> {
-    let size_bytes = 40 << 20;
+    let size_bytes = 64 << 20;
     let volumes = [(VOLUME, size_bytes, Layout::Mirror(2))];
-    let rig = Rig::start(&stage, Plan::simple(4, 96), &volumes).await?;
+    let rig = Rig::start(&stage, Plan::simple(4, 160), &volumes).await?;
     rig.fill(VOLUME, size_bytes).await?;
     rig.set_rebuild_delay(3).await?;
     let lost = rig.one_of_the_fullest(2);
@@ -131,7 +132,7 @@ async fn rebuild_beside_slow_flush(stage: Stage) -> Result<(), Failure> {
     let mix = Mix {
         depth: 4,
         writes: 90,
-        sectors_max: 32,
+        sectors_max: 64,
         think: Duration::from_millis(100),
         ..Mix::default()
     };
