@@ -281,6 +281,8 @@ async fn replace(stage: Stage) -> Result<(), Failure> {
         if rig.below(3) == 0 {
             rig.cancel_jobs().await?;
             rig.run_for(rig.between(1, 3000)).await;
+            // Its machine may be back and its disk not yet.
+            rig.wait_in(3, CONVERGENCE_MAX).await?;
             rig.empty(&disk, Some("e4.0")).await?;
         }
         disturb(&rig, Mix::BUSY).await?;
