@@ -16,6 +16,7 @@ use super::commit::{Area, CommitError};
 use super::config::{Votes, evict};
 use super::events::Events;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
+use super::limits::REPLAY_MIB_MAX;
 use super::member::Member;
 use super::observe::{Content, Vote, read_content};
 use super::open_pool::OpenPool;
@@ -311,6 +312,7 @@ impl OpenRequest {
             lease: Lease::new(),
             changed: Notify::new(),
             release_lock: Semaphore::new(1),
+            replay_room: Semaphore::new(REPLAY_MIB_MAX),
             group_locks: RefCell::default(),
             resyncing: Cell::new(false),
             credits: RefCell::default(),
