@@ -225,7 +225,9 @@ impl Loads {
         let as_role = |role| between.to.iter().map(move |disk| (*disk, role));
         let copies = as_role(Role::Takes).chain(gives.map(|disk| (disk, Role::Gives))).collect();
         let (copies, holds) = (self.add(copies), self.add(as_role(Role::Holds).collect()));
-        Some(Next { generation, width: Width { held_bytes, ..width }, copies, holds })
+        // A part is copied before anybody looks how much it was.
+        let width = Width { held_bytes, part_bytes: width.part_bytes.min(held_bytes), ..width };
+        Some(Next { generation, width, copies, holds })
     }
 }
 
@@ -331,6 +333,9 @@ mod tests {
         (0..9).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
         let taken = take(&loads, &mut lines, Width::alone(EXTENT));
         assert_eq!(taken.iter().map(|next| next.width.held_bytes).collect::<Vec<_>>(), [1 << 20]);
+        // Nor is a part of a large group more than that: of 64 MiB a region.
+        let shape = ExtentShape::new(64 << 20).unwrap();
+        assert_eq!(taken[0].width.regions_at_once(shape), 1);
         loads.was_flushed(disk, 1 << 20, Duration::from_millis(1), wanted);
         assert_eq!(loads.held_bytes(disk), 4 << 20);
         // What little takes says nothing against more.

@@ -193,7 +193,7 @@ impl Pool {
         release: ReleaseNumber,
     ) -> BTreeMap<DiskNumber, WorkResult> {
         let works = took.into_iter().filter_map(|(disk, instance)| self.work_by(disk, instance));
-        // Not by a flush: it would wait for what was copied since.
+        // Not by a flush: it would wait for what was copied since. (With a drive without FUA it does all the same.)
         let works =
             works.map(|(disk, work)| (disk, DiskWork { durable: Durable::Written, ..work }));
         self.run_works(works.collect(), Some(release)).await

@@ -21,7 +21,7 @@ use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
 use super::volume::Volume;
-use crate::format::{DiskNumber, ExtentShape, GenerationId, Row};
+use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
@@ -65,19 +65,28 @@ impl Pool {
     }
 
     /// The groups of which usable members miss something and that may be copied.
-    fn groups_behind(&self, may_be: impl Fn(GenerationId) -> bool) -> Lines {
+    fn groups_behind(&self, may_be: impl Fn(VolumeId, GenerationId) -> bool) -> Lines {
         let meta = self.meta.borrow();
         let is_usable = |disk: DiskNumber| self.member(disk).is_some_and(|m| m.is_usable());
         let behind = meta.dirty_regions().keys().filter(|(_, disk)| is_usable(*disk));
         let behind: BTreeSet<GenerationId> = behind.map(|(generation, _)| *generation).collect();
         let mut lines = Lines::default();
-        for generation in behind.into_iter().filter(|generation| may_be(*generation)) {
-            let Some(group) = meta.group_by_generation(generation) else { continue };
+        for generation in behind {
+            let group = meta.group_by_generation(generation);
+            let Some(group) = group.filter(|group| may_be(group.volume, generation)) else {
+                continue;
+            };
             let there = group.members().map(|(disk, _)| disk).filter(|disk| is_usable(*disk));
             let (from, to) = there.partition(|disk| meta.dirty(generation, *disk) == 0);
             lines.push(Between { from, to }, group.volume, generation);
         }
         lines
+    }
+
+    /// A look goes over all dirty regions, also of disks that are gone, of which there may be millions: it is to take
+    /// a small part of the time.
+    fn pause_between_looks(&self) -> Duration {
+        Duration::from_micros(self.meta.borrow().dirty_regions().size() as u64)
     }
 
     /// Writes a part of a copy.
@@ -95,27 +104,29 @@ impl Pool {
         loads: &Loads,
     ) -> Result<usize, Ended> {
         let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
-        let mut bytes: BTreeMap<DiskNumber, u64> = BTreeMap::new();
-        for (copy, (disk, instance)) in
-            copies.iter().flat_map(|copy| copy.took.iter().map(move |took| (copy, took)))
-        {
+        for (disk, instance) in copies.iter().flat_map(|copy| &copy.took) {
             let first = took.entry(*disk).or_insert(*instance);
             *first = first.or(*instance);
-            *bytes.entry(*disk).or_default() += copy.bytes;
+        }
+        let mut bytes: BTreeMap<DiskNumber, u64> = BTreeMap::new();
+        for (disk, copied) in copies.iter().flat_map(|copy| &copy.bytes) {
+            *bytes.entry(*disk).or_default() += copied;
         }
         // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
         // would wait for it.
         let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
         let flushed = self.unless_over(self.flush_disks(written)).await?;
-        for (disk, result) in &flushed {
-            let bytes = bytes.get(disk).copied().unwrap_or(0);
-            loads.was_flushed(*disk, bytes, result.took, self.limits.eviction / FLUSHES);
-        }
+        let is_durable = |done: &WorkResult| done.failed.is_none() && !done.began_anew;
         took.retain(|disk, instance| {
-            let is_durable = |done: &WorkResult| done.failed.is_none() && !done.began_anew;
             instance.is_none() || flushed.get(disk).is_some_and(is_durable)
         });
         let (credited, recorded) = self.commit_copies(&copies, took).await?;
+        for (disk, result) in flushed.iter().filter(|(_, done)| is_durable(done)) {
+            // A drive without FUA flushes for the applied number once more.
+            let again = recorded.get(disk).map_or(Duration::ZERO, |done| done.took);
+            let bytes = bytes.get(disk).copied().unwrap_or(0);
+            loads.was_flushed(*disk, bytes, result.took + again, self.limits.eviction / FLUSHES);
+        }
         // Whoever waits for their groups has no reason to wait until a disk is out.
         drop(copies);
         let failed: BTreeMap<DiskNumber, IoError> =
@@ -176,11 +187,18 @@ impl Pool {
 struct GroupCopy {
     volume: Rc<Volume>,
     generation: GenerationId,
-    bytes: u64,
+    /// So much to each disk.
+    bytes: BTreeMap<DiskNumber, u64>,
     cleared: DirtyRegions,
     /// The disks that took it, and which instance of each, if anything had to be written.
     took: BTreeMap<DiskNumber, Option<Instance>>,
     _lock: Permit,
+}
+
+impl GroupCopy {
+    fn bytes(&self) -> u64 {
+        self.bytes.values().sum()
+    }
 }
 
 impl OpenPool {
@@ -213,21 +231,31 @@ impl OpenPool {
         let mut waiting = Lines::default();
         let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
         let (mut usable, mut locked) = (None, BTreeMap::new());
+        let mut looked_at = self.pool.runtime.now();
         let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut copied: Vec<GroupCopy> = Vec::new();
         loop {
             // Others may be more endangered by now, above all when a disk went, and of some groups there is more to copy.
             let is_short = begun >= LOOK_ANEW_AFTER || waiting.len() < LOOK_ANEW_AFTER;
+            let now = self.pool.runtime.now();
+            let known_for = now.since(looked_at);
+            let may_differ = cleared > known_cleared
+                && (is_short || known_for >= LOOK_AGAIN)
+                && known_for >= self.pool.pause_between_looks();
             let now_usable = Some(self.pool.members_in_use());
-            if usable != now_usable || is_short && cleared > known_cleared {
-                let (now, mut in_vain) = (self.pool.runtime.now(), self.in_vain.borrow_mut());
+            if usable != now_usable || may_differ {
+                looked_at = now;
+                let mut in_vain = self.in_vain.borrow_mut();
                 in_vain.retain(|_, at| now.since(*at) < IN_VAIN);
                 let is_left_alone = |generation| {
                     let at = in_vain.get(&generation).filter(|_| usable.is_some());
                     at.is_some_and(|at| now.since(*at) < LEFT_ALONE)
                 };
-                waiting = self.pool.groups_behind(|generation| {
-                    !locked.contains_key(&generation) && !is_left_alone(generation)
+                waiting = self.pool.groups_behind(|volume, generation| {
+                    // What a log says of rows nobody knows before it is read; a destage follows that.
+                    self.volume(volume).is_some_and(|volume| volume.is_decided.get())
+                        && !locked.contains_key(&generation)
+                        && !is_left_alone(generation)
                 });
                 drop(in_vain);
                 (begun, known_cleared, usable) = (0, cleared, now_usable);
@@ -276,11 +304,13 @@ impl OpenPool {
                 },
                 (generation, bytes_at_most, copy) = copying.select_next_some() => {
                     let copy = copy?;
-                    let bytes = copy.as_ref().map_or(0, |copy| copy.bytes);
+                    let bytes = copy.as_ref().map_or(0, GroupCopy::bytes);
                     self.copy_pace.end(self, bytes_at_most, bytes);
                     if copy.is_none() {
                         locked.remove(&generation);
                         self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
+                    } else {
+                        self.in_vain.borrow_mut().remove(&generation);
                     }
                     copied.extend(copy);
                 },
@@ -299,7 +329,6 @@ impl OpenPool {
             let meta = self.pool.meta.borrow();
             meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
         };
-        // What its log says of rows nobody knows before it is read; a destage follows that.
         let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { return Ok(None) };
         // A destage that has it may wait for a disk that never comes back, or for what was copied here.
         let lock = self.pool.lock_group(generation);
@@ -336,7 +365,7 @@ impl Volume {
     ) -> Result<GroupCopy, Ended> {
         let mut copy = GroupCopy {
             generation,
-            bytes: 0,
+            bytes: BTreeMap::new(),
             cleared: DirtyRegions::new(),
             took: BTreeMap::new(),
             volume: Rc::clone(&self),
@@ -356,7 +385,7 @@ impl Volume {
             // A destage waits for no more than a part.
             let is_wanted = || group_lock.is_wanted() || self.is_lock_wanted(generation);
             let has_enough = |copy: &GroupCopy| {
-                !copy.cleared.is_empty() && (is_wanted() || copy.bytes >= width.held_bytes)
+                !copy.cleared.is_empty() && (is_wanted() || copy.bytes() >= width.held_bytes)
             };
             while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
@@ -374,7 +403,7 @@ impl Volume {
                     break;
                 }
                 *took = took.or(copied.instance);
-                copy.bytes += copied.bytes;
+                *copy.bytes.entry(*disk).or_default() += copied.bytes;
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
