@@ -12,7 +12,7 @@
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
 //!   `convert` decides which, and why;
-//! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
+//! - **upkeep**: `repair`, `resync` with `copy_order` and `copy_credit`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -27,6 +27,7 @@ mod checksums;
 mod commit;
 mod config;
 mod convert;
+mod copy_credit;
 mod copy_order;
 mod create;
 mod destage;
