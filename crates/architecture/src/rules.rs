@@ -84,6 +84,20 @@ const VALUES: [&[&str]; 3] =
     [&["std", "net", "SocketAddr"], &["std", "net", "IpAddr"], &["std", "net", "Ipv4Addr"]];
 /// Macros of it that reach the world.
 const IMPURE_MACROS: [&str; 4] = ["println", "print", "eprintln", "eprint"];
+/// What draws lots that don't follow from a run's seed. The simulator names none of these either.
+const UNSEEDED: [&[&str]; 8] = [
+    // Draws which of its branches is looked at first; `select_biased` doesn't.
+    &["futures", "select"],
+    &["futures", "stream_select"],
+    &["std", "hash", "RandomState"],
+    &["rand", "rng"],
+    &["rand", "random"],
+    &["rand", "rngs", "ThreadRng"],
+    &["rand", "rngs", "OsRng"],
+    &["rand", "rngs", "SmallRng", "from_os_rng"],
+];
+/// Macros that do.
+const UNSEEDED_MACROS: [&str; 2] = ["select", "stream_select"];
 
 /// Lines of a file before its tests: a longer one is hard to read as a whole.
 const LINES_MAX: usize = 600;
@@ -115,6 +129,11 @@ pub fn check(crates: &[Crate]) -> Vec<String> {
             if PURE.contains(&one.name.as_str()) {
                 for what in impure(one, path, module) {
                     faults.push(format!("{}: {what}, but {} is pure", place(), one.name));
+                }
+            }
+            if PURE.contains(&one.name.as_str()) || one.name == "sim" {
+                for what in unseeded(one, path, module) {
+                    faults.push(format!("{}: {what}, whose lots no seed decides", place()));
                 }
             }
             if one.name == "pool" && path.get(1).is_some_and(|name| name == "check") {
@@ -156,14 +175,29 @@ fn check_arrows(one: &Crate, ours: &BTreeSet<String>) -> Vec<String> {
     faults
 }
 
+/// Whether a path is one of those places, or within one.
+fn is_under(name: &[String], places: &[&[&str]]) -> bool {
+    let is_in = |place: &&[&str]| {
+        name.len() >= place.len() && name.iter().zip(place.iter()).all(|(a, b)| a == b)
+    };
+    places.iter().any(is_in)
+}
+
+/// What a module names whose lots don't follow from a seed.
+fn unseeded(one: &Crate, path: &[String], module: &Module) -> Vec<String> {
+    let named = named(one, path, module).into_iter().filter(|name| is_under(name, &UNSEEDED));
+    let called = module.macros.iter().filter(|name| UNSEEDED_MACROS.contains(&name.as_str()));
+    named
+        .map(|name| format!("names {}", name.join("::")))
+        .chain(called.map(|name| format!("calls {name}!")))
+        .collect()
+}
+
 /// What a module of a pure crate names of the world.
 fn impure(one: &Crate, path: &[String], module: &Module) -> Vec<String> {
     let mut found = Vec::new();
     for name in named(one, path, module) {
-        let is_under = |place: &&[&str]| {
-            name.len() >= place.len() && name.iter().zip(place.iter()).all(|(a, b)| a == b)
-        };
-        if IMPURE.iter().any(is_under) && !VALUES.iter().any(is_under) {
+        if is_under(&name, &IMPURE) && !is_under(&name, &VALUES) {
             found.push(format!("names {}", name.join("::")));
         }
     }

@@ -58,6 +58,32 @@ fn no_way_of_writing_a_path_hides_the_world() {
 }
 
 #[test]
+fn no_lot_is_drawn_that_no_seed_decides() {
+    for text in [
+        "fn f() { futures::select! { () = a => {} } }",
+        "use futures::*; fn f() { select! { () = a => {} } }",
+        "use futures::select as either; fn f() { either! { () = a => {} } }",
+        "use futures::stream_select;",
+        "use std::hash::RandomState;",
+        "use rand::{Rng, random};",
+        "fn f() { rand::rng().next_u64() }",
+        "use rand::rngs::SmallRng; fn f() { SmallRng::from_os_rng(); }",
+    ] {
+        for name in ["pool", "sim"] {
+            assert!(!faults(name, text).is_empty(), "{name}: {text}");
+        }
+        assert!(faults("os", text).is_empty(), "os may: {text}");
+    }
+    for text in [
+        "use futures::future::select; fn f() { select(a, b) }",
+        "fn f() { futures::select_biased! { () = a => {} } }",
+        "use rand::{Rng, SeedableRng, rngs::SmallRng}; fn f() { SmallRng::seed_from_u64(1) }",
+    ] {
+        assert_eq!(faults("sim", text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
 fn what_is_for_tests_only_and_what_is_pure_passes() {
     for text in [
         "#[cfg(test)] mod tests { use std::fs; }",

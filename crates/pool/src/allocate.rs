@@ -12,6 +12,7 @@
 //! Planning changes nothing: it yields records that the caller commits.
 
 mod moves;
+mod spread;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ use crate::metadata::{
     Volume, WIDTH_MAX,
 };
 use crate::spare::{Kept, Standing};
+use spread::{Choice, Shared};
 
 pub use moves::MovePlan;
 
@@ -152,7 +154,8 @@ impl Planning<'_> {
 
     fn runs(self, sets: u64) -> Option<Vec<GroupRun>> {
         let generation = self.metadata.counters().generation;
-        let mut plan = Plan { space: self.space, runs: Vec::new(), generation };
+        let (space, shared) = (self.space, Shared::of(self.metadata));
+        let mut plan = Plan { space, shared, runs: Vec::new(), generation };
         let (mut next, end) = (self.first_set, self.first_set + sets);
         while next < end {
             let most = u32::try_from(end - next).unwrap_or(u32::MAX).min(RUN_GROUPS_MAX);
@@ -201,6 +204,14 @@ pub fn plan_segment(
 struct FreeDisk {
     domain: Uuid,
     free: ExtentSet,
+}
+
+impl FreeDisk {
+    /// Whether so many extents lie in a row, and may be taken of what the domains have.
+    fn has_room(&self, domains: &BTreeMap<Uuid, u64>, run: u32) -> bool {
+        domains.get(&self.domain).is_some_and(|free| *free >= u64::from(run))
+            && self.free.first_fit(run).is_some()
+    }
 }
 
 /// Segments that the logs may still need in the domains of these disks.
@@ -302,12 +313,10 @@ impl Space {
         accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
     ) -> Option<DiskNumber> {
         let domains = self.domains();
-        let has_room = |disk: &FreeDisk| {
-            domains.get(&disk.domain).is_some_and(|free| *free >= u64::from(run))
-                && disk.free.first_fit(run).is_some()
-        };
-        let candidates =
-            self.disks.iter().filter(|(number, disk)| accept(**number, disk) && has_room(disk));
+        let candidates = self
+            .disks
+            .iter()
+            .filter(|(number, disk)| accept(**number, disk) && disk.has_room(&domains, run));
         let best = candidates.max_by_key(|(number, disk)| {
             let domain_free = domains.get(&disk.domain).copied().unwrap_or(0);
             (domain_free, disk.free.len(), std::cmp::Reverse(**number))
@@ -385,6 +394,7 @@ pub(crate) fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
 /// Runs under construction.
 struct Plan {
     space: Space,
+    shared: Shared,
     runs: Vec<GroupRun>,
     generation: GenerationId,
 }
@@ -394,9 +404,13 @@ impl Plan {
     /// use of the rest. Yields its length.
     fn mirror_run(&mut self, copies: u8, first_set: u64, most: u32) -> Option<u32> {
         let best = self.space.groups_left(copies);
-        for len in halvings(most) {
-            let Some(members) = self.take_members(copies, len, &BTreeSet::new()) else { continue };
-            if len == 1 || self.space.groups_left(copies) + u64::from(len) >= best {
+        for (len, choice) in
+            halvings(most).flat_map(|len| [(len, Choice::AboutMostFree), (len, Choice::MostFree)])
+        {
+            let members = self.take_members(copies, len, &BTreeSet::new(), choice);
+            let Some(members) = members else { continue };
+            let is_best = self.space.groups_left(copies) + u64::from(len) >= best;
+            if is_best || len == 1 && choice == Choice::MostFree {
                 self.push(0, first_set, len, members);
                 return Some(len);
             }
@@ -430,8 +444,8 @@ impl Plan {
         let mut used = BTreeSet::new();
         for _ in 0..width {
             let found = self
-                .take_members(copies, len, &used)
-                .or_else(|| self.take_members(copies, len, &BTreeSet::new()));
+                .take_members(copies, len, &used, Choice::MostFree)
+                .or_else(|| self.take_members(copies, len, &BTreeSet::new(), Choice::MostFree));
             let Some(members) = found else {
                 for members in lanes {
                     self.give_back(&members, len);
@@ -450,13 +464,16 @@ impl Plan {
         copies: u8,
         len: u32,
         avoid: &BTreeSet<DiskNumber>,
+        choice: Choice,
     ) -> Option<Vec<Member>> {
-        let mut members = Vec::new();
+        let mut members: Vec<Member> = Vec::new();
         let mut domains = BTreeSet::new();
         for _ in 0..copies {
-            let found = self.space.most_free(len, |number, disk| {
+            let accept = |number, disk: &FreeDisk| {
                 !domains.contains(&disk.domain) && !avoid.contains(&number)
-            });
+            };
+            let cost = |disk| self.shared.with_any(disk, &members);
+            let found = self.space.choose(choice, len, accept, cost);
             let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
             let Some((disk, extents)) = taken else {
                 self.give_back(&members, len);
@@ -475,6 +492,8 @@ impl Plan {
     }
 
     fn push(&mut self, lane: u16, first_set: u64, count: u32, members: Vec<Member>) {
+        let disks: Vec<DiskNumber> = members.iter().map(|member| member.disk).collect();
+        self.shared.add(&disks, count);
         let key = RunKey { lane, first_set };
         self.runs.push(GroupRun {
             key,

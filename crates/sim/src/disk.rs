@@ -58,6 +58,18 @@ impl Latency {
     };
 }
 
+/// How long a flush takes, besides its latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteBack {
+    /// What was written is about to be stable anyway.
+    #[default]
+    AtOnce,
+    /// Writes fill a large cache, from which so much a second is written back, and not before somebody flushes.
+    BytesPerSecond(u64),
+    /// No flush is ever answered.
+    Never,
+}
+
 /// The piece of hardware. It outlives processes.
 pub struct Disk {
     name: String,
@@ -67,6 +79,11 @@ pub struct Disk {
     medium: RefCell<Medium>,
     random: RefCell<SmallRng>,
     latency: Cell<Latency>,
+    write_back: Cell<WriteBack>,
+    /// What was written and answered before it was stable, since the last flush.
+    unflushed_bytes: Cell<u64>,
+    /// When all is written back that flushes wait for.
+    written_back_at: Cell<Instant>,
     model: Cell<Model>,
     /// What it has to do, if its model has a queue.
     service: RefCell<Option<Service<Answering>>>,
@@ -134,6 +151,9 @@ impl Disk {
             medium: RefCell::default(),
             random: RefCell::new(fork(world.seed(), name)),
             latency: Cell::new(Latency::FAST),
+            write_back: Cell::default(),
+            unflushed_bytes: Cell::default(),
+            written_back_at: Cell::default(),
             model: Cell::default(),
             service: RefCell::default(),
             service_wakes: Cell::default(),
@@ -185,6 +205,8 @@ impl Disk {
     pub fn cut_power(&self, survival: Survival) {
         self.power_cycle.set(self.power_cycle.get() + 1);
         self.stuck_until.set(Instant::default());
+        self.unflushed_bytes.set(0);
+        self.written_back_at.set(Instant::default());
         self.set_model(self.model.get());
         let stable = self.medium.borrow().is_stable();
         self.medium.borrow_mut().cut_power(survival, &mut self.random.borrow_mut());
@@ -344,6 +366,12 @@ impl Disk {
         self.latency.set(latency);
     }
 
+    /// How long flushes of a [`Model::Quick`] take from now on, besides their latency.
+    pub fn set_write_back(&self, write_back: WriteBack) {
+        self.story.tell(&self.name, &format!("writes back: {write_back:?}"));
+        self.write_back.set(write_back);
+    }
+
     /// No answer comes before `until`.
     pub fn stick_for(&self, duration: Duration) {
         self.story.tell(&self.name, &format!("is stuck for {duration:?}"));
@@ -359,6 +387,7 @@ impl Disk {
     /// Faults that lie in wait are taken back, and it answers in time. Damage stays.
     pub fn heal(&self) {
         self.latency.set(Latency::FAST);
+        self.write_back.set(WriteBack::AtOnce);
         self.stuck_until.set(Instant::default());
         self.faults.clear();
     }
@@ -380,6 +409,23 @@ impl Disk {
         let chance = Duration::from_nanos(self.random.borrow_mut().random_range(0..=spread));
         let stable = if stable { latency.stable } else { Duration::ZERO };
         Due::After(latency.base + chance + stable)
+    }
+
+    /// The same for a flush; `None` if it is never answered.
+    fn due_flush(&self, job: Job) -> Option<Due> {
+        let Due::After(latency) = self.due(job) else { return Some(Due::Served(job)) };
+        let now = self.timeline.now();
+        let takes = match self.write_back.get() {
+            WriteBack::AtOnce => Duration::ZERO,
+            WriteBack::BytesPerSecond(rate) => {
+                let bytes = self.unflushed_bytes.take();
+                let done = self.written_back_at.get().max(now) + service::transfer(bytes, rate);
+                self.written_back_at.set(done);
+                done.since(now)
+            }
+            WriteBack::Never => return None,
+        };
+        Some(Due::After(latency + takes))
     }
 
     fn count(&self, change: impl FnOnce(&mut DiskCounters)) {
@@ -469,6 +515,9 @@ impl Disk {
             None => {
                 let count = if effect == Effect::Half { range.count / 2 } else { range.count };
                 self.put(number, start.0, &data[..count as usize * SECTOR_BYTES]);
+                if durability == Durability::Volatile {
+                    self.unflushed_bytes.update(|bytes| bytes + range.len_bytes());
+                }
                 Performed::Written { number, at: range, durability }
             }
             Some(WriteFault::Lost) => Performed::Answered(Ok(Answer::Done)),

@@ -268,6 +268,7 @@ mod tests {
             "etherpool pool set cluster rebuild-delay off",
             "etherpool pool set cluster scrub-every 14d",
             "etherpool pool set cluster scrub-rate 100M",
+            "etherpool pool set cluster rebuild-rate 50M",
             "etherpool pool scrub cluster",
             "etherpool pool set cluster auto-rebalance off",
             "etherpool pool set cluster spare node",

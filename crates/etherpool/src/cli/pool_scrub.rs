@@ -69,6 +69,12 @@ enum Setting {
         #[arg(value_parser = parse_kept, value_name = "disk|node|SIZE|off")]
         spare: Kept,
     },
+    /// How much is copied per second at most to rebuild, empty, replace or resync disks, of all disks together
+    RebuildRate {
+        /// Such as 100M; off for as much as the disks allow, less while the pool is used
+        #[arg(value_parser = parse_rate, value_name = "SIZE")]
+        rate: Rate,
+    },
     /// How much a scrub reads per second at most, of all disks together
     ScrubRate {
         /// Such as 100M; off for as much as there is, half of the time while the pool is used
@@ -231,6 +237,16 @@ impl Setting {
                     None => "no space is kept free for what may be lost".into(),
                 };
                 (SetPool { spare: Some(spare), ..none }, text)
+            }
+            Setting::RebuildRate { rate: Rate(rate) } => {
+                let text = match rate {
+                    Some(rate) => format!("at most {}/s are copied from disk to disk", Human(rate)),
+                    None => {
+                        "as much is copied from disk to disk as the disks allow, less while the pool is used"
+                            .into()
+                    }
+                };
+                (SetPool { rebuild_rate_bytes: Some(rate), ..none }, text)
             }
             Setting::ScrubRate { rate: Rate(rate) } => {
                 let text = match rate {

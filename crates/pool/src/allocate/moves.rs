@@ -1,25 +1,37 @@
 //! Where positions of groups that there are may go, and further ones: for whatever empties disks, and for layouts that
 //! change. Nothing is moved by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::{Space, Usable, halvings};
+use super::spread::Choice;
+use super::{FreeDisk, Space, Usable, halvings};
 use crate::format::DiskNumber;
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
 use crate::spare::Standing;
+
+/// Work of a group that is read or written; divisible by how many may share it.
+const WORK_OF_GROUP: u64 = 12;
 
 /// Where positions of runs may move to, one after the other.
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
+    /// What moves that are under way give each disk to do.
+    work: BTreeMap<DiskNumber, u64>,
+    /// Where what waits just fits, places are chosen as they were when that was found.
+    choice: Choice,
 }
 
 impl MovePlan<'_> {
     /// Plans on these disks, and leaves what logs may need.
     pub fn new<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
-        MovePlan::on(metadata, Space::new(metadata, usable))
+        let mut plan = MovePlan::on(metadata, Space::new(metadata, usable));
+        if plan.has_room_in_any_order() {
+            plan.choice = Choice::AnyDomain;
+        }
+        plan
     }
 
     /// The same once all moves to these disks are done, and all others given up.
@@ -37,7 +49,50 @@ impl MovePlan<'_> {
 
     fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
-        MovePlan { metadata, space }
+        let mut plan =
+            MovePlan { metadata, space, work: BTreeMap::new(), choice: Choice::MostFree };
+        for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
+            if let Some(incoming) = run.incoming {
+                plan.add_work(run, run.count, incoming.member.disk);
+            }
+        }
+        plan
+    }
+
+    /// Whether all that waits for a place finds one in whatever order, and wherever it may be: the first rule of
+    /// `crate::spare`.
+    fn has_room_in_any_order(&self) -> bool {
+        let volumes = self.metadata.volumes().values();
+        let (mut waiting, mut copies) = (0, 1);
+        for volume in volumes {
+            let wanted = usize::from(volume.wanted_layout().copies());
+            for run in volume.runs.values().map(|run| self.foreseen(run)) {
+                let positions = run.members.len().max(wanted);
+                let there = run.members.iter().filter(|member| self.space.has(member.disk)).count();
+                waiting += u64::from(run.count) * (positions - there) as u64;
+                copies = copies.max(positions);
+            }
+        }
+        let mut free: Vec<u64> = self.space.domains().into_values().collect();
+        free.sort_unstable_by_key(|free| std::cmp::Reverse(*free));
+        free.iter().skip(copies - 1).sum::<u64>() >= waiting
+    }
+
+    /// Whether positions may be planned in any order. Otherwise it is to be that in which they were found to fit: those
+    /// first that have the fewest members there, and all parts of one before the next.
+    pub fn is_any_order_right(&self) -> bool {
+        self.choice == Choice::AnyDomain
+    }
+
+    /// Groups of a run go to a disk, which those give them that have them, each a part.
+    fn add_work(&mut self, run: &GroupRun, count: u32, to: DiskNumber) {
+        let of = run.members.iter().map(|member| member.disk);
+        let from: Vec<DiskNumber> = of.filter(|disk| self.space.has(*disk)).collect();
+        let written = u64::from(count) * WORK_OF_GROUP;
+        for disk in &from {
+            *self.work.entry(*disk).or_default() += written / from.len() as u64;
+        }
+        *self.work.entry(to).or_default() += written;
     }
 
     /// A run once its move is done or given up.
@@ -60,16 +115,21 @@ impl MovePlan<'_> {
         let others = others.filter(|(index, _)| *index != usize::from(position));
         let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
         let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
-        let disk = self.space.most_free(count, |number, disk| {
+        let accept = |number: DiskNumber, disk: &FreeDisk| {
             to.is_none_or(|to| to == number)
                 && !domains.contains(&disk.domain)
                 && run.holders().all(|member| member.disk != number)
-        })?;
+        };
+        let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
+        let disk = self.space.choose(self.choice, count, accept, work)?;
         let first = self.space.take_first(disk, count)?.first;
+        self.add_work(run, count, disk);
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
+    /// Where there is room in any order it is, of disks that are about as full, that one which other moves give the
+    /// least to do: so all take part alike.
     pub fn take_some(
         &mut self,
         run: &GroupRun,
@@ -88,9 +148,13 @@ impl MovePlan<'_> {
         mut standing: Option<&mut Standing>,
     ) -> u64 {
         let volumes = self.metadata.volumes().values();
+        let runs = volumes.flat_map(|volume| volume.runs.values()).map(|run| self.foreseen(run));
+        let mut runs: Vec<GroupRun> = runs.filter(|run| run.position_on(disk).is_some()).collect();
+        // In the order in which they begin to move.
+        let there = |run: &GroupRun| run.members.iter().filter(|m| self.space.has(m.disk)).count();
+        runs.sort_by_cached_key(there);
         let mut homeless = 0;
-        for run in volumes.flat_map(|volume| volume.runs.values()) {
-            let run = self.foreseen(run);
+        for run in runs {
             let Some(position) = run.position_on(disk) else { continue };
             let mut left = run.count;
             while let Some((count, to)) = self.take_some(&run, position, left, to) {

@@ -2,17 +2,18 @@
 //! get dirty regions. Only when all of that is durable and recorded is the log's space released. From the
 //! choice of whom a destage reaches to its commit no disk is taken in: it would pass for one that has all.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 
-use block::{BLOCK_BYTES, Buffer, IoError, Lba};
+use block::{BLOCK_BYTES, Buffer, Instant, Lba};
 use futures::future::select;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
 use super::belief::LoadError;
-use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after};
+use super::disk_work::{DiskWork, Touched, WorkResult, dirty_after, failures};
 use super::lease::Ended;
 use super::limits::READ_TRIES;
 use super::pool::GroupPlace;
@@ -43,6 +44,15 @@ pub(crate) struct GroupDestage {
     /// Some checksum block of its rows can't be believed now, or nobody is there who could have it.
     pub(crate) is_doubtful: bool,
     _lock: Permit,
+}
+
+/// Groups of which a destage takes the locks, until it has them or is given up.
+struct Wanted<'a>(&'a RefCell<(Instant, BTreeSet<GenerationId>)>);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().1.clear();
+    }
 }
 
 /// A checksum block as a destage makes it.
@@ -218,6 +228,14 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether a destage wants the lock of a group soon: who copies that gives it back, and nobody begins. A destage
+    /// may wait long for another group, of which the holder waits for a disk: then copies go on.
+    pub(super) fn is_lock_wanted(&self, generation: GenerationId) -> bool {
+        let wanted = self.wanted_locks.borrow();
+        let since = self.pool.runtime.now().since(wanted.0);
+        since < self.pool.limits.hedge && wanted.1.contains(&generation)
+    }
+
     async fn lock_groups(self: &Rc<Self>, due: Vec<(u64, PendingBlock)>) -> Vec<GroupDestage> {
         let mut groups: BTreeMap<GenerationId, (Rc<GroupPlace>, DueRows)> = BTreeMap::new();
         let mut last: Option<Rc<GroupPlace>> = None;
@@ -236,9 +254,15 @@ impl Volume {
             last = Some(group);
         }
         let mut destages = Vec::with_capacity(groups.len());
+        // Said of all at once: who copies many of them would be waited for one after the other.
+        *self.wanted_locks.borrow_mut() =
+            (self.pool.runtime.now(), groups.keys().copied().collect());
+        let _wanted = Wanted(&self.wanted_locks);
         for (generation, (group, rows)) in groups {
             // Ascending by generation, as whoever else holds several.
             let lock = self.pool.lock_group_to_destage(generation).await;
+            // The next one is waited for from now on.
+            self.wanted_locks.borrow_mut().0 = self.pool.runtime.now();
             // Whoever had it may have moved a position, or split the run.
             let group = self.pool.group_by_generation(generation).map_or(group, Rc::new);
             let blocks = Vec::new();
@@ -499,7 +523,7 @@ impl Volume {
 
 enum DestageDue {
     Now(RecordNumber),
-    At(block::Instant),
+    At(Instant),
     Never,
 }
 
@@ -531,9 +555,4 @@ fn reached_disks(
 
 fn touched_disks(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeSet<DiskNumber> {
     results.keys().copied().collect()
-}
-
-fn failures(results: &BTreeMap<DiskNumber, WorkResult>) -> BTreeMap<DiskNumber, IoError> {
-    let failed = results.iter().filter_map(|(disk, result)| Some((*disk, result.failed?)));
-    failed.collect()
 }

@@ -2,7 +2,7 @@
 //! the instance that took them. When the disk began anew in between, all of it is done again.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,6 +31,17 @@ pub(crate) struct Touched {
     pub(crate) mask: u64,
 }
 
+/// When what is written becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Durable {
+    /// By a flush after it.
+    Flushed,
+    /// Each write by itself: what is relied upon beside it was flushed before.
+    Written,
+    /// Somebody else flushes it.
+    Later,
+}
+
 /// Writes to one disk.
 pub(crate) struct DiskWork {
     member: Rc<Member>,
@@ -40,6 +51,8 @@ pub(crate) struct DiskWork {
     shown: Option<Instance>,
     /// Nobody else can do what is done here.
     is_alone: bool,
+    /// When it becomes durable.
+    durable: Durable,
     /// Of the works that are run with this one, those that aren't done.
     unfinished: Rc<Cell<usize>>,
 }
@@ -55,12 +68,28 @@ pub(crate) struct WorkResult {
     pub(crate) instance: Option<Instance>,
     /// It began anew since what it holds was looked at: that must be done again first.
     pub(crate) began_anew: bool,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+/// Those of several disks that failed as a whole.
+pub(super) fn failures(
+    results: &BTreeMap<DiskNumber, WorkResult>,
+) -> BTreeMap<DiskNumber, IoError> {
+    let failed = results.iter().filter_map(|(disk, result)| Some((*disk, result.failed?)));
+    failed.collect()
 }
 
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
         let (writes, unfinished) = (Vec::new(), Rc::default());
-        DiskWork { member, device, writes, shown: None, is_alone: false, unfinished }
+        let (shown, is_alone, durable) = (None, false, Durable::Flushed);
+        DiskWork { member, device, writes, shown, is_alone, durable, unfinished }
+    }
+
+    /// Whose work it is.
+    pub(crate) fn disk(&self) -> DiskNumber {
+        self.member.number
     }
 
     /// The instance that must take it, if only one may.
@@ -83,6 +112,12 @@ impl DiskWork {
     /// Nobody else can do what is done here, so it is waited for as long as background work may take.
     pub(crate) fn set_alone(&mut self) {
         self.is_alone = true;
+    }
+
+    /// It counts for nothing before somebody has flushed it under the instance that took it, together with other
+    /// works.
+    pub(crate) fn stay_volatile(self) -> DiskWork {
+        DiskWork { durable: Durable::Later, ..self }
     }
 
     /// Whether the others have done what is done here, and can do without it.
@@ -128,7 +163,9 @@ impl Pool {
         let runs = works.into_iter().map(|(disk, mut work)| {
             work.unfinished = Rc::clone(&unfinished);
             async move {
-                let result = self.run_work(&work, release).await;
+                let begun = self.runtime.now();
+                let mut result = self.run_work(&work, release).await;
+                result.took = self.runtime.now().since(begun);
                 // Who failed has done nothing that another one could be done without for.
                 if result.failed.is_none() && !result.began_anew {
                     work.unfinished.update(|count| count - 1);
@@ -139,21 +176,34 @@ impl Pool {
         join_all(runs).await.into_iter().collect()
     }
 
-    /// Has disks record a release number as applied, each under the instance that took, durably, what is to be
-    /// credited to it. Returns who did. The caller holds the lock of releases.
+    /// Flushes disks, each under the instance that took what is to be durable.
+    pub(crate) async fn flush_disks(
+        &self,
+        took: impl Iterator<Item = (DiskNumber, Instance)>,
+    ) -> BTreeMap<DiskNumber, WorkResult> {
+        let works = took.filter_map(|(disk, instance)| self.work_by(disk, Some(instance)));
+        self.run_works(works.collect(), None).await
+    }
+
+    /// Has disks record a release number as applied, each under the instance that took what is to be credited to it and
+    /// has it durable by now. The caller holds the lock of releases.
     pub(crate) async fn record_applied(
         &self,
         took: BTreeMap<DiskNumber, Option<Instance>>,
         release: ReleaseNumber,
-    ) -> BTreeSet<DiskNumber> {
-        let works = took.into_iter().filter_map(|(disk, instance)| {
-            let member = self.member(disk)?;
-            let device = member.usable_device()?;
-            Some((disk, DiskWork::new(member, device).only_by(instance)))
-        });
-        let results = self.run_works(works.collect(), Some(release)).await;
-        let done = results.iter().filter(|(_, done)| done.failed.is_none() && !done.began_anew);
-        done.map(|(disk, _)| *disk).collect()
+    ) -> BTreeMap<DiskNumber, WorkResult> {
+        let works = took.into_iter().filter_map(|(disk, instance)| self.work_by(disk, instance));
+        // Not by a flush: it would wait for what was copied since. (With a drive without FUA it does all the same.)
+        let works =
+            works.map(|(disk, work)| (disk, DiskWork { durable: Durable::Written, ..work }));
+        self.run_works(works.collect(), Some(release)).await
+    }
+
+    /// Work of a disk that takes part, to be done by this instance if one is named.
+    fn work_by(&self, disk: DiskNumber, by: Option<Instance>) -> Option<(DiskNumber, DiskWork)> {
+        let member = self.member(disk)?;
+        let device = member.usable_device()?;
+        Some((disk, DiskWork::new(member, device).only_by(by)))
     }
 
     /// Reads from a member, under the instance that was looked at when it was taken in: what another
@@ -229,7 +279,11 @@ impl Pool {
     }
 
     async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let _recording = work.member.recording_applied.acquire(1).await;
+        // One applied block at a time; whatever else is done runs beside it.
+        let _recording = match release {
+            Some(_) => Some(work.member.recording_applied.acquire(1).await),
+            None => None,
+        };
         for _ in 0..RESTARTS_MAX {
             match self.try_work(work, release).await {
                 Err(IoError::Restarted { now }) if work.shown.is_some() => {
@@ -259,6 +313,10 @@ impl Pool {
             }
             taken_by = Some(now);
         }
+        let durability = match work.durable {
+            Durable::Written => Durability::Durable,
+            Durable::Flushed | Durable::Later => Durability::Volatile,
+        };
         let mut dirty = BTreeMap::new();
         let applied = release.map(|release| self.applied_write(work, release));
         let writes =
@@ -266,7 +324,7 @@ impl Pool {
         let writes = writes.chain(applied.map(|(start, data)| (start, data, None)));
         let writes = writes.map(|(start, data, touched)| async move {
             let bytes = data.len() as u64;
-            let write = write_run(&*work.device, start, data, Durability::Volatile);
+            let write = write_run(&*work.device, start, data, durability);
             let _underway = Underway::new(&self.runtime, &work.member, Purpose::Write, bytes);
             (touched, self.within_patience(work, write).await)
         });
@@ -288,9 +346,14 @@ impl Pool {
             }
         }
         if let Some(instance) = taken_by {
-            work.member.seen_instance.set(Some(instance));
-            let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
-            self.within_patience(work, work.device.flush(instance)).await?;
+            // A flush alone is for one that was seen some time ago.
+            if release.is_some() || !work.writes.is_empty() {
+                work.member.seen_instance.set(Some(instance));
+            }
+            if work.durable == Durable::Flushed {
+                let _underway = Underway::new(&self.runtime, &work.member, Purpose::Flush, 0);
+                self.within_patience(work, work.device.flush(instance)).await?;
+            }
         }
         if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::jobs::is_moving;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
+use super::relocate::Change;
 use super::volume::{Serving, Volume};
 use crate::allocate::MovePlan;
 use crate::format::{DiskNumber, JobNumber, VolumeId};
@@ -18,8 +19,10 @@ use crate::metadata::{
 };
 
 /// Runs that move at once.
-pub(super) const MOVES_MAX: usize = 8;
-/// A move that lacks as much as so long ago doesn't count among them.
+pub(super) const MOVES_MAX: usize = 32;
+/// Changes of the map that are committed together: their groups' locks are held meanwhile.
+const CHANGES_MAX: usize = 16;
+/// A move that lacks as much as so long ago, though its turn came, doesn't count among them.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What is to be done next.
@@ -52,20 +55,21 @@ impl OpenPool {
     pub(super) async fn advance_jobs(self: &Rc<Self>) -> Result<bool, Ended> {
         let (steps, ended) = self.next_steps();
         let mut progress = false;
-        for (volume, step) in steps {
-            progress |= match step {
-                Step::Begin { run, position, to } => {
-                    self.begin_move(&volume, &run, position, to).await?
-                }
-                Step::Split { run, count } => self.split_run(&volume, &run, count).await?,
-                Step::Switch(run) => self.switch_move(&volume, &run).await?,
-                Step::Cancel(run) => self.cancel_move(&volume, &run).await?,
-                Step::Drop { run, position } => self.drop_position(&volume, &run, position).await?,
-                Step::Check { run, position } => {
-                    self.begin_check(&volume, run, position);
-                    false
-                }
-            };
+        let changes = steps.into_iter().filter_map(|(volume, step)| match step {
+            Step::Begin { run, position, to } => Some(self.begin_move(&volume, &run, position, to)),
+            Step::Split { run, count } => Some(self.split_run(&volume, &run, count)),
+            Step::Switch(run) => Some(self.switch_move(&volume, &run)),
+            Step::Cancel(run) => Some(self.cancel_move(&volume, &run)),
+            Step::Drop { run, position } => self.drop_position(&volume, &run, position),
+            Step::Check { run, position } => {
+                self.begin_check(&volume, run, position);
+                None
+            }
+        });
+        let mut changes: Vec<Change<'_>> = changes.collect();
+        while !changes.is_empty() {
+            let rest = changes.split_off(changes.len().min(CHANGES_MAX));
+            progress |= self.change_map(std::mem::replace(&mut changes, rest)).await?;
         }
         for (number, job) in ended {
             let disk = job.empties();
@@ -152,8 +156,6 @@ impl OpenPool {
             job.is_some_and(|job| job.empties().is_some()) && !busy.contains(number)
         };
         self.jobs.done.borrow_mut().retain(is_done);
-        // The fewer copies are there the sooner.
-        candidates.sort_by_key(|candidate| candidate.there);
         // A volume that waits for space to have a copy more may wait for what this makes usable.
         let is_idle = candidates.iter().all(|candidate| candidate.job.is_none()) && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);
@@ -209,7 +211,13 @@ impl OpenPool {
         if known.0 != lacks {
             *known = (lacks, now);
         }
-        now.since(known.1) < STUCK_AFTER
+        // By the rate that somebody said, or behind others, its turn may come late.
+        let is_tried = || {
+            let in_vain = self.in_vain.borrow();
+            run.generations(run.initialised()).any(|group| in_vain.contains_key(&group))
+        };
+        let is_stuck = || !self.is_there(incoming.member.disk) || is_tried();
+        now.since(known.1) < STUCK_AFTER || !is_stuck()
     }
 
     /// What becomes of a run of which a position moves.
@@ -249,11 +257,32 @@ impl OpenPool {
     fn begin_some(
         &self,
         meta: &Metadata,
-        candidates: Vec<Candidate<'_>>,
+        mut candidates: Vec<Candidate<'_>>,
         mut moving: usize,
         steps: &mut Steps,
     ) {
-        let mut plan: Option<MovePlan<'_>> = None;
+        // What is looked at all the time, while nothing may begin, costs nothing.
+        if candidates.is_empty() || moving >= MOVES_MAX {
+            return;
+        }
+        let mut plan = MovePlan::new(meta, &self.pool.usable_disks());
+        // The fewer copies are there the sooner; of those from each disk in turn, so that all that can give give.
+        // Where that isn't as good as the order in which they were found to have room, it is that one.
+        let mut turns: BTreeMap<DiskNumber, usize> = BTreeMap::new();
+        let mut turn_of = |run: &GroupRun| {
+            let mut there = run.members.iter().map(|m| m.disk).filter(|disk| self.is_there(*disk));
+            let turn = turns.entry(there.next()?).or_default();
+            *turn += 1;
+            Some(*turn)
+        };
+        let any_order = plan.is_any_order_right();
+        let moves = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        moves.filter(|run| run.incoming.is_some()).for_each(|run| {
+            turn_of(run);
+        });
+        candidates.sort_by_cached_key(|candidate| {
+            (candidate.there, any_order.then(|| turn_of(candidate.run)))
+        });
         let mut waits = self.jobs.waits.borrow_mut();
         let mut taken: BTreeSet<(VolumeId, RunKey)> = BTreeSet::new();
         for Candidate { there, volume, run, position, number, job } in candidates {
@@ -267,7 +296,6 @@ impl OpenPool {
                 waits.insert(number, why);
                 continue;
             }
-            let plan = plan.get_or_insert_with(|| MovePlan::new(meta, &self.pool.usable_disks()));
             let to = job.and_then(Job::to);
             let Some((len, to)) = plan.take_some(run, position, run.count, to) else {
                 let why = match to {
@@ -282,12 +310,16 @@ impl OpenPool {
             };
             moving += 1;
             taken.insert((volume.id, run.key));
-            let run = run.clone();
-            let step = match len == run.count {
+            let (run, count) = (run.clone(), run.count);
+            let step = match len == count {
                 true => Step::Begin { run, position, to },
                 false => Step::Split { run, count: len },
             };
             steps.push((volume, step));
+            // The rest of the run comes before the others then.
+            if len < count && !any_order {
+                break;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
 //!   `convert` decides which, and why;
-//! - **upkeep**: `repair`, `resync`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
+//! - **upkeep**: `repair`, `resync` with `copy_order` and `copy_credit`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 
@@ -27,6 +27,8 @@ mod checksums;
 mod commit;
 mod config;
 mod convert;
+mod copy_credit;
+mod copy_order;
 mod create;
 mod destage;
 mod destroy;
@@ -40,6 +42,7 @@ mod import;
 mod init;
 mod job_steps;
 mod jobs;
+mod judge;
 mod known;
 mod lease;
 mod limits;
@@ -53,6 +56,7 @@ mod offline;
 mod open;
 mod open_pool;
 mod opening;
+mod pace;
 mod places;
 mod pool;
 mod quorum;

@@ -23,6 +23,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
+use super::resync::COPIED_BYTES_MAX;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
@@ -314,6 +315,7 @@ impl OpenRequest {
             release_lock: Semaphore::new(1),
             replay_room: Semaphore::new(REPLAY_MIB_MAX),
             group_locks: RefCell::default(),
+            copied_bytes: Semaphore::new(COPIED_BYTES_MAX),
             resyncing: Cell::new(false),
             credits: RefCell::default(),
         })

@@ -4,21 +4,24 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, DeviceEvent};
+use block::{BlockDevice, DeviceEvent, Instant};
 use futures::channel::oneshot;
 use futures::future::join_all;
 use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
+use super::copy_order::Loads;
 use super::jobs::Jobs;
 use super::lease::Ended;
 use super::member::{Member, Standing};
+use super::pace::Pace;
 use super::pool::Pool;
+use super::settings::REBUILD_RATE;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
-use crate::format::{DiskNumber, VolumeId};
+use crate::format::{DiskNumber, GenerationId, VolumeId};
 use crate::report::{PoolEvent, PoolState};
 
 /// An open pool.
@@ -30,6 +33,12 @@ pub(crate) struct OpenPool {
     /// Held from choosing a disk's number to its commit.
     pub(super) adding: Rc<Semaphore>,
     pub(super) jobs: Jobs,
+    /// How fast is copied from disk to disk.
+    pub(super) copy_pace: Pace,
+    /// What disks have to do for that.
+    pub(super) copy_loads: Rc<Loads>,
+    /// Groups of which nothing could be copied of late, and when.
+    pub(super) in_vain: RefCell<BTreeMap<GenerationId, Instant>>,
     pub(super) unfit: Unfit,
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
@@ -46,6 +55,9 @@ impl OpenPool {
             removing,
             adding,
             jobs: Jobs::default(),
+            copy_pace: Pace::by(REBUILD_RATE),
+            copy_loads: Rc::default(),
+            in_vain: RefCell::default(),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),
             owned_before,
@@ -62,6 +74,7 @@ impl OpenPool {
             before: self.owned_before.clone(),
         });
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
+        self.pool.runtime.spawn(Rc::clone(self).run_judging());
         self.pool.runtime.spawn(Rc::clone(self).run_jobs());
         self.pool.runtime.spawn(Rc::clone(self).run_votes());
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());

@@ -71,6 +71,8 @@ pub(crate) struct Pool {
     /// MiB of segments that replays may hold at once.
     pub(crate) replay_room: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
+    /// Memory for what is being copied from disk to disk.
+    pub(crate) copied_bytes: Rc<Semaphore>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
     /// The room of each log.

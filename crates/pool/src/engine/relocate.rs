@@ -1,151 +1,194 @@
 //! Moving a position of groups to another disk (docs/engine.md, 11): the one mechanism of rebuilding, replacing,
-//! evacuating and rebalancing, and of giving groups a further position. From its beginning on the new disk is a position like the others, of which it lacks
-//! everything: destages write to it too, and resync copies what it lacks. Once it lacks nothing it takes the
-//! former one's place, if there is one, in one step. So a crash needs no rule of its own, and a move that is cancelled has
-//! changed nothing.
+//! evacuating and rebalancing, and of giving groups a further position. From its beginning on the new disk is a position like
+//! the others, of which it lacks everything: destages write to it too, and resync copies what it lacks. Once it lacks
+//! nothing it takes the former one's place, if there is one, in one step. So a crash needs no rule of its own, and a
+//! move that is cancelled has changed nothing.
 //!
 //! **Where groups are changes only with their locks held alone**, and while no destage has chosen whom it
 //! reaches: whoever holds one of these may rely on a group's positions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+use runtime::Permit;
 
 use super::commit::CommitError;
 use super::convert::has_any;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::volume::Volume;
-use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord};
+use crate::format::GenerationId;
+use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, Metadata};
+
+/// A change of where a run's groups are.
+pub(crate) struct Change<'a> {
+    volume: Rc<Volume>,
+    run: GroupRun,
+    records: Vec<MetaRecord>,
+    /// Whether it may be, asked with all locks held, of the metadata with the changes before it.
+    may_be: Box<dyn Fn(&Metadata) -> bool + 'a>,
+}
 
 impl OpenPool {
-    /// Begins to move a position of a run, or to give it a further one; false if it isn't as it was any more, or if
-    /// nothing is wrong where it is and what the pool's spare needs was given out since that was planned.
-    pub(crate) async fn begin_move(
+    /// Begins to move a position of a run, or to give it a further one; not if nothing is wrong where it is and what
+    /// the pool's spare needs was given out since that was planned.
+    pub(crate) fn begin_move(
         &self,
         volume: &Rc<Volume>,
         run: &GroupRun,
         position: u8,
         to: Member,
-    ) -> Result<bool, Ended> {
+    ) -> Change<'_> {
         let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
-        let may_be = || self.move_leaves_spare(run, position, to.disk);
-        self.change_map(volume, run, vec![begun], may_be).await
+        let of = run.clone();
+        let may_be = move |meta: &Metadata| self.move_leaves_spare(meta, &of, position, to.disk);
+        change(volume, run, vec![begun], may_be)
     }
 
-    /// Ends the move of a run: where it went lacks nothing. False also if that disk went meanwhile, or is to: what it
+    /// Ends the move of a run: where it went lacks nothing. Not if that disk went meanwhile, or is to: what it
     /// took the place of may be the last that is there.
-    pub(crate) async fn switch_move(
-        &self,
-        volume: &Rc<Volume>,
-        run: &GroupRun,
-    ) -> Result<bool, Ended> {
+    pub(crate) fn switch_move(&self, volume: &Rc<Volume>, run: &GroupRun) -> Change<'_> {
         let switched = MetaRecord::MoveSwitched { volume: volume.id, key: run.key };
-        let stays = || {
-            let to = run.incoming.map(|incoming| incoming.member.disk);
-            let is_offline = |disk| self.pool.meta.borrow().offline_since(disk).is_some();
+        let to = run.incoming.map(|incoming| incoming.member.disk);
+        let stays = move |meta: &Metadata| {
+            let is_offline = |disk| meta.offline_since(disk).is_some();
             to.is_some_and(|disk| self.is_there(disk) && !is_offline(disk))
         };
-        self.end_move(volume, run, switched, run.outgoing(), stays).await
+        end_move(volume, run, switched, run.outgoing(), stays)
     }
 
     /// Gives the move of a run up.
-    pub(crate) async fn cancel_move(
-        &self,
-        volume: &Rc<Volume>,
-        run: &GroupRun,
-    ) -> Result<bool, Ended> {
+    pub(crate) fn cancel_move(&self, volume: &Rc<Volume>, run: &GroupRun) -> Change<'_> {
         let cancelled = MetaRecord::MoveCancelled { volume: volume.id, key: run.key };
         let incoming = run.incoming.map(|incoming| incoming.member);
-        self.end_move(volume, run, cancelled, incoming, || true).await
-    }
-
-    /// Nothing is written to the place that is given up, and who reads there finds contents of another
-    /// generation at worst, so it is free at once.
-    async fn end_move(
-        &self,
-        volume: &Rc<Volume>,
-        run: &GroupRun,
-        ended: MetaRecord,
-        left: Option<Member>,
-        may_end: impl Fn() -> bool,
-    ) -> Result<bool, Ended> {
-        let freed = left.map(|left| freed(run, left));
-        self.change_map(volume, run, [ended].into_iter().chain(freed).collect(), may_end).await
+        end_move(volume, run, cancelled, incoming, |_| true)
     }
 
     /// Makes two runs of one, the first of so many groups.
-    pub(crate) async fn split_run(
-        &self,
-        volume: &Rc<Volume>,
-        run: &GroupRun,
-        count: u32,
-    ) -> Result<bool, Ended> {
+    pub(crate) fn split_run(&self, volume: &Rc<Volume>, run: &GroupRun, count: u32) -> Change<'_> {
         let split = MetaRecord::RunSplit { volume: volume.id, key: run.key, count };
-        self.change_map(volume, run, vec![split], || true).await
+        change(volume, run, vec![split], |_| true)
     }
 
-    /// Gives up a position of a run; false if it isn't as it was, or somebody may need that position: where a row
+    /// Gives up a position of a run; not if somebody may need that position: where a row
     /// was being written over, or was written in its place and the log doesn't have it. A destage, which is due
     /// then, changes that; but whoever read the others didn't see that row.
-    pub(crate) async fn drop_position(
+    pub(crate) fn drop_position(
         &self,
         volume: &Rc<Volume>,
         run: &GroupRun,
         position: u8,
-    ) -> Result<bool, Ended> {
-        let Some(left) = run.members.get(usize::from(position)) else { return Ok(false) };
+    ) -> Option<Change<'_>> {
+        let left = *run.members.get(usize::from(position))?;
         let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
-        let others = run.members.iter().filter(|member| *member != left);
-        let may_go = || {
-            let is_known = !has_any(run, &volume.only_in_place());
+        let (of, whose) = (run.clone(), Rc::clone(volume));
+        let may_go = move |_: &Metadata| {
+            let is_known = !has_any(&of, &whose.only_in_place());
             if !is_known {
-                self.forget_check(volume.id, run);
-                volume.destage_soon();
+                self.forget_check(whose.id, &of);
+                whose.destage_soon();
             }
-            is_known && others.clone().all(|member| self.is_there(member.disk))
+            let mut others = of.members.iter().filter(|member| **member != left);
+            is_known && others.all(|member| self.is_there(member.disk))
         };
-        self.change_map(volume, run, vec![dropped, freed(run, *left)], may_go).await
+        Some(change(volume, run, vec![dropped, freed(run, left)], may_go))
     }
 
-    /// Commits what changes the place of a run's groups; false if the run isn't as it was any more, the records
-    /// don't fit it, or, with the locks held, it may not be.
-    async fn change_map(
-        &self,
-        volume: &Rc<Volume>,
-        run: &GroupRun,
-        records: Vec<MetaRecord>,
-        may_be: impl Fn() -> bool,
-    ) -> Result<bool, Ended> {
+    /// Commits what changes the places of runs' groups, together; left out is each of which the run isn't as it was
+    /// any more, or that the records don't fit, or that, with the locks held, may not be. Tells whether there was
+    /// any.
+    pub(crate) async fn change_map(&self, mut changes: Vec<Change<'_>>) -> Result<bool, Ended> {
         let pool = &self.pool;
-        let mut locks = Vec::with_capacity(run.count as usize);
+        let of = changes.iter().enumerate();
+        let generations = of.flat_map(|(index, change)| {
+            change.run.generations(change.run.count).map(move |generation| (generation, index))
+        });
+        let mut generations: Vec<(GenerationId, usize)> = generations.collect();
         // Ascending, like those who destage. One of these may wait for a disk that never comes back: then other
-        // runs go on, and this one is tried again.
-        for generation in run.generations(run.count) {
+        // runs go on, and this one is tried again. However many there are, nobody waits longer than for one.
+        generations.sort_unstable();
+        let (mut locks, mut held_up) = (BTreeMap::<usize, Vec<Permit>>::new(), BTreeSet::new());
+        let until = pool.runtime.now() + pool.limits.eviction;
+        for (generation, index) in generations {
+            if held_up.contains(&index) {
+                continue;
+            }
             let lock = pool.lock_group(generation);
-            let lock = runtime::timeout(&pool.runtime, pool.limits.eviction, lock);
-            let Ok(lock) = pool.unless_over(lock).await? else { return Ok(false) };
-            locks.push(lock);
+            let patience = until.since(pool.runtime.now());
+            let lock = runtime::timeout(&pool.runtime, patience, lock);
+            match pool.unless_over(lock).await? {
+                Ok(lock) => locks.entry(index).or_default().push(lock),
+                Err(_) => {
+                    locks.remove(&index);
+                    held_up.insert(index);
+                }
+            }
         }
+        let mut index = 0..;
+        changes.retain(|_| index.next().is_some_and(|index| !held_up.contains(&index)));
         // Nobody initialises groups, and no destage has chosen whom it reaches.
         let _releases = pool.unless_over(pool.release_lock.acquire(1)).await?;
         let _meta = pool.unless_over(pool.meta_lock.acquire(1)).await?;
-        let is_same = {
-            let meta = pool.meta.borrow();
-            meta.run(volume.id, run.key).is_some_and(|now| is_mapped_alike(now, run))
-        };
-        if !is_same || volume.is_gone() || !may_be() {
+        let records = self.those_that_may_be(&changes);
+        if records.is_empty() {
             return Ok(false);
         }
         match pool.try_commit_locked(&records).await {
             Ok(()) => {}
             Err(CommitError::Ended(ended)) => return Err(ended),
             Err(error) => {
-                tracing::warn!(volume = %volume.name(), ?error, "a change of the map was refused");
+                tracing::warn!(?error, "changes of the map were refused");
                 return Ok(false);
             }
         }
         pool.resync_soon();
         Ok(true)
     }
+
+    /// The records of those changes that may be, each after the ones before it, with the locks held.
+    fn those_that_may_be(&self, changes: &[Change<'_>]) -> Vec<MetaRecord> {
+        let (mut meta, mut records) = (self.pool.meta.borrow().clone(), Vec::new());
+        for change in changes {
+            let now = meta.run(change.volume.id, change.run.key);
+            let is_same = now.is_some_and(|now| is_mapped_alike(now, &change.run));
+            if !is_same || change.volume.is_gone() || !(change.may_be)(&meta) {
+                continue;
+            }
+            match meta.with(&change.records) {
+                Ok(with) => {
+                    meta = with;
+                    records.extend(change.records.iter().cloned());
+                }
+                Err(error) => {
+                    let volume = change.volume.name();
+                    tracing::warn!(%volume, ?error, "a change of the map was refused");
+                }
+            }
+        }
+        records
+    }
+}
+
+fn change<'a>(
+    volume: &Rc<Volume>,
+    run: &GroupRun,
+    records: Vec<MetaRecord>,
+    may_be: impl Fn(&Metadata) -> bool + 'a,
+) -> Change<'a> {
+    Change { volume: Rc::clone(volume), run: run.clone(), records, may_be: Box::new(may_be) }
+}
+
+/// Nothing is written to the place that is given up, and who reads there finds contents of another
+/// generation at worst, so it is free at once.
+fn end_move<'a>(
+    volume: &Rc<Volume>,
+    run: &GroupRun,
+    ended: MetaRecord,
+    left: Option<Member>,
+    may_end: impl Fn(&Metadata) -> bool + 'a,
+) -> Change<'a> {
+    let freed = left.map(|left| freed(run, left));
+    change(volume, run, [ended].into_iter().chain(freed).collect(), may_end)
 }
 
 /// What a position had is free.

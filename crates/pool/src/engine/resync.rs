@@ -8,11 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_BYTES, Buffer, Instance, Lba};
-use futures::StreamExt;
-use futures::future::{join_all, select};
+use futures::future::select;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
-use super::disk_work::{DiskWork, Touched};
+use super::copy_credit::GroupCopy;
+use super::copy_order::{Between, Lines, Next, Width};
+use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::known::SaidBy;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
@@ -20,21 +23,21 @@ use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
 use super::volume::Volume;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
-use crate::metadata::{DirtyRegions, MetaRecord};
+use crate::metadata::DirtyRegions;
 use crate::report::PoolEvent;
 
-/// How often is looked at what couldn't be copied, and at a disk with older contents.
+/// How often is looked at what couldn't be copied.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// So much of a group is copied under its lock at once: a destage waits for it, and it is in memory.
-const COPIED_AT_ONCE_BYTES: u64 = 4 << 20;
-/// Groups that are copied together: their credit costs one flush of each disk, and one commit.
-const BATCH_GROUPS: usize = 4;
-/// Batches under way: while one is flushed and committed another one is read and written.
-const BATCHES: usize = 2;
+/// A group of which nothing could be copied is left alone for so long while there are others: its place is theirs.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// For so long it is remembered that nothing could be copied of one.
+pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 /// After so many groups is looked anew which are the most endangered.
-const LOOK_ANEW_AFTER: usize = 64;
-/// Reads for a group's copy at once.
-const READS: usize = 8;
+const LOOK_ANEW_AFTER: usize = 256;
+/// How often is looked whether more may be copied: requests are answered, a destage has its locks.
+const LOOK_AT_PACE: Duration = Duration::from_millis(20);
+/// Memory for pieces, of all groups together.
+pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
 
 /// What was copied to a member.
 pub(crate) struct Copied {
@@ -54,72 +57,42 @@ impl Pool {
         }
     }
 
-    /// The groups of which usable members miss something, the fewer have everything the earlier.
-    fn groups_behind(&self) -> Vec<GenerationId> {
+    fn members_in_use(&self) -> BTreeSet<DiskNumber> {
+        let members = self.members();
+        members.iter().filter(|member| member.is_usable()).map(|member| member.number).collect()
+    }
+
+    /// The groups of which usable members miss something and that may be copied.
+    fn groups_behind(&self, may_be: impl Fn(VolumeId, GenerationId) -> bool) -> Lines {
         let meta = self.meta.borrow();
         let is_usable = |disk: DiskNumber| self.member(disk).is_some_and(|m| m.is_usable());
         let behind = meta.dirty_regions().keys().filter(|(_, disk)| is_usable(*disk));
         let behind: BTreeSet<GenerationId> = behind.map(|(generation, _)| *generation).collect();
-        let whole = |generation: GenerationId| {
-            let group = meta.group_by_generation(generation)?;
-            let has_all = |disk: DiskNumber| meta.dirty(generation, disk) == 0;
-            Some(group.members().filter(|(disk, _)| has_all(*disk) && is_usable(*disk)).count())
-        };
-        let mut behind: Vec<(Option<usize>, GenerationId)> =
-            behind.into_iter().map(|generation| (whole(generation), generation)).collect();
-        behind.sort_unstable();
-        behind.into_iter().map(|(_, generation)| generation).collect()
-    }
-
-    /// Commits that disks have what was copied to them; tells of how many groups.
-    async fn credit_copies(self: &Rc<Self>, copies: Vec<GroupCopy>) -> Result<usize, Ended> {
-        let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
-        let mut cleared = DirtyRegions::new();
-        for (disk, instance) in copies.iter().flat_map(|copy| &copy.took) {
-            let first = took.entry(*disk).or_insert(*instance);
-            *first = first.or(*instance);
-        }
-        for copy in &copies {
-            let same = |disk: &DiskNumber| {
-                let instance = copy.took.get(disk).copied().flatten();
-                instance.is_none() || took.get(disk) == Some(&instance)
+        let mut lines = Lines::default();
+        for generation in behind {
+            let group = meta.group_by_generation(generation);
+            let Some(group) = group.filter(|group| may_be(group.volume, generation)) else {
+                continue;
             };
-            cleared.extend(copy.cleared.iter().filter(|((_, disk), _)| same(disk)));
+            let there = group.members().map(|(disk, _)| disk).filter(|disk| is_usable(*disk));
+            let (from, to) = there.partition(|disk| meta.dirty(generation, *disk) == 0);
+            lines.push(Between { from, to }, group.volume, generation);
         }
-        if cleared.is_empty() {
-            return Ok(0);
-        }
-        // A disk that was rolled back behind what it is credited with now must be told by its number.
-        let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
-        let release = self.meta.borrow().counters().release;
-        let applied = self.unless_over(self.record_applied(took, release)).await?;
-        let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;
-        // Whoever removes a volume frees its extents only once nobody works on its groups.
-        let is_there = |generation: GenerationId| {
-            let meta = self.meta.borrow();
-            let group = meta.group_by_generation(generation).map(|group| group.volume);
-            copies.iter().any(|copy| Some(copy.volume.id) == group && !copy.volume.is_gone())
-        };
-        cleared.retain(|(generation, disk), _| applied.contains(disk) && is_there(*generation));
-        if cleared.is_empty() {
-            return Ok(0);
-        }
-        let groups: BTreeSet<GenerationId> =
-            cleared.keys().map(|(generation, _)| *generation).collect();
-        let disks = applied.into_iter().collect();
-        let records = [MetaRecord::RegionsCleaned(cleared), MetaRecord::Applied { release, disks }];
-        self.commit_locked(&records).await?;
-        Ok(groups.len())
+        lines
     }
-}
 
-/// What was copied of a group. Its lock is held until that is committed.
-struct GroupCopy {
-    volume: Rc<Volume>,
-    cleared: DirtyRegions,
-    /// The disks that took it, and which instance of each, if anything had to be written.
-    took: BTreeMap<DiskNumber, Option<Instance>>,
-    _lock: Permit,
+    /// A look goes over all dirty regions, also of disks that are gone, of which there may be millions: it is to take
+    /// a small part of the time.
+    fn pause_between_looks(&self) -> Duration {
+        Duration::from_micros(self.meta.borrow().dirty_regions().size() as u64)
+    }
+
+    /// Writes a part of a copy.
+    async fn run_copy(&self, work: DiskWork) -> WorkResult {
+        let disk = work.disk();
+        let mut results = self.run_works(BTreeMap::from([(disk, work)]), None).await;
+        results.remove(&disk).unwrap_or_default()
+    }
 }
 
 impl OpenPool {
@@ -128,7 +101,6 @@ impl OpenPool {
         loop {
             let changed = self.pool.changed.notified();
             let Ok(progress) = self.resync_behind().await else { return };
-            self.judge_rolled_back().await;
             self.tell_resynced();
             if !progress {
                 // What failed may be well without anything else changing.
@@ -146,94 +118,118 @@ impl OpenPool {
     }
 
     /// Resyncs some of what usable members miss, the most endangered groups first; tells whether any bit was
-    /// cleared.
+    /// cleared. Copying goes on while what was copied is flushed and credited: all that there is of it together,
+    /// since each time costs a flush of each disk and a commit.
     async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
-        let behind = self.pool.groups_behind();
-        let cleared = &Cell::new(0);
-        let batches = behind.chunks(BATCH_GROUPS).map(|batch| async move {
-            // Others may be more endangered by now.
-            if cleared.get() >= LOOK_ANEW_AFTER {
-                return Ok(());
+        let (loads, extent_bytes) = (Rc::clone(&self.copy_loads), self.pool.shape().extent_bytes());
+        let mut waiting = Lines::default();
+        let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
+        let (mut usable, mut locked) = (None, BTreeMap::new());
+        let mut looked_at = self.pool.runtime.now();
+        let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut copied: Vec<GroupCopy> = Vec::new();
+        loop {
+            // Others may be more endangered by now, above all when a disk went, and of some groups there is more to copy.
+            let is_short = begun >= LOOK_ANEW_AFTER || waiting.len() < LOOK_ANEW_AFTER;
+            let now = self.pool.runtime.now();
+            let known_for = now.since(looked_at);
+            let may_differ = cleared > known_cleared
+                && (is_short || known_for >= LOOK_AGAIN)
+                && known_for >= self.pool.pause_between_looks();
+            let now_usable = Some(self.pool.members_in_use());
+            if usable != now_usable || may_differ {
+                looked_at = now;
+                let mut in_vain = self.in_vain.borrow_mut();
+                in_vain.retain(|_, at| now.since(*at) < IN_VAIN);
+                let is_left_alone = |generation| {
+                    let at = in_vain.get(&generation).filter(|_| usable.is_some());
+                    at.is_some_and(|at| now.since(*at) < LEFT_ALONE)
+                };
+                waiting = self.pool.groups_behind(|volume, generation| {
+                    // What a log says of rows nobody knows before it is read; a destage follows that.
+                    self.volume(volume).is_some_and(|volume| volume.is_decided.get())
+                        && !locked.contains_key(&generation)
+                        && !is_left_alone(generation)
+                });
+                drop(in_vain);
+                (begun, known_cleared, usable) = (0, cleared, now_usable);
+                self.tell_resynced();
             }
-            // Ascending, since it holds the locks of all: so do those who destage.
-            let mut batch = batch.to_vec();
-            batch.sort_unstable();
-            let more = self.resync_batch(batch).await?;
-            cleared.set(cleared.get() + more);
-            Ok(())
-        });
-        let mut batches = futures::stream::iter(batches).buffer_unordered(BATCHES);
-        while let Some(batch) = batches.next().await {
-            batch?;
+            // Whoever asks for something comes first.
+            let width = self.copy_pace.width(self, extent_bytes);
+            while self.copy_pace.is_due(self) {
+                let is_free = |volume, generation| {
+                    let volume = self.volume(volume);
+                    !volume.is_some_and(|volume| volume.is_lock_wanted(generation))
+                };
+                let next = loads.take_next(&mut waiting, is_free, width, extent_bytes);
+                let Some(Next { generation, width, copies, holds }) = next else { break };
+                begun += 1;
+                locked.insert(generation, holds);
+                let bytes_at_most = extent_bytes.min(width.held_bytes);
+                self.copy_pace.begin(bytes_at_most);
+                let copy = self.copy_one(generation, width);
+                copying.push(copy.map(move |copy| {
+                    drop(copies);
+                    (generation, bytes_at_most, copy)
+                }));
+            }
+            let is_idle = copying.is_empty() && crediting.is_empty() && copied.is_empty();
+            if is_idle && waiting.is_empty() {
+                return Ok(cleared > 0);
+            }
+            if let Some(ended) = self.pool.lease.ended() {
+                return Err(ended);
+            }
+            // Whether more may be copied by now is seen only here.
+            let mut look_again = self.pool.runtime.sleep(LOOK_AT_PACE).fuse();
+            if crediting.is_empty() && !copied.is_empty() {
+                let copies = std::mem::take(&mut copied);
+                let groups: Vec<GenerationId> = copies.iter().map(|copy| copy.generation).collect();
+                let credit = self.pool.credit_copies(copies, &loads);
+                crediting.push(credit.map(move |credited| (groups, credited)));
+            }
+            // In this order, and by no lot: a history follows from its seed. None is passed over for long, since at most
+            // one credit and a few copies are under way.
+            futures::select_biased! {
+                (groups, credited) = crediting.select_next_some() => {
+                    locked.retain(|generation, _| !groups.contains(generation));
+                    cleared += credited?;
+                },
+                (generation, bytes_at_most, copy) = copying.select_next_some() => {
+                    let copy = copy?;
+                    let bytes = copy.as_ref().map_or(0, GroupCopy::bytes);
+                    self.copy_pace.end(self, bytes_at_most, bytes);
+                    if copy.is_none() {
+                        locked.remove(&generation);
+                        self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
+                    } else {
+                        self.in_vain.borrow_mut().remove(&generation);
+                    }
+                    copied.extend(copy);
+                },
+                () = look_again => {}
+            }
         }
-        Ok(cleared.get() > 0)
     }
 
-    /// Copies what usable members miss of some groups, and commits that together; tells of how many groups bits
-    /// were cleared.
-    async fn resync_batch(self: &Rc<Self>, groups: Vec<GenerationId>) -> Result<usize, Ended> {
-        let mut copying = Vec::with_capacity(groups.len());
-        for generation in groups {
-            let volume = {
-                let meta = self.pool.meta.borrow();
-                meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
-            };
-            // What its log says of rows nobody knows before it is read; a destage follows that.
-            let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { continue };
-            // A destage that has it may wait for a disk that never comes back, and others for those taken here.
-            let lock = self.pool.lock_group(generation);
-            let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
-            let Ok(lock) = self.pool.unless_over(lock).await? else { continue };
-            copying.push(async move { volume.copy_group(generation, lock).await });
-        }
-        let copies = self.pool.unless_over(join_all(copying)).await?;
-        let copies: Vec<GroupCopy> = copies.into_iter().collect::<Result<_, Ended>>()?;
-        self.pool.credit_copies(copies).await
-    }
-
-    /// A disk that came back with older contents and misses nothing that others have is as good as the
-    /// others once what counts of all checksums is there: until then its newer contents may come back,
-    /// and are waited for.
-    async fn judge_rolled_back(&self) {
-        let now = self.pool.runtime.now();
-        for member in self.pool.members() {
-            let appearance = member.appearance.get();
-            if !member.rolled_back.get()
-                || !member.is_usable()
-                || self.pool.dirty_bytes(member.number) > 0
-                || member.judge_at.get() > now
-            {
-                continue;
-            }
-            member.judge_at.set(now + LOOK_AGAIN);
-            if self.has_what_counts(member.number).await && member.appearance.get() == appearance {
-                member.rolled_back.set(false);
-                self.pool.changed.notify_all();
-            }
-        }
-    }
-
-    async fn has_what_counts(&self, disk: DiskNumber) -> bool {
-        let groups: Vec<(VolumeId, GenerationId)> = {
+    /// Copies what usable members miss of one group, if its lock can be had.
+    async fn copy_one(
+        &self,
+        generation: GenerationId,
+        width: Width,
+    ) -> Result<Option<GroupCopy>, Ended> {
+        let volume = {
             let meta = self.pool.meta.borrow();
-            let groups = meta.volumes().values().flat_map(|volume| volume.groups());
-            let here = groups.filter(|group| group.is_initialised() && group.is_on(disk));
-            here.map(|group| (group.volume, group.generation())).collect()
+            meta.group_by_generation(generation).and_then(|group| self.volume(group.volume))
         };
-        for (volume, generation) in groups {
-            let volume = self.volume(volume);
-            let (Some(volume), Some(place)) = (volume, self.pool.group_by_generation(generation))
-            else {
-                continue;
-            };
-            let blocks = self.pool.shape().checksum_blocks();
-            for index in 0..blocks {
-                if volume.checksum_block(&place, index..blocks).await.is_err() {
-                    return false;
-                }
-            }
-        }
-        true
+        let Some(volume) = volume.filter(|volume| volume.is_decided.get()) else { return Ok(None) };
+        // A destage that has it may wait for a disk that never comes back, or for what was copied here.
+        let lock = self.pool.lock_group(generation);
+        let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
+        let Ok(lock) = self.pool.unless_over(lock).await? else { return Ok(None) };
+        let copy = self.pool.unless_over(volume.copy_group(generation, lock, width)).await??;
+        Ok((!copy.cleared.is_empty()).then_some(copy))
     }
 
     fn tell_resynced(&self) {
@@ -259,54 +255,74 @@ impl Volume {
         self: Rc<Self>,
         generation: GenerationId,
         lock: Permit,
+        width: Width,
     ) -> Result<GroupCopy, Ended> {
         let mut copy = GroupCopy {
+            generation,
+            bytes: BTreeMap::new(),
             cleared: DirtyRegions::new(),
             took: BTreeMap::new(),
             volume: Rc::clone(&self),
             _lock: lock,
         };
         let Some(group) = self.pool.group_by_generation(generation) else { return Ok(copy) };
-        let region_bytes = self.pool.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
-        let regions_at_once = (COPIED_AT_ONCE_BYTES / region_bytes).max(1) as u32;
+        let regions_at_once = width.regions_at_once(self.pool.shape());
+        let group_lock = self.pool.group_lock(generation);
         for (index, (disk, _)) in group.members.iter().enumerate() {
             let dirty = self.pool.dirty(&group, index);
             if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
                 continue;
             }
-            // What nobody there has right mustn't keep the rest from being copied.
             let (mut left, begun) = (dirty, self.pool.runtime.now());
-            while left != 0 && self.pool.runtime.now().since(begun) < self.pool.limits.hedge {
+            // What nobody there has right mustn't keep the rest from being copied.
+            let is_time = || self.pool.runtime.now().since(begun) < self.pool.limits.hedge;
+            // A destage waits for no more than a part.
+            let is_wanted = || group_lock.is_wanted() || self.is_lock_wanted(generation);
+            let has_enough = |copy: &GroupCopy| {
+                !copy.cleared.is_empty() && (is_wanted() || copy.bytes() >= width.held_bytes)
+            };
+            while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
                 left &= !part;
-                let Some(copied) = self.copy_regions(&group, index, part).await? else { break };
+                let Some(copied) = self.copy_regions(&group, index, part, width).await? else {
+                    break;
+                };
                 if copied.mask == 0 {
                     continue;
                 }
+                let took = copy.took.entry(*disk).or_insert(copied.instance);
+                if took.is_some() && copied.instance.is_some() && *took != copied.instance {
+                    // What the former one took may be gone.
+                    copy.cleared.remove(&(generation, *disk));
+                    break;
+                }
+                *took = took.or(copied.instance);
+                *copy.bytes.entry(*disk).or_default() += copied.bytes;
                 self.resynced_bytes.set(self.resynced_bytes.get() + copied.bytes);
                 if let Some(member) = self.pool.member(*disk) {
                     member.resynced_bytes.set(member.resynced_bytes.get() + copied.bytes);
                 }
-                copy.took.insert(*disk, copied.instance);
-                copy.cleared.insert((generation, *disk), copied.mask);
-                break;
+                *copy.cleared.entry((generation, *disk)).or_default() |= copied.mask;
             }
         }
         Ok(copy)
     }
 
-    /// Copies regions to one member; `None` when the member failed.
+    /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member
+    /// failed.
     pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
         target: usize,
         dirty: u64,
+        width: Width,
     ) -> Result<Option<Copied>, Ended> {
         let shape = self.pool.shape();
         let Some((member, device, start)) = self.pool.extent_of(group, target) else {
             return Ok(None);
         };
-        let mut work = DiskWork::new(Rc::clone(&member), device);
+        let new_work = || DiskWork::new(Rc::clone(&member), Rc::clone(&device)).stay_volatile();
+        let mut work = new_work();
         let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
         let (mut runs, is_silent) = (Vec::new(), Cell::new(false));
         let blocks = shape.checksum_blocks();
@@ -327,6 +343,7 @@ impl Volume {
                 work.write(sector, loaded.block.encode(), touched);
                 copied.bytes += BLOCK_BYTES as u64;
             }
+            let mut rows_of_block = Vec::new();
             for region in
                 (0..ExtentShape::CHECKSUM_REGION).filter(|region| dirty & 1 << region != 0)
             {
@@ -348,24 +365,47 @@ impl Volume {
                     continue;
                 }
                 // What a record says comes by the destage.
-                let rows: Vec<(Row, u32)> = (from.0..from.0 + count)
+                let rows = (from.0..from.0 + count)
                     .filter(|row| shape.entry_of(Row(*row)).0 == index)
                     .filter(|row| known(*row) == SaidBy::Entry)
                     .filter_map(|row| {
                         let entry = loaded.block.get(shape.entry_of(Row(row)).1);
                         Some((Row(row), entry.checksum()?))
-                    })
-                    .collect();
-                let chunks = rows.chunk_by(|one, next| one.0.0 + 1 == next.0.0);
-                runs.extend(chunks.map(|run| (region, run.to_vec())));
+                    });
+                rows_of_block.extend(rows);
             }
+            // What the same members have comes together; what some lack mustn't wait for those who have more.
+            let have = |(row, _): &(Row, u32)| {
+                let region = self.pool.region_mask(*row, 1);
+                let members = 0..group.members.len();
+                members.map(|member| self.pool.has_all(group, member, region)).collect::<Vec<_>>()
+            };
+            let goes_on = |one: &(Row, u32), next: &(Row, u32)| {
+                let is_same_region = shape.region_of_row(one.0) == shape.region_of_row(next.0);
+                one.0.0 + 1 == next.0.0 && (is_same_region || have(one) == have(next))
+            };
+            let chunks = rows_of_block.chunk_by(goes_on);
+            runs.extend(chunks.flat_map(|run| run.chunks(width.piece_rows())).map(<[_]>::to_vec));
         }
         if self.is_destage_awaited.get() {
             self.destage_soon();
         }
-        let reads = runs.into_iter().map(|(region, run)| {
-            let is_silent = &is_silent;
+        let write = |runs: Vec<(Row, Buffer)>| {
+            let mut work = new_work();
+            for (row, data) in runs {
+                let mask = self.pool.region_mask(row, (data.len() / BLOCK_BYTES) as u32);
+                let touched = Touched { group: group.generation, mask };
+                work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+            }
+            self.pool.run_copy(work)
+        };
+        let checksums = async { self.pool.run_copy(work).await };
+        let pieces = runs.into_iter().map(|run| {
+            let (is_silent, write) = (&is_silent, &write);
             async move {
+                let regions = self.pool.region_mask(run[0].0, run.len() as u32);
+                let bytes = (run.len() * BLOCK_BYTES) as u64;
+                let _room = self.pool.copied_bytes.acquire(bytes).await;
                 // Nobody waits under the group's lock for the same silent source again and again. One that
                 // is away costs no time, and holds up nothing that others have.
                 let begun = self.pool.runtime.now();
@@ -375,36 +415,40 @@ impl Volume {
                 };
                 let took = self.pool.runtime.now().since(begun);
                 is_silent.set(is_silent.get() || right.is_none() && took >= self.pool.limits.hedge);
-                (region, right)
+                let Some(right) = right else {
+                    return (WorkResult::default(), regions, 0);
+                };
+                let bytes = right.iter().map(|(_, data)| data.len() as u64).sum();
+                let mut result = write(right.clone()).await;
+                if !result.dirty.is_empty() {
+                    // What a disk can't take of a region is no loss of the others.
+                    let parts = right.into_iter().flat_map(|run| by_regions(shape, run));
+                    result = write(parts.collect()).await;
+                }
+                (result, 0, bytes)
             }
         });
-        let mut reads = futures::stream::iter(reads).buffered(READS);
-        let mut writes = Vec::new();
-        while let Some((region, right)) = reads.next().await {
-            match right {
-                Some(runs) => {
-                    writes.extend(runs.into_iter().map(|(row, data)| (region, row, data)))
-                }
-                None => copied.mask &= !(1 << region),
+        let pieces = futures::stream::iter(pieces).buffer_unordered(width.pieces);
+        let checksums = checksums.map(|done| (done, 0, 0));
+        let mut pieces = Box::pin(futures::stream::once(checksums).chain(pieces));
+        let mut instances = BTreeSet::new();
+        while let Some((result, missed, bytes)) = pieces.next().await {
+            if let Some(error) = result.failed {
+                // The others aren't wanted any more, and nobody is to wait for what they hold until the disk is out.
+                drop(pieces);
+                self.pool.evict(&BTreeMap::from([(member.number, error)]), true).await?;
+                return Ok(None);
             }
+            instances.extend(result.instance);
+            copied.bytes += bytes;
+            copied.mask &= !(missed | result.dirty.get(&group.generation).copied().unwrap_or(0));
         }
-        // What can't be taken off the list of what is dirty would be written again at the next look.
-        writes.retain(|(region, ..)| copied.mask & 1 << region != 0);
-        for (region, row, data) in writes {
-            copied.bytes += data.len() as u64;
-            let touched = Touched { group: group.generation, mask: 1 << region };
-            work.write(Lba(start.0 + shape.row_sector(row)), data, touched);
+        drop(pieces);
+        copied.instance = instances.first().copied();
+        if instances.len() > 1 {
+            // It began anew: what it took before may be gone.
+            copied.mask = 0;
         }
-        let disk = member.number;
-        let works: BTreeMap<DiskNumber, DiskWork> = BTreeMap::from([(disk, work)]);
-        let mut results = self.pool.run_works(works, None).await;
-        let Some(result) = results.remove(&disk) else { return Ok(None) };
-        if let Some(error) = result.failed {
-            self.pool.evict(&BTreeMap::from([(disk, error)]), true).await?;
-            return Ok(None);
-        }
-        copied.instance = result.instance;
-        copied.mask &= !result.dirty.get(&group.generation).copied().unwrap_or(0);
         Ok(Some(copied))
     }
 
@@ -438,6 +482,23 @@ impl Volume {
         });
         Some(runs.collect())
     }
+}
+
+/// A run of rows cut at the borders of regions: what a disk can't take of one is no loss of the others.
+fn by_regions(
+    shape: ExtentShape,
+    (first, data): (Row, Buffer),
+) -> impl Iterator<Item = (Row, Buffer)> {
+    let rows: Vec<u32> = (0..(data.len() / BLOCK_BYTES) as u32).collect();
+    let region = move |row: &u32| shape.region_of_row(Row(first.0 + row));
+    let parts: Vec<(u32, usize)> = rows
+        .chunk_by(|one, next| region(one) == region(next))
+        .map(|part| (part[0], part.len()))
+        .collect();
+    parts.into_iter().map(move |(from, count)| {
+        let start = from as usize * BLOCK_BYTES;
+        (Row(first.0 + from), data.slice(start, start + count * BLOCK_BYTES))
+    })
 }
 
 /// Of the bits that are set the lowest ones, so many at most.

@@ -11,6 +11,8 @@ use crate::spare::{SPARE, Spare};
 
 /// After how many seconds a disk that is out is rebuilt.
 pub(super) const REBUILD_DELAY: &str = "rebuild-delay";
+/// Bytes per second that are copied from disk to disk, of all disks together.
+pub(super) const REBUILD_RATE: &str = "rebuild-rate";
 /// Seconds from the beginning of a scrub to that of the next one.
 pub(super) const SCRUB_EVERY: &str = "scrub-every";
 /// Bytes that a scrub reads per second, of all disks together.
@@ -26,6 +28,10 @@ pub struct PoolSettings {
     /// After how many seconds a disk that is out is rebuilt on others; never with null.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub rebuild_delay_secs: Option<Option<u64>>,
+    /// Bytes per second that are copied at most when disks are rebuilt, emptied, replaced or resynced, of all disks
+    /// together; with null as fast as the disks allow, and less while requests are answered.
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub rebuild_rate_bytes: Option<Option<u64>>,
     /// Seconds from the beginning of a scrub to that of the next one; none begins by itself with null.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub scrub_every_secs: Option<Option<u64>>,
@@ -52,6 +58,7 @@ impl PoolSettings {
     pub(super) fn records(&self) -> Result<Vec<MetaRecord>, PoolError> {
         let settings = [
             (REBUILD_DELAY, self.rebuild_delay_secs),
+            (REBUILD_RATE, self.rebuild_rate_bytes),
             (SCRUB_EVERY, self.scrub_every_secs),
             (SCRUB_RATE, self.scrub_rate_bytes),
         ];

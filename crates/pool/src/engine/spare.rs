@@ -53,15 +53,20 @@ impl OpenPool {
     }
 
     /// Whether a spare that is held is so too if a position of a run moves that is on one of the usable disks.
-    pub(super) fn move_leaves_spare(&self, run: &GroupRun, position: u8, to: DiskNumber) -> bool {
-        let meta = self.pool.meta.borrow();
-        if Spare::of(&meta).is_none() {
+    pub(super) fn move_leaves_spare(
+        &self,
+        meta: &Metadata,
+        run: &GroupRun,
+        position: u8,
+        to: DiskNumber,
+    ) -> bool {
+        if Spare::of(meta).is_none() {
             return true;
         }
         let usable = self.pool.usable_disks();
         let from = run.members.get(usize::from(position)).map(|member| member.disk);
         let Some(from) = from.filter(|from| usable.contains(from)) else { return true };
-        let Some(mut standing) = Standing::for_growth(&meta, &usable, false) else { return true };
+        let Some(mut standing) = Standing::for_growth(meta, &usable, false) else { return true };
         if standing.shortage(0).is_some() {
             return true;
         }

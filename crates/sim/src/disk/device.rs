@@ -169,7 +169,7 @@ impl SimDisk {
     fn flush(&self, done: Done) {
         self.disk.count(|counters| counters.flushes += 1);
         let (covered, instance) = (self.disk.medium.borrow().answers(), self.instance);
-        let due = self.disk.due(Job::of(&Operation::Flush(instance)));
+        let Some(due) = self.disk.due_flush(Job::of(&Operation::Flush(instance))) else { return };
         answer_when(&self.disk, due, move |disk| {
             let result = disk.complete_flush(covered)?;
             done(result.map(|()| Completion::new(instance, Answer::Done)));

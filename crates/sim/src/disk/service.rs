@@ -154,7 +154,7 @@ impl<Token> Service<Token> {
 }
 
 /// How long `bytes` take at a rate.
-fn transfer(bytes: u64, bytes_per_second: u64) -> Duration {
+pub(super) fn transfer(bytes: u64, bytes_per_second: u64) -> Duration {
     let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -27,6 +27,7 @@ mod owners;
 mod random;
 mod reduce;
 mod removal;
+mod resync;
 mod rows;
 mod scrub;
 mod sessions;
@@ -81,6 +82,7 @@ pub fn named() -> Vec<Scenario> {
         layouts::SCENARIOS,
         offline::SCENARIOS,
         removal::SCENARIOS,
+        resync::SCENARIOS,
         reduce::SCENARIOS,
         scrub::SCENARIOS,
         endings::SCENARIOS,

@@ -4,7 +4,6 @@
 //! It is a job: how far it is stands in the metadata ([`state`]), so it goes on after a crash, about there. Once a
 //! month one begins by itself. It waits for nobody: what disks have that are away or behind is counted as unread.
 
-mod pace;
 mod state;
 mod structures;
 
@@ -14,12 +13,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::channel::oneshot;
 
-use self::pace::Pace;
 use self::state::ScrubState;
 use super::commit::CommitError;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
-use super::settings::{PoolSettings, SCRUB_EVERY, setting};
+use super::pace::Pace;
+use super::settings::{PoolSettings, SCRUB_EVERY, SCRUB_RATE, setting};
 use super::verify::{Manner, Silent};
 use super::volume::{Serving, Volume};
 use crate::error::PoolError;
@@ -33,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const NOTE_EVERY: Duration = Duration::from_secs(10);
 /// Groups that are read at once.
 const GROUPS: usize = 4;
+/// While requests are answered each part rests so many times as long as it took: with all groups together disks
+/// are asked half of the time.
+const RESTS: u32 = 2 * GROUPS as u32 - 1;
 /// Groups that are looked up at once.
 const GROUPS_LOOKED_UP: usize = 64;
 /// How long a volume that is being opened is waited for.
@@ -163,7 +165,7 @@ impl OpenPool {
             state.bad = structures.bad;
             state.unread = structures.unread;
         }
-        let (pace, mut noted) = (Rc::new(Pace::default()), self.pool.runtime.now());
+        let (pace, mut noted) = (Rc::new(Pace::by(SCRUB_RATE)), self.pool.runtime.now());
         let opened_by = noted + OPENING_MAX;
         while self.is_wanted(begun) {
             let next = self.next_groups(&state);
@@ -310,7 +312,7 @@ impl OpenPool {
         begun: Begun,
     ) -> Result<Option<VerifyReport>, Ended> {
         let rest = async |bytes, took| {
-            pace.rest(self, bytes, took, || self.is_wanted(begun)).await;
+            pace.rest(self, bytes, took * RESTS, || self.is_wanted(begun)).await;
             self.is_wanted(begun)
         };
         let verifying = volume.verify_group(generation, Manner::of(None, Silent::LeftOut), rest);

@@ -40,6 +40,12 @@ impl Bench {
         self.run(async move { engine.set_pool("pool", &settings).await }).unwrap();
     }
 
+    fn set_rebuild_rate(&self, bytes: Option<u64>) {
+        let engine = Rc::clone(&self.engine);
+        let settings = PoolSettings { rebuild_rate_bytes: Some(bytes), ..PoolSettings::default() };
+        self.run(async move { engine.set_pool("pool", &settings).await }).unwrap();
+    }
+
     /// Extents of a disk that the pool has given to something.
     fn taken_of(&self, disk: usize) -> u32 {
         let open = self.engine.open_pool("pool").unwrap();
@@ -219,14 +225,14 @@ fn what_a_disk_had_that_is_out_for_good_is_rebuilt() {
 fn a_disk_that_is_back_in_the_middle_of_its_rebuild_is_used() {
     let (bench, volume) = written(3, Layout::Mirror(2), 3000);
     bench.set_rebuild_delay(10);
+    bench.set_rebuild_rate(Some(1 << 20));
     bench.pass(Duration::from_secs(5));
-    for disk in &bench.disks {
-        disk.latency.set(Duration::from_millis(5));
-    }
     bench.set_mode(0, Mode::Lost);
     bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
     bench.until(|report| !report.jobs.is_empty());
     bench.pass(Duration::from_millis(700));
+    let job = bench.report().jobs.first().cloned();
+    assert!(job.is_some_and(|job| job.left_bytes > 0), "it is in the middle");
     bench.set_mode(0, Mode::Well);
     bench.until(|report| report.jobs.is_empty() && report.state == PoolState::Online);
     assert!(bench.taken_of(0) > 0, "what of it is right is used");

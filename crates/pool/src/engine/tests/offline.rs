@@ -199,7 +199,8 @@ fn a_move_does_not_end_on_a_disk_that_is_to_take_no_part() {
     let (still, key) = (open.pool.meta.borrow().run(id, run.key).cloned(), run.key);
     assert_eq!(still.as_ref().map(|still| still.incoming), Some(run.incoming), "still on its way");
     let (this, moved) = (Rc::clone(&open), run.clone());
-    let ended = bench.run(async move { this.switch_move(&volume, &moved).await });
+    let ended =
+        bench.run(async move { this.change_map(vec![this.switch_move(&volume, &moved)]).await });
     assert_eq!(ended.ok(), Some(false));
     assert_eq!(open.pool.meta.borrow().run(id, key).unwrap().members, run.members);
 }

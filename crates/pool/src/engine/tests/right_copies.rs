@@ -3,6 +3,7 @@
 
 use block::BLOCK_SECTORS;
 
+use super::super::copy_order::Width;
 use super::super::member::{Member, Standing};
 use super::super::pool::GroupPlace;
 use super::super::right_copy::{NoRightCopy, RightCopy, RowsOfOne};
@@ -307,7 +308,8 @@ fn resync_copies_what_it_can_whoever_is_away() {
         let (volume, group) = (Rc::clone(&mirror.volume), mirror.group.clone());
         let pool = Rc::clone(&volume.pool);
         let dirty = pool.dirty(&group, 2);
-        let copying = async move { volume.copy_regions(&group, 2, dirty).await.unwrap() };
+        let width = Width::alone(pool.shape().extent_bytes());
+        let copying = async move { volume.copy_regions(&group, 2, dirty, width).await.unwrap() };
         let (copied, time) = mirror.timed(copying);
         let second = pool.region_mask(Row(mirror.first.0 + 1), 1);
         assert_eq!(copied.unwrap().mask, second, "{has:?}");

@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{IoError, Line};
+use block::{Instant, IoError, Line};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{Notify, Semaphore};
@@ -69,6 +69,8 @@ pub(crate) struct Volume {
     pub(crate) destaging: Rc<Semaphore>,
     /// A copy waits for rows that only a destage brings.
     pub(crate) is_destage_awaited: Cell<bool>,
+    /// Groups of which a destage takes the locks, and since when.
+    pub(crate) wanted_locks: RefCell<(Instant, BTreeSet<GenerationId>)>,
     /// How many groups of a run large writes want initialised.
     pub(crate) wanted_groups: RefCell<BTreeMap<RunKey, u32>>,
     /// How large it is for those who use it.
@@ -109,6 +111,7 @@ impl Volume {
             checksums: Checksums::new(pool.checksum_cache.part()),
             destaging: Semaphore::new(1),
             is_destage_awaited: Cell::new(false),
+            wanted_locks: RefCell::default(),
             wanted_groups: RefCell::default(),
             size_bytes: Cell::new(volume.bytes),
             sizing: Semaphore::new(1),
