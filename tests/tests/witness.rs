@@ -1,8 +1,12 @@
 //! Two machines with data and a third with a witness: any one of them is destroyed with its disks. The pool goes
-//! on, a new machine takes its place, and then another one may go.
+//! on, a new machine takes its place, and then another one may go. Where nobody names a third machine it is the
+//! supervisor's.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use blackbox::{Lab, LabOptions, Load, wait_until};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blackbox::{Lab, LabOptions, Load, Rival, wait_until};
 use serde_json::{Value, json};
 
 const BLOCKS: u64 = 512;
@@ -14,19 +18,39 @@ fn pool(lab: &Lab) -> Value {
 
 /// A pool of three machines, one of which only votes, with a mounted volume. What is lost is made anew at once.
 fn two_and_a_witness() -> Lab {
-    let options =
-        LabOptions { disks: 1, size: "512M,512M,64M", bare: true, ..LabOptions::default() };
-    let lab = Lab::up(&options);
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
-    });
+    let lab = machines(3, "512M,512M,64M");
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--witness", "e3.0", "--yes"]);
+    mount_volume(&lab);
+    lab
+}
+
+/// The same of two machines, of which nobody said that it needs a witness.
+fn two_machines() -> Lab {
+    let lab = machines(2, "512M");
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
+    mount_volume(&lab);
+    lab
+}
+
+/// So many, with a disk each, and no pool.
+fn machines(nodes: u16, size: &'static str) -> Lab {
+    let lab = Lab::up(&LabOptions { nodes, disks: 1, size, bare: true, ..LabOptions::default() });
+    wait_for_disks(&lab, usize::from(nodes));
+    lab
+}
+
+fn wait_for_disks(lab: &Lab, count: usize) {
+    wait_until("the disks are present", || {
+        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == count
+    });
+}
+
+fn mount_volume(lab: &Lab) {
     lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
     lab.cli(&["volume", "mkfs", VOLUME, "--yes"]);
     std::fs::create_dir_all(lab.mount()).unwrap();
     lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
-    lab
 }
 
 /// By the supervisor's word, which may not answer yet: what a dead engine left mounted is there for a moment more.
@@ -106,4 +130,249 @@ fn the_second_machine_is_destroyed_then_the_witness() {
 #[test]
 fn the_witness_is_destroyed_then_a_machine_with_data() {
     any_may_go(3, "n1");
+}
+
+/// The files by which a supervisor with this state directory votes.
+fn files_in(state_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(state_dir.join("witnesses")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn files_of(lab: &Lab) -> Vec<PathBuf> {
+    files_in(&lab.dir().join("supervisor/state"))
+}
+
+/// One of two machines is destroyed under load: the other and the supervisor go on, also after the supervisor was
+/// started again. A new machine takes its place, and then the first one's partner may go.
+fn of_two_machines_one_goes(lost: usize) {
+    let lab = two_machines();
+    wait_whole(&lab);
+    assert_eq!(files_of(&lab).len(), 1);
+    let load = Load::start(&lab.mount().join("load"), BLOCKS, lost as u64);
+    load.wait_for_promises();
+    lab.lab(&["destroy", &format!("n{lost}")]);
+    load.wait_for_promises();
+    lab.lab(&["kill", "supervisor"]);
+    let before = load.stop();
+    println!("a write took {} ms at most", before.longest.as_millis());
+    lab.lab(&["start", "supervisor"]);
+    wait_until("the volume is mounted again", || is_mounted(&lab));
+    before.verify();
+
+    lab.lab(&["add-node", "--disks", "1", "--size", "512M"]);
+    let load = Load::start(&lab.mount().join("load2"), BLOCKS, lost as u64 + 7);
+    lab.cli(&["pool", "extend", "cluster", "e3.0", "--yes"]);
+    wait_whole(&lab);
+    lab.cli(&["pool", "remove", "cluster", &format!("e{lost}.0"), "--yes", "--wait"]);
+    wait_whole(&lab);
+    assert_eq!(files_of(&lab).len(), 1, "it needs no second one");
+    load.wait_for_promises();
+    lab.lab(&["destroy", &format!("n{}", 3 - lost)]);
+    load.wait_for_promises();
+    let report = load.stop();
+    lab.cli(&["volume", "unmount", VOLUME]);
+    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
+    before.verify();
+    report.verify();
+}
+
+#[test]
+fn the_first_of_two_machines_is_destroyed() {
+    of_two_machines_one_goes(1);
+}
+
+#[test]
+fn the_second_of_two_machines_is_destroyed() {
+    of_two_machines_one_goes(2);
+}
+
+/// The supervisor is destroyed under load, with its state: another one opens the pool with the votes of the two
+/// machines, votes itself when it is told to, and then a machine may go.
+#[test]
+fn the_supervisor_of_two_machines_is_destroyed() {
+    let lab = two_machines();
+    wait_whole(&lab);
+    let load = Load::start(&lab.mount().join("load"), BLOCKS, 3);
+    load.wait_for_promises();
+    let rival = Rival::start(&lab);
+    assert_eq!(files_of(&lab).len(), 1);
+    lab.lab(&["kill", "supervisor"]);
+    std::fs::remove_dir_all(lab.dir().join("supervisor/state")).unwrap();
+    let report = load.stop();
+
+    wait_until("another supervisor has the pool", || {
+        rival.cli(&["pool", "import", "cluster", "--yes"]);
+        rival.pool_state() == "degraded"
+    });
+    let place = rival.mounts().join("v");
+    rival.must(&["volume", "mount", VOLUME, place.to_str().unwrap()]);
+    report.verify_at(&place.join("load"));
+    let load = Load::start(&place.join("load2"), BLOCKS, 4);
+    load.wait_for_promises();
+
+    let show = || -> Value {
+        serde_json::from_str(&rival.code(&["pool", "show", "cluster", "--json"]).1).unwrap()
+    };
+    let shown = show();
+    assert_eq!(shown["votes"], json!({"total": 3, "present": 2}));
+    let former = shown["disks"].as_array().unwrap().iter().find(|one| one["is_witness"] == true);
+    let former = former.unwrap()["id"].as_str().unwrap();
+    rival.must(&["pool", "extend", "cluster", "--witness", "supervisor", "--yes"]);
+    assert_eq!(files_in(&lab.dir().join("rival/state")).len(), 1);
+    rival.must(&["pool", "remove", "cluster", former, "--yes", "--wait"]);
+    wait_until("any machine may go again", || {
+        show()["votes"] == json!({"total": 3, "present": 3}) && show()["survives"] == 1
+    });
+    lab.lab(&["destroy", "n1"]);
+    load.wait_for_promises();
+    let after = load.stop();
+    rival.must(&["volume", "unmount", VOLUME]);
+    rival.must(&["volume", "mount", VOLUME, place.to_str().unwrap()]);
+    report.verify_at(&place.join("load"));
+    after.verify();
+    rival.must(&["volume", "unmount", VOLUME]);
+}
+
+/// Each pool has a file of its own, which goes with it, and none where the machines that vote are an odd number or
+/// nobody wants it.
+#[test]
+fn a_witness_comes_where_it_helps_and_goes_with_its_pool() {
+    let lab = machines(5, "128M");
+    let plan = lab.cli(&["pool", "create", "one", "e1.0", "e2.0", "--dry-run"]);
+    assert!(plan.contains("would be a witness"), "{plan}");
+    assert!(files_of(&lab).is_empty());
+    let plan = lab.json(&["pool", "create", "one", "e1.0", "e2.0", "--no-witness", "--dry-run"]);
+    assert_eq!(plan["witness"], json!({"is": "lacking", "why": "none is wanted"}));
+
+    let votes = |pool: &str| {
+        let shown = lab.json(&["pool", "show", pool]);
+        let witnesses = shown["disks"].as_array().unwrap().iter();
+        let witnesses = witnesses.filter(|disk| disk["is_witness"] == true).count();
+        (shown["votes"]["total"].as_u64().unwrap(), witnesses)
+    };
+    lab.cli(&["pool", "create", "one", "e1.0", "e2.0", "--no-witness", "--yes"]);
+    assert_eq!(votes("one"), (2, 0));
+    assert!(lab.show(&["pool", "show", "one"]).contains("pool extend one --witness supervisor"));
+    lab.cli(&["pool", "create", "two", "e3.0", "--yes"]);
+    assert_eq!(votes("two"), (1, 0));
+    assert!(files_of(&lab).is_empty());
+
+    // A pool that there is gets one when it is asked for, or when it comes to an even number.
+    lab.cli(&["pool", "extend", "one", "--witness", "supervisor", "--yes"]);
+    lab.cli(&["pool", "extend", "two", "e4.0", "--yes"]);
+    wait_until("both vote by three", || (votes("one"), votes("two")) == ((3, 1), (3, 1)));
+    assert_eq!(files_of(&lab).len(), 2);
+    lab.cli(&["pool", "destroy", "two", "--yes"]);
+    assert_eq!(files_of(&lab).len(), 1);
+    lab.cli(&["pool", "extend", "one", "e5.0", "--yes"]);
+    assert_eq!(votes("one").1, 1, "an odd number needs no more");
+    wait_until("three machines vote", || {
+        let shown = lab.json(&["pool", "show", "one"]);
+        let of_witness = shown["disks"].as_array().unwrap().iter();
+        shown["votes"]["total"] == 3
+            && of_witness
+                .filter(|one| one["is_witness"] == true)
+                .all(|one| one["holds_vote"] == false)
+    });
+    let witness = files_of(&lab)[0].file_name().unwrap().to_str().unwrap().to_owned();
+    lab.cli(&["pool", "remove", "one", &witness, "--yes", "--wait"]);
+    wait_until("its file is removed", || files_of(&lab).is_empty());
+    // Nothing is left of them.
+    wait_for_disks(&lab, 5);
+}
+
+/// A file system of so many bytes, that of the lab's supervisor's state.
+struct SmallState<'a> {
+    lab: &'a Lab,
+    place: PathBuf,
+}
+
+impl SmallState<'_> {
+    fn mount<'a>(lab: &'a Lab, size: &str) -> SmallState<'a> {
+        lab.lab(&["kill", "supervisor"]);
+        let place = lab.dir().join("small");
+        std::fs::create_dir_all(&place).unwrap();
+        let options = format!("size={size}");
+        let path = place.to_str().unwrap();
+        let args = ["-t", "tmpfs", "-o", &options, "none", path];
+        assert!(Command::new("mount").args(args).status().unwrap().success());
+        let own = lab.dir().join("supervisor/own.toml");
+        std::fs::write(own, format!("state-dir = {path:?}\n")).unwrap();
+        lab.lab(&["start", "supervisor"]);
+        wait_until("the supervisor answers", || lab.cli_output(&["status"]).status.success());
+        SmallState { lab, place }
+    }
+}
+
+impl Drop for SmallState<'_> {
+    fn drop(&mut self) {
+        let _ = self.lab.lab_output(&["kill", "supervisor"]);
+        let _ = Command::new("umount").arg("-l").arg(&self.place).status();
+    }
+}
+
+/// Where there is no space for a witness the pool is made without, and says so; who insists is told why it isn't.
+#[test]
+fn a_witness_that_has_no_room_is_not_begun() {
+    let lab = machines(2, "128M");
+    let small = SmallState::mount(&lab, "8M");
+    wait_for_disks(&lab, 2);
+    let plan = lab.json(&["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run"]);
+    let why = plan["witness"]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("free"), "{plan}");
+    let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--yes"];
+    let (code, said) = lab.said(&[&create[..], &["--witness", "supervisor"]].concat());
+    assert!(code != 0 && said.contains("--no-witness"), "{code}: {said}");
+    assert!(files_in(&small.place).is_empty());
+    assert!(lab.json(&["pool", "list"]).as_array().unwrap().is_empty());
+    lab.cli(&create);
+    assert_eq!(pool(&lab)["votes"], json!({"total": 2, "present": 2}));
+}
+
+/// A file system that gets full later doesn't take the vote.
+#[test]
+fn a_witness_keeps_its_room() {
+    let lab = machines(2, "128M");
+    let small = SmallState::mount(&lab, "160M");
+    wait_for_disks(&lab, 2);
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
+    assert_eq!(files_in(&small.place).len(), 1);
+    let filled = std::fs::write(small.place.join("filler"), vec![7; 200 << 20]);
+    assert!(filled.is_err(), "it is full");
+    for _ in 0..8 {
+        lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);
+        lab.cli(&["volume", "remove", VOLUME, "--yes"]);
+    }
+    let shown = pool(&lab);
+    assert_eq!(shown["votes"], json!({"total": 3, "present": 3}));
+    let disks = shown["disks"].as_array().unwrap();
+    assert!(disks.iter().all(|disk| disk["state"]["is"] == "usable"), "{shown}");
+}
+
+/// With the supervisor's machine its disks would be lost: it is no witness for them.
+#[test]
+fn a_supervisor_is_no_witness_for_its_own_disks() {
+    let lab = machines(2, "128M");
+    let own = std::fs::read_to_string("/etc/machine-id")
+        .unwrap_or_else(|_| panic!("this test needs a machine with an identity"));
+    let plan = lab.dir().join("lab.json");
+    let mut nodes: Value = serde_json::from_slice(&std::fs::read(&plan).unwrap()).unwrap();
+    nodes["nodes"][0]["node_id"] = json!(own.trim());
+    std::fs::write(&plan, nodes.to_string()).unwrap();
+    for who in ["n1", "supervisor"] {
+        lab.lab(&["kill", who]);
+        lab.lab(&["start", who]);
+    }
+    wait_until("n1 is this machine", || {
+        let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run", "--json"];
+        let output = lab.cli_output(&create);
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        plan["witness"]["why"].as_str().is_some_and(|why| why.contains("disks of the pool"))
+    });
+    let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--yes", "--witness", "supervisor"];
+    let (code, said) = lab.said(&create);
+    assert!(code == 4 && said.contains("a machine of its own"), "{code}: {said}");
+    wait_until("what was made for that is removed", || files_of(&lab).is_empty());
+    lab.cli(&create[..6]);
+    assert_eq!(pool(&lab)["votes"], json!({"total": 2, "present": 2}));
 }

@@ -14,7 +14,7 @@ pub fn kill(place: &Place, who: &str) -> anyhow::Result<()> {
     let pid = pid_of(place, who)?;
     // The supervisor's children die with it; the next start must not meet them.
     let mut family = vec![pid];
-    family.extend(["engine", "services"].iter().filter_map(|name| process::child(pid, name)));
+    family.extend(process::CHILDREN.iter().filter_map(|name| process::child(pid, name)));
     process::signal(pid, Signal::KILL)?;
     for pid in family {
         if !process::wait_gone(pid, Duration::from_secs(10)) {

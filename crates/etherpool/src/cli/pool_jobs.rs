@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use clap::Args;
-use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool};
+use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};
-use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolForecast, PoolReport};
+use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolReport};
 use serde::Serialize;
 
 use super::args::Confirmation;
@@ -243,7 +243,7 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
 #[derive(Serialize)]
 struct ReplacePlan<'a> {
     /// What adding the new disk would do; none if it is the pool's.
-    extension: Option<&'a PoolForecast>,
+    extension: Option<&'a PoolPlan>,
     /// What would be moved; none where that can't be told before the new disk is there.
     emptying: Option<&'a EmptyForecast>,
 }
@@ -252,7 +252,7 @@ struct ReplacePlan<'a> {
 struct Newcomer {
     name: String,
     request: ExtendPool,
-    forecast: PoolForecast,
+    forecast: PoolPlan,
     /// What adding it means, for the question.
     what: String,
 }
@@ -268,15 +268,23 @@ impl Newcomer {
             args.new.parse().map_err(|error: NameError| Failure::usage(error.to_string()))?;
         let force_disk = args.force_disk.iter().cloned().collect();
         let confirmation = args.confirmation;
-        let disks = DiskArgs { disks: vec![disk], witness: Vec::new(), force_disk, confirmation };
+        let disks = DiskArgs {
+            disks: vec![disk],
+            witness: Vec::new(),
+            // As many machines vote as before.
+            no_witness: true,
+            force_disk,
+            confirmation,
+        };
         let (Targets { disks, witnesses, force_disks }, what) = find_disks(context, &disks).await?;
         let name = disks.first().map_or_else(String::new, ToString::to_string);
         let request = ExtendPool { disks, witnesses, force_disks };
-        let forecast = context.client.post(&format!("{path}/extend/plan"), &request).await?;
+        let forecast: PoolPlan =
+            context.client.post(&format!("{path}/extend/plan"), &request).await?;
         let what = format!(
             "These disks would be added to pool {}{what}{}",
             report.name,
-            output::forecast(&forecast)
+            output::forecast(&forecast.forecast)
         );
         Ok(Newcomer { name, request, forecast, what })
     }

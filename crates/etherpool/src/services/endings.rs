@@ -55,6 +55,9 @@ impl Services {
             self.registry.note_destroyed(id, &shown.name).await;
         }
         self.look_now();
+        if let Err(error) = self.sweep_witnesses().await {
+            tracing::warn!(%error, "a witness that was the pool's is removed later");
+        }
         Ok(destroyed)
     }
 }

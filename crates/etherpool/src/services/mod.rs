@@ -11,6 +11,7 @@ mod endings;
 mod engine_client;
 mod filesystems;
 mod ftp;
+mod growth;
 mod held;
 mod kept;
 mod layouts;
@@ -27,6 +28,7 @@ mod timeouts;
 mod told;
 mod troubles;
 mod turns;
+mod witnesses;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -142,6 +144,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let follow = tokio::spawn(follow(Arc::clone(&services)));
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
     let alerts = tokio::spawn(alerts::run(Arc::clone(&services)));
+    let sweep = tokio::spawn(witnesses::sweep(Arc::clone(&services)));
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
@@ -149,6 +152,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     };
     tracing::info!("services stop");
     alerts.abort();
+    sweep.abort();
     ready.abort();
     follow.abort();
     // It may be in the middle of telling new wishes: wait until it is gone.
