@@ -73,6 +73,9 @@ struct Arguments {
     /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
     #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
     mib: u64,
+    /// With --speed scale: no pools of more machines.
+    #[arg(long, default_value_t = 100, requires = "speed", value_name = "COUNT")]
+    machines: usize,
 }
 
 /// What is measured.
@@ -82,6 +85,8 @@ enum Speed {
     Pool,
     /// A disk of twelve is lost for good, with and without others who use the pool.
     Rebuild,
+    /// Large pools are made, extended and opened.
+    Scale,
     /// Each model of a disk beside the real one.
     Disks,
 }
@@ -148,6 +153,7 @@ fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
     let measured = match what {
         Speed::Disks => Ok(speed::disks::report()),
         Speed::Pool => speed::pool::report(&arguments.hardware, settings),
+        Speed::Scale => speed::scale::report(arguments.machines, settings),
         Speed::Rebuild => speed::rebuild::report(&arguments.hardware, settings),
     };
     match measured {

@@ -18,6 +18,7 @@ use crate::runner::{self, Failure, Options, Outcome, Stage};
 pub mod disks;
 pub mod pool;
 pub mod rebuild;
+pub mod scale;
 
 /// Hardware, all of one kind.
 #[derive(Clone, Copy, Debug)]

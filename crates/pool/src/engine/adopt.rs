@@ -15,7 +15,8 @@ use crate::format::{
     Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_applied,
 };
 use crate::metadata::{
-    AreaBytes, CopyUnusable, Metadata, Recovered, choose_copy, found_on, recover_copy,
+    AreaBytes, CopyUnusable, Metadata, Recovered, SharedCheckpoint, choose_copy, found_on,
+    recover_copy,
 };
 use block::read_run;
 
@@ -45,7 +46,8 @@ impl OpenRequest {
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let mut witnesses = self.witnesses(before, claimed).await;
-        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk));
+        let shared = SharedCheckpoint::default();
+        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
         let mut faults = Vec::new();
         let mut places: Vec<(DiskId, ExtentRange)> = Vec::new();
@@ -144,7 +146,11 @@ impl OpenRequest {
 
     /// The copy of a disk, and where it is. The label is read once more: its former owner may have moved
     /// the area between the look at the disk and the claim.
-    async fn read_area(&self, disk: &SeenDisk) -> Result<(Recovered, ExtentRange), Unusable> {
+    async fn read_area(
+        &self,
+        disk: &SeenDisk,
+        shared: &SharedCheckpoint,
+    ) -> Result<(Recovered, ExtentRange), Unusable> {
         let unusable = |why: String| Unusable { why, proves: None };
         let label = match self.within(read_label(&*disk.device)).await {
             Ok(LabelState::Labelled(found)) if found.label.disk == disk.label.disk => found.label,
@@ -155,7 +161,7 @@ impl OpenRequest {
             label.area.and_then(|area| Some((area, AreaPlace::new(&label.geometry, area)?)));
         let (area, place) = found.ok_or_else(|| unusable("it has no metadata area".into()))?;
         let bytes = AreaOf { request: self, disk, place };
-        let recovered = recover_copy(self.id, &place.layout, &bytes).await;
+        let recovered = recover_copy(self.id, &place.layout, &bytes, shared).await;
         let recovered = recovered.map_err(|error| Unusable {
             why: error.to_string(),
             proves: match error {

@@ -1,5 +1,6 @@
 //! Reports on what is present: devices, and pools whether open or not.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::OwnerId;
@@ -13,13 +14,27 @@ use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState};
 
+/// What a pool says of its disks.
+struct InPool {
+    owner: String,
+    /// By their ids.
+    states: BTreeMap<String, DiskState>,
+}
+
 impl Engine {
     /// Every device present.
     pub async fn disks(&self) -> Vec<DiskReport> {
-        self.devices.borrow().values().map(|device| self.disk_report(device)).collect()
+        // Of each pool once, however many disks it has.
+        let mut pools: BTreeMap<PoolId, Option<InPool>> = BTreeMap::new();
+        let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
+        devices.iter().map(|device| self.disk_report(device, &mut pools)).collect()
     }
 
-    fn disk_report(&self, device: &Rc<Device>) -> DiskReport {
+    fn disk_report(
+        &self,
+        device: &Device,
+        pools: &mut BTreeMap<PoolId, Option<InPool>>,
+    ) -> DiskReport {
         let (content, pool, state) = match &*device.content.borrow() {
             Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
             Content::Blank => ("blank".to_string(), None, DiskState::Free),
@@ -40,13 +55,13 @@ impl Engine {
                 ("unreadable".into(), None, DiskState::Refused { why: explain_io(*error) })
             }
         };
-        let slot = pool.as_ref().and_then(|label| self.slots.borrow().get(&label.pool).cloned());
-        let report = slot.and_then(|slot| self.report_slot(&slot));
+        let in_pool = pool.as_ref().and_then(|label| {
+            let in_pool = pools.entry(label.pool).or_insert_with(|| self.in_pool(label.pool));
+            in_pool.as_ref()
+        });
         let disk = pool.as_ref().map(|label| label.disk.to_string());
+        let state_there = in_pool.zip(disk).and_then(|(pool, disk)| pool.states.get(&disk));
         let twin = self.why_not_itself(device).map(|why| DiskState::Refused { why });
-        let in_pool = report
-            .as_ref()
-            .and_then(|report| report.disks.iter().find(|known| Some(&known.id) == disk.as_ref()));
         DiskReport {
             name: device.facts.name.clone(),
             node: device.facts.node_name.clone(),
@@ -56,9 +71,16 @@ impl Engine {
             size_bytes: device.device.geometry().sectors.saturating_mul(512),
             content,
             pool: pool.map(|label| label.pool_name),
-            owner: report.as_ref().map(|report| report.owner.clone()),
-            state: twin.unwrap_or_else(|| in_pool.map_or(state, |known| known.state.clone())),
+            owner: in_pool.map(|pool| pool.owner.clone()),
+            state: twin.or_else(|| state_there.cloned()).unwrap_or(state),
         }
+    }
+
+    fn in_pool(&self, pool: PoolId) -> Option<InPool> {
+        let slot = self.slots.borrow().get(&pool).cloned()?;
+        let report = self.report_slot(&slot)?;
+        let states = report.disks.into_iter().map(|disk| (disk.id, disk.state));
+        Some(InPool { owner: report.owner, states: states.collect() })
     }
 
     /// Every pool present, open or not, with what keeps it from being open.

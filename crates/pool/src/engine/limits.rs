@@ -83,3 +83,6 @@ impl Default for Limits {
 
 /// Evicting a disk must be quicker than losing the lease to the wait for it.
 const _: () = assert!(LEASE.as_millis() > RENEW_EVERY.as_millis() + 1500 + 200);
+/// MiB of log segments that are held at once while the volumes of a pool replay their logs: a segment has up to 128
+/// MiB, each volume has a log, and each segment is read from all of its copies.
+pub(super) const REPLAY_MIB_MAX: u64 = 256;

@@ -68,6 +68,8 @@ pub(crate) struct Pool {
     /// only go up, and who is taken in meanwhile would lack what the destage has given up in the log.
     /// Taken before `meta_lock`.
     pub(crate) release_lock: Rc<Semaphore>,
+    /// MiB of segments that replays may hold at once.
+    pub(crate) replay_room: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,

@@ -15,13 +15,13 @@ use futures::StreamExt;
 use futures::future::{join_all, select};
 
 use super::lease::Ended;
-use super::limits::{LOOKS_MAX, READ_TRIES};
+use super::limits::{LOOKS_MAX, READ_TRIES, REPLAY_MIB_MAX};
 use super::member::Member;
 use super::volume::log::Append;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{
-    DiskNumber, FoundRecord, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
+    DiskNumber, FoundRecord, MIB, Record, RecordBody, RecordNumber, SEGMENT_HEADER_BYTES,
     SegmentContents, SegmentNumber, Stamp, UncheckedSegmentHeader, read_segment,
 };
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
@@ -274,6 +274,7 @@ impl Volume {
     /// that no copy has ends the log, unless something proves that it was acknowledged, or what can't be
     /// read may hide it. `reads_again`: unreadable sectors that matter are an answer of their own.
     async fn read_log(self: &Rc<Self>, reads_again: bool) -> Result<Adopted, Blocked> {
+        let _room = self.pool.replay_room.acquire(self.replay_mib()).await;
         // All of one moment: a disk that is taken in meanwhile has its copies off the list first, and passes
         // for current by a list from before that.
         let (segments, released, config) = {
@@ -388,6 +389,14 @@ impl Volume {
         Ok(Adopted { records, lost, last, safe, complete, ends })
     }
 
+    /// What reading its log holds in memory at once: all copies of a segment.
+    fn replay_mib(&self) -> u64 {
+        let meta = self.pool.meta.borrow();
+        let volume = meta.volumes().get(&self.id);
+        let copies = volume.map_or(1, |volume| u64::from(volume.layout.copies()));
+        (copies * self.log_shape.segment_bytes).div_ceil(MIB).min(REPLAY_MIB_MAX)
+    }
+
     /// Before anything is appended again it is decided, for ever, where each segment ends: what is
     /// beyond is void, and what isn't stays valid beside its repetition until all of it is in place. A
     /// repetition that was cut short goes, if an older segment has all of it, and as safely: what isn't
@@ -443,11 +452,14 @@ impl Volume {
             copies.extend(self.read_copies(segment, current).await?);
             let bytes: Vec<Buffer> = copies.iter().map(|copy| copy.bytes.clone()).collect();
             let contents = read_segment(&segment.seal(), released, segment.end(), &bytes);
-            let contents = contents.map_err(|conflict| contradiction(&conflict.to_string()))?;
+            let mut contents = contents.map_err(|conflict| contradiction(&conflict.to_string()))?;
             let is_lone = copies.iter().all(|copy| copy.disk == copies[0].disk);
             let is_settled = matches!(bytes.as_slice(), [.., before, last] if before == last);
             let is_enough = is_settled || copies.len() >= LOOKS_MAX as usize;
             if !is_lone || is_enough || has_all(segment, &contents) {
+                // Small records would keep the whole segment in memory until they are in place.
+                let found = contents.records.values_mut().filter_map(|found| found.record.as_mut());
+                found.for_each(|record| record.body.detach());
                 return Ok((copies, contents));
             }
         }

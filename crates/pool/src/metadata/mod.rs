@@ -48,7 +48,7 @@ pub use conversion::Conversion;
 pub use extent_set::ExtentSet;
 pub use job::{Job, JobKind};
 pub use places::LastPlace;
-pub use reading::{AreaBytes, CopyUnusable, recover_copy};
+pub use reading::{AreaBytes, CopyUnusable, SharedCheckpoint, recover_copy};
 pub(crate) use reading::{read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};

@@ -4,6 +4,7 @@
 //! is long, most of it out of use, and a reader's patience is for one answer of a disk.
 
 use block::{BLOCK_BYTES, Buffer, IoError, crc32c};
+use futures::lock::Mutex;
 
 use super::area::{CheckpointSlot, check_entry, check_header, entry_claim};
 use super::recover::Recovered;
@@ -34,11 +35,18 @@ pub enum CopyUnusable {
     Unreadable(#[from] IoError),
 }
 
+/// The checkpoint that a copy was found to have, for the others to share: all have the same, as a rule, and it may be
+/// of hundreds of megabytes. Each is read and compared with its CRCs all the same; with the same header it can't say
+/// anything else, as that has the CRC of the table, which has the sections'.
+#[derive(Debug, Default)]
+pub struct SharedCheckpoint(Mutex<Option<(CheckpointHead, Metadata)>>);
+
 /// Reads a copy.
 pub async fn recover_copy(
     pool: PoolId,
     layout: &AreaLayout,
     area: &impl AreaBytes,
+    shared: &SharedCheckpoint,
 ) -> Result<Recovered, CopyUnusable> {
     let mut found = [CheckpointSlot::Empty, CheckpointSlot::Empty];
     for (slot, found) in found.iter_mut().enumerate() {
@@ -54,7 +62,7 @@ pub async fn recover_copy(
     };
     let sequence = head.stamp.sequence;
     let table = read_table(pool, layout, area, &head).await?;
-    let metadata = read_sections(layout, area, &head, &table).await?;
+    let metadata = read_sections(layout, area, &head, &table, shared).await?;
     if found[other].head().is_none() {
         // A torn checkpoint has an older sequence's entries behind it, or none.
         let mut log = Log::new(layout, area, other);
@@ -102,22 +110,34 @@ async fn read_sections(
     area: &impl AreaBytes,
     head: &CheckpointHead,
     table: &Table,
+    shared: &SharedCheckpoint,
 ) -> Result<Metadata, CopyUnusable> {
+    // Held meanwhile: who comes second is to find it.
+    let mut shared = shared.0.lock().await;
+    let known = shared.as_ref().filter(|(known, _)| known == head);
+    let known = known.map(|(_, metadata)| metadata.clone());
     let number = head.stamp.number;
     let inconsistent = |fault| AreaFault::Inconsistent { number, fault };
     let mut restoring = Restoring::new(table.identity.clone()).map_err(inconsistent)?;
     for section in &table.sections {
         let bytes = read_placed(layout, area, &section.place, (section.bytes, section.crc)).await?;
         let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
+        if known.is_some() {
+            continue;
+        }
         let records = decode_records(&bytes);
         let records = records.map_err(|fault| AreaFault::Malformed { number, fault })?;
         records.iter().try_for_each(|record| restoring.take(record)).map_err(inconsistent)?;
     }
-    let (metadata, refused) = restoring.finish(table.counters);
-    match refused.first() {
-        Some(fault) => Err(inconsistent(*fault).into()),
-        None => Ok(metadata),
+    if let Some(known) = known {
+        return Ok(known);
     }
+    let (metadata, refused) = restoring.finish(table.counters);
+    if let Some(fault) = refused.first() {
+        return Err(inconsistent(*fault).into());
+    }
+    *shared = Some((head.clone(), metadata.clone()));
+    Ok(metadata)
 }
 
 /// So many bytes of a place, without the padding; `None` where they haven't the CRC that they should have.

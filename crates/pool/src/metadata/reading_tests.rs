@@ -65,6 +65,32 @@ fn only_what_is_in_use_is_read() {
 }
 
 #[test]
+fn a_copy_is_read_whole_also_where_another_has_the_same_checkpoint() {
+    let (layout, bytes, places, metadata) = area_with(8 * MIB, &[3, 2]);
+    let (begins, ends) = (BLOCK, layout.log_offset(0));
+    let section = (begins..ends).step_by(BLOCK_BYTES);
+    let written = |at: &u64| bytes[*at as usize..][..BLOCK_BYTES].iter().any(|byte| *byte != 0);
+    let section: Vec<u64> = section.filter(written).collect();
+    let shared = SharedCheckpoint::default();
+    let recover = |bytes: &[u8]| AreaInMemory::new(bytes).recover_beside(POOL, &layout, &shared);
+    let first = recover(&bytes).unwrap();
+    assert!(first.metadata == metadata && !section.is_empty());
+    // One whose log is shorter has its own end.
+    let mut shorter = bytes.clone();
+    shorter[places[1].0 as usize..].fill(0);
+    let second = recover(&shorter).unwrap();
+    assert_eq!((first.position.number.0, second.position.number.0), (2, 1));
+    assert!(second.metadata != metadata && recover(&bytes).unwrap().metadata == metadata);
+    for at in section {
+        let mut damaged = bytes.clone();
+        damaged[at as usize] ^= 1;
+        let found = recover(&damaged).map(|_| ());
+        let expected = Err(AreaFault::NewestDamaged { sequence: 2 }.into());
+        assert_eq!(found, expected, "the block at {at}");
+    }
+}
+
+#[test]
 fn the_longest_damaged_entry_hides_none_behind_it() {
     let layout = AreaLayout::new(8 * MIB).unwrap();
     // Records of 64 bytes: as many as an entry may hold.

@@ -377,7 +377,18 @@ impl<'a> AreaInMemory<'a> {
         pool: PoolId,
         layout: &AreaLayout,
     ) -> Result<Recovered, CopyUnusable> {
-        recover_copy(pool, layout, self).now_or_never().expect("memory answers at once")
+        self.recover_beside(pool, layout, &SharedCheckpoint::default())
+    }
+
+    /// The same, where another copy may have been read before.
+    pub(crate) fn recover_beside(
+        &self,
+        pool: PoolId,
+        layout: &AreaLayout,
+        shared: &SharedCheckpoint,
+    ) -> Result<Recovered, CopyUnusable> {
+        let recovered = recover_copy(pool, layout, self, shared);
+        recovered.now_or_never().expect("memory answers at once")
     }
 }
 

@@ -141,6 +141,13 @@ pub enum RecordBody {
 }
 
 impl RecordBody {
+    /// What it carries becomes memory of its own, so that what it was read with can go.
+    pub fn detach(&mut self) {
+        if let RecordBody::Data { payload, .. } = self {
+            *payload = Buffer::copy_of(payload);
+        }
+    }
+
     /// A DATA record for consecutive rows of a mirror, with its checksums computed.
     ///
     /// # Panics
