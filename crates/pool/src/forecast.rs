@@ -66,7 +66,9 @@ pub struct PoolForecast {
 /// Who would vote in a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VotesForecast {
-    /// The machines that would, by their identities.
+    /// How many disks would.
+    pub votes: usize,
+    /// The machines of all disks with data, by their identities: a witness on one of them would be lost with it.
     pub machines: Vec<Uuid>,
     /// Whether a witness on another machine would vote with them: they are an even number, of which half is no majority,
     /// and have none.

@@ -17,7 +17,11 @@ pub struct CreatePool<Disk = String, Witnesses = Vec<Disk>> {
     /// Its disks.
     pub disks: Vec<Disk>,
     /// Further disks, that only vote.
-    #[serde(default)]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        bound(serialize = "Witnesses: Serialize + Default + PartialEq")
+    )]
     pub witnesses: Witnesses,
     /// What copies must not share.
     #[serde(default)]
@@ -71,7 +75,11 @@ pub struct ExtendPool<Disk = String, Witnesses = Vec<Disk>> {
     #[serde(default = "Vec::new")]
     pub disks: Vec<Disk>,
     /// Those that only vote.
-    #[serde(default)]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        bound(serialize = "Witnesses: Serialize + Default + PartialEq")
+    )]
     pub witnesses: Witnesses,
     /// Those of either that may be overwritten whatever they carry.
     #[serde(default = "Vec::new")]
@@ -106,6 +114,10 @@ impl<Disk: ToString> ExtendPool<Disk> {
         let (disks, witnesses) = (names(&disks), names(&witnesses));
         ExtendPool { disks, witnesses, force_disks: names(&force_disks) }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn names<Disk: ToString>(disks: &[Disk]) -> Vec<String> {

@@ -58,7 +58,7 @@ impl Creation<'_> {
         let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
         let candidates: Vec<votes::Candidate> =
             self.candidates.iter().map(Candidate::to_vote).collect();
-        let votes = votes::forecast(self.request.failure_domain, &candidates, witness_bytes);
+        let votes = votes::forecast(&metadata, &candidates, witness_bytes);
         Ok(forecast_of(&metadata, losses, votes))
     }
 
@@ -310,7 +310,7 @@ pub(crate) fn check_machines(
     pool: Option<&Metadata>,
 ) -> Result<(), PoolError> {
     let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
-    let known = pool.into_iter().flat_map(Metadata::data_disks).map(|disk| disk.node);
+    let known = pool.into_iter().flat_map(Metadata::data_machines);
     let machines: BTreeSet<Uuid> = new.chain(known).collect();
     let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
     match candidates.iter().find(is_wrong).filter(|_| domain == FailureDomain::Node) {
@@ -358,7 +358,7 @@ impl OpenPool {
         let extent_bytes = with.shape().extent_bytes();
         let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
         let new = candidates.iter().map(Candidate::to_vote).collect();
-        Ok(forecast_of(&with, losses, self.forecast_votes(new, witness_bytes)))
+        Ok(forecast_of(&with, losses, self.forecast_votes(&with, new, witness_bytes)))
     }
 
     /// The layout of a disk that joins, and a witness's metadata area: another disk gets one when it is to vote.

@@ -92,16 +92,23 @@ pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> V
     voters
 }
 
-/// Who would vote of these. A witness is lacking where half of the votes may be lost with machines.
+/// Who would vote of these in a pool that is like that then. A witness is lacking where half of the votes may be lost
+/// with machines.
 pub(super) fn forecast(
-    domain: FailureDomain,
+    pool: &Metadata,
     candidates: &[Candidate],
     witness_bytes: u64,
 ) -> VotesForecast {
+    let (votes, lacks_witness) = count(pool.pool().failure_domain, candidates);
+    let machines = pool.data_machines().into_iter().collect();
+    VotesForecast { votes, machines, lacks_witness, witness_bytes }
+}
+
+/// How many of these would vote, and whether a witness would be of use to them.
+fn count(domain: FailureDomain, candidates: &[Candidate]) -> (usize, bool) {
     let voters = first_voters(domain, candidates);
     let machines: BTreeSet<Uuid> = voters.iter().map(|at| candidates[*at].machine).collect();
-    let lacks_witness = voters.len().is_multiple_of(2) && machines.len() > 1;
-    VotesForecast { machines: machines.into_iter().collect(), lacks_witness, witness_bytes }
+    (voters.len(), voters.len().is_multiple_of(2) && machines.len() > 1)
 }
 
 impl OpenPool {
@@ -272,11 +279,16 @@ impl OpenPool {
     }
 
     /// Who would vote if these disks came.
-    pub(super) fn forecast_votes(&self, new: Vec<Candidate>, witness_bytes: u64) -> VotesForecast {
+    pub(super) fn forecast_votes(
+        &self,
+        with: &Metadata,
+        new: Vec<Candidate>,
+        witness_bytes: u64,
+    ) -> VotesForecast {
         let (meta, config) = (self.pool.meta.borrow(), self.pool.config.borrow());
         let able = self.able(&meta, &config.voters).map(|(_, candidate)| candidate);
         let candidates: Vec<Candidate> = able.chain(new).collect();
-        forecast(meta.pool().failure_domain, &candidates, witness_bytes)
+        forecast(with, &candidates, witness_bytes)
     }
 
     /// The disks that may vote, by who votes now.
@@ -402,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_witness_is_lacking_where_machines_could_take_half_of_the_votes_with_them() {
-        let lacks = |domain, disks: &[Candidate]| forecast(domain, disks, 1).lacks_witness;
+        let lacks = |domain, disks: &[Candidate]| count(domain, disks).1;
         let of = |machines: &[u128]| {
             let disks: Vec<_> = machines.iter().map(|machine| (*machine, 9, false)).collect();
             candidates(&disks)
@@ -425,7 +437,6 @@ mod tests {
         assert!(!lacks(FailureDomain::Node, &disks), "it has one");
         disks[2].machine = disks[0].machine;
         assert!(lacks(FailureDomain::Node, &disks), "one that goes with another is none");
-        let machines = forecast(FailureDomain::Node, &disks, 1).machines;
-        assert_eq!(machines, [1, 2].map(Uuid::from_u128));
+        assert_eq!(count(FailureDomain::Node, &disks).0, 2);
     }
 }
