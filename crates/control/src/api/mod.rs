@@ -12,7 +12,7 @@ mod status;
 
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
-pub use plan::{PoolPlan, WitnessPlan};
+pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
     ExtendVolume, ImportPool, MakeFs, MountVolume, NamedDisks, RebalancePool, ReduceVolume,

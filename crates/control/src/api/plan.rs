@@ -1,8 +1,8 @@
-//! What making or extending a pool would do.
+//! What making or extending a pool would do, and did.
 
 use std::path::PathBuf;
 
-use pool::PoolForecast;
+use pool::{PoolForecast, PoolReport};
 use serde::{Deserialize, Serialize};
 
 /// The answer to `POST /v1/plan/pool` and `POST /v1/pools/POOL/extend/plan`.
@@ -16,7 +16,18 @@ pub struct PoolPlan {
     pub witness: Option<WitnessPlan>,
 }
 
-/// Whether the supervisor would be a witness.
+/// The answer to `POST /v1/pools` and `POST /v1/pools/POOL/extend`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrownPool {
+    /// What the pool is like.
+    #[serde(flatten)]
+    pub report: PoolReport,
+    /// What became of the supervisor's own vote, as in the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessPlan>,
+}
+
+/// Whether the supervisor would be, or is, a witness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum WitnessPlan {

@@ -272,8 +272,12 @@ mod tests {
         let disk = Witness::Disk(ShelfSlot { shelf: 3, slot: 0 });
         assert_eq!(extend.witnesses, Some(vec![Witness::Supervisor, disk]));
         assert_eq!(serde_json::to_string(&extend).unwrap(), text);
+        // An older supervisor doesn't know what nobody speaks of.
+        let unspoken: ExtendPool = serde_json::from_str(r#"{"disks":["e3.0"]}"#).unwrap();
+        assert!(!serde_json::to_string(&unspoken).unwrap().contains("witnesses"));
         let none: ExtendPool = serde_json::from_str(r#"{"witnesses":[]}"#).unwrap();
         assert_eq!(none.witnesses, Some(Vec::new()));
+        assert!(serde_json::to_string(&none).unwrap().contains(r#""witnesses":[]"#));
         let volume: CreateVolume =
             serde_json::from_str(r#"{"name":"v","size":"100%FREE","layout":"mirror:2"}"#).unwrap();
         assert_eq!(volume.size, VolumeSize::PercentFree(100));

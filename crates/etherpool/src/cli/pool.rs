@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use block::size::parse_size;
 use clap::{Args, Subcommand};
 use control::api::{
-    ApiError, CreatePool, ExtendPool, HeldReport, ImportPool, ImportResult, PoolPlan,
+    ApiError, CreatePool, ExtendPool, GrownPool, HeldReport, ImportPool, ImportResult, PoolPlan,
     PoolReportExt as _, Preview, ReleasePool, Witness, Witnesses,
 };
 use control::exit::Exit;
@@ -315,8 +315,8 @@ async fn take_disks(
     if !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    let report: PoolReport = context.client.post(path, request).await?;
-    show(context, &report)?;
+    let grown: GrownPool = context.client.post(path, request).await?;
+    output::show(context.json, &grown, || output::grown_pool(&grown, now_secs()))?;
     Ok(Exit::Ok)
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};
-use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolReport};
+use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolForecast, PoolReport};
 use serde::Serialize;
 
 use super::args::Confirmation;
@@ -243,7 +243,7 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
 #[derive(Serialize)]
 struct ReplacePlan<'a> {
     /// What adding the new disk would do; none if it is the pool's.
-    extension: Option<&'a PoolPlan>,
+    extension: Option<&'a PoolForecast>,
     /// What would be moved; none where that can't be told before the new disk is there.
     emptying: Option<&'a EmptyForecast>,
 }
@@ -252,7 +252,7 @@ struct ReplacePlan<'a> {
 struct Newcomer {
     name: String,
     request: ExtendPool,
-    forecast: PoolPlan,
+    forecast: PoolForecast,
     /// What adding it means, for the question.
     what: String,
 }
@@ -279,12 +279,12 @@ impl Newcomer {
         let (Targets { disks, witnesses, force_disks }, what) = find_disks(context, &disks).await?;
         let name = disks.first().map_or_else(String::new, ToString::to_string);
         let request = ExtendPool { disks, witnesses, force_disks };
-        let forecast: PoolPlan =
+        let PoolPlan { forecast, .. } =
             context.client.post(&format!("{path}/extend/plan"), &request).await?;
         let what = format!(
             "These disks would be added to pool {}{what}{}",
             report.name,
-            output::forecast(&forecast.forecast)
+            output::forecast(&forecast)
         );
         Ok(Newcomer { name, request, forecast, what })
     }

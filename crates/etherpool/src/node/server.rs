@@ -299,8 +299,9 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
         }
         taken => taken,
     };
-    taken.map(Some).with_context(|| {
-        format!("another {role} runs with this run directory; stop it, take its place with --replace, or choose another --run-dir")
+    taken.map(Some).with_context(|| match &spec.source {
+        Source::Witnesses(_) => "the witnesses of another supervisor run with this run directory; stop that, or set another run-dir".to_owned(),
+        _ => format!("another {role} runs with this run directory; stop it, take its place with --replace, or choose another --run-dir"),
     })
 }
 

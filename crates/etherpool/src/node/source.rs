@@ -10,11 +10,13 @@ use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode};
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::node::{
-    ExportConfig, ExportPlan, ExportSettings, NodeConfig, parse_etherpopulate, plan_found, share,
+    ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
+    plan_found, share,
 };
 
 use super::interfaces::{Patterns, list_ethernet};
 use super::open_disks::{SystemIdentity, find};
+use crate::witnesses::{files, why_not_the_made};
 
 /// Where a node keeps its memory and its sockets by default.
 const STATE_DIR: &str = "/var/lib/etherpool";
@@ -67,6 +69,8 @@ pub struct Wanted {
     pub config: NodeConfig,
     /// The exports that it names.
     pub plans: Vec<ExportPlan>,
+    /// What isn't exported though it would be, with the reason.
+    pub refused: Vec<NotExported>,
     /// The interfaces to export on, with their namespaces; those of the configuration without.
     pub placed: Option<Vec<InterfaceConfig>>,
     /// Whether disks are looked for.
@@ -120,6 +124,7 @@ impl Source {
                     config.defaults.interfaces = Some(interfaces.clone());
                 }
                 let wanted = Wanted {
+                    refused: Vec::new(),
                     placed: None,
                     plans: config.plans()?,
                     automatic: config.automatic.unwrap_or(config.export.is_empty()),
@@ -135,6 +140,7 @@ impl Source {
             Source::Witnesses(supervisor) => witnesses(supervisor)?,
             Source::Fixed(plan) => Wanted {
                 config: NodeConfig::default(),
+                refused: Vec::new(),
                 placed: None,
                 plans: vec![(**plan).clone()],
                 automatic: false,
@@ -187,6 +193,7 @@ impl TargetSource {
             frame_socket: config.frame_socket.unwrap_or(false),
             run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
             state_dir: Some(state_dir.unwrap_or_else(|| STATE_DIR.into())),
+            refused: Vec::new(),
             placed: None,
             config,
             plans,
@@ -207,17 +214,26 @@ impl TargetSource {
 /// The exports of a supervisor's witnesses, as its machine's: what else is on the machine goes with them.
 fn witnesses(supervisor: &SupervisorConfig) -> anyhow::Result<Wanted> {
     let directory = supervisor.witness_dir();
-    let files = crate::witnesses::files(&directory)
-        .with_context(|| format!("cannot list {}", directory.display()))?;
+    let files =
+        files(&directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let machine = os::process::machine_id(&supervisor.state_dir.join("machine-id"))
+        .context("cannot tell this machine's identity")?;
     let config = NodeConfig::default();
-    let plans = files.into_iter().map(|(address, path)| {
+    let (mut plans, mut refused) = (Vec::new(), Vec::new());
+    for (address, path) in files {
+        let why = why_not_the_made(&path, machine);
         let path = path.display().to_string();
+        if let Some(why) = why {
+            refused.push(NotExported { path, why });
+            continue;
+        }
         let plan = plan_found(address, &path, &config.defaults, &config.groups)?;
         // Nobody but the engines of pools has anything to leave with it.
-        Ok(ExportPlan { remember: false, ..plan })
-    });
+        plans.push(ExportPlan { remember: false, ..plan });
+    }
     Ok(Wanted {
-        plans: plans.collect::<anyhow::Result<_>>()?,
+        plans,
+        refused,
         placed: Some(supervisor.interfaces.clone()),
         automatic: false,
         frame_socket: true,
@@ -376,6 +392,13 @@ mod tests {
             std::fs::write(supervisor.witness_dir().join(name), vec![0; 4096]).unwrap();
         }
         let wanted = read();
+        assert!(wanted.plans.is_empty() && wanted.refused[0].why.contains("pool extend"));
+        let file = supervisor.witness_dir().join("e1030.0");
+        let machine = os::process::machine_id(&supervisor.state_dir.join("machine-id")).unwrap();
+        let opened = std::fs::File::open(&file).unwrap();
+        crate::witnesses::note_origin(&file, &opened, machine).unwrap();
+        let wanted = read();
+        assert!(wanted.refused.is_empty());
         let [plan] = &wanted.plans[..] else { panic!("{:?}", wanted.plans) };
         assert_eq!(plan.address, ShelfSlot { shelf: 1030, slot: 0 });
         assert!(plan.medium.path.ends_with("state/witnesses/e1030.0") && !plan.remember);

@@ -55,9 +55,7 @@ impl Services {
             self.registry.note_destroyed(id, &shown.name).await;
         }
         self.look_now();
-        if let Err(error) = self.sweep_witnesses().await {
-            tracing::warn!(%error, "a witness that was the pool's is removed later");
-        }
+        self.witness_left.notify_one();
         Ok(destroyed)
     }
 }

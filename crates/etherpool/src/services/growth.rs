@@ -2,19 +2,25 @@
 
 use axum::body::Bytes;
 use axum::extract::State;
-use control::api::{CreatePool, ExtendPool, PoolPlan};
+use control::api::{ApiError, CreatePool, ErrorCode, ExtendPool, GrownPool, PoolPlan};
 use pool::PoolReport;
 
 use super::api::{Answer, App, Json, On, OnPool, pool_name, read};
+use super::witnesses::Growth;
 
-pub(super) async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
+pub(super) async fn create_pool(State(services): App, body: Bytes) -> Answer<GrownPool> {
     let request: CreatePool = read(&body)?;
     let name = request.name.clone();
     pool_name(&name)?;
-    let (request, witness) = services.creation(request).await?;
-    let made = services.ask_for_pool(&name, request).await;
-    services.settle(witness, made.is_ok()).await;
-    made
+    to_the_end(async move {
+        let Growth { request, witness, turn } = services.creation(request).await?;
+        let made = services.ask_for_pool(&name, request).await;
+        drop(turn);
+        services.witness_left.notify_one();
+        let Json(report) = made?;
+        Ok(Json(GrownPool { report, witness }))
+    })
+    .await
 }
 
 pub(super) async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolPlan> {
@@ -23,16 +29,29 @@ pub(super) async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolP
     Ok(Json(services.plan_pool(request).await?))
 }
 
-pub(super) async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<PoolReport> {
+pub(super) async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<GrownPool> {
     let On { services, path: pool, request } = on;
-    let (request, witness) = services.extension(pool, request).await?;
-    let extended = services.ask::<PoolReport>(request).await;
-    services.settle(witness, extended.is_ok()).await;
-    let Json(mut report) = extended?;
-    services.registry.set_apart(std::slice::from_mut(&mut report));
-    Ok(Json(report))
+    to_the_end(async move {
+        let Growth { request, witness, turn } = services.extension(pool, request).await?;
+        let extended = services.ask::<PoolReport>(request).await;
+        drop(turn);
+        services.witness_left.notify_one();
+        let Json(mut report) = extended?;
+        services.registry.set_apart(std::slice::from_mut(&mut report));
+        Ok(Json(GrownPool { report, witness }))
+    })
+    .await
 }
 
 pub(super) async fn plan_extension(on: OnPool<ExtendPool>) -> Answer<PoolPlan> {
     Ok(Json(on.services.plan_extension(on.path, on.request).await?))
+}
+
+/// Goes on also where whoever asked is gone. The engine does, too: a witness that it is about to use mustn't be let go.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Answer<T>> + Send + 'static,
+) -> Answer<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        Err(ApiError::new(ErrorCode::Internal, format!("it was broken off: {error}")).into())
+    })
 }

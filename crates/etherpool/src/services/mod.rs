@@ -91,6 +91,8 @@ pub struct Services {
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
     turns: Turns,
+    /// The supervisor may have a witness that no pool has any more.
+    witness_left: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
     teller: alerts::Teller,
 }
@@ -124,6 +126,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         pools: watch::Sender::new(Vec::new()),
         look: Notify::new(),
         turns: Turns::default(),
+        witness_left: Notify::new(),
         engines_seen: 0.into(),
         teller: alerts::Teller::start(&config, &args.host),
         config,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
-use control::api::{ImportResult, PoolPlan, PoolReportExt as _, WitnessPlan};
+use control::api::{GrownPool, ImportResult, PoolPlan, PoolReportExt as _, WitnessPlan};
 use pool::{
     DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, Spare,
     SpareReport,
@@ -105,8 +105,8 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     if let Some(machines) = even_votes(report) {
         text.push_str(&format!(
             "The votes are on {machines} machines, and half of them are no majority: one more to vote would let \
-             one more\nbe lost, a disk of another machine or only a witness, there or on the supervisor's (pool extend \
-             {} --witness supervisor)\n",
+             one more\nbe lost, a disk of another machine or only a witness, there or, if it has no disks of the pool, on \
+             the\nsupervisor's (pool extend {} --witness supervisor)\n",
             report.name
         ));
     }
@@ -221,13 +221,21 @@ pub fn pool_plan(plan: &PoolPlan) -> String {
             ));
         }
         Some(WitnessPlan::Lacking { why }) => {
-            let machines = plan.forecast.votes.machines.len();
+            let votes = plan.forecast.votes.votes;
             text.push_str(&format!(
-                "{machines} machines would vote, and half of them are no majority; this supervisor won't be a witness: \
-                 {why}.\n"
+                "Half of {votes} votes is no majority, and this supervisor won't be a witness: {why}.\n"
             ));
         }
         None => {}
+    }
+    text
+}
+
+/// A pool that was made or extended, and why the supervisor is no witness of it.
+pub fn grown_pool(grown: &GrownPool, now_secs: u64) -> String {
+    let mut text = pool(&grown.report, now_secs);
+    if let Some(WitnessPlan::Lacking { why }) = &grown.witness {
+        text.push_str(&format!("This supervisor is no witness of it: {why}.\n"));
     }
     text
 }
@@ -440,8 +448,7 @@ VOLUME ";
 
     #[test]
     fn a_plan_tells_what_becomes_of_the_supervisors_vote() {
-        let votes =
-            pool::VotesForecast { machines: vec![uuid::Uuid::nil(); 2], ..Default::default() };
+        let votes = pool::VotesForecast { votes: 2, ..Default::default() };
         let forecast = PoolForecast { votes, ..PoolForecast::default() };
         let with = |witness| pool_plan(&PoolPlan { forecast: forecast.clone(), witness });
         assert_eq!(with(None), super::forecast(&forecast));
@@ -451,8 +458,9 @@ VOLUME ";
             "This supervisor (h) would be a witness, by a file of 10.0 MiB in /s: it only votes.\n"
         ));
         let text = with(Some(WitnessPlan::Lacking { why: "none is wanted".into() }));
-        assert!(text.ends_with("this supervisor won't be a witness: none is wanted.\n"), "{text}");
-        assert!(text.contains("2 machines would vote, and half of them are no majority"), "{text}");
+        assert!(text.ends_with(
+            "Half of 2 votes is no majority, and this supervisor won't be a witness: none is wanted.\n"
+        ));
     }
 
     #[test]
