@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blackbox::{Lab, LabOptions, Load, Rival, etherpool, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const BLOCKS: u64 = 512;
@@ -317,26 +318,34 @@ fn a_witness_that_was_restored_has_no_vote() {
     wait_whole(&lab);
 }
 
-/// Whoever asked for a pool is gone before it is made: it is made all the same, with its witness.
+/// Whoever asked for a pool is gone before its witness can be used: it is made all the same, with that.
 #[test]
 fn a_pool_is_made_without_its_client() {
-    let lab = machines(2, "128M");
+    let lab = machines(4, "128M");
+    lab.cli(&["pool", "create", "one", "e3.0", "e4.0", "--yes"]);
+    let log = lab.log("supervisor");
+    let (_, started) = log.rsplit_once("process=\"witnesses\" pid=").unwrap();
+    let pid = started.lines().next().unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
     let mut client = etherpool()
         .arg("--socket")
         .arg(lab.dir().join("supervisor/run/api.sock"))
         .args(["pool", "create", "cluster", "e1.0", "e2.0", "--yes"])
         .spawn()
         .unwrap();
-    wait_until("its witness is made", || files_of(&lab).len() == 1);
+    wait_until("its witness is made", || files_of(&lab).len() == 2);
     client.kill().unwrap();
     let status = client.wait().unwrap();
     assert!(!status.success(), "it was too late");
+    // The supervisor answers others, and knows by then that this one is gone.
+    lab.cli(&["pool", "list"]);
+    kill_process(pid, Signal::CONT).unwrap();
     wait_until("the pool is made", || {
         let output = lab.cli_output(&["pool", "show", "cluster", "--json"]);
         let shown: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         shown["votes"] == json!({"total": 3, "present": 3})
     });
-    assert_eq!(files_of(&lab).len(), 1);
+    assert_eq!(files_of(&lab).len(), 2);
 }
 
 /// What nobody asked for takes nothing with it when it fails.
