@@ -88,9 +88,13 @@ impl Load {
 impl LoadReport {
     /// Reads everything back past the page cache of the file and checks each block.
     pub fn verify(&self) {
+        self.verify_at(&self.file);
+    }
+
+    /// The same where the file is elsewhere by now.
+    pub fn verify_at(&self, file: &Path) {
         assert!(self.writes > 0, "nothing was promised: the test shows nothing");
-        let file =
-            File::open(&self.file).unwrap_or_else(|e| panic!("open {}: {e}", self.file.display()));
+        let file = File::open(file).unwrap_or_else(|e| panic!("open {}: {e}", file.display()));
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("fadvise");
         let mut block = vec![0; BLOCK];
         for (index, promised) in self.promised.iter().enumerate() {

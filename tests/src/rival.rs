@@ -77,7 +77,14 @@ impl Rival {
         (code == 0, text)
     }
 
-    /// The same with the exit code.
+    /// What it said to a command that works.
+    pub fn must(&self, args: &[&str]) -> String {
+        let (done, text) = self.cli(args);
+        assert!(done, "{args:?}: {text}");
+        text
+    }
+
+    /// The same as [`Rival::cli`] with the exit code.
     pub fn code(&self, args: &[&str]) -> (i32, String) {
         let output = etherpool()
             .arg("--socket")

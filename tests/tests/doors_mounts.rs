@@ -84,7 +84,7 @@ fn settings_that_come_with_a_pool_wait_for_a_word() {
     let known: Value =
         serde_json::from_str(&std::fs::read_to_string(registry(&lab)).unwrap()).unwrap();
     assert_eq!(known["pools"][0]["name"], "cluster");
-    assert_eq!(known["pools"][0]["disks"].as_array().unwrap().len(), 2);
+    assert_eq!(known["pools"][0]["disks"].as_array().unwrap().len(), 3, "with the witness");
     assert_eq!(known["pools"][0]["held"], serde_json::json!([]), "made here");
 
     let said = refused(&lab, &["pool", "release", "cluster"]);

@@ -273,7 +273,7 @@ fn a_node_serves_though_what_is_above_its_disks_is_covered_by_a_mount_that_hangs
     file.sync_all().unwrap();
     assert_eq!(lab.pool_state(), "online");
     drop((file, server));
-    // The pool has no majority without the node: the lab ends it after the supervisor.
+    // The lab ends it after the supervisor.
     drop(lab);
     node.wait().unwrap();
 }

@@ -84,7 +84,7 @@ fn a_disk_belongs_to_one_pool() {
         lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 6
     });
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
-    lab.cli(&["pool", "create", "other", "e1.1", "e2.1", "--yes"]);
+    lab.cli(&["pool", "create", "other", "e1.1", "e2.1", "--no-witness", "--yes"]);
     for line in [
         "pool extend cluster e1.1 --yes",
         "pool extend cluster e1.1 --force-disk e1.1 --yes",

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{
-    ApiError, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExtendPool, ImportPool,
-    NamedDisks, SetPool, WipeDisks,
+    ApiError, ConvertVolume, CreateVolume, EmptyDisks, ImportPool, NamedDisks, SetPool, WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -37,25 +36,30 @@ pub enum EngineRequest {
     Discover,
     /// Answered with the devices present.
     Disks,
+    /// That a device is no more; it is one again if it answers.
+    ForgetDisk {
+        /// Where it was.
+        disk: ShelfSlot,
+    },
     /// Answered with all pools.
     Pools,
     /// Answered with the pool.
-    CreatePool(CreatePool),
+    CreatePool(pool::CreatePool<ShelfSlot>),
     /// What that would do; answered with a [`pool::PoolForecast`].
-    PlanCreatePool(CreatePool),
+    PlanCreatePool(pool::CreatePool<ShelfSlot>),
     /// Answered with the pool.
     ExtendPool {
         /// The pool.
         pool: String,
         /// The disks.
-        request: ExtendPool,
+        request: pool::ExtendPool<ShelfSlot>,
     },
     /// What that would do; answered with a [`pool::PoolForecast`].
     PlanExtendPool {
         /// The pool.
         pool: String,
         /// The disks.
-        request: ExtendPool,
+        request: pool::ExtendPool<ShelfSlot>,
     },
     /// Whose it is; answered with a [`pool::ImportPlan`].
     PlanImportPool {

@@ -244,6 +244,21 @@ impl SupervisorConfig {
         self.node_socket.clone().unwrap_or_else(|| self.run_dir.join("node.sock"))
     }
 
+    /// Where the files are by which the supervisor votes in pools.
+    pub fn witness_dir(&self) -> PathBuf {
+        self.state_dir.join("witnesses")
+    }
+
+    /// The run directory of the process that exports them: found by who asks all targets of this machine.
+    pub fn witness_run_dir(&self) -> PathBuf {
+        self.run_dir.join("target-witnesses")
+    }
+
+    /// Where that process takes frames of this machine's engine.
+    pub fn witness_socket(&self) -> PathBuf {
+        self.witness_run_dir().join("node.sock")
+    }
+
     /// Directories, sockets and files without which its processes can't go on.
     pub fn needed_paths(&self) -> Vec<PathBuf> {
         let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);

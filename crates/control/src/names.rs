@@ -52,6 +52,26 @@ pub enum DiskArgument {
     Path(std::path::PathBuf),
 }
 
+/// A witness as an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WitnessArgument {
+    /// `supervisor`: a file that the supervisor keeps.
+    Supervisor,
+    /// A disk.
+    Disk(DiskArgument),
+}
+
+impl FromStr for WitnessArgument {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<WitnessArgument, NameError> {
+        match text {
+            "supervisor" => Ok(WitnessArgument::Supervisor),
+            _ => text.parse().map(WitnessArgument::Disk),
+        }
+    }
+}
+
 impl FromStr for DiskArgument {
     type Err = NameError;
 

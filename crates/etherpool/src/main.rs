@@ -7,12 +7,14 @@ mod engine;
 mod json_lines;
 mod logging;
 mod measure;
+mod namespaces;
 mod neighbours;
 mod node;
 mod running;
 mod services;
 mod supervisor;
 mod target_command;
+mod witnesses;
 
 use std::process::ExitCode;
 

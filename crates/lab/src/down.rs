@@ -42,7 +42,7 @@ pub fn down(place: &Place, wipe: bool) -> anyhow::Result<()> {
 fn stop_supervisor(place: &Place) {
     let Some(pid) = process::running(place, "supervisor") else { return };
     let children: Vec<_> =
-        ["engine", "services"].iter().filter_map(|name| process::child(pid, name)).collect();
+        process::CHILDREN.iter().filter_map(|name| process::child(pid, name)).collect();
     let _ = process::signal(pid, Signal::CONT);
     let _ = process::signal(pid, Signal::TERM);
     if !process::wait_gone(pid, ORDERLY_STOP) {

@@ -14,7 +14,7 @@ pub fn kill(place: &Place, who: &str) -> anyhow::Result<()> {
     let pid = pid_of(place, who)?;
     // The supervisor's children die with it; the next start must not meet them.
     let mut family = vec![pid];
-    family.extend(["engine", "services"].iter().filter_map(|name| process::child(pid, name)));
+    family.extend(process::CHILDREN.iter().filter_map(|name| process::child(pid, name)));
     process::signal(pid, Signal::KILL)?;
     for pid in family {
         if !process::wait_gone(pid, Duration::from_secs(10)) {
@@ -107,14 +107,16 @@ fn node_pid(place: &Place, node: &str) -> anyhow::Result<i32> {
 fn pid_of(place: &Place, who: &str) -> anyhow::Result<i32> {
     match who {
         "supervisor" => process::running(place, who).context("the supervisor does not run"),
-        "engine" | "services" => process::running(place, "supervisor")
+        child if process::CHILDREN.contains(&child) => process::running(place, "supervisor")
             .and_then(|supervisor| process::child(supervisor, who))
             .with_context(|| format!("the supervisor has no {who} process now")),
         node => node_pid(place, node).map_err(|error| match error.downcast::<ApiError>() {
             Ok(error) if error.code == ErrorCode::NotFound => {
                 let names = error.remedy.clone().unwrap_or_default();
                 error
-                    .remedy(format!("{names}; and there are supervisor, engine and services"))
+                    .remedy(format!(
+                        "{names}; and there are supervisor, engine, services and witnesses"
+                    ))
                     .into()
             }
             Ok(error) => error.into(),

@@ -47,6 +47,9 @@ pub fn running(place: &Place, who: &str) -> Option<i32> {
     (start_time(pid)? == started.parse::<u64>().ok()? && !is_zombie(pid)).then_some(pid)
 }
 
+/// What children a supervisor has.
+pub const CHILDREN: [&str; 3] = ["engine", "services", "witnesses"];
+
 /// The running child of `parent` that was started as `etherpool NAME`.
 pub fn child(parent: i32, name: &str) -> Option<i32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;

@@ -1,6 +1,7 @@
 //! What changes would mean, told before they are made.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What making disks evenly full would do, or does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,22 @@ pub struct PoolForecast {
     pub capacity_bytes: u64,
     /// What a new volume of each layout could have.
     pub volumes: Vec<LayoutRoom>,
+    /// Who would vote.
+    pub votes: VotesForecast,
+}
+
+/// Who would vote in a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotesForecast {
+    /// How many disks would.
+    pub votes: usize,
+    /// The machines of all disks with data, by their identities: a witness on one of them would be lost with it.
+    pub machines: Vec<Uuid>,
+    /// Whether a witness on another machine would vote with them: they are an even number, of which half is no majority,
+    /// and have none.
+    pub lacks_witness: bool,
+    /// How large such a witness would have to be.
+    pub witness_bytes: u64,
 }
 
 /// What a new volume of a layout could have.

@@ -32,7 +32,7 @@ pub use engine::{
 pub use error::PoolError;
 pub use forecast::{
     ConvertForecast, DiskFill, EmptyForecast, LayoutRoom, OfflineForecast, OnlineForecast,
-    PoolForecast, RebalanceForecast, VolumeForecast, VolumeSurvival,
+    PoolForecast, RebalanceForecast, VolumeForecast, VolumeSurvival, VotesForecast,
 };
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};

@@ -11,11 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::ClientMac;
 
-/// `POST /v1/pools`.
-pub type CreatePool = pool::CreatePool<ShelfSlot>;
+/// `POST /v1/pools`; at `POST /v1/plan/pool` answered with a [`super::PoolPlan`].
+pub type CreatePool = pool::CreatePool<ShelfSlot, Witnesses>;
 
-/// `POST /v1/pools/POOL/extend`.
-pub type ExtendPool = pool::ExtendPool<ShelfSlot>;
+/// `POST /v1/pools/POOL/extend`; at `POST /v1/pools/POOL/extend/plan` answered with a [`super::PoolPlan`].
+pub type ExtendPool = pool::ExtendPool<ShelfSlot, Witnesses>;
+
+/// The witnesses of a pool. Where none are spoken of the supervisor adds one if that helps.
+pub type Witnesses = Option<Vec<Witness>>;
+
+/// A witness: `"e9.0"`, or `"supervisor"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Witness {
+    /// A file that the supervisor keeps.
+    Supervisor,
+    /// A disk.
+    #[serde(untagged)]
+    Disk(ShelfSlot),
+}
 
 /// `POST /v1/disks/wipe/plan`, answered with a [`pool::WipePlan`], which `POST /v1/disks/wipe` takes.
 pub type WipeDisks = pool::WipeDisks<ShelfSlot>;
@@ -252,6 +266,18 @@ mod tests {
             serde_json::from_str(r#"{"name":"p","disks":["e1.0","e2.0"]}"#).unwrap();
         assert_eq!(create.failure_domain, FailureDomain::Node);
         assert_eq!(create.disks[1], ShelfSlot { shelf: 2, slot: 0 });
+        assert_eq!(create.witnesses, None);
+        let text = r#"{"disks":[],"witnesses":["supervisor","e3.0"],"force_disks":[]}"#;
+        let extend: ExtendPool = serde_json::from_str(text).unwrap();
+        let disk = Witness::Disk(ShelfSlot { shelf: 3, slot: 0 });
+        assert_eq!(extend.witnesses, Some(vec![Witness::Supervisor, disk]));
+        assert_eq!(serde_json::to_string(&extend).unwrap(), text);
+        // An older supervisor doesn't know what nobody speaks of.
+        let unspoken: ExtendPool = serde_json::from_str(r#"{"disks":["e3.0"]}"#).unwrap();
+        assert!(!serde_json::to_string(&unspoken).unwrap().contains("witnesses"));
+        let none: ExtendPool = serde_json::from_str(r#"{"witnesses":[]}"#).unwrap();
+        assert_eq!(none.witnesses, Some(Vec::new()));
+        assert!(serde_json::to_string(&none).unwrap().contains(r#""witnesses":[]"#));
         let volume: CreateVolume =
             serde_json::from_str(r#"{"name":"v","size":"100%FREE","layout":"mirror:2"}"#).unwrap();
         assert_eq!(volume.size, VolumeSize::PercentFree(100));
@@ -269,6 +295,7 @@ mod tests {
         for wrong in [
             r#"{"name":"p","disk":["e1.0"]}"#,
             r#"{"name":"p","disks":["1.0"]}"#,
+            r#"{"name":"p","disks":[],"witnesses":["me"]}"#,
             r#"{"name":"p","disks":[],"failure_domain":"rack"}"#,
         ] {
             assert!(serde_json::from_str::<CreatePool>(wrong).is_err(), "{wrong}");

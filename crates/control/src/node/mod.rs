@@ -24,5 +24,5 @@ pub use settings::{
     SectorsError, WriteCache,
 };
 pub use status::{
-    DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported, ONLINE,
+    ASKING, DriveStatus, ExportStatus, NodeReply, NodeRequest, NodeStatus, NotExported, ONLINE,
 };

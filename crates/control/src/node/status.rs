@@ -89,6 +89,9 @@ impl NodeStatus {
 /// The state of an export that is served.
 pub const ONLINE: &str = "online";
 
+/// How the state of one begins of which nobody knows yet whether another has its address.
+pub const ASKING: &str = "asking";
+
 /// An export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportStatus {

@@ -45,7 +45,7 @@ pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
 use crate::client::ApiClient;
-use crate::{engine, measure, node, services, supervisor, target_command};
+use crate::{engine, measure, node, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -128,6 +128,9 @@ enum Command {
     /// The supervisor's services process
     #[command(hide = true)]
     Services(services::ServicesArgs),
+    /// The supervisor's process that exports its witnesses
+    #[command(hide = true)]
+    Witnesses(witnesses::WitnessesArgs),
     /// Aids of the benchmark
     #[command(hide = true, subcommand)]
     Measure(measure::MeasureCommand),
@@ -184,6 +187,7 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
+        Command::Witnesses(args) => return Ok(witnesses::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
         Command::Target(mut args) => match args.ask.take() {
             Some(ask) => target_ask::run(ask, socket, timeout, cli.json)?,
@@ -251,6 +255,9 @@ mod tests {
             "etherpool pool create cluster e1.0 e1.1 /dev/sdb --failure-domain disk --yes",
             "etherpool pool create cluster e1.0 --force-disk e1.0 --dry-run",
             "etherpool pool extend cluster e4.0",
+            "etherpool pool create cluster e1.0 e2.0 --no-witness",
+            "etherpool pool create cluster e1.0 e2.0 --witness e3.0",
+            "etherpool pool extend cluster --witness supervisor --yes",
             "etherpool pool list",
             "etherpool pool show cluster",
             "etherpool pool import cluster --yes",
@@ -357,6 +364,9 @@ mod tests {
             ("etherpool pool create p", "required"),
             ("etherpool pool create bad/name e1.0", "is not a name"),
             ("etherpool pool create p sdb", "not an AoE address"),
+            ("etherpool pool create p e1.0 --witness me", "not an AoE address"),
+            ("etherpool pool create p e1.0 --witness e2.0 --no-witness", "cannot be used with"),
+            ("etherpool pool extend p --no-witness", "required"),
             ("etherpool pool import", "required"),
             ("etherpool pool import p --all", "cannot be used with"),
             ("etherpool pool check", "required"),

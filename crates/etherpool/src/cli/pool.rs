@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use block::size::parse_size;
 use clap::{Args, Subcommand};
 use control::api::{
-    ApiError, CreatePool, ExtendPool, HeldReport, ImportPool, ImportResult, PoolReportExt as _,
-    Preview, ReleasePool,
+    ApiError, CreatePool, ExtendPool, GrownPool, HeldReport, ImportPool, ImportResult, PoolPlan,
+    PoolReportExt as _, Preview, ReleasePool, Witness, Witnesses,
 };
 use control::exit::Exit;
-use control::names::DiskArgument;
-use pool::{DiskReport, FailureDomain, ImportPlan, PoolForecast, PoolReport, Spare};
+use control::names::{DiskArgument, WitnessArgument};
+use pool::{DiskReport, FailureDomain, ImportPlan, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -86,9 +86,15 @@ pub struct DiskArgs {
     #[arg(required_unless_present = "witness", value_name = "DISK")]
     pub disks: Vec<DiskArgument>,
 
-    /// A disk that only votes, on a machine that has none of the others: of two machines and that one any may be lost
-    #[arg(long, value_name = "DISK")]
-    pub witness: Vec<DiskArgument>,
+    /// A disk that only votes, on a machine that has none of the others, or `supervisor` for a file that it keeps: of
+    /// two machines and that one any may be lost [default: the supervisor, where the machines that vote are an even
+    /// number]
+    #[arg(long, value_name = "DISK|supervisor")]
+    pub witness: Vec<WitnessArgument>,
+
+    /// Add no witness, also where the machines that vote are an even number
+    #[arg(long, conflicts_with = "witness")]
+    pub no_witness: bool,
 
     /// Overwrite this disk although it carries something
     #[arg(long, value_name = "DISK")]
@@ -228,8 +234,8 @@ pub fn now_secs() -> u64 {
 pub struct Targets {
     /// All of them.
     pub disks: Vec<ShelfSlot>,
-    /// Those that only vote.
-    pub witnesses: Vec<ShelfSlot>,
+    /// Those that only vote, and whether the supervisor does.
+    pub witnesses: Witnesses,
     /// Those that may be overwritten although they carry something.
     pub force_disks: Vec<ShelfSlot>,
 }
@@ -238,16 +244,20 @@ pub struct Targets {
 pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
     let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
     let disks = resolve_all(&listed, &args.disks)?;
-    let witnesses = resolve_all(&listed, &args.witness)?;
+    let on_disks = args.witness.iter().filter_map(|witness| match witness {
+        WitnessArgument::Disk(disk) => Some(disk.clone()),
+        WitnessArgument::Supervisor => None,
+    });
+    let on_disks = resolve_all(&listed, &on_disks.collect::<Vec<_>>())?;
     let force_disks = resolve_all(&listed, &args.force_disk)?;
-    let named = || disks.iter().chain(&witnesses);
+    let named = || disks.iter().chain(&on_disks);
     if let Some(stray) = force_disks.iter().find(|disk| !named().any(|named| named == *disk)) {
         return Err(Failure::usage(format!("--force-disk {stray} is not among the disks")));
     }
     let mut what = ", and what they carry lost:\n".to_owned();
     for disk in named() {
         what.push_str(&describe(&listed, *disk)?);
-        if witnesses.contains(disk) {
+        if on_disks.contains(disk) {
             what.push_str("  as a witness");
         }
         if force_disks.contains(disk) {
@@ -255,6 +265,11 @@ pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, 
         }
         what.push('\n');
     }
+    let at_supervisor = args.witness.iter().filter(|one| **one == WitnessArgument::Supervisor);
+    let witnesses = on_disks.into_iter().map(Witness::Disk);
+    let witnesses = witnesses.chain(at_supervisor.map(|_| Witness::Supervisor)).collect();
+    let is_spoken_of = args.no_witness || !args.witness.is_empty();
+    let witnesses = is_spoken_of.then_some(witnesses);
     Ok((Targets { disks, witnesses, force_disks }, what))
 }
 
@@ -291,17 +306,17 @@ async fn take_disks(
     what: &str,
     args: &DiskArgs,
 ) -> Result<Exit, Failure> {
-    let forecast: PoolForecast = context.client.post(plan, request).await?;
+    let plan: PoolPlan = context.client.post(plan, request).await?;
     if context.json && args.confirmation.dry_run {
-        print_json(&forecast)?;
+        print_json(&plan)?;
         return Ok(Exit::Ok);
     }
-    let what = format!("{what}{}", output::forecast(&forecast));
+    let what = format!("{what}{}", output::pool_plan(&plan));
     if !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    let report: PoolReport = context.client.post(path, request).await?;
-    show(context, &report)?;
+    let grown: GrownPool = context.client.post(path, request).await?;
+    output::show(context.json, &grown, || output::grown_pool(&grown, now_secs()))?;
     Ok(Exit::Ok)
 }
 

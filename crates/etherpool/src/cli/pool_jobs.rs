@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool};
+use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};
 use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolForecast, PoolReport};
@@ -268,11 +268,19 @@ impl Newcomer {
             args.new.parse().map_err(|error: NameError| Failure::usage(error.to_string()))?;
         let force_disk = args.force_disk.iter().cloned().collect();
         let confirmation = args.confirmation;
-        let disks = DiskArgs { disks: vec![disk], witness: Vec::new(), force_disk, confirmation };
+        let disks = DiskArgs {
+            disks: vec![disk],
+            witness: Vec::new(),
+            // As many machines vote as before.
+            no_witness: true,
+            force_disk,
+            confirmation,
+        };
         let (Targets { disks, witnesses, force_disks }, what) = find_disks(context, &disks).await?;
         let name = disks.first().map_or_else(String::new, ToString::to_string);
         let request = ExtendPool { disks, witnesses, force_disks };
-        let forecast = context.client.post(&format!("{path}/extend/plan"), &request).await?;
+        let PoolPlan { forecast, .. } =
+            context.client.post(&format!("{path}/extend/plan"), &request).await?;
         let what = format!(
             "These disks would be added to pool {}{what}{}",
             report.name,

@@ -28,9 +28,8 @@ use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport, VolumeReport, VolumeStats};
 
 use super::held::HeldExports;
-use super::namespaces::Namespaces;
-use super::network::spec_of;
 use crate::admin::{AdminHandler, Change};
+use crate::namespaces::{Namespaces, spec_of};
 
 /// The running exports.
 pub struct Exports {

@@ -8,7 +8,6 @@ mod channel;
 mod exports;
 mod hardening;
 mod held;
-mod namespaces;
 mod network;
 mod requests;
 mod volumes;
@@ -33,11 +32,11 @@ use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
 use crate::admin::{AdminHandler, AdminServer, Answering};
+use crate::namespaces::Namespaces;
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
 use hardening::Hardening;
-use namespaces::Namespaces;
 use network::Network;
 use volumes::Volumes;
 
@@ -128,8 +127,8 @@ impl Process {
         let engine = Engine::new(handle.runtime().clone(), owner);
         registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));
         let namespaces = Namespaces::of(&config.interfaces);
-        let network =
-            Network::open(&handle, &config.interfaces, &namespaces, &config.node_socket())?;
+        let sockets = [config.node_socket(), config.witness_socket()];
+        let network = Network::open(&handle, &config.interfaces, &namespaces, &sockets)?;
         let volumes = Volumes::new(handle.clone(), EngineInstance(instance));
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);

@@ -1,11 +1,11 @@
-//! The engine's way to disks: an initiator on the configured interfaces and on the socket of this
-//! machine's own node process. Neither needs a path once the engine serves: the socket's directory and
-//! the namespaces are opened before. A namespace that isn't there yet is looked for on a thread of its
+//! The engine's way to disks: an initiator on the configured interfaces and on the sockets of this
+//! machine's own node process and of the supervisor's witnesses. None needs a path once the engine serves: the
+//! sockets' directories and the namespaces are opened before. A namespace that isn't there yet is looked for on a thread of its
 //! own.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,13 +21,12 @@ use control::config::InterfaceConfig;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::dir::Spot;
-use os::net::{InterfaceSpec, PacketPort, Role, UnixPort};
+use os::net::{PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
 use runtime::Handle;
 
 use super::exports::Exports;
-
-use super::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, spec_of};
 
 /// Ports and the disks behind them.
 pub struct Network {
@@ -44,23 +43,20 @@ struct Interface {
     port: Result<Rc<PacketPort>, String>,
 }
 
-/// The interface in the `os` crate's words.
-pub fn spec_of(interface: &InterfaceConfig) -> InterfaceSpec {
-    InterfaceSpec { name: interface.name.clone(), netns: interface.netns.clone() }
-}
-
 impl Network {
-    /// On these interfaces, and on the node's socket whenever somebody listens there.
+    /// On these interfaces, and on the sockets of this machine's own exports whenever somebody listens there.
     pub fn open(
         handle: &ReactorHandle,
         interfaces: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
-        node_socket: &Path,
+        sockets: &[PathBuf],
     ) -> anyhow::Result<Network> {
         let network = Network::new(handle, interfaces, namespaces, true)?;
-        let node = Spot::of(node_socket)
-            .with_context(|| format!("the way to the node's socket {}", node_socket.display()))?;
-        network.initiator.add_port(Rc::new(UnixPort::connect(handle, node)));
+        for socket in sockets {
+            let socket = Spot::of(socket)
+                .with_context(|| format!("the way to the socket {}", socket.display()))?;
+            network.initiator.add_port(Rc::new(UnixPort::connect(handle, socket)));
+        }
         network.open_missing(handle);
         Ok(network)
     }
@@ -137,6 +133,15 @@ impl Network {
             tracing::info!(disk = facts.name, node = facts.node_name, "discovered");
             self.given.borrow_mut().insert(address, Rc::clone(&device));
             engine.add_device(facts, device);
+        }
+    }
+
+    /// Lets a disk go that is no more.
+    pub fn forget(&self, address: ShelfSlot, engine: &Engine) {
+        let address = ShelfSlot { shelf: address.shelf, slot: address.slot };
+        self.initiator.forget(address);
+        if self.given.borrow_mut().remove(&address).is_some() {
+            engine.remove_device(&address.to_string());
         }
     }
 

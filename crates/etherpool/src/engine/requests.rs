@@ -65,6 +65,10 @@ impl Work<'_> {
                 value(process.network.targets())
             }
             EngineRequest::Disks => value(engine.disks().await),
+            EngineRequest::ForgetDisk { disk } => {
+                process.network.forget(disk, engine);
+                Ok(Value::Null)
+            }
             // A closed pool looks like one that was given up, which services would forget.
             EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),

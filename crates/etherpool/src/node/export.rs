@@ -15,7 +15,7 @@ use aoe_target::{
 use aoe_target::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
 use aoe_wire::ShelfSlot;
 use block::SECTOR_BYTES;
-use control::node::{ExportPlan, ExportStatus};
+use control::node::{ASKING, ExportPlan, ExportStatus};
 use runtime::Notify;
 
 use super::choose::matches;
@@ -166,7 +166,7 @@ impl Export {
             Some(ExportState::Conflict { mac }) => {
                 format!("silent: {mac} answers for this address")
             }
-            Some(ExportState::Probing) => "asking whether the address is free".to_owned(),
+            Some(ExportState::Probing) => format!("{ASKING} whether the address is free"),
             Some(ExportState::Up) | None => self.state.borrow().clone(),
         };
         ExportStatus {

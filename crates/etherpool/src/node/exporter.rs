@@ -185,13 +185,20 @@ impl Exporter {
                     path: path.display().to_string(),
                     why: why.clone(),
                 })
+                .chain(self.wanted.borrow().refused.iter().cloned())
                 .collect(),
             drives: self.node.drives.status(),
         }
     }
 
     fn start_named(self: &Rc<Self>) {
-        let named = self.wanted.borrow().plans.clone();
+        let (named, refused) = {
+            let wanted = self.wanted.borrow();
+            (wanted.plans.clone(), wanted.refused.clone())
+        };
+        for NotExported { path, why } in refused {
+            tracing::error!("{path} is not exported: {why}");
+        }
         for plan in named {
             self.start_export(plan, Origin::Named);
         }

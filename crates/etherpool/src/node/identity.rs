@@ -134,6 +134,11 @@ pub fn shelf_of(node_id: uuid::Uuid) -> u16 {
     FIRST_CHOSEN_SHELF + u16::try_from(spread).unwrap_or_default()
 }
 
+/// The one beside it, for what is never to meet those on the first.
+pub fn shelf_beside(node_id: uuid::Uuid) -> u16 {
+    FIRST_CHOSEN_SHELF + (shelf_of(node_id) - FIRST_CHOSEN_SHELF + 1) % CHOSEN_SHELVES
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -168,6 +173,15 @@ mod tests {
         assert_eq!(again.known_shelf(Some(9)), Some(9));
         assert_eq!(again.choose_shelf(Some(17), id).unwrap(), 17);
         assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&shelf));
+    }
+
+    #[test]
+    fn the_shelf_beside_is_another_that_can_be_chosen() {
+        for id in (0..20_000u128).map(uuid::Uuid::from_u128) {
+            let beside = shelf_beside(id);
+            assert_ne!(beside, shelf_of(id));
+            assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&beside));
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::choose::matches;
+use super::export::LOOK_EVERY;
 use super::server::Node;
 use super::source::Wanted;
+use crate::namespaces::{Namespaces, spec_of};
 use aoe_wire::PortId;
 
 /// Ports on interfaces; closed when dropped.
@@ -37,6 +39,9 @@ pub struct Patterns {
 impl Patterns {
     /// Those of a configuration.
     pub fn of(wanted: &Wanted) -> Patterns {
+        if wanted.placed.is_some() {
+            return Patterns::default();
+        }
         let default = wanted.config.defaults.interfaces.clone().unwrap_or_default();
         let anywhere = |list: &[String]| list.is_empty();
         let plans = &wanted.plans;
@@ -118,6 +123,12 @@ impl Interfaces {
             }
         });
         node.handle.runtime().spawn(task.map(drop));
+        if let Some(placed) = &wanted.placed {
+            // Before anything is served: their paths are resolved.
+            let namespaces = Namespaces::of(placed);
+            let missing = placed.iter().map(spec_of).collect();
+            node.handle.runtime().spawn(open_placed(Rc::clone(node), namespaces, missing));
+        }
         Ok(Interfaces { ports, watch: watch_task })
     }
 
@@ -127,6 +138,34 @@ impl Interfaces {
         self.ports.adjust()?;
         self.ports.tell_missing();
         Ok(())
+    }
+}
+
+/// Opens ports for good on interfaces of certain namespaces, which may appear late.
+async fn open_placed(node: Rc<Node>, namespaces: Rc<Namespaces>, mut missing: Vec<InterfaceSpec>) {
+    let mut said = BTreeSet::new();
+    loop {
+        missing.retain(|place| {
+            match namespaces.open_port(&node.handle, place.clone(), Role::Requests) {
+                Ok(port) => {
+                    node.driver.add_port(Rc::new(port));
+                    node.ports_changed.notify_all();
+                    false
+                }
+                Err(error) => {
+                    let trouble = error.to_string();
+                    if said.insert(trouble.clone()) {
+                        tracing::warn!("{trouble}; tried again until it works");
+                    }
+                    true
+                }
+            }
+        });
+        if missing.is_empty() {
+            return;
+        }
+        node.handle.runtime().sleep(LOOK_EVERY).await;
+        namespaces.look(&node.handle).await;
     }
 }
 

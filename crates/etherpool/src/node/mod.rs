@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 pub use check::check;
-pub use identity::shelf_of;
+pub use identity::{shelf_beside, shelf_of};
 pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource};
 
@@ -64,5 +64,5 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     if args.check {
         return check(&source);
     }
-    run_server(Spec { source, replace: args.replace, log_level: "info" })
+    run_server(Spec { source, replace: args.replace, log_level: "info".into() })
 }

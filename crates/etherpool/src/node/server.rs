@@ -54,7 +54,7 @@ pub struct Spec {
     /// Take the place of a process that runs already.
     pub replace: bool,
     /// What to log, unless the environment says otherwise.
-    pub log_level: &'static str,
+    pub log_level: String,
 }
 
 /// The parts of a running server that its tasks share.
@@ -103,7 +103,7 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
         signals.push(Signal::HangUp);
     }
     let signals = os::process::signals(&handle, &signals)?;
-    crate::logging::start(spec.log_level);
+    crate::logging::start(&spec.log_level);
     protect_process(&spec.source);
     // Before the commands: a predecessor that is replaced runs its own after its exports.
     let lock = lock(&spec, &wanted)?;
@@ -299,8 +299,9 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
         }
         taken => taken,
     };
-    taken.map(Some).with_context(|| {
-        format!("another {role} runs with this run directory; stop it, take its place with --replace, or choose another --run-dir")
+    taken.map(Some).with_context(|| match &spec.source {
+        Source::Witnesses(_) => "the witnesses of another supervisor run with this run directory; stop that, or set another run-dir".to_owned(),
+        _ => format!("another {role} runs with this run directory; stop it, take its place with --replace, or choose another --run-dir"),
     })
 }
 

@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode};
+use control::config::{InterfaceConfig, SupervisorConfig};
 use control::node::{
-    ExportConfig, ExportPlan, ExportSettings, NodeConfig, parse_etherpopulate, share,
+    ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
+    plan_found, share,
 };
 
 use super::interfaces::{Patterns, list_ethernet};
 use super::open_disks::{SystemIdentity, find};
+use crate::witnesses::{files, why_not_the_made};
 
 /// Where a node keeps its memory and its sockets by default.
 const STATE_DIR: &str = "/var/lib/etherpool";
@@ -37,6 +40,8 @@ pub enum Source {
     },
     /// `etherpool target`.
     Target(Box<TargetSource>),
+    /// The files by which the supervisor of this configuration votes.
+    Witnesses(Box<SupervisorConfig>),
     /// One export that never changes, without anything that others see of it but its frames.
     Fixed(Box<ExportPlan>),
 }
@@ -64,6 +69,10 @@ pub struct Wanted {
     pub config: NodeConfig,
     /// The exports that it names.
     pub plans: Vec<ExportPlan>,
+    /// What isn't exported though it would be, with the reason.
+    pub refused: Vec<NotExported>,
+    /// The interfaces to export on, with their namespaces; those of the configuration without.
+    pub placed: Option<Vec<InterfaceConfig>>,
     /// Whether disks are looked for.
     pub automatic: bool,
     /// Whether engines of this machine have a socket.
@@ -80,6 +89,7 @@ impl Source {
         match self {
             Source::Node { .. } => "node",
             Source::Target(_) | Source::Fixed(_) => "target",
+            Source::Witnesses(_) => "supervisor",
         }
     }
 
@@ -114,6 +124,8 @@ impl Source {
                     config.defaults.interfaces = Some(interfaces.clone());
                 }
                 let wanted = Wanted {
+                    refused: Vec::new(),
+                    placed: None,
                     plans: config.plans()?,
                     automatic: config.automatic.unwrap_or(config.export.is_empty()),
                     frame_socket: config.frame_socket.unwrap_or(true),
@@ -125,8 +137,11 @@ impl Source {
                 wanted
             }
             Source::Target(target) => target.read()?,
+            Source::Witnesses(supervisor) => witnesses(supervisor)?,
             Source::Fixed(plan) => Wanted {
                 config: NodeConfig::default(),
+                refused: Vec::new(),
+                placed: None,
                 plans: vec![(**plan).clone()],
                 automatic: false,
                 frame_socket: false,
@@ -143,7 +158,7 @@ impl Source {
         match self {
             Source::Node { config, .. } => config.as_deref(),
             Source::Target(target) => target.config.as_deref(),
-            Source::Fixed(_) => None,
+            Source::Fixed(_) | Source::Witnesses(_) => None,
         }
     }
 }
@@ -178,6 +193,8 @@ impl TargetSource {
             frame_socket: config.frame_socket.unwrap_or(false),
             run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
             state_dir: Some(state_dir.unwrap_or_else(|| STATE_DIR.into())),
+            refused: Vec::new(),
+            placed: None,
             config,
             plans,
         })
@@ -192,6 +209,38 @@ impl TargetSource {
             _ => run_dir.join("target"),
         }
     }
+}
+
+/// The exports of a supervisor's witnesses, as its machine's: what else is on the machine goes with them.
+fn witnesses(supervisor: &SupervisorConfig) -> anyhow::Result<Wanted> {
+    let directory = supervisor.witness_dir();
+    let files =
+        files(&directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let machine = os::process::machine_id(&supervisor.state_dir.join("machine-id"))
+        .context("cannot tell this machine's identity")?;
+    let config = NodeConfig::default();
+    let (mut plans, mut refused) = (Vec::new(), Vec::new());
+    for (address, path) in files {
+        let why = why_not_the_made(&path, machine);
+        let path = path.display().to_string();
+        if let Some(why) = why {
+            refused.push(NotExported { path, why });
+            continue;
+        }
+        let plan = plan_found(address, &path, &config.defaults, &config.groups)?;
+        // Nobody but the engines of pools has anything to leave with it.
+        plans.push(ExportPlan { remember: false, ..plan });
+    }
+    Ok(Wanted {
+        plans,
+        refused,
+        placed: Some(supervisor.interfaces.clone()),
+        automatic: false,
+        frame_socket: true,
+        run_dir: Some(supervisor.witness_run_dir()),
+        state_dir: Some(supervisor.state_dir.clone()),
+        config,
+    })
 }
 
 fn read_node(
@@ -324,6 +373,40 @@ mod tests {
             ..ExportConfig::default()
         });
         TargetSource { exports: exports.collect(), settings, ..TargetSource::default() }
+    }
+
+    #[test]
+    fn a_supervisors_witnesses_are_exported_where_it_is_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let interface = InterfaceConfig { name: "eth7".into(), netns: Some("storage".into()) };
+        let supervisor = SupervisorConfig {
+            interfaces: vec![interface.clone()],
+            state_dir: dir.path().join("state"),
+            run_dir: dir.path().join("run"),
+            ..SupervisorConfig::default()
+        };
+        let read = || Source::Witnesses(Box::new(supervisor.clone())).read().unwrap();
+        assert!(read().plans.is_empty());
+        std::fs::create_dir_all(supervisor.witness_dir()).unwrap();
+        for name in ["e1030.0", ".new-x"] {
+            std::fs::write(supervisor.witness_dir().join(name), vec![0; 4096]).unwrap();
+        }
+        let wanted = read();
+        assert!(wanted.plans.is_empty() && wanted.refused[0].why.contains("pool extend"));
+        let file = supervisor.witness_dir().join("e1030.0");
+        let machine = os::process::machine_id(&supervisor.state_dir.join("machine-id")).unwrap();
+        let opened = std::fs::File::open(&file).unwrap();
+        crate::witnesses::note_origin(&file, &opened, machine).unwrap();
+        let wanted = read();
+        assert!(wanted.refused.is_empty());
+        let [plan] = &wanted.plans[..] else { panic!("{:?}", wanted.plans) };
+        assert_eq!(plan.address, ShelfSlot { shelf: 1030, slot: 0 });
+        assert!(plan.medium.path.ends_with("state/witnesses/e1030.0") && !plan.remember);
+        assert_eq!(wanted.placed, Some(vec![interface]));
+        assert!(wanted.frame_socket && !wanted.automatic);
+        assert!(!Patterns::of(&wanted).means_all() && Patterns::of(&wanted).named().count() == 0);
+        // The machine's own identity, as a node's beside it.
+        assert_eq!((wanted.config.node_id, wanted.state_dir), (None, Some(supervisor.state_dir)));
     }
 
     #[test]

@@ -16,25 +16,24 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreatePool, CreateVolume, ErrorCode, ExportVolume, ExtendPool,
-    ExtendVolume, FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _,
-    Preview, ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume,
-    ResetEpoch, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
-    VerifyVolume,
+    AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
+    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
+    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, SeenTarget,
+    ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
 use frontend::fuse::Switch;
 use pool::{
-    DestroyPlan, DestroyReport, DiskReport, ImportPlan, PoolForecast, PoolReport, Progress,
-    VerifyReport, VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
+    DestroyPlan, DestroyReport, DiskReport, ImportPlan, PoolReport, Progress, VerifyReport,
+    VolumeForecast, VolumeReport, VolumeStats, WipePlan, WipeReport,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::commands::{noted, outcome, take_note};
-use super::{Services, layouts, operations::find, told};
+use super::{Services, growth, layouts, operations::find, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
@@ -49,11 +48,11 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
         .route("/v1/disks/wipe", post(wipe_disks))
         .route("/v1/disks/wipe/plan", post(plan_wipe))
-        .route("/v1/pools", get(pools).post(create_pool))
+        .route("/v1/pools", get(pools).post(growth::create_pool))
         .route("/v1/pools/{pool}", get(pool))
-        .route("/v1/plan/pool", post(plan_pool))
-        .route("/v1/pools/{pool}/extend", post(extend_pool))
-        .route("/v1/pools/{pool}/extend/plan", post(plan_extension))
+        .route("/v1/plan/pool", post(growth::plan_pool))
+        .route("/v1/pools/{pool}/extend", post(growth::extend_pool))
+        .route("/v1/pools/{pool}/extend/plan", post(growth::plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
@@ -169,13 +168,13 @@ where
 }
 
 /// A request's body. An empty one counts as `{}`, so that `curl -X POST` does for plain operations.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(text)
         .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("the request: {error}")).into())
 }
 
-fn pool_name(pool: &str) -> Result<(), Refusal> {
+pub(super) fn pool_name(pool: &str) -> Result<(), Refusal> {
     Ok(check_name(pool).map_err(ApiError::from)?)
 }
 
@@ -191,7 +190,11 @@ impl Services {
     }
 
     /// Has a pool opened for good: written down, with what came with it set apart, before the answer.
-    async fn ask_for_pool(&self, pool: &str, request: EngineRequest) -> Answer<PoolReport> {
+    pub(super) async fn ask_for_pool(
+        &self,
+        pool: &str,
+        request: EngineRequest,
+    ) -> Answer<PoolReport> {
         let named = |one: &PoolReport| one.name == pool || one.id == pool;
         let mut opened = [self.opening(named, request).await?];
         self.registry.set_apart(&mut opened);
@@ -318,22 +321,6 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
     })
 }
 
-async fn create_pool(State(services): App, body: Bytes) -> Answer<PoolReport> {
-    let request: CreatePool = read(&body)?;
-    pool_name(&request.name)?;
-    services.ask_for_pool(&request.name.clone(), EngineRequest::CreatePool(request)).await
-}
-
-async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolForecast> {
-    let request: CreatePool = read(&body)?;
-    pool_name(&request.name)?;
-    services.ask(EngineRequest::PlanCreatePool(request)).await
-}
-
-async fn plan_extension(on: OnPool<ExtendPool>) -> Answer<PoolForecast> {
-    on.services.ask(EngineRequest::PlanExtendPool { pool: on.path, request: on.request }).await
-}
-
 async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<ImportPlan> {
     services.ask(EngineRequest::PlanImportPool { pool }).await
 }
@@ -341,14 +328,6 @@ async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<I
 async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
     pool_name(&on.request.name)?;
     on.services.ask(EngineRequest::PlanVolume { pool: on.path, request: on.request }).await
-}
-
-async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<PoolReport> {
-    let On { services, path: pool, request } = on;
-    let Json(mut report) =
-        services.ask::<PoolReport>(EngineRequest::ExtendPool { pool, request }).await?;
-    services.registry.set_apart(std::slice::from_mut(&mut report));
-    Ok(Json(report))
 }
 
 async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {

@@ -55,6 +55,7 @@ impl Services {
             self.registry.note_destroyed(id, &shown.name).await;
         }
         self.look_now();
+        self.witness_left.notify_one();
         Ok(destroyed)
     }
 }

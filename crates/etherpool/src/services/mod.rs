@@ -11,6 +11,7 @@ mod endings;
 mod engine_client;
 mod filesystems;
 mod ftp;
+mod growth;
 mod held;
 mod kept;
 mod layouts;
@@ -27,6 +28,7 @@ mod timeouts;
 mod told;
 mod troubles;
 mod turns;
+mod witnesses;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -89,6 +91,8 @@ pub struct Services {
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
     turns: Turns,
+    /// The supervisor may have a witness that no pool has any more.
+    witness_left: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
     teller: alerts::Teller,
 }
@@ -122,6 +126,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         pools: watch::Sender::new(Vec::new()),
         look: Notify::new(),
         turns: Turns::default(),
+        witness_left: Notify::new(),
         engines_seen: 0.into(),
         teller: alerts::Teller::start(&config, &args.host),
         config,
@@ -142,6 +147,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let follow = tokio::spawn(follow(Arc::clone(&services)));
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
     let alerts = tokio::spawn(alerts::run(Arc::clone(&services)));
+    let sweep = tokio::spawn(witnesses::sweep(Arc::clone(&services)));
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
@@ -149,6 +155,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     };
     tracing::info!("services stop");
     alerts.abort();
+    sweep.abort();
     ready.abort();
     follow.abort();
     // It may be in the middle of telling new wishes: wait until it is gone.

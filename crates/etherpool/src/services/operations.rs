@@ -381,7 +381,9 @@ impl Services {
             (Some(address), _) => (address, false),
             // The one that there is, with other settings.
             (None, [only]) => (only.address, false),
-            (None, _) => (self.free_address(&pools, &BTreeSet::new()).await?, true),
+            (None, _) => {
+                (self.free_address(shelf_of(self.owner), &pools, &BTreeSet::new()).await?, true)
+            }
         };
         let mut setting = ExportSetting {
             address,
@@ -433,7 +435,8 @@ impl Services {
                         && refused.len() < CHOICES_MAX =>
                 {
                     refused.insert(setting.address);
-                    setting.address = self.free_address(pools, &refused).await?;
+                    setting.address =
+                        self.free_address(shelf_of(self.owner), pools, &refused).await?;
                 }
                 checked => return checked,
             }
@@ -447,9 +450,10 @@ impl Services {
         self.engine.call(EngineRequest::CheckExport { export: setting.clone() }).await
     }
 
-    /// An address that no volume has and nobody present answers for.
-    async fn free_address(
+    /// An address of a shelf that no volume has and nobody present answers for.
+    pub(super) async fn free_address(
         &self,
+        shelf: u16,
         pools: &[PoolReport],
         refused: &BTreeSet<ShelfSlot>,
     ) -> Result<ShelfSlot, ApiError> {
@@ -458,7 +462,7 @@ impl Services {
         let own = volumes.flat_map(|v| VolumeSettings::from_properties(&v.properties).exports);
         let taken = own.map(|export| export.address).chain(seen.iter().map(|seen| seen.address));
         let taken = taken.chain(refused.iter().copied());
-        choose_address(self.owner, &taken.collect()).ok_or_else(|| {
+        choose_address(shelf, &taken.collect()).ok_or_else(|| {
             ApiError::new(ErrorCode::Exists, "all addresses of the supervisor's shelf are taken")
                 .remedy("name one: aoe:eSHELF.SLOT")
         })
@@ -501,10 +505,9 @@ impl Services {
 /// Addresses that are tried; each that somebody has costs the time of a question.
 const CHOICES_MAX: usize = 8;
 
-/// The lowest free address of the shelf that follows from the owner's identity: another supervisor
+/// The lowest free address of a shelf. Exports are on the one that follows from the owner's identity: another supervisor
 /// has most likely another. The address is kept with the export, whoever has the pool then.
-fn choose_address(owner: uuid::Uuid, taken: &BTreeSet<ShelfSlot>) -> Option<ShelfSlot> {
-    let shelf = shelf_of(owner);
+fn choose_address(shelf: u16, taken: &BTreeSet<ShelfSlot>) -> Option<ShelfSlot> {
     (0..255).map(|slot| ShelfSlot { shelf, slot }).find(|address| !taken.contains(address))
 }
 
@@ -587,7 +590,7 @@ mod tests {
     fn addresses_are_chosen_on_one_shelf_and_never_twice() {
         let owner = uuid::Uuid::from_u128(7);
         let mut taken = BTreeSet::new();
-        while let Some(address) = choose_address(owner, &taken) {
+        while let Some(address) = choose_address(shelf_of(owner), &taken) {
             assert!((0x400..0xfff).contains(&address.shelf) && address.slot < 255);
             assert!(taken.insert(address), "{address} twice");
         }
@@ -595,7 +598,7 @@ mod tests {
         let shelves: BTreeSet<_> = taken.iter().map(|address| address.shelf).collect();
         assert_eq!(shelves.len(), 1);
         assert_ne!(
-            choose_address(uuid::Uuid::from_u128(8), &BTreeSet::new()).map(|a| a.shelf),
+            choose_address(shelf_of(uuid::Uuid::from_u128(8)), &BTreeSet::new()).map(|a| a.shelf),
             shelves.first().copied()
         );
     }

@@ -30,6 +30,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         EngineRequest::Process
         | EngineRequest::Discover
         | EngineRequest::Pools
+        | EngineRequest::ForgetDisk { .. }
         | EngineRequest::AttachedVolumes
         | EngineRequest::AttachVolume { .. }
         | EngineRequest::PlanVolume { .. }
@@ -70,6 +71,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::Process => "to say how it is".into(),
         EngineRequest::Discover => "which targets there are".into(),
         EngineRequest::Disks => "which disks there are".into(),
+        EngineRequest::ForgetDisk { disk } => format!("to forget disk {disk}"),
         EngineRequest::Pools => "which pools there are".into(),
         EngineRequest::AttachedVolumes => "which volumes it serves".into(),
         EngineRequest::CreatePool(request) => format!("to make pool {}", request.name),

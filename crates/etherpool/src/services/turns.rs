@@ -50,6 +50,11 @@ impl Turns {
         self.take("the exports of all volumes".to_owned()).await
     }
 
+    /// The same for the witnesses that the supervisor keeps.
+    pub async fn on_witnesses(&self) -> Result<Turn, ApiError> {
+        self.take("the supervisor's witnesses".to_owned()).await
+    }
+
     async fn take(&self, what: String) -> Result<Turn, ApiError> {
         let mutex = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
-//! `etherpool supervisor`: the parent of engine and services.
+//! `etherpool supervisor`: the parent of engine and services, and of the process that exports its witnesses if it has
+//! some.
 //!
 //! It does no work of its own, so that nothing it waits for can take it down: it holds the lock on
-//! its state, keeps both children running, and ends them in the right order. The children die with
+//! its state, keeps its children running, and ends them in the right order. The children die with
 //! it, because an engine without its supervisor would be nobody's.
 
 mod child;
@@ -19,7 +20,7 @@ use control::config::SupervisorConfig;
 
 pub use child::die_with_parent;
 pub use identity::Identity;
-pub use run::{ENGINE_SAYS_EVERY, READY_LINE};
+pub use run::{ENGINE_SAYS_EVERY, READY_LINE, WITNESS_LINE};
 
 /// Arguments of `supervisor`.
 #[derive(Clone, Debug, Args)]

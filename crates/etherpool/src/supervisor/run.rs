@@ -1,4 +1,4 @@
-//! The supervisor's loop: two children, signals, readiness.
+//! The supervisor's loop: its children, signals, readiness.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,10 @@ pub const ENGINE_SAYS_EVERY: Duration = Duration::from_secs(5);
 const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// What services print once all that can be served is.
 pub const READY_LINE: &str = "ready";
+/// What they print when there is a witness to be exported.
+pub const WITNESS_LINE: &str = "witness";
+/// Disks that hang are left to themselves before.
+const WITNESSES_STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A child that is kept running.
 struct Kept {
@@ -100,12 +104,16 @@ pub async fn run(
         interfaces = config.interfaces.len(),
         "supervisor begins"
     );
-    let mut arguments = vec!["--owner".into(), identity.owner.to_string().into()];
-    arguments.extend(["--host".into(), identity.host.into()]);
+    let mut own = Vec::new();
     if let Some(file) = config_file {
         let file = std::path::absolute(file).context("the configuration file's path")?;
-        arguments.extend(["--config".into(), file.into()]);
+        own.extend(["--config".into(), file.into()]);
     }
+    let mut arguments = vec!["--owner".into(), identity.owner.to_string().into()];
+    arguments.extend(["--host".into(), identity.host.into()]);
+    arguments.extend(own.iter().cloned());
+    let exporting = Program::new("witnesses", own)?;
+    let mut witnesses = has_witnesses(&config).then(|| Kept::new(exporting.clone()));
     let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
     let mut services = Kept::new(Program::new("services", arguments)?);
     let manager = Manager::from_environment();
@@ -138,13 +146,22 @@ pub async fn run(
                 services.handle(ended);
                 news = lines_of(&mut services);
             }
-            line = next_line(&mut news) => {
-                if line == READY_LINE && !ready {
+            ended = due_of(&mut witnesses) => {
+                if let Some(witnesses) = &mut witnesses {
+                    witnesses.handle(ended);
+                }
+            }
+            line = next_line(&mut news) => match &*line {
+                READY_LINE if !ready => {
                     ready = true;
                     tracing::info!("ready");
                     manager.ready();
                     manager.status("serving");
                 }
+                WITNESS_LINE => {
+                    witnesses.get_or_insert_with(|| Kept::new(exporting.clone()));
+                }
+                _ => {}
             }
         }
     }
@@ -153,7 +170,23 @@ pub async fn run(
     // Whoever serves ends before what it serves from.
     services.stop(SERVICES_STOP_LIMIT).await;
     engine.stop(ENGINE_STOP_LIMIT).await;
+    if let Some(witnesses) = &mut witnesses {
+        witnesses.stop(WITNESSES_STOP_LIMIT).await;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether this supervisor votes in any pool. Where that can't be told the process says why.
+fn has_witnesses(config: &SupervisorConfig) -> bool {
+    crate::witnesses::files(&config.witness_dir()).map_or(true, |files| !files.is_empty())
+}
+
+/// The same as [`Kept::due`]; never without a child.
+async fn due_of(kept: &mut Option<Kept>) -> std::io::Result<Option<std::process::ExitStatus>> {
+    match kept {
+        Some(kept) => kept.due().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {

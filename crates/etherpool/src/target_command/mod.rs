@@ -80,7 +80,7 @@ pub fn run(args: TargetArgs) -> anyhow::Result<ExitCode> {
     if args.check {
         return check(&source);
     }
-    run_server(Spec { source, replace: args.replace, log_level: "info" })
+    run_server(Spec { source, replace: args.replace, log_level: "info".into() })
 }
 
 fn parse_export(text: &str) -> Result<(String, String), String> {

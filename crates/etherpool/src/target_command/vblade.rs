@@ -135,7 +135,8 @@ fn begin(name: &Name, words: &[String]) -> Result<ExportPlan, Vec<String>> {
 }
 
 fn serve(plan: ExportPlan) -> ExitCode {
-    let spec = Spec { source: Source::Fixed(Box::new(plan)), replace: false, log_level: "warn" };
+    let spec =
+        Spec { source: Source::Fixed(Box::new(plan)), replace: false, log_level: "warn".into() };
     let outcome = run_server(spec);
     crate::logging::finish();
     outcome.unwrap_or_else(|error| {

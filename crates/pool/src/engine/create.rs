@@ -16,7 +16,7 @@ use super::settings::spare_record;
 use super::{CreatePool, DiskPlace, EngineConfig, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
-use crate::forecast::{LayoutRoom, PoolForecast};
+use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
     ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
@@ -52,7 +52,14 @@ impl Creation<'_> {
     /// What the pool would be like.
     pub(crate) fn forecast(&self, losses: Vec<String>) -> Result<PoolForecast, PoolError> {
         let (metadata, _) = self.plan()?;
-        Ok(forecast_of(&metadata, losses))
+        let extent_bytes = metadata.shape().extent_bytes();
+        let total: u64 = metadata.data_disks().map(|disk| disk.bytes).sum();
+        let area_extents = area_extents_for(total, extent_bytes);
+        let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
+        let candidates: Vec<votes::Candidate> =
+            self.candidates.iter().map(Candidate::to_vote).collect();
+        let votes = votes::forecast(&metadata, &candidates, witness_bytes);
+        Ok(forecast_of(&metadata, losses, votes))
     }
 
     /// The first metadata and the labels.
@@ -72,13 +79,8 @@ impl Creation<'_> {
                 "use a power of two from 64 KiB to 1 GiB",
             )
         })?;
-        let candidates = self.candidates.iter().map(|candidate| votes::Candidate {
-            machine: candidate.node,
-            bytes: candidate.size_bytes(),
-            votes: false,
-            is_witness: candidate.is_witness,
-        });
-        let candidates: Vec<votes::Candidate> = candidates.collect();
+        let candidates: Vec<votes::Candidate> =
+            self.candidates.iter().map(Candidate::to_vote).collect();
         let voters = votes::first_voters(self.request.failure_domain, &candidates);
         let area_extents = area_extents_for(total, extent_bytes);
         let labels = self.labels(&identity, &voters, area_extents)?;
@@ -259,7 +261,7 @@ fn too_large() -> PoolError {
 }
 
 /// What a pool with this metadata could hold, all its disks present.
-fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
+fn forecast_of(metadata: &Metadata, losses: Vec<String>, votes: VotesForecast) -> PoolForecast {
     let all: Usable = metadata.disks().keys().copied().collect();
     let disks = || metadata.data_disks();
     let domains: BTreeSet<Uuid> = disks().map(|disk| metadata.domain_of(disk)).collect();
@@ -275,6 +277,7 @@ fn forecast_of(metadata: &Metadata, losses: Vec<String>) -> PoolForecast {
                 bytes: usable_bytes(metadata, &all, layout, None),
             })
             .collect(),
+        votes,
     }
 }
 
@@ -307,7 +310,7 @@ pub(crate) fn check_machines(
     pool: Option<&Metadata>,
 ) -> Result<(), PoolError> {
     let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
-    let known = pool.into_iter().flat_map(Metadata::data_disks).map(|disk| disk.node);
+    let known = pool.into_iter().flat_map(Metadata::data_machines);
     let machines: BTreeSet<Uuid> = new.chain(known).collect();
     let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
     match candidates.iter().find(is_wrong).filter(|_| domain == FailureDomain::Node) {
@@ -351,7 +354,11 @@ impl OpenPool {
         let added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
         let with = meta.with(&added);
         let with = with.map_err(|fault| PoolError::invalid(fault.to_string(), "report this"))?;
-        Ok(forecast_of(&with, losses))
+        let [area_extents, _] = self.area_extents(&with);
+        let extent_bytes = with.shape().extent_bytes();
+        let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
+        let new = candidates.iter().map(Candidate::to_vote).collect();
+        Ok(forecast_of(&with, losses, self.forecast_votes(&with, new, witness_bytes)))
     }
 
     /// The layout of a disk that joins, and a witness's metadata area: another disk gets one when it is to vote.

@@ -37,6 +37,10 @@ impl Engine {
     ) -> DiskReport {
         let (content, pool, state) = match &*device.content.borrow() {
             Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
+            // What a command makes of it is known when that is over.
+            Content::Blank if self.taken.has_disk(&device.facts.name) => {
+                ("blank".to_string(), None, DiskState::Seen)
+            }
             Content::Blank => ("blank".to_string(), None, DiskState::Free),
             Content::Foreign(found) => {
                 let found: Vec<_> = found.iter().map(ToString::to_string).collect();

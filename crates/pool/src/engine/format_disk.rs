@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 
 use super::observe::{Content, read_content, remedy_of_refusal};
 use super::unlabel::wipe;
-use super::{DiskPlace, EngineConfig, Limits};
+use super::{DiskPlace, EngineConfig, Limits, votes};
 use crate::error::PoolError;
 use crate::format::{
     Applied, DiskGeometry, ExtentNumber, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber,
@@ -39,6 +39,16 @@ impl Candidate {
     pub(crate) fn size_bytes(&self) -> u64 {
         let bytes = self.device.geometry().sectors.saturating_mul(SECTOR_BYTES as u64);
         DiskGeometry::labelled_bytes_of(bytes)
+    }
+
+    /// The same as one that may vote, and doesn't yet.
+    pub(super) fn to_vote(&self) -> votes::Candidate {
+        votes::Candidate {
+            machine: self.node,
+            bytes: self.size_bytes(),
+            votes: false,
+            is_witness: self.is_witness,
+        }
     }
 
     /// `work` on it, for which nobody waits longer than this: a disk that hangs would keep its name and the others'

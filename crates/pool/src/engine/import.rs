@@ -109,7 +109,10 @@ impl Engine {
     ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
         let open = self.open_pool(pool)?;
         let ExtendPool { disks, witnesses, force_disks } = request;
-        check_once(disks.iter().chain(witnesses))?;
+        // Of nothing more it can be told how the pool is.
+        if !disks.is_empty() || !witnesses.is_empty() {
+            check_once(disks.iter().chain(witnesses))?;
+        }
         let candidates = self.candidates(disks, witnesses, force_disks)?;
         {
             let meta = open.pool.meta.borrow();

@@ -20,6 +20,7 @@ mod adopt;
 mod adopted;
 mod again;
 mod areas;
+mod asked;
 mod belief;
 mod checkpoint;
 mod checksum_cache;
@@ -97,11 +98,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use block::{BlockDevice, OwnerId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, NamedDisks};
 pub use block::size::VolumeSize;
 pub use limits::Limits;
 pub use settings::PoolSettings;
@@ -113,11 +113,10 @@ use crate::forecast::{
     ConvertForecast, EmptyForecast, OfflineForecast, OnlineForecast, RebalanceForecast,
     VolumeForecast,
 };
-use crate::format::{FailureDomain, JobNumber};
+use crate::format::JobNumber;
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
-use crate::spare::Spare;
 use crate::stats::VolumeStats;
 use volume::device::VolumeDevice;
 
@@ -191,141 +190,6 @@ pub struct DiskPlace {
     pub device_name: String,
     /// Its drive's serial number; empty where that isn't known.
     pub serial: String,
-}
-
-/// A pool to be made of disks, which the engine knows by their names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreatePool<Disk = String> {
-    /// Its name.
-    pub name: String,
-    /// Its disks.
-    pub disks: Vec<Disk>,
-    /// Further disks, that only vote.
-    #[serde(default = "Vec::new")]
-    pub witnesses: Vec<Disk>,
-    /// What copies must not share.
-    #[serde(default)]
-    pub failure_domain: FailureDomain,
-    /// Those of the disks that may be overwritten whatever they carry.
-    #[serde(default = "Vec::new")]
-    pub force_disks: Vec<Disk>,
-    /// Bytes per extent; chosen by size when not given.
-    #[serde(default)]
-    pub extent_bytes: Option<u64>,
-    /// Against which loss it keeps space free.
-    #[serde(default)]
-    pub spare: Option<Spare>,
-}
-
-impl<Disk: ToString> CreatePool<Disk> {
-    /// The same with the disks' names.
-    pub fn by_name(self) -> CreatePool {
-        CreatePool {
-            name: self.name,
-            disks: names(&self.disks),
-            witnesses: names(&self.witnesses),
-            failure_domain: self.failure_domain,
-            force_disks: names(&self.force_disks),
-            extent_bytes: self.extent_bytes,
-            spare: self.spare,
-        }
-    }
-}
-
-/// Disks to be added to a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExtendPool<Disk = String> {
-    /// Those that data may be on.
-    #[serde(default = "Vec::new")]
-    pub disks: Vec<Disk>,
-    /// Those that only vote.
-    #[serde(default = "Vec::new")]
-    pub witnesses: Vec<Disk>,
-    /// Those of either that may be overwritten whatever they carry.
-    #[serde(default = "Vec::new")]
-    pub force_disks: Vec<Disk>,
-}
-
-impl<Disk: Clone> ExtendPool<Disk> {
-    /// By disks that data may be on, none of which carries anything.
-    pub fn of(disks: &[Disk]) -> ExtendPool<Disk> {
-        ExtendPool { disks: disks.to_vec(), witnesses: Vec::new(), force_disks: Vec::new() }
-    }
-}
-
-impl<Disk: ToString> WipeDisks<Disk> {
-    /// The same with the disks' names.
-    pub fn by_name(self) -> WipeDisks {
-        WipeDisks { disks: names(&self.disks), signatures: self.signatures }
-    }
-}
-
-impl<Disk: ToString> ExtendPool<Disk> {
-    /// The same with the disks' names.
-    pub fn by_name(self) -> ExtendPool {
-        let ExtendPool { disks, witnesses, force_disks } = self;
-        let (disks, witnesses) = (names(&disks), names(&witnesses));
-        ExtendPool { disks, witnesses, force_disks: names(&force_disks) }
-    }
-}
-
-fn names<Disk: ToString>(disks: &[Disk]) -> Vec<String> {
-    disks.iter().map(ToString::to_string).collect()
-}
-
-/// How to import a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ImportOptions {
-    /// How long to wait for disks that aren't present, once the pool could be opened without them;
-    /// the engine decides without it. Whole seconds where it is written.
-    #[serde(rename = "grace_secs", with = "seconds")]
-    pub grace: Option<Duration>,
-    /// Take it also from an owner that was heard a moment ago.
-    pub force: bool,
-    /// Open it with metadata that is older than what votes or disks know of: what was changed since is
-    /// given up.
-    pub outdated_metadata: bool,
-}
-
-/// Disks that are to take no part, or to take part again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NamedDisks {
-    /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its
-    /// disks.
-    pub disks: Vec<String>,
-    /// Only say what it would do.
-    pub dry_run: bool,
-}
-
-/// Disks that are to be emptied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EmptyDisks {
-    /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its
-    /// disks.
-    pub disks: Vec<String>,
-    /// A disk of the pool that takes the place of the one that is named.
-    pub to: Option<String>,
-    /// They belong to the pool no more then.
-    pub remove: bool,
-    /// Only say what it would do.
-    pub dry_run: bool,
-}
-
-mod seconds {
-    use super::*;
-
-    pub fn serialize<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        span.map(|span| span.as_secs()).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::deserialize(from)?.map(Duration::from_secs))
-    }
 }
 
 impl Engine {

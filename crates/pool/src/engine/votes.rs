@@ -21,6 +21,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::status::spare_of;
+use crate::forecast::VotesForecast;
 use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
 use crate::metadata::{Disk, JobKind, Metadata, area_extents_for};
 use crate::report::PoolEvent;
@@ -89,6 +90,25 @@ pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> V
         voters.extend(choose_witness(domain, candidates, &voters));
     }
     voters
+}
+
+/// Who would vote of these in a pool that is like that then. A witness is lacking where half of the votes may be lost
+/// with machines.
+pub(super) fn forecast(
+    pool: &Metadata,
+    candidates: &[Candidate],
+    witness_bytes: u64,
+) -> VotesForecast {
+    let (votes, lacks_witness) = count(pool.pool().failure_domain, candidates);
+    let machines = pool.data_machines().into_iter().collect();
+    VotesForecast { votes, machines, lacks_witness, witness_bytes }
+}
+
+/// How many of these would vote, and whether a witness would be of use to them.
+fn count(domain: FailureDomain, candidates: &[Candidate]) -> (usize, bool) {
+    let voters = first_voters(domain, candidates);
+    let machines: BTreeSet<Uuid> = voters.iter().map(|at| candidates[*at].machine).collect();
+    (voters.len(), voters.len().is_multiple_of(2) && machines.len() > 1)
 }
 
 impl OpenPool {
@@ -218,12 +238,9 @@ impl OpenPool {
     async fn make_ready_to_vote(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
         let (extents, has) = {
             let meta = self.pool.meta.borrow();
-            let extent_bytes = meta.shape().extent_bytes();
-            let total: u64 = meta.data_disks().map(|disk| disk.bytes).sum();
-            let least = self.pool.area.borrow().layout.area_bytes().div_ceil(extent_bytes) as u32;
             let disk = meta.disks().get(&member.number);
             let has = disk.and_then(|disk| disk.area).map_or(0, |area| area.count);
-            ([area_extents_for(total, extent_bytes).max(least), least], has)
+            (self.area_extents(&meta), has)
         };
         if has < extents[1] {
             for count in extents {
@@ -245,6 +262,14 @@ impl OpenPool {
         Ok(answers && self.pool.show_configuration(member).await?)
     }
 
+    /// How long a further voter's metadata area should be, and must be.
+    pub(super) fn area_extents(&self, meta: &Metadata) -> [u32; 2] {
+        let extent_bytes = meta.shape().extent_bytes();
+        let total: u64 = meta.data_disks().map(|disk| disk.bytes).sum();
+        let least = self.pool.area.borrow().layout.area_bytes().div_ceil(extent_bytes) as u32;
+        [area_extents_for(total, extent_bytes).max(least), least]
+    }
+
     /// Whether a majority of a list is there.
     fn has_majority_there(&self, list: &[DiskId]) -> bool {
         has_majority(list, |disk| {
@@ -253,8 +278,25 @@ impl OpenPool {
         })
     }
 
-    /// Who should vote, by who votes now. Whoever is to take no part counts as gone, at once: he is about to be.
-    pub(super) fn wanted_voters(&self, meta: &Metadata, voters: &Voters) -> Vec<DiskId> {
+    /// Who would vote if these disks came.
+    pub(super) fn forecast_votes(
+        &self,
+        with: &Metadata,
+        new: Vec<Candidate>,
+        witness_bytes: u64,
+    ) -> VotesForecast {
+        let (meta, config) = (self.pool.meta.borrow(), self.pool.config.borrow());
+        let able = self.able(&meta, &config.voters).map(|(_, candidate)| candidate);
+        let candidates: Vec<Candidate> = able.chain(new).collect();
+        forecast(with, &candidates, witness_bytes)
+    }
+
+    /// The disks that may vote, by who votes now.
+    fn able<'a>(
+        &'a self,
+        meta: &'a Metadata,
+        voters: &'a Voters,
+    ) -> impl Iterator<Item = (&'a Disk, Candidate)> {
         let emptied = emptied(meta);
         let now = self.pool.runtime.now();
         self.unfit.borrow_mut().retain(|_, until| now < *until);
@@ -263,15 +305,23 @@ impl OpenPool {
             true => !self.is_long_gone(meta, disk.number),
             false => self.is_there(disk.number) && !self.unfit.borrow().contains_key(&disk.number),
         };
-        let able = |disk: &&Disk| !emptied.contains(&disk.number) && fits(disk);
-        let disks: Vec<&Disk> = meta.disks().values().filter(able).collect();
-        let candidates = disks.iter().map(|disk| Candidate {
-            machine: disk.node,
-            bytes: disk.bytes,
-            votes: voters.contains(disk.id),
-            is_witness: disk.is_witness(),
-        });
-        let candidates: Vec<Candidate> = candidates.collect();
+        let able = meta.disks().values();
+        let able = able.filter(move |disk| !emptied.contains(&disk.number) && fits(disk));
+        able.map(|disk| {
+            let candidate = Candidate {
+                machine: disk.node,
+                bytes: disk.bytes,
+                votes: voters.contains(disk.id),
+                is_witness: disk.is_witness(),
+            };
+            (disk, candidate)
+        })
+    }
+
+    /// Who should vote, by who votes now. Whoever is to take no part counts as gone, at once: he is about to be.
+    pub(super) fn wanted_voters(&self, meta: &Metadata, voters: &Voters) -> Vec<DiskId> {
+        let emptied = emptied(meta);
+        let (disks, candidates): (Vec<&Disk>, Vec<Candidate>) = self.able(meta, voters).unzip();
         let domain = meta.pool().failure_domain;
         let chosen = choose_voters(domain, &candidates);
         let witness = choose_witness(domain, &candidates, &chosen).map(|at| disks[at].id);
@@ -360,5 +410,33 @@ mod tests {
         assert_eq!(first_voters(FailureDomain::Disk, &disks), [0, 1, 2]);
         disks[3].is_witness = false;
         assert_eq!(first_voters(FailureDomain::Node, &disks), [0, 1, 3]);
+    }
+
+    #[test]
+    fn a_witness_is_lacking_where_machines_could_take_half_of_the_votes_with_them() {
+        let lacks = |domain, disks: &[Candidate]| count(domain, disks).1;
+        let of = |machines: &[u128]| {
+            let disks: Vec<_> = machines.iter().map(|machine| (*machine, 9, false)).collect();
+            candidates(&disks)
+        };
+        for (machines, of_nodes, of_disks) in [
+            (&[1][..], false, false),
+            (&[1, 1], false, false),
+            (&[1, 2], true, true),
+            (&[1, 1, 2, 2], true, true),
+            (&[1, 2, 3], false, false),
+            (&[1, 1, 2, 3], false, true),
+            (&[1, 2, 3, 4], true, true),
+            (&[1, 2, 3, 4, 5, 6], false, false),
+        ] {
+            assert_eq!(lacks(FailureDomain::Node, &of(machines)), of_nodes, "{machines:?}");
+            assert_eq!(lacks(FailureDomain::Disk, &of(machines)), of_disks, "{machines:?}");
+        }
+        let mut disks = of(&[1, 2, 3]);
+        disks[2].is_witness = true;
+        assert!(!lacks(FailureDomain::Node, &disks), "it has one");
+        disks[2].machine = disks[0].machine;
+        assert!(lacks(FailureDomain::Node, &disks), "one that goes with another is none");
+        assert_eq!(count(FailureDomain::Node, &disks).0, 2);
     }
 }

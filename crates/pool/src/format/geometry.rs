@@ -72,14 +72,19 @@ impl DiskGeometry {
         extent_bytes: u64,
         extents: u32,
     ) -> Result<DiskGeometry, GeometryError> {
-        let bytes = u64::from(extents).saturating_mul(extent_bytes);
-        let needed = bytes.saturating_add(HEAD_BYTES + TAIL_BYTES);
+        let needed = DiskGeometry::bytes_with(extents, extent_bytes);
         let too_small = GeometryError::TooSmall { bytes: labelled_bytes, needed };
         match DiskGeometry::new(labelled_bytes, extent_bytes) {
             Ok(geometry) if geometry.extents >= extents => Ok(geometry),
             Ok(_) | Err(GeometryError::TooSmall { .. }) => Err(too_small),
             Err(impossible) => Err(impossible),
         }
+    }
+
+    /// How large a disk with so many extents is.
+    pub fn bytes_with(extents: u32, extent_bytes: u64) -> u64 {
+        let bytes = u64::from(extents).saturating_mul(extent_bytes);
+        bytes.saturating_add(HEAD_BYTES + TAIL_BYTES)
     }
 
     /// What a device of `device_bytes` is labelled as: whole blocks.

@@ -435,6 +435,11 @@ impl Metadata {
         self.disks.values().filter(|disk| !disk.is_witness())
     }
 
+    /// The machines that have them.
+    pub fn data_machines(&self) -> BTreeSet<Uuid> {
+        self.data_disks().map(|disk| disk.node).collect()
+    }
+
     /// Whether a disk is a witness.
     pub fn is_witness(&self, disk: DiskNumber) -> bool {
         self.disks.get(&disk).is_some_and(Disk::is_witness)

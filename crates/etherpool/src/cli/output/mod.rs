@@ -39,7 +39,9 @@ pub use jobs::{
 use layouts::layout;
 pub use layouts::{conversion, rebalance};
 pub use offline::{offline, online};
-pub use pools::{forecast, import_plan, imports, pool, pools, spare_loss, spare_stands};
+pub use pools::{
+    forecast, grown_pool, import_plan, imports, pool, pool_plan, pools, spare_loss, spare_stands,
+};
 pub use status::status;
 pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use block::size::Human;
 use block::spoken;
 use comfy_table::ContentArrangement;
-use control::api::{ImportResult, PoolReportExt as _};
+use control::api::{GrownPool, ImportResult, PoolPlan, PoolReportExt as _, WitnessPlan};
 use pool::{
     DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, Spare,
     SpareReport,
@@ -105,7 +105,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     if let Some(machines) = even_votes(report) {
         text.push_str(&format!(
             "The votes are on {machines} machines, and half of them are no majority: one more to vote would let \
-             one more\nbe lost, a disk of another machine or only a witness there (pool extend --witness)\n"
+             one more\nbe lost, a disk of another machine or only a witness, there or, if it has no disks of the pool, on \
+             the\nsupervisor's (pool extend {} --witness supervisor)\n",
+            report.name
         ));
     }
     if !report.jobs.is_empty() {
@@ -206,6 +208,36 @@ fn even_votes(report: &PoolReport) -> Option<usize> {
     let machines: BTreeSet<&str> = voters.clone().map(|disk| disk.node.as_str()).collect();
     let is_even = !machines.is_empty() && machines.len().is_multiple_of(2);
     (report.is_open() && is_even && machines.len() == voters.count()).then_some(machines.len())
+}
+
+/// What making or extending a pool would do, with what becomes of the supervisor's vote.
+pub fn pool_plan(plan: &PoolPlan) -> String {
+    let mut text = forecast(&plan.forecast);
+    match &plan.witness {
+        Some(WitnessPlan::Kept { host, directory, bytes }) => {
+            let (bytes, directory) = (Human(*bytes), directory.display());
+            text.push_str(&format!(
+                "This supervisor ({host}) would be a witness, by a file of {bytes} in {directory}: it only votes.\n"
+            ));
+        }
+        Some(WitnessPlan::Lacking { why }) => {
+            let votes = plan.forecast.votes.votes;
+            text.push_str(&format!(
+                "Half of {votes} votes is no majority, and this supervisor won't be a witness: {why}.\n"
+            ));
+        }
+        None => {}
+    }
+    text
+}
+
+/// A pool that was made or extended, and why the supervisor is no witness of it.
+pub fn grown_pool(grown: &GrownPool, now_secs: u64) -> String {
+    let mut text = pool(&grown.report, now_secs);
+    if let Some(WitnessPlan::Lacking { why }) = &grown.witness {
+        text.push_str(&format!("This supervisor is no witness of it: {why}.\n"));
+    }
+    text
 }
 
 /// What making or extending a pool would do, for the question before it.
@@ -388,7 +420,11 @@ v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
         ] {
             even.disks = voters(&nodes);
             let text = pool(&even, 1_000_000);
-            assert_eq!(text.contains("(pool extend --witness)"), is_said, "{nodes:?}\n{text}");
+            assert_eq!(
+                text.contains("cluster --witness supervisor)"),
+                is_said,
+                "{nodes:?}\n{text}"
+            );
         }
         even.disks = voters(&["n1", "n2", "n3"]);
         even.disks[2].is_witness = true;
@@ -408,6 +444,23 @@ JOB  KIND      DISK  TO  DONE  LEFT     STATE
 
 VOLUME ";
         assert!(text.contains(expected), "\n{text}");
+    }
+
+    #[test]
+    fn a_plan_tells_what_becomes_of_the_supervisors_vote() {
+        let votes = pool::VotesForecast { votes: 2, ..Default::default() };
+        let forecast = PoolForecast { votes, ..PoolForecast::default() };
+        let with = |witness| pool_plan(&PoolPlan { forecast: forecast.clone(), witness });
+        assert_eq!(with(None), super::forecast(&forecast));
+        let kept = WitnessPlan::Kept { host: "h".into(), directory: "/s".into(), bytes: 10 << 20 };
+        let text = with(Some(kept));
+        assert!(text.ends_with(
+            "This supervisor (h) would be a witness, by a file of 10.0 MiB in /s: it only votes.\n"
+        ));
+        let text = with(Some(WitnessPlan::Lacking { why: "none is wanted".into() }));
+        assert!(text.ends_with(
+            "Half of 2 votes is no majority, and this supervisor won't be a witness: none is wanted.\n"
+        ));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::check::{CheckOptions, DiskImage, Severity, check};
 use crate::error::PoolError;
 use crate::format::{DiskGeometry, ExtentNumber, ExtentRange, FailureDomain};
 use crate::metadata::{AreaLayout, Layout};
-use crate::report::{JobState, PoolReport, PoolState};
+use crate::report::{DiskState, JobState, PoolReport, PoolState};
 
 /// A witness that is as small as one may be here.
 const SMALL: usize = 10;
@@ -142,6 +142,36 @@ fn a_witness_votes_and_has_no_data() {
     assert_eq!(segments(&all), segments(&data));
     bench.pass(Duration::from_secs(30));
     bench.assert_checked(3);
+}
+
+#[test]
+fn a_witness_would_be_lost_with_each_machine_that_has_data_whether_it_votes_or_not() {
+    let bench = bench_of(690, &[48; 6]);
+    let disks: Vec<String> = (0..6).map(|node| format!("e{node}.0")).collect();
+    let disks: Vec<&str> = disks.iter().map(String::as_str).collect();
+    let (engine, asked) = (Rc::clone(&bench.engine), request(&disks, &[]));
+    let votes = bench.run(async move { engine.plan_create(&asked).await }).unwrap().votes;
+    assert_eq!((votes.votes, votes.machines.len()), (5, 6));
+    bench.create_witnessed(&disks, &[]).unwrap();
+    let engine = Rc::clone(&bench.engine);
+    let plan = async move { engine.plan_extend("pool", &ExtendPool::default()).await };
+    let votes = bench.run(plan).unwrap().votes;
+    assert_eq!((votes.votes, votes.machines.len()), (5, 6));
+}
+
+#[test]
+fn a_blank_disk_that_a_command_has_taken_is_not_free() {
+    let bench = bench_of(691, &[48]);
+    bench.pass(Duration::from_secs(1));
+    let state = || {
+        let engine = Rc::clone(&bench.engine);
+        bench.run(async move { engine.disks().await })[0].state.clone()
+    };
+    assert_eq!(state(), DiskState::Free);
+    let taking = bench.engine.taken.take(&["e0.0".to_owned()], None).unwrap();
+    assert_eq!(state(), DiskState::Seen);
+    drop(taking);
+    assert_eq!(state(), DiskState::Free);
 }
 
 #[test]

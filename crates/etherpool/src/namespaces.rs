@@ -1,4 +1,4 @@
-//! The network namespaces of the configured interfaces, each opened once: before the engine serves, or,
+//! The network namespaces of the configured interfaces, each opened once: before anything is served, or,
 //! if it isn't there by then, on a thread of its own as soon as it is. Who opens a port finds it here
 //! and resolves no path.
 
@@ -11,6 +11,11 @@ use control::config::InterfaceConfig;
 use os::ReactorHandle;
 use os::net::netns::Namespace;
 use os::net::{InterfaceSpec, PacketPort, PacketPortError, Role};
+
+/// The interface in the `os` crate's words.
+pub fn spec_of(interface: &InterfaceConfig) -> InterfaceSpec {
+    InterfaceSpec { name: interface.name.clone(), netns: interface.netns.clone() }
+}
 
 /// Namespaces by their name or path, as configured.
 pub struct Namespaces(RefCell<BTreeMap<String, Found>>);

@@ -1,0 +1,66 @@
+//! What making or extending a pool would do, and did.
+
+use std::path::PathBuf;
+
+use pool::{PoolForecast, PoolReport};
+use serde::{Deserialize, Serialize};
+
+/// The answer to `POST /v1/plan/pool` and `POST /v1/pools/POOL/extend/plan`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolPlan {
+    /// What the pool would be like.
+    #[serde(flatten)]
+    pub forecast: PoolForecast,
+    /// What becomes of the supervisor's own vote; nothing where it is neither asked for nor would help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessPlan>,
+}
+
+/// The answer to `POST /v1/pools` and `POST /v1/pools/POOL/extend`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrownPool {
+    /// What the pool is like.
+    #[serde(flatten)]
+    pub report: PoolReport,
+    /// What became of the supervisor's own vote, as in the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessPlan>,
+}
+
+/// Whether the supervisor would be, or is, a witness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum WitnessPlan {
+    /// A file would be made for that.
+    Kept {
+        /// The supervisor's machine.
+        host: String,
+        /// Where the file would be.
+        directory: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// None would be made, though one would help.
+    Lacking {
+        /// Why.
+        why: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_plan_is_a_forecast_and_what_it_says_of_the_witness() {
+        let plan = PoolPlan {
+            forecast: PoolForecast { capacity_bytes: 7, ..PoolForecast::default() },
+            witness: Some(WitnessPlan::Lacking { why: "it was declined".into() }),
+        };
+        let said = serde_json::to_value(&plan).unwrap();
+        assert_eq!(said["capacity_bytes"], 7);
+        assert_eq!(said["witness"]["is"], "lacking");
+        assert_eq!(serde_json::from_value::<PoolPlan>(said).unwrap(), plan);
+    }
+}
