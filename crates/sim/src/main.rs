@@ -73,8 +73,8 @@ struct Arguments {
     /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
     #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
     mib: u64,
-    /// With --speed scale: no pools of more machines.
-    #[arg(long, default_value_t = 100, requires = "speed", value_name = "COUNT")]
+    /// With --speed scale: no pools of more machines than this (100 take longer than minutes).
+    #[arg(long, default_value_t = 20, requires = "speed", value_name = "COUNT")]
     machines: usize,
 }
 
