@@ -439,15 +439,20 @@ impl Drop for SmallState<'_> {
     }
 }
 
+/// Why a pool of both machines would be made without the supervisor's vote.
+fn why_no_witness(lab: &Lab) -> String {
+    let plan = lab.json(&["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run"]);
+    plan["witness"]["why"].as_str().unwrap_or_else(|| panic!("{plan}")).to_owned()
+}
+
 /// Where there is no space for a witness the pool is made without, and says so; who insists is told why it isn't.
 #[test]
 fn a_witness_that_has_no_room_is_not_begun() {
     let lab = machines(2, "128M");
     let small = SmallState::mount(&lab, "8M");
     wait_for_disks(&lab, 2);
-    let plan = lab.json(&["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run"]);
-    let why = plan["witness"]["why"].as_str().unwrap_or_default();
-    assert!(why.contains("free"), "{plan}");
+    let why = why_no_witness(&lab);
+    assert!(why.contains("free"), "{why}");
     let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--yes"];
     let (code, said) = lab.said(&[&create[..], &["--witness", "supervisor"]].concat());
     assert!(code != 0 && said.contains("--no-witness"), "{code}: {said}");
@@ -465,9 +470,8 @@ fn a_witness_keeps_its_room() {
     let small = SmallState::mount(&lab, "160M");
     wait_for_disks(&lab, 2);
     // Nobody asked for it: more would have to be left to others.
-    let plan = lab.json(&["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run"]);
-    let why = plan["witness"]["why"].as_str().unwrap_or_default();
-    assert!(why.contains("leaves 1.00 GiB to others"), "{plan}");
+    let why = why_no_witness(&lab);
+    assert!(why.contains("leaves 1.00 GiB to others"), "{why}");
     let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--witness", "supervisor", "--yes"];
     lab.cli(&create);
     assert_eq!(files_in(&small.place).len(), 1);

@@ -59,12 +59,11 @@ impl Pool {
         // would wait for it.
         let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
         let flushed = self.unless_over(self.flush_disks(written)).await?;
-        let is_durable = |done: &WorkResult| done.failed.is_none() && !done.began_anew;
         took.retain(|disk, instance| {
-            instance.is_none() || flushed.get(disk).is_some_and(is_durable)
+            instance.is_none() || flushed.get(disk).is_some_and(WorkResult::is_done)
         });
         let (credited, recorded) = self.commit_copies(&copies, took).await?;
-        for (disk, result) in flushed.iter().filter(|(_, done)| is_durable(done)) {
+        for (disk, result) in flushed.iter().filter(|(_, done)| done.is_done()) {
             // A drive without FUA flushes for the applied number once more.
             let again = recorded.get(disk).map_or(Duration::ZERO, |done| done.took);
             let bytes = bytes.get(disk).copied().unwrap_or(0);
@@ -101,11 +100,8 @@ impl Pool {
         let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
         let release = self.meta.borrow().counters().release;
         let recorded = self.unless_over(self.record_applied(took, release)).await?;
-        let applied: BTreeSet<DiskNumber> = recorded
-            .iter()
-            .filter(|(_, done)| done.failed.is_none() && !done.began_anew)
-            .map(|(disk, _)| *disk)
-            .collect();
+        let applied: BTreeSet<DiskNumber> =
+            recorded.iter().filter(|(_, done)| done.is_done()).map(|(disk, _)| *disk).collect();
         let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;
         // Whoever removes a volume frees its extents only once nobody works on its groups.
         let is_there = |generation: GenerationId| {

@@ -72,6 +72,13 @@ pub(crate) struct WorkResult {
     pub(crate) took: Duration,
 }
 
+impl WorkResult {
+    /// Whether the disk took all of it, and by the instance that was to take it.
+    pub(super) fn is_done(&self) -> bool {
+        self.failed.is_none() && !self.began_anew
+    }
+}
+
 /// Those of several disks that failed as a whole.
 pub(super) fn failures(
     results: &BTreeMap<DiskNumber, WorkResult>,
@@ -167,7 +174,7 @@ impl Pool {
                 let mut result = self.run_work(&work, release).await;
                 result.took = self.runtime.now().since(begun);
                 // Who failed has done nothing that another one could be done without for.
-                if result.failed.is_none() && !result.began_anew {
+                if result.is_done() {
                     work.unfinished.update(|count| count - 1);
                 }
                 (disk, result)

@@ -11,6 +11,12 @@ pub(crate) const READ_TRIES: u32 = 8;
 /// disk answers may be wrong now and right next time.
 pub(crate) const LOOKS_MAX: u32 = 5;
 
+/// MiB of log segments that are held at once while the volumes of a pool replay their logs: a segment has up to 128
+/// MiB, each volume has a log, and each segment is read from all of its copies.
+pub(super) const REPLAY_MIB_MAX: u64 = 256;
+/// Memory for what is being copied from disk to disk, of all groups together.
+pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
+
 /// Times and sizes. The defaults are what production uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -83,6 +89,3 @@ impl Default for Limits {
 
 /// Evicting a disk must be quicker than losing the lease to the wait for it.
 const _: () = assert!(LEASE.as_millis() > RENEW_EVERY.as_millis() + 1500 + 200);
-/// MiB of log segments that are held at once while the volumes of a pool replay their logs: a segment has up to 128
-/// MiB, each volume has a log, and each segment is read from all of its copies.
-pub(super) const REPLAY_MIB_MAX: u64 = 256;

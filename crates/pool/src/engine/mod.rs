@@ -12,7 +12,8 @@
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
 //!   `convert` decides which, and why;
-//! - **upkeep**: `repair`, `resync` with `copy_order` and `copy_credit`, `verify`, `scrub`; and `status`, `measure`, `events` and `history` for people.
+//! - **upkeep**: `repair`, `resync` with `copy_order`, `copy_credit` and `judge`, `verify`, `scrub`, each at its `pace`;
+//!   and `status`, `measure`, `events` and `history` for people.
 //!
 //! It is single-threaded: state is in cells, and no borrow lives across an await.
 

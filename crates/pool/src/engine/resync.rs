@@ -36,8 +36,6 @@ pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 const LOOK_ANEW_AFTER: usize = 256;
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
-/// Memory for pieces, of all groups together.
-pub(super) const COPIED_BYTES_MAX: u64 = 96 << 20;
 
 /// What was copied to a member.
 pub(crate) struct Copied {

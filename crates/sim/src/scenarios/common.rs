@@ -113,18 +113,23 @@ impl Rig {
         extent_bytes: Option<u64>,
         force_disks: Vec<String>,
     ) -> Result<(), Failure> {
-        let request = CreatePool {
+        let request = CreatePool { force_disks, ..self.pool_of(disks, extent_bytes) };
+        let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
+        self.cluster.tell(&format!("pool of {} bytes", created.capacity_bytes));
+        Ok(())
+    }
+
+    /// What is asked of an engine that is to make the pool.
+    pub fn pool_of(&self, disks: Vec<String>, extent_bytes: Option<u64>) -> CreatePool {
+        CreatePool {
             name: POOL.to_string(),
             disks,
             witnesses: Vec::new(),
             failure_domain: self.cluster.plan().failure_domain,
-            force_disks,
+            force_disks: Vec::new(),
             extent_bytes,
             spare: None,
-        };
-        let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
-        self.cluster.tell(&format!("pool of {} bytes", created.capacity_bytes));
-        Ok(())
+        }
     }
 
     /// Waits until so many disks are present.

@@ -13,8 +13,7 @@ use std::time::Duration;
 use block::{Buffer, Durability, Instant, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pool::engine::{CreatePool, Engine, ExtendPool, ImportOptions};
-use pool::format::FailureDomain;
+use pool::engine::{Engine, ExtendPool, ImportOptions};
 use pool::metadata::Layout;
 use pool::{PoolError, VolumeSize};
 use rustix::time::{ClockId, clock_gettime};
@@ -39,11 +38,10 @@ struct Size {
     volume_bytes: u64,
 }
 
-const SIZES: [Size; 4] = [
+const SIZES: [Size; 3] = [
     Size { machines: 5, volume_bytes: 100 * TIB },
     Size { machines: 20, volume_bytes: 1024 * TIB },
     Size { machines: 100, volume_bytes: 1024 * TIB },
-    Size { machines: 1000, volume_bytes: 1024 * TIB },
 ];
 
 /// One step and what it took.
@@ -120,36 +118,17 @@ impl Bench {
         plan: Plan,
         steps: Rc<RefCell<Vec<Step>>>,
     ) -> Result<Bench, Failure> {
+        let disks = plan.nodes.iter().map(Vec::len).sum();
         let rig = Rig::on(Cluster::start(stage, plan));
         let bench = Bench { rig, steps, memory_before: 0 };
-        bench.step("see all disks", bench.see_disks()).await?;
+        bench.step("see all disks", bench.rig.see_disks(disks)).await?;
         Ok(Bench { memory_before: memory_bytes(), ..bench })
-    }
-
-    async fn see_disks(&self) -> Result<(), Failure> {
-        let count = self.rig.cluster.disks().len();
-        loop {
-            let seen =
-                |engine: Rc<Engine>| async move { Ok::<_, String>(engine.disks().await.len()) };
-            if self.on(0, seen).await? == count {
-                return Ok(());
-            }
-            self.rig.run_for(Duration::from_millis(100)).await;
-        }
     }
 
     async fn run(&self, volume_bytes: u64) -> Result<(), Failure> {
         let disks: Vec<String> =
             self.rig.cluster.disks().into_iter().map(|(name, _)| name).collect();
-        let request = CreatePool {
-            name: POOL.to_owned(),
-            disks,
-            witnesses: Vec::new(),
-            failure_domain: FailureDomain::Node,
-            force_disks: Vec::new(),
-            extent_bytes: None,
-            spare: None,
-        };
+        let request = self.rig.pool_of(disks, None);
         let create = |engine: Rc<Engine>| async move { engine.create_pool(request).await };
         self.step("create the pool", self.on(0, create)).await?;
         let create = move |engine: Rc<Engine>| async move {
@@ -163,7 +142,7 @@ impl Bench {
         let number = self.rig.cluster.add_node(&[DISK_BYTES; DISKS_EACH]);
         let shelf = self.rig.cluster.node(number).shelf();
         let added = (0..DISKS_EACH).map(|slot| format!("e{shelf}.{slot}")).collect();
-        self.see_disks().await?;
+        self.rig.see_disks(self.rig.cluster.disks().len()).await?;
         let request = ExtendPool { disks: added, ..ExtendPool::default() };
         let extend = |engine: Rc<Engine>| async move { engine.extend_pool(POOL, &request).await };
         self.step("extend it by a machine", self.on(0, extend)).await?;
