@@ -31,8 +31,6 @@ pub use moves::MovePlan;
 
 /// Groups in a run, at most.
 pub(crate) const RUN_GROUPS_MAX: u32 = 16;
-/// Extents in a log segment.
-pub const SEGMENT_EXTENTS: u32 = 2;
 /// Live segments of a log: at most, and at least where there is any room.
 const SEGMENTS: std::ops::RangeInclusive<u32> = 3..=8;
 /// A log may have one live segment for so many extents of the smallest domain.
@@ -185,15 +183,16 @@ pub fn plan_segment(
     usable: &Usable,
     copies: u8,
 ) -> Result<Vec<SegmentCopyPlace>, NoSpace> {
+    let extents_wanted = metadata.shape().segment_extents();
     let mut space = Space::new(metadata, usable);
     let mut places = Vec::new();
     let mut taken_domains = BTreeSet::new();
     while places.len() < usize::from(copies) {
         let found =
-            space.most_free(SEGMENT_EXTENTS, |_, disk| !taken_domains.contains(&disk.domain));
+            space.most_free(extents_wanted, |_, disk| !taken_domains.contains(&disk.domain));
         let Some(disk) = found else { break };
         taken_domains.extend(space.domain_of(disk));
-        let Some(extents) = space.take_last(disk, SEGMENT_EXTENTS) else { break };
+        let Some(extents) = space.take_last(disk, extents_wanted) else { break };
         places.push(SegmentCopyPlace { disk, extents });
     }
     if places.is_empty() { Err(NoSpace { available_bytes: 0 }) } else { Ok(places) }
@@ -283,13 +282,13 @@ impl Space {
 
     /// Takes out what the logs may still need.
     pub(crate) fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
+        let extents = metadata.shape().segment_extents();
         for (domain, segments) in self.kept_for_logs(metadata, for_new_volume) {
             for _ in 0..segments {
-                let Some(disk) = self.most_free(SEGMENT_EXTENTS, |_, disk| disk.domain == domain)
-                else {
+                let Some(disk) = self.most_free(extents, |_, disk| disk.domain == domain) else {
                     break;
                 };
-                self.take_last(disk, SEGMENT_EXTENTS);
+                self.take_last(disk, extents);
             }
         }
     }

@@ -21,7 +21,7 @@ use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use crate::allocate::{RUN_GROUPS_MAX, SEGMENT_EXTENTS, Space, Usable, halvings, most_groups};
+use crate::allocate::{RUN_GROUPS_MAX, Space, Usable, halvings, most_groups};
 use crate::format::{DiskNumber, ExtentNumber, VolumeId};
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, RunKey, Volume};
 use crate::spare::Standing;
@@ -114,7 +114,8 @@ impl<'a> Rebalancing<'a> {
             free.insert(domain, i64::try_from(extents).unwrap_or(i64::MAX));
         }
         for (domain, segments) in free_space.kept_for_logs(metadata, false) {
-            *free.entry(domain).or_default() -= i64::from(segments * SEGMENT_EXTENTS);
+            *free.entry(domain).or_default() -=
+                i64::from(segments * metadata.shape().segment_extents());
         }
         let known = metadata.data_disks().filter(|disk| usable.contains(&disk.number));
         let disks = known.map(|disk| {

@@ -49,7 +49,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::allocate::{SEGMENT_EXTENTS, Usable, kept_for_logs, most_groups};
+use crate::allocate::{Usable, kept_for_logs, most_groups};
 use crate::format::{DiskNumber, FailureDomain};
 use crate::metadata::{GroupRun, Metadata, area_extents_for};
 
@@ -239,7 +239,7 @@ impl Standing {
         let domains = there.map(|disk| (disk.number, metadata.domain_of(disk))).collect();
         let mut rooms: BTreeMap<Uuid, Room> = BTreeMap::new();
         for (domain, segments) in kept_for_logs(metadata, &domains, for_new_volume) {
-            let free = -i64::from(segments) * i64::from(SEGMENT_EXTENTS);
+            let free = -i64::from(segments) * i64::from(metadata.shape().segment_extents());
             rooms.insert(domain, Room { free, ..Room::default() });
         }
         for (disk, domain) in &domains {

@@ -153,15 +153,8 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         log: &mut LogCheck<'d, 'a>,
     ) -> (SegmentCheck, RecordNumber, RecordNumber) {
         let segment = self.segment;
-        let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
-        let bytes = u64::from(extents).saturating_mul(self.view.metadata.shape().extent_bytes());
-        let header = SegmentHeader {
-            volume: self.volume.id,
-            blocks: u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
-            number: segment.number,
-            epoch: segment.epoch,
-            generation: segment.generation,
-        };
+        let shape = self.view.metadata.shape();
+        let (bytes, header) = (segment.bytes(shape), segment.header(self.volume.id, shape));
         let (mut copies, places) = self.open_copies(&header);
         let scanner = Scanner {
             volume: &self.volume.name,

@@ -369,7 +369,7 @@ impl Volume {
             safe = safe.next();
         }
         let named: u64 = records.iter().filter(|record| is_intent(record)).map(rows_of).sum();
-        let log_bytes = u64::from(self.log_shape.segments_max) * self.log_shape.segment_bytes;
+        let log_bytes = u64::from(self.log_shape.segments_max) * self.largest_segment_bytes();
         if named > INTENTS_TO_LOG * log_bytes / BLOCK_BYTES as u64 {
             return Err(contradiction("its log names more rows than any engine writes in place"));
         }
@@ -391,10 +391,20 @@ impl Volume {
 
     /// What reading its log holds in memory at once: all copies of a segment.
     fn replay_mib(&self) -> u64 {
+        let copies = {
+            let meta = self.pool.meta.borrow();
+            let volume = meta.volumes().get(&self.id);
+            volume.map_or(1, |volume| u64::from(volume.layout.copies()))
+        };
+        (copies * self.largest_segment_bytes()).div_ceil(MIB).min(REPLAY_MIB_MAX)
+    }
+
+    /// A former program's may be larger than those of today.
+    fn largest_segment_bytes(&self) -> u64 {
         let meta = self.pool.meta.borrow();
-        let volume = meta.volumes().get(&self.id);
-        let copies = volume.map_or(1, |volume| u64::from(volume.layout.copies()));
-        (copies * self.log_shape.segment_bytes).div_ceil(MIB).min(REPLAY_MIB_MAX)
+        let segments = meta.volumes().get(&self.id).map(|volume| volume.log.segments.values());
+        let bytes = segments.into_iter().flatten().map(|segment| segment.bytes(meta.shape()));
+        bytes.max().unwrap_or(0).max(self.log_shape.segment_bytes)
     }
 
     /// Before anything is appended again it is decided, for ever, where each segment ends: what is

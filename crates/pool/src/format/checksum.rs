@@ -97,6 +97,9 @@ pub struct ExtentShape {
 }
 
 impl ExtentShape {
+    /// What a log segment has at least, as long as an extent isn't larger, and what it doesn't use more of than. An
+    /// opening reads all of it from each copy: with more, a pool of many volumes is away for long.
+    const SEGMENT_BYTES: u64 = 16 << 20;
     /// Smallest and largest extent.
     const BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 30);
     /// Regions of an extent that are marked dirty each for itself: the rows' and the checksum blocks'.
@@ -125,6 +128,19 @@ impl ExtentShape {
     /// Bytes of the extent.
     pub fn extent_bytes(self) -> u64 {
         self.extent_bytes
+    }
+
+    /// Extents that a new log segment takes.
+    pub fn segment_extents(self) -> u32 {
+        if self.extent_bytes < Self::SEGMENT_BYTES { 2 } else { 1 }
+    }
+
+    /// Bytes of a log segment of so many extents. (Of large extents it had two, once, and used them whole.)
+    pub fn segment_bytes(self, extents: u32) -> u64 {
+        match extents {
+            1 => self.extent_bytes.min(Self::SEGMENT_BYTES),
+            _ => u64::from(extents).saturating_mul(self.extent_bytes),
+        }
     }
 
     /// Checksum blocks (k), each in two slots.
@@ -403,6 +419,12 @@ mod tests {
             assert!(u64::from(less) * 985 < (mib << 20) / 4096 - 2 * u64::from(less));
             let end = shape.row_sector(Row(shape.rows() - 1)) + BLOCK_SECTORS;
             assert_eq!(end * 512, mib << 20);
+        }
+        for (mib, segment_mib, extents) in [(4, 8, 2), (8, 16, 2), (16, 16, 1), (64, 16, 1)] {
+            let shape = ExtentShape::new(mib << 20).unwrap();
+            assert_eq!(shape.segment_extents(), extents, "{mib} MiB");
+            assert_eq!(shape.segment_bytes(extents), segment_mib << 20);
+            assert_eq!(shape.segment_bytes(2), 2 * mib << 20, "a former program's too");
         }
         for bad in [0, 4096, 5 << 20, 1 << 40] {
             assert_eq!(ExtentShape::new(bad), None);

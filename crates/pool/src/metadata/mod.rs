@@ -23,6 +23,7 @@ mod record;
 mod recover;
 mod restore;
 mod sections;
+mod segment;
 mod shared;
 mod state;
 #[cfg(test)]
@@ -53,9 +54,10 @@ pub(crate) use reading::{read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};
 pub use restore::Restoring;
+pub use segment::{Segment, SegmentCopyPlace, SegmentState, VolumeLog};
 pub use shared::{Roots, SharedMap};
 pub use state::{
     Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Layout, Member,
-    Metadata, PoolIdentity, RunKey, Segment, SegmentCopyPlace, SegmentState, Volume, VolumeLog,
+    Metadata, PoolIdentity, RunKey, Volume,
 };
 pub use table::{BlockRun, Section, Table};

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use block::Epoch;
 use uuid::Uuid;
 
 use super::changes::Changes;
-use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap};
+use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap, VolumeLog};
 use crate::format::{
     DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
-    RecordNumber, ReleaseNumber, SegmentNumber, SegmentSeal, VolumeId,
+    ReleaseNumber, VolumeId,
 };
 use crate::layout::StripeLayout;
 
@@ -254,78 +253,6 @@ impl<'a> Group<'a> {
     pub fn is_on(&self, disk: DiskNumber) -> bool {
         self.run.holders().any(|member| member.disk == disk)
     }
-}
-
-/// Whether a segment still takes records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SegmentState {
-    /// Records are appended.
-    Open,
-    /// It ends with this record: all up to it were durable on all current copies, beyond it all is
-    /// void.
-    Closed(RecordNumber),
-    /// An opening found that it ends with this record: beyond it all is void. That bounds it, and
-    /// proves nothing: the last ones may be on one copy only.
-    Bounded(RecordNumber),
-}
-
-/// A copy of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SegmentCopyPlace {
-    /// The disk.
-    pub disk: DiskNumber,
-    /// Its extents there.
-    pub extents: ExtentRange,
-}
-
-/// A live log segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Its number in the log.
-    pub number: SegmentNumber,
-    /// The epoch of all its records.
-    pub epoch: Epoch,
-    /// Its generation id.
-    pub generation: GenerationId,
-    /// The copies that are current: each has everything that was acknowledged.
-    pub copies: Vec<SegmentCopyPlace>,
-    /// How many there should be.
-    pub wanted: u8,
-    /// Whether it still takes records.
-    pub state: SegmentState,
-    /// Random: its records' CRCs begin with it.
-    pub key: u64,
-}
-
-impl Segment {
-    /// What makes a record one of this segment.
-    pub fn seal(&self) -> SegmentSeal {
-        SegmentSeal { generation: self.generation, epoch: self.epoch, key: self.key }
-    }
-
-    /// Its last record that counts, where it is known.
-    pub fn end(&self) -> Option<RecordNumber> {
-        match self.state {
-            SegmentState::Open => None,
-            SegmentState::Closed(end) | SegmentState::Bounded(end) => Some(end),
-        }
-    }
-
-    /// Whether it holds, or, open, may hold records beyond this one.
-    pub fn is_needed(&self, released: RecordNumber) -> bool {
-        self.end().is_none_or(|end| end > released)
-    }
-}
-
-/// A volume's log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VolumeLog {
-    /// The live segments.
-    pub segments: SharedMap<SegmentNumber, Segment>,
-    /// The number of the next segment.
-    pub next_segment: SegmentNumber,
-    /// Everything up to this record is in place on all members that are in, or marked dirty.
-    pub released: RecordNumber,
 }
 
 /// A volume.

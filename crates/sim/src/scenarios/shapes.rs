@@ -30,7 +30,13 @@ pub const SCENARIOS: &[Scenario] = &[
         "production-extents",
         "4 MiB extents and a cache of 16 checksum blocks: restarts, resync and rot as ever",
         600,
-        |stage| production_extents(stage).boxed_local(),
+        |stage| production_extents(stage, 4 << 20).boxed_local(),
+    ),
+    scenario(
+        "largest-extents",
+        "the same with 64 MiB extents, of which a log segment uses a part",
+        600,
+        |stage| production_extents(stage, 64 << 20).boxed_local(),
     ),
     scenario(
         "disks-of-one-machine",
@@ -82,10 +88,10 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-async fn production_extents(stage: Stage) -> Result<(), Failure> {
-    let plan =
-        Plan { extent_bytes: 4 << 20, checksum_bytes: Some(64 << 10), ..Plan::simple(3, 160) };
-    let rig = Rig::start(&stage, plan, &[(VOLUME, 24 << 20, Layout::Mirror(2))]).await?;
+async fn production_extents(stage: Stage, extent_bytes: u64) -> Result<(), Failure> {
+    let disk_mib = 40 * extent_bytes >> 20;
+    let plan = Plan { extent_bytes, checksum_bytes: Some(64 << 10), ..Plan::simple(3, disk_mib) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 6 * extent_bytes, Layout::Mirror(2))]).await?;
     let mix = Mix { sectors_max: 512, depth: 3, ..Mix::default() };
     rig.load(mix).await?;
     for _ in 0..2 {

@@ -111,7 +111,6 @@ pub(super) fn tell_volume(metadata: &Metadata, volume: &Volume, tell: Told<'_>) 
             SegmentState::Closed(_) => "closed",
             SegmentState::Bounded(_) => "bounded",
         };
-        let bytes = segment.copies.first().map_or(0, |copy| u64::from(copy.extents.count));
         tell(DumpItem::Segment(
             Fields::default()
                 .with("volume", volume.name.as_str())
@@ -122,7 +121,7 @@ pub(super) fn tell_volume(metadata: &Metadata, volume: &Volume, tell: Told<'_>) 
                 .with_if("last_record", segment.end().map(|end| end.0))
                 .with("needed", segment.is_needed(volume.log.released))
                 .with("copies_wanted", segment.wanted)
-                .with("bytes", bytes.saturating_mul(metadata.shape().extent_bytes()))
+                .with("bytes", segment.bytes(metadata.shape()))
                 .with("copies", copies.collect::<Vec<_>>()),
         ))?;
     }

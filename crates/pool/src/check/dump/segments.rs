@@ -10,8 +10,8 @@ use crate::check::space::extent_offset;
 use crate::check::view::View;
 use crate::format::{
     CHECKSUM_ENTRIES, CheckedHeader, CheckedKind, DiskNumber, Entry, RecordBody,
-    SEGMENT_HEADER_BYTES, SegmentHeader, UncheckedChecksumBlock, UncheckedSegmentHeader,
-    check_header, claimed_header_len, claimed_segment,
+    SEGMENT_HEADER_BYTES, UncheckedChecksumBlock, UncheckedSegmentHeader, check_header,
+    claimed_header_len, claimed_segment,
 };
 use crate::metadata::{Group, Segment, Volume};
 
@@ -28,15 +28,8 @@ pub(super) fn tell_segment(
     for copy in &segment.copies {
         let Some(disk) = any_disk(view, copy.disk) else { continue };
         let Some(start) = extent_offset(disk, copy.extents.first) else { continue };
-        let extent_bytes = view.metadata.shape().extent_bytes();
-        let bytes = u64::from(copy.extents.count).saturating_mul(extent_bytes);
-        let header = SegmentHeader {
-            volume: volume.id,
-            blocks: u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
-            number: segment.number,
-            epoch: segment.epoch,
-            generation: segment.generation,
-        };
+        let shape = view.metadata.shape();
+        let (bytes, header) = (segment.bytes(shape), segment.header(volume.id, shape));
         let place = Place {
             disk: disk.name(),
             kind: StructureKind::SegmentHeader,

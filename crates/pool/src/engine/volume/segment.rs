@@ -8,7 +8,7 @@ use block::{BLOCK_BYTES, SECTOR_BYTES};
 
 use super::Volume;
 use super::log::Written;
-use crate::allocate::{SEGMENT_EXTENTS, Usable, plan_segment, segments_per_log};
+use crate::allocate::{Usable, plan_segment, segments_per_log};
 use crate::engine::lease::Ended;
 use crate::engine::pool::Pool;
 use crate::engine::space::human;
@@ -59,7 +59,8 @@ impl LogShape {
     /// The shape of logs in this pool.
     pub(crate) fn of(meta: &Metadata) -> LogShape {
         let all = meta.disks().keys().copied().collect();
-        let segment_bytes = u64::from(SEGMENT_EXTENTS) * meta.shape().extent_bytes();
+        let shape = meta.shape();
+        let segment_bytes = shape.segment_bytes(shape.segment_extents());
         let rows = segment_bytes / BLOCK_BYTES as u64 / RECORD_PART;
         LogShape {
             segments_max: segments_per_log(meta, &all),
@@ -116,15 +117,7 @@ impl Volume {
 
     /// The header that a segment of this volume has.
     pub(crate) fn segment_header(&self, segment: &Segment) -> SegmentHeader {
-        let extents = segment.copies.first().map_or(0, |copy| copy.extents.count);
-        let bytes = u64::from(extents) * self.pool.shape().extent_bytes();
-        SegmentHeader {
-            volume: self.id,
-            blocks: (bytes / BLOCK_BYTES as u64) as u32,
-            number: segment.number,
-            epoch: segment.epoch,
-            generation: segment.generation,
-        }
+        segment.header(self.id, self.pool.shape())
     }
 
     /// Closes the open segment and opens the next one; waits for room.
