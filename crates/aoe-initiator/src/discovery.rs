@@ -218,6 +218,16 @@ impl Discovery {
         probes.map(Probe::deadline).chain(query).min()
     }
 
+    /// A target that answers queries, while the disk that was found there doesn't: what it has now may be another one.
+    pub fn doubt(&mut self, now: Instant, address: ShelfSlot, path: PathId) {
+        let key = (address, path);
+        let Some(entry) = self.entries.get(&key) else { return };
+        let is_idle = matches!(entry.place, Place::Known | Place::Silent { .. });
+        if is_idle && entry.probed.is_none_or(|at| now >= at + ASK_AGAIN_AFTER) {
+            self.queue(key, false, now);
+        }
+    }
+
     fn ask_soon(&mut self, now: Instant) {
         self.next_query = now;
         self.eager_until = now + EAGER_FOR;

@@ -281,8 +281,12 @@ impl Inner {
             match event {
                 DiscoveryEvent::Found(info) => self.found(info),
                 DiscoveryEvent::Seen(address, path) => {
-                    if let Some(known) = self.disks.borrow().get(&address) {
-                        known.disk.add_path(path);
+                    let disks = self.disks.borrow();
+                    let Some(known) = disks.get(&address) else { continue };
+                    let is_there = known.disk.defends_against(path);
+                    known.disk.add_path(path);
+                    if known.disk.has_sessions() && !is_there {
+                        discovery.doubt(now, address, path);
                     }
                 }
                 DiscoveryEvent::Conflict(info) => {

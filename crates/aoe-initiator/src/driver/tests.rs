@@ -329,6 +329,39 @@ fn a_node_that_goes_and_comes_is_lost_and_back() {
     world.run(SECOND, write).unwrap();
 }
 
+/// A disk that is pulled and put back gets another name from the kernel, under the address that it has. Whoever goes by the
+/// name didn't see it again until somebody had everything discovered anew, or its node was away for a minute.
+#[test]
+fn a_disk_that_comes_back_under_another_name_is_another_disk() {
+    let world = world(6, 9000);
+    let node = world.node(1, 10, disk(), true);
+    world.run(5 * SECOND, world.initiator.next_disk_event());
+    let before = world.session_disk();
+    world.run(SECOND, before.claim(CLAIM)).unwrap();
+    let (driver, handle) = (node.driver.clone(), world.handle.clone());
+    let other = disk();
+    let medium = Rc::clone(&other) as Rc<dyn BlockDevice>;
+    world.run(SECOND, async move {
+        driver.remove_export(driver.exports()[0].id).await;
+        let device = FencedDevice::open(medium, handle).await.unwrap();
+        let options = ExportOptions::new(ADDRESS, "renamed");
+        driver
+            .add_export(ExportSetup::new(ExportDevice::Fenced(Rc::new(device)), options))
+            .await
+            .unwrap();
+    });
+    let write = before.write(Lba(START), bytes(8, 1), Durability::Durable);
+    assert_eq!(world.run(20 * SECOND, write), Err(IoError::Lost), "it is not that disk");
+    // Within three queries.
+    world.wait(30 * SECOND);
+    let after = world.session_disk();
+    assert!(!Rc::ptr_eq(&before, &after));
+    let renewed = world.run(SECOND, after.renew()).unwrap().value;
+    assert_eq!(renewed.epoch, Epoch::OBSERVER, "nobody's claim came along");
+    let range = SectorRange::new(Lba(START), 8);
+    assert_eq!(world.run(SECOND, after.read(range)).unwrap().value, bytes(8, 0));
+}
+
 #[test]
 fn a_second_way_is_the_same_disk() {
     let world = world(4, 9000);
