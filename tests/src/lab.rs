@@ -271,6 +271,13 @@ pub fn etherpool() -> Command {
     Command::new(program)
 }
 
+/// A command that asks nobody, and says what it says in a log.
+pub fn quiet(mut command: Command, log: &Path) -> Command {
+    let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+    command
+}
+
 fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null()).output().expect("the program can be run")
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-use blackbox::{Lab, LabOptions, Load, etherpool, require_root, wait_until};
+use blackbox::{Lab, LabOptions, Load, etherpool, quiet, require_root, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -140,12 +140,6 @@ fn start_node(dir: &Path) -> Child {
     let mut command = etherpool();
     command.args(["node", "--config"]).arg(dir.join("node.toml"));
     quiet(command, &dir.join("node.log")).spawn().unwrap()
-}
-
-fn quiet(mut command: Command, log: &Path) -> Command {
-    let log = File::options().create(true).append(true).open(log).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    command
 }
 
 fn end(child: Option<Child>, signal: Signal) {

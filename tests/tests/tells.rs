@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
-use blackbox::{Lab, LabOptions, wait_until};
+use blackbox::{Lab, LabOptions, LoopDisk, etherpool, quiet, wait_until};
 use serde_json::Value;
 
 /// Where the lab's supervisor posts to; it says yes to everything.
@@ -199,4 +200,100 @@ fn a_disk_that_goes_is_told_and_known_for_good() {
         text.contains("pool import cluster --yes: done") || command("pool import", "done"),
         "{text}"
     );
+}
+
+/// A node of the lab's, run with another configuration; ended when it is dropped.
+struct OwnNode(Child);
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_drive_that_says_that_it_wears_out_is_told_of_and_can_be_emptied() {
+    let told = Told::up();
+    let lab = &told.lab;
+    lab.lab(&["kill", "n2"]);
+    let file = lab.disk_file("n2", 0);
+    let Some(disk) = LoopDisk::attach(&file) else { return };
+    // Whatever the machine has for a drive, this one has a bad day.
+    let (says, smartctl) = (lab.dir().join("smart.json"), lab.dir().join("smartctl"));
+    let say = |pending: u32, passed: bool| {
+        let said = serde_json::json!({
+            "smart_status": { "passed": passed },
+            "temperature": { "current": 41 },
+            "ata_smart_attributes": { "table": [{
+                "id": 197, "name": "Current_Pending_Sector", "when_failed": "", "raw": { "value": pending },
+                "flags": { "prefailure": false },
+            }] },
+        });
+        std::fs::write(&says, said.to_string()).unwrap();
+    };
+    // It is asked what it may be asked, of the right device; its status is that of a drive with trouble.
+    let script = format!(
+        "#!/bin/sh\n[ \"$*\" = \"--json --all --nocheck=standby {}\" ] || exit 1\ncat {}\nexit 64\n",
+        disk.device().display(),
+        says.display()
+    );
+    std::fs::write(&smartctl, script).unwrap();
+    std::fs::set_permissions(&smartctl, std::fs::Permissions::from_mode(0o700)).unwrap();
+    say(0, true);
+    let config = lab.dir().join("n2/node.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(&file.display().to_string(), &disk.device().display().to_string());
+    std::fs::write(&config, format!("smartctl = {smartctl:?}\n{text}")).unwrap();
+    let netns = lab.status()["netns"].as_str().unwrap().replace("-sw", "-n2");
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{netns}")).arg(etherpool().get_program());
+    command.args(["node", "--config"]).arg(&config);
+    let node = OwnNode(quiet(command, &lab.dir().join("log/own-node.log")).spawn().unwrap());
+    lab.wait_clean();
+    let health = || {
+        let disks = lab.json(&["disk", "list"]);
+        let disk = disks.as_array().unwrap().iter().find(|disk| disk["name"] == "e2.0").unwrap();
+        disk["health"].clone()
+    };
+    wait_until("the drive says that it is well", || health()["state"] == "good");
+    assert_eq!(health()["temperature_celsius"], 41);
+    assert!(!told.raised().iter().any(|kind| kind.starts_with("disk-")), "{:?}", told.raised());
+
+    let ask_again = || {
+        let pid = node.0.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    say(8, true);
+    ask_again();
+    wait_until("it is told", || told.webhook.has("raised", "disk-ageing"));
+    let text = lab.show(&["pool", "show", "cluster"]);
+    assert!(text.contains("The drive of e2.0 is ageing: 8 sectors that it can't read"), "{text}");
+    let (_, text) = lab.said(&["alert", "list"]);
+    assert!(text.contains("pool evacuate cluster e2.0"), "{text}");
+    let page = told.page();
+    for series in [
+        "etherpool_pool_disk_health{pool=\"cluster\",disk=\"e2.0\",node=\"n2\",health=\"ageing\"} 1",
+        "etherpool_pool_disk_unreadable_sectors{pool=\"cluster\",disk=\"e2.0\",node=\"n2\"} 8",
+        "etherpool_pool_disk_temperature_celsius{pool=\"cluster\",disk=\"e2.0\",node=\"n2\"} 41",
+    ] {
+        assert!(page.contains(series), "{series} isn't in {page}");
+    }
+
+    say(8, false);
+    ask_again();
+    wait_until("that it is worse is told, too", || told.webhook.has("raised", "disk-failing"));
+    wait_until("it is history", || {
+        told.knows(|entry| {
+            entry["event"] == "disk-health"
+                && entry["text"].as_str().is_some_and(|text| text.contains("is failing"))
+        })
+    });
+    // Pulled, nothing is known of it; what is exported next isn't described by it.
+    drop(node);
+    wait_until("nobody knows how it is", || {
+        let disk =
+            lab.pool()["disks"].as_array().unwrap().iter().find(|d| d["name"] == "e2.0").cloned();
+        disk.is_some_and(|disk| disk["state"]["is"] != "usable" && disk["health"].is_null())
+    });
 }

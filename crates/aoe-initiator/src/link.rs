@@ -469,6 +469,7 @@ impl Link {
                 ..base(Verb::Claim)
             },
             Operation::Renew => base(Verb::Status),
+            Operation::AskHealth => base(Verb::Health),
         })
     }
 

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use block::{
-    Access, Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, Holder, Instance, IoError, Lba,
-    Operation, Order, Outcome, SECTOR_BYTES, SectorRange,
+    Access, Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, DriveHealth, Holder, Instance,
+    IoError, Lba, Operation, Order, Outcome, SECTOR_BYTES, SectorRange,
 };
 
 /// Names an operation between call and outcome.
@@ -40,11 +40,12 @@ pub(crate) struct PieceLimits {
 pub(crate) enum PieceAnswer {
     Done,
     Holder(Holder),
+    Health(Box<DriveHealth>),
 }
 
 /// Whether it leaves the sectors as they are, so that it may simply run again.
 pub(crate) fn is_repeatable(operation: &Operation) -> bool {
-    matches!(operation, Operation::Read(_) | Operation::Renew)
+    matches!(operation, Operation::Read(_) | Operation::Renew | Operation::AskHealth)
 }
 
 /// Renewals first: a lease must not run out behind a queue of writes.
@@ -63,6 +64,7 @@ struct Entry {
     is_told: bool,
     data: Option<BufferMut>,
     holder: Option<Holder>,
+    health: Option<Box<DriveHealth>>,
     failure: Option<IoError>,
 }
 
@@ -95,6 +97,7 @@ impl Operations {
             is_told: false,
             data: None,
             holder: None,
+            health: None,
             failure: None,
         };
         self.entries.insert(id, entry);
@@ -181,6 +184,7 @@ impl Operations {
         match answer {
             Ok(PieceAnswer::Done) => {}
             Ok(PieceAnswer::Holder(holder)) => entry.holder = Some(holder),
+            Ok(PieceAnswer::Health(health)) => entry.health = Some(health),
             Err(error) => {
                 entry.failure.get_or_insert(error);
                 entry.unsent.clear();
@@ -316,6 +320,7 @@ impl Entry {
             Operation::Claim(_) | Operation::Renew => {
                 Answer::Holder(self.holder.take().unwrap_or_default())
             }
+            Operation::AskHealth => self.health.take().map_or(Answer::Done, Answer::Health),
             _ => Answer::Done,
         }
     }

@@ -444,9 +444,8 @@ impl Client for Plain {
             Operation::Flush(_) if self.identify.flush => None,
             // A declared disk acknowledges only what is stable; many of those have no flush.
             Operation::Flush(_) if self.options.class != DurabilityClass::Unknown => Some(done),
-            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
-                Some(Err(IoError::Unsupported))
-            }
+            Operation::Flush(_) => Some(Err(IoError::Unsupported)),
+            operation if operation.is_of_server() => Some(Err(IoError::Unsupported)),
             _ => None,
         })
     }

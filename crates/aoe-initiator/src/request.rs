@@ -8,8 +8,8 @@ use block::{Buffer, Epoch, Instant, IoError, Lba, SECTOR_BYTES, SectorRange};
 use super::flight::Kind;
 use super::operations::{Operations, Piece, PieceAnswer};
 use aoe_wire::{
-    HolderPayload, Operation as Verb, SectorMap, SessionReply, SessionRequest, SessionVersion,
-    Status,
+    HealthPayload, HolderPayload, Operation as Verb, SectorMap, SessionReply, SessionRequest,
+    SessionVersion, Status,
 };
 
 /// A request.
@@ -86,7 +86,7 @@ impl Request {
             Verb::Read => Kind::Read,
             Verb::Write if self.durable => Kind::Durable,
             Verb::Write => Kind::Write,
-            Verb::Status => Kind::Quick,
+            Verb::Status | Verb::Health => Kind::Quick,
             _ => Kind::Slow,
         }
     }
@@ -240,6 +240,12 @@ impl Request {
             Verb::Claim | Verb::Status => {
                 HolderPayload::parse(payload).ok().map(|holder| Ok(PieceAnswer::Holder(holder)))
             }
+            Verb::Health => HealthPayload::parse(payload).ok().map(|health| {
+                // A newer target's word for what this one doesn't know.
+                health
+                    .map(|health| PieceAnswer::Health(Box::new(health)))
+                    .ok_or(IoError::Unsupported)
+            }),
             _ => Some(Ok(PieceAnswer::Done)),
         }
     }

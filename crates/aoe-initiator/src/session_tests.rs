@@ -10,7 +10,7 @@ use crate::operations::OperationId;
 use crate::testing::{
     ADDRESS, Faults, Pair, ScriptedTarget, claim, pattern, rand_like::Random, write,
 };
-use aoe_wire::{SessionId, SessionVersion, Status};
+use aoe_wire::{HealthPayload, SessionId, SessionVersion, Status};
 
 const SECTORS: u64 = 4096;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -546,4 +546,31 @@ fn what_cannot_be_done_does_not_spin() {
     pair.server.stuck = Some(Lba(16));
     let id = pair.submit(read(16, 8));
     assert_eq!(pair.outcome(id, 2 * SECOND), Err(IoError::Lost));
+}
+
+#[test]
+fn how_a_drive_is_comes_over_a_bad_wire_or_not_at_all() {
+    let health = block::DriveHealth {
+        state: block::HealthState::Ageing,
+        reason: "7 sectors that it can't read".into(),
+        temperature_celsius: Some(44),
+        wear_percent: None,
+        power_on_hours: Some(5),
+        reallocated: None,
+        unreadable: Some(7),
+    };
+    for seed in 0..8 {
+        let mut pair = pair(seed, 9000);
+        let id = pair.submit(Operation::AskHealth);
+        assert_eq!(pair.outcome(id, 5 * SECOND), Err(IoError::Unsupported), "a former target");
+        let mut told = HealthPayload::emit(&health).to_vec();
+        pair.server.health = Some(Buffer::copy_of(&told));
+        let id = pair.submit(Operation::AskHealth);
+        let answer = pair.outcome(id, 5 * SECOND).unwrap().value;
+        assert_eq!(answer, Answer::Health(Box::new(health.clone())));
+        told[0] = 9;
+        pair.server.health = Some(Buffer::copy_of(&told));
+        let id = pair.submit(Operation::AskHealth);
+        assert_eq!(pair.outcome(id, 5 * SECOND), Err(IoError::Unsupported), "a newer one");
+    }
 }

@@ -73,6 +73,8 @@ pub(crate) struct ScriptedTarget {
     pub frame_bytes_max: usize,
     /// Answers like this to every READ and WRITE.
     pub failing: Option<(Status, u64)>,
+    /// Its answer to HEALTH; none of a target that doesn't know the question.
+    pub health: Option<Buffer>,
     /// Never answers what begins here.
     pub stuck: Option<Lba>,
     pub writes_executed: u64,
@@ -111,6 +113,7 @@ impl ScriptedTarget {
             is_silent: false,
             frame_bytes_max: usize::MAX,
             failing: None,
+            health: None,
             stuck: None,
             writes_executed: 0,
             reads_executed: 0,
@@ -363,6 +366,9 @@ impl ScriptedTarget {
                 self.sessions.remove(&request.session);
             }
             Verb::Flush => {}
+            Verb::Health if self.health.is_some() => {
+                return (Status::Ok, 0, self.health.clone().unwrap_or_else(Buffer::empty));
+            }
             _ => return (Status::Unsupported, 0, Buffer::empty()),
         }
         (Status::Ok, 0, Buffer::empty())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use block::{BlockDevice, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
+use block::{BlockDevice, DriveHealth, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
 use crate::ExportId;
 use crate::fenced::Ownership;
@@ -68,6 +68,8 @@ pub struct ExportOptions {
     pub serial: String,
     /// Serial number of its drive, for those who look for it; empty where that isn't known.
     pub drive_serial: String,
+    /// How its drive is, as far as that is known.
+    pub health: Option<DriveHealth>,
     /// Refuse writes.
     pub read_only: bool,
     /// Answer plain writes before they are on stable storage, and say so in IDENTIFY. What an
@@ -110,6 +112,7 @@ impl ExportOptions {
             name: name.into(),
             serial: format!("{}.{}", address.shelf, address.slot),
             drive_serial: String::new(),
+            health: None,
             read_only: false,
             write_cache: false,
             write_cache_switchable: false,

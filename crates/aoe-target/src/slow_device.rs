@@ -101,7 +101,9 @@ impl SlowDevice {
                 }
                 Effect::Flush
             }
-            Operation::Claim(_) | Operation::Renew => return Err(IoError::Unsupported),
+            Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
+                return Err(IoError::Unsupported);
+            }
         };
         self.effects.borrow_mut().push(effect);
         Ok(answer)

@@ -109,7 +109,7 @@ impl ExportInfo {
 }
 
 /// Cut at a character's border, so that no half of one goes out.
-fn put_text(field: &mut [u8], text: &str) {
+pub(crate) fn put_text(field: &mut [u8], text: &str) {
     let fits = |len: &usize| *len <= field.len();
     let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
     let len = ends.take_while(fits).last().unwrap_or(0);
@@ -122,7 +122,7 @@ fn end_of_text(field: &[u8]) -> usize {
 }
 
 /// Names reach terminals and logs: control characters don't.
-fn text(field: &[u8]) -> String {
+pub(crate) fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(&field[..end_of_text(field)])
         .chars()
         .filter(|c| !c.is_control())

@@ -144,6 +144,8 @@ pub enum Operation {
     Status,
     /// Ends the session.
     Close,
+    /// Asks how the drive is.
+    Health,
     /// Any other.
     Unknown(u8),
 }
@@ -173,6 +175,7 @@ codes!(Operation {
     Claim = 0x15,
     Status = 0x16,
     Close = 0x17,
+    Health = 0x18,
 });
 
 /// A request, or a fragment of one; its payload travels behind.
@@ -497,6 +500,7 @@ impl Raw {
             | Operation::Discard
             | Operation::WriteZeroes
             | Operation::Status
+            | Operation::Health
             | Operation::Close => len == 0,
             Operation::Unknown(_) => true,
         }

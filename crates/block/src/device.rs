@@ -7,8 +7,8 @@ use futures::future::{Either, LocalBoxFuture, join_all};
 use futures::{FutureExt, TryFutureExt};
 
 use crate::{
-    Answer, BLOCK_BYTES, Buffer, BufferMut, Done, Epoch, Instance, IoError, Lba, Operation,
-    OwnerId, SECTOR_BYTES, SectorRange,
+    Answer, BLOCK_BYTES, Buffer, BufferMut, Done, DriveHealth, Epoch, Instance, IoError, Lba,
+    Operation, OwnerId, SECTOR_BYTES, SectorRange,
 };
 
 /// The future of an operation. Dropping it doesn't undo the operation: a write may still happen.
@@ -195,6 +195,14 @@ pub trait BlockDevice {
     /// Asks whether the claimed epoch still is the highest.
     fn renew(&self) -> IoFuture<'static, Holder> {
         submitted(self, Operation::Renew, holder)
+    }
+
+    /// Asks how the drive is, as its machine knows. [`IoError::Unsupported`] where that isn't known.
+    fn health(&self) -> IoFuture<'static, DriveHealth> {
+        submitted(self, Operation::AskHealth, |answer| match answer {
+            Answer::Health(health) => Some(*health),
+            _ => None,
+        })
     }
 }
 

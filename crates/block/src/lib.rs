@@ -10,6 +10,7 @@ mod buffer;
 mod checksum;
 mod device;
 mod error;
+mod health;
 mod histogram;
 mod ids;
 mod memory;
@@ -30,6 +31,7 @@ pub use device::{
     IoFuture, RESTARTS_MAX, most_sectors, read_run, read_seen, write_durably, write_run,
 };
 pub use error::{IoError, RefusalReason};
+pub use health::{DriveHealth, HealthState, REASON_BYTES_MAX};
 pub use histogram::{HISTOGRAM_BUCKETS, Histogram};
 pub use ids::{Epoch, Instance, OwnerId};
 pub use memory::MemoryDevice;

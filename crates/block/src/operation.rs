@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 
-use crate::{Buffer, Claim, Completion, Durability, Holder, Instance, IoError, Lba};
+use crate::{Buffer, Claim, Completion, DriveHealth, Durability, Holder, Instance, IoError, Lba};
 use crate::{SECTOR_BYTES, SectorRange};
 
 /// An operation on a device. Data that is only lent for the time of a call is `&[u8]`.
@@ -35,6 +35,8 @@ pub enum Operation<Data = Buffer> {
     Claim(Claim),
     /// Ask whether the claimed epoch still is the highest.
     Renew,
+    /// Ask how the drive is.
+    AskHealth,
 }
 
 impl<Data: Deref<Target = [u8]>> Operation<Data> {
@@ -47,13 +49,20 @@ impl<Data: Deref<Target = [u8]>> Operation<Data> {
             Operation::Write { start, data, .. } => {
                 SectorRange::new(*start, (data.len() / SECTOR_BYTES) as u64)
             }
-            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => SectorRange::default(),
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
+                SectorRange::default()
+            }
         }
     }
 
     /// Whether it is about sectors.
     pub fn has_range(&self) -> bool {
-        !matches!(self, Operation::Flush(_) | Operation::Claim(_) | Operation::Renew)
+        !matches!(self, Operation::Flush(_)) && !self.is_of_server()
+    }
+
+    /// Whether it is about who has the medium, or how that is: the business of who serves it, not of what is in sectors.
+    pub fn is_of_server(&self) -> bool {
+        matches!(self, Operation::Claim(_) | Operation::Renew | Operation::AskHealth)
     }
 
     /// Whether sectors may have other contents afterwards.
@@ -76,7 +85,10 @@ impl<Data: Deref<Target = [u8]>> Operation<Data> {
             }
             Operation::WriteZeroes { .. } | Operation::Discard(_) => sectors.fill(0),
             Operation::Flush(_) => {}
-            Operation::Write { .. } | Operation::Claim(_) | Operation::Renew => {
+            Operation::Write { .. }
+            | Operation::Claim(_)
+            | Operation::Renew
+            | Operation::AskHealth => {
                 return Err(IoError::Unsupported);
             }
         }
@@ -110,6 +122,8 @@ pub enum Answer {
     Data(Buffer),
     /// Who holds the disk.
     Holder(Holder),
+    /// How the drive is.
+    Health(Box<DriveHealth>),
 }
 
 /// The end of an operation.

@@ -32,7 +32,7 @@ impl<Data: Deref<Target = [u8]>> From<&Operation<Data>> for Access {
     fn from(operation: &Operation<Data>) -> Access {
         match operation {
             Operation::Read(range) => Access::Read(*range),
-            Operation::Flush(_) | Operation::Renew => Access::Free,
+            Operation::Flush(_) | Operation::Renew | Operation::AskHealth => Access::Free,
             Operation::Claim(_) => Access::Barrier,
             _ => Access::Write(operation.range()),
         }

@@ -69,7 +69,7 @@ impl BlockDevice for Window {
     }
 
     fn submit(&self, operation: Operation, done: Done) {
-        if matches!(operation, Operation::Claim(_) | Operation::Renew) {
+        if operation.is_of_server() {
             // A claim of a part would be one of the whole.
             return done(Err(IoError::Unsupported));
         }

@@ -1,6 +1,7 @@
 //! A supervisor's pools, volumes, disks, jobs and alerts as Prometheus reads them. What a supervisor exports by AoE
 //! has [`crate::node::metrics`], as any target.
 
+use block::{DriveHealth, HealthState};
 use pool::{DiskState, JobReport, JobState, PoolDisk, PoolReport, Severity, VolumeReport};
 
 use crate::alerts::{AlertsReport, ChannelReport};
@@ -40,6 +41,7 @@ pub fn metrics(supervisor: &Supervisor<'_>) -> String {
     spares(&mut page, &open);
     scrubs(&mut page, &open);
     disks(&mut page, &open);
+    drives(&mut page, &open);
     volumes(&mut page, &open);
     jobs(&mut page, &open);
     alerts(&mut page, supervisor.alerts);
@@ -206,6 +208,58 @@ fn disks(page: &mut Page, pools: &[&PoolReport]) {
         for (pool, disk) in of() {
             let labels = [("pool", pool.as_str()), ("disk", &disk.name), ("node", &disk.node)];
             page.sample(name, &labels, value(disk));
+        }
+    }
+}
+
+/// What drives say of themselves; no sample of what one doesn't say.
+fn drives(page: &mut Page, pools: &[&PoolReport]) {
+    let of = || {
+        pools.iter().flat_map(|pool| {
+            let disks = pool.disks.iter();
+            disks.filter_map(|disk| Some((pool.name.as_str(), disk, disk.health.as_ref()?)))
+        })
+    };
+    let name = "etherpool_pool_disk_health";
+    page.family(name, "gauge", "1 for how a drive says that it is, 0 for the others.");
+    for (pool, disk, health) in of() {
+        for state in [HealthState::Good, HealthState::Ageing, HealthState::Failing] {
+            let labels = [
+                ("pool", pool),
+                ("disk", &disk.name),
+                ("node", &disk.node),
+                ("health", state.name()),
+            ];
+            page.sample(name, &labels, (health.state == state).into());
+        }
+    }
+    type Value = fn(&DriveHealth) -> Option<u64>;
+    let families: [(&str, &str, Value); 5] = [
+        ("etherpool_pool_disk_temperature_celsius", "Temperature of a drive.", |health| {
+            health.temperature_celsius.map(|celsius| celsius.max(0) as u64)
+        }),
+        (
+            "etherpool_pool_disk_wear_percent",
+            "How much of the writing that it was made for a drive has done.",
+            |health| health.wear_percent.map(u64::from),
+        ),
+        ("etherpool_pool_disk_power_on_hours", "How long a drive was on.", |health| {
+            health.power_on_hours.map(u64::from)
+        }),
+        ("etherpool_pool_disk_reallocated_sectors", "Sectors replaced by spare ones.", |health| {
+            health.reallocated
+        }),
+        ("etherpool_pool_disk_unreadable_sectors", "Sectors that it can't read.", |health| {
+            health.unreadable
+        }),
+    ];
+    for (name, help, value) in families {
+        page.family(name, "gauge", help);
+        for (pool, disk, health) in of() {
+            let labels = [("pool", pool), ("disk", disk.name.as_str()), ("node", &disk.node)];
+            if let Some(value) = value(health) {
+                page.sample(name, &labels, value);
+            }
         }
     }
 }

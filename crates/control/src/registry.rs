@@ -312,6 +312,7 @@ mod tests {
             offline: None,
             serial: String::new(),
             last_seen_secs: None,
+            health: None,
         }
     }
 

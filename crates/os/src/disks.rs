@@ -11,7 +11,7 @@ use block::SECTOR_BYTES;
 
 mod drives;
 
-pub use drives::{DriveSeen, drives, serial_of};
+pub use drives::{DriveSeen, drive_of, drives, serial_of};
 
 /// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]

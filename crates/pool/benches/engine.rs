@@ -161,7 +161,10 @@ impl Counts {
                 self.written_bytes += bytes;
             }
             Operation::Flush(_) => self.flushes += 1,
-            Operation::Discard(_) | Operation::Claim(_) | Operation::Renew => self.others += 1,
+            Operation::Discard(_)
+            | Operation::Claim(_)
+            | Operation::Renew
+            | Operation::AskHealth => self.others += 1,
         }
     }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use block::Instant;
+use block::{HealthState, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::{MetaRecord, Metadata};
@@ -156,7 +156,9 @@ impl PoolEvent {
             | PoolEvent::StructureRepaired { .. }
             | PoolEvent::StructureDamaged { .. }
             | PoolEvent::VolumeSuspended { .. } => Severity::Warning,
-            PoolEvent::Unrepairable { .. } => Severity::Error,
+            PoolEvent::Unrepairable { .. }
+            | PoolEvent::DiskHealth { health: HealthState::Failing, .. } => Severity::Error,
+            PoolEvent::DiskHealth { health: HealthState::Ageing, .. } => Severity::Warning,
             _ => Severity::Info,
         }
     }
@@ -181,6 +183,7 @@ impl PoolEvent {
             PoolEvent::RebuildWaits { pool, disk, .. } => ("rebuild-waits", pool, disk),
             PoolEvent::Resynced { pool, disk, .. } => ("resynced", pool, disk),
             PoolEvent::DiskMoved { pool, disk, .. } => ("disk-moved", pool, disk),
+            PoolEvent::DiskHealth { pool, disk, .. } => ("disk-health", pool, disk),
             PoolEvent::DiskRefused { pool, disk, .. } => {
                 ("disk-refused", pool.as_deref().unwrap_or_default(), disk)
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use block::HealthState;
+
 use crate::report::{PoolEvent, PoolState, ScrubReport};
 
 impl fmt::Display for PoolState {
@@ -128,6 +130,12 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskMoved { pool, disk, from, to, shared } => {
                 write!(f, "pool {pool}: disk {disk} was on {from} and is on {to} now")?;
                 if shared.is_empty() { Ok(()) } else { write!(f, "; {shared}") }
+            }
+            PoolEvent::DiskHealth { pool, disk, health: HealthState::Good, .. } => {
+                write!(f, "pool {pool}: the drive of disk {disk} is well")
+            }
+            PoolEvent::DiskHealth { pool, disk, health, reason } => {
+                write!(f, "pool {pool}: the drive of disk {disk} is {health}: {reason}")
             }
             PoolEvent::DiskRefused { pool, disk, why } => match pool {
                 Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),

@@ -5,6 +5,7 @@ mod event;
 
 use std::collections::BTreeMap;
 
+use block::DriveHealth;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
@@ -28,6 +29,9 @@ pub struct DiskReport {
     /// When it was last there, if it is gone: seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen_secs: Option<u64>,
+    /// How its drive is, as far as its machine knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<DriveHealth>,
     /// Size as the device tells it.
     pub size_bytes: u64,
     /// What is on it: `blank`, `etherpool`, or what was recognised.
@@ -225,6 +229,9 @@ pub struct PoolDisk {
     /// When it took part last, if it doesn't now and that is known: seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen_secs: Option<u64>,
+    /// How its drive is, as far as its machine knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<DriveHealth>,
     /// The size in its label.
     pub size_bytes: u64,
     /// Space not allocated.

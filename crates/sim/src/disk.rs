@@ -451,7 +451,7 @@ impl Disk {
                 self.execute_write(range.start, &zeros(), Durability::Volatile)
             }
             Operation::Discard(_) => Performed::Answered(Ok(Answer::Done)),
-            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
                 Performed::Answered(Err(IoError::Unsupported))
             }
         }

@@ -18,8 +18,8 @@ use crate::stats::{Counter, Moved};
 use crate::trace::{Traced, TracedStatus};
 use aoe_wire::PortId;
 use aoe_wire::{
-    HolderPayload, MacAddr, Operation, ParseError, SectorMap, SessionReply, SessionRequest,
-    SessionVersion, Status,
+    HealthPayload, HolderPayload, MacAddr, Operation, ParseError, SectorMap, SessionReply,
+    SessionRequest, SessionVersion, Status,
 };
 
 /// A session's command that waits for its turn or for the device.
@@ -70,6 +70,8 @@ impl SessionWork {
 enum Verdict {
     /// It is answered with who holds the medium.
     Holder,
+    /// It is answered with how the drive is.
+    Health(Buffer),
     /// It takes its place in the queue.
     Queue(Access),
 }
@@ -137,6 +139,10 @@ pub(crate) fn handle(
         }
         Ok(Verdict::Holder) => {
             let payload = HolderPayload::emit(export.holder(shared.now));
+            export.meter.count(Counter::Others);
+            conclude(export, shared, port, &request, Status::Ok, 0, payload);
+        }
+        Ok(Verdict::Health(payload)) => {
             export.meter.count(Counter::Others);
             conclude(export, shared, port, &request, Status::Ok, 0, payload);
         }
@@ -260,7 +266,8 @@ fn gather(
 fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
     let client = request.header.source;
     let reserved = !export.admits(trusted, client);
-    let looks = matches!(request.operation, Operation::Status | Operation::Unknown(_));
+    let looks =
+        matches!(request.operation, Operation::Status | Operation::Health | Operation::Unknown(_));
     let denied = changes(request) && !export.permits(trusted, AccessOperation::Write, client);
     match denied || reserved && !looks {
         true => Err(IoError::Refused(RefusalReason::AccessDenied)),
@@ -317,6 +324,10 @@ fn judge(
         Operation::Claim if is_known => Ok(Verdict::Holder),
         Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
         Operation::Status => Ok(Verdict::Holder),
+        Operation::Health => {
+            let health = export.options.health.as_ref().ok_or(IoError::Unsupported)?;
+            Ok(Verdict::Health(HealthPayload::emit(health)))
+        }
         Operation::Hello | Operation::Open | Operation::Close | Operation::Unknown(_) => {
             Err(IoError::Unsupported)
         }
@@ -330,7 +341,8 @@ fn check_epoch(
     request: &SessionRequest,
     owner: OwnerId,
 ) -> Result<(), IoError> {
-    let looks = matches!(request.operation, Operation::Read | Operation::Status);
+    let looks =
+        matches!(request.operation, Operation::Read | Operation::Status | Operation::Health);
     if matches!(request.operation, Operation::Unknown(_)) {
         return Err(IoError::Unsupported);
     }
@@ -371,6 +383,11 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         .and_then(|()| judge(export, u32::MAX, &request, work.owner));
     match judged {
         Ok(Verdict::Queue(_)) => {}
+        // It never is in the queue.
+        Ok(Verdict::Health(_)) => {
+            finish(export, shared, work, Err(IoError::Unsupported));
+            return Start::Answered;
+        }
         Ok(Verdict::Holder) => {
             let held = IoValue::Device(Answer::Holder(export.holder(shared.now)));
             let done = Ok(block::Completion::new(export.device.instance, held));
@@ -431,6 +448,8 @@ pub(crate) fn finish(
             (Status::Ok, 0, data)
         }
         Ok(IoValue::Device(Answer::Data(_))) => failure(export, IoError::Medium(range)),
+        // No device is asked for that.
+        Ok(IoValue::Device(Answer::Health(_))) => failure(export, IoError::Unsupported),
         Ok(IoValue::Device(Answer::Holder(_))) => {
             export.meter.count(Counter::Others);
             (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))

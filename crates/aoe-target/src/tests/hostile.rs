@@ -153,6 +153,7 @@ fn session_request() -> impl Strategy<Value = SessionRequest> {
         1 => Just(Operation::Discard),
         1 => Just(Operation::WriteZeroes),
         1 => Just(Operation::Status),
+        1 => Just(Operation::Health),
         1 => Just(Operation::Unknown(0x33)),
     ];
     let numbers = (0u64..12, prop_oneof![9 => 0u64..3, 1 => 0u64..2000], 0u64..1004, 0u32..4);

@@ -1,7 +1,8 @@
 //! What others learn of a disk that has an owner: when that one was last heard, and of the disk itself
 //! labels, votes and the reservation record.
 
-use block::{Epoch, Lba, RefusalReason};
+use aoe_wire::HealthPayload;
+use block::{DriveHealth, Epoch, HealthState, Lba, RefusalReason};
 
 use super::session::{ask, connect, hello, of, opening, read, received, send, send_open};
 use super::*;
@@ -51,6 +52,35 @@ fn the_owners_requests_are_heard_and_nobody_elses() {
     // A renewal is answered with itself.
     let (_, payload) = ask(&mut bench, of(Operation::Status, session, 6, 5), &[]);
     assert_eq!(HolderPayload::parse(&payload).unwrap().heard, Some(Duration::ZERO));
+}
+
+#[test]
+fn everybody_who_looks_hears_how_the_drive_is() {
+    let health = DriveHealth {
+        state: HealthState::Ageing,
+        reason: "3 sectors that it can't read".into(),
+        temperature_celsius: Some(40),
+        wear_percent: None,
+        power_on_hours: None,
+        reallocated: None,
+        unreadable: Some(3),
+    };
+    let told = health.clone();
+    let mut bench = Bench::new(held(5, 1), |options| options.health = Some(told));
+    let (observer, session) = (connect(&mut bench, 8), connect(&mut bench, 1));
+    for request in
+        [of(Operation::Health, observer, 1, OBSERVER), of(Operation::Health, session, 1, 5)]
+    {
+        let (reply, payload) = ask(&mut bench, request, &[]);
+        assert_eq!(reply.status, Status::Ok);
+        assert_eq!(HealthPayload::parse(&payload).unwrap().as_ref(), Some(&health));
+    }
+    let fenced = of(Operation::Health, session, 2, 4);
+    assert_eq!(ask(&mut bench, fenced, &[]).0.status, Status::Fenced);
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let observer = connect(&mut bench, 8);
+    let (reply, payload) = ask(&mut bench, of(Operation::Health, observer, 1, OBSERVER), &[]);
+    assert_eq!((reply.status, payload.len()), (Status::Unsupported, 0), "nobody knows");
 }
 
 #[test]

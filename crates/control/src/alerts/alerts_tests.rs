@@ -155,6 +155,7 @@ fn disk(name: &str) -> PoolDisk {
         offline: None,
         serial: String::new(),
         last_seen_secs: None,
+        health: None,
     }
 }
 

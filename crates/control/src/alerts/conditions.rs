@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use block::{CalendarTime, size::Human, spoken};
+use block::{CalendarTime, DriveHealth, HealthState, size::Human, spoken};
 use pool::{
     DiskState, JobState, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
 };
@@ -48,6 +48,10 @@ pub enum Kind {
     DiskErrors,
     /// A disk is much slower than the pool's others.
     DiskSlow,
+    /// A drive wears out, by what it counts itself.
+    DiskAgeing,
+    /// A drive says itself that it is failing.
+    DiskFailing,
     /// What a disk had isn't rebuilt.
     RebuildWaits,
     /// A job doesn't go on.
@@ -379,11 +383,37 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         };
         found.add(Kind::DiskOffline, about, Severity::Warning, text, &remedy);
     }
+    if let Some(health) = &disk.health {
+        of_drive(found, about, &place, disk, health);
+    }
     if let Some(why) = &disk.rebuild_waits {
         let text = format!("pool {name}: what disk {place} had is not rebuilt: {why}");
         let remedy = format!("see `etherpool pool show {name}`");
         found.add(Kind::RebuildWaits, about, Severity::Warning, text, &remedy);
     }
+}
+
+/// What a drive says of itself: it may go on for years, or die today, so the way out is offered before it must be taken.
+fn of_drive(
+    found: &mut Found,
+    (pool, subject): (Option<&str>, &str),
+    place: &str,
+    disk: &PoolDisk,
+    health: &DriveHealth,
+) {
+    let name = pool.unwrap_or_default();
+    let (kind, severity) = match health.state {
+        HealthState::Good => return,
+        HealthState::Ageing => (Kind::DiskAgeing, Severity::Warning),
+        HealthState::Failing => (Kind::DiskFailing, Severity::Error),
+    };
+    let text =
+        format!("pool {name}: the drive of disk {place} is {}: {}", health.state, health.reason);
+    let remedy = format!(
+        "empty it while it can be read: etherpool pool evacuate {name} {}, or replace {name} {} NEW",
+        disk.name, disk.name
+    );
+    found.add(kind, (pool, subject), severity, text, &remedy);
 }
 
 fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {

@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub after_stop: Vec<String>,
     /// Where Prometheus may ask for metrics, `127.0.0.1:9100`; nowhere by default.
     pub metrics: Option<SocketAddr>,
+    /// The program that says how drives are: `smartctl` by default; the empty text for none.
+    pub smartctl: Option<PathBuf>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
     /// Named lists of MAC addresses, for access lists.
@@ -71,6 +73,7 @@ const OWN_KEYS: &[&str] = &[
     "before-start",
     "after-stop",
     "metrics",
+    "smartctl",
     "drive",
     "groups",
 ];
@@ -242,7 +245,7 @@ mod tests {
         let text = "name = 'n'\nnode-id = '00000000-0000-0000-0000-000000000001'\nshelf = 3\n\
             state-dir = '/s'\nrun-dir = '/r'\nframe-socket = true\nautomatic = true\n\
             scan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
-            metrics = '127.0.0.1:9100'\ninterfaces = ['eth*']\nio = 'buffered'\n\
+            metrics = '127.0.0.1:9100'\nsmartctl = '/s'\ninterfaces = ['eth*']\nio = 'buffered'\n\
             [[drive]]\nmatch = 'x'\nread-ahead = true\n\
             [groups]\nweb = ['02:00:00:00:00:01']\n\
             [access]\nread.accept = ['web']\n\

@@ -5,6 +5,7 @@ mod access;
 mod config;
 mod drive;
 mod etherpopulate;
+mod health;
 mod plan;
 mod report;
 mod settings;
@@ -14,6 +15,7 @@ pub use access::GroupError;
 pub use config::{ExportConfig, NodeConfig, NodeConfigError};
 pub use drive::{DriveConfig, DriveError, DriveNames};
 pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};
+pub use health::drive_health;
 pub use plan::{ExportPlan, MediumPlan, PlanError, PlanProblem, Window, plan_found, share};
 pub use report::{
     CLIENTS_SHOWN_MAX, ClientReport, Counters, ExportReport, PortReport, TargetReport, TraceLine,

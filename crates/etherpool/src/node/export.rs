@@ -14,11 +14,12 @@ use aoe_target::{
 };
 use aoe_target::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
 use aoe_wire::ShelfSlot;
-use block::SECTOR_BYTES;
+use block::{DriveHealth, SECTOR_BYTES};
 use control::node::{ASKING, ExportPlan, ExportStatus};
 use runtime::Notify;
 
 use super::choose::matches;
+use super::health::ASK_EVERY;
 use super::link::Link;
 use super::memory::{ExportMemory, Found, configured};
 use super::open_disks::DiskUse;
@@ -51,6 +52,8 @@ pub struct Export {
     device: RefCell<PathBuf>,
     size_bytes: Cell<u64>,
     running: Cell<Option<ExportId>>,
+    /// How its drive is.
+    health: RefCell<Option<DriveHealth>>,
     /// The disk vanished with writes that were answered before they were on stable storage.
     lost: Cell<bool>,
     stop: Cell<bool>,
@@ -81,6 +84,7 @@ impl Export {
             device: RefCell::default(),
             size_bytes: Cell::new(0),
             running: Cell::new(None),
+            health: RefCell::default(),
             lost: Cell::new(false),
             stop: Cell::new(false),
             wake: Notify::new(),
@@ -289,12 +293,14 @@ impl Export {
             }
         }
         self.changed.set(false);
+        // It may be another disk.
+        self.health.take();
         let mut options = self.options(node, disk, damaged.is_some());
         options.remembered = remembered;
         let device = ExportDevice::Fenced(Rc::new(medium));
         let setup = ExportSetup {
             memory: kept,
-            ata: self.health(node, plan, disk.path()).await,
+            ata: self.pass_through(node, plan, disk.path()).await,
             lost: self.lost.get(),
             ..ExportSetup::new(device, options)
         };
@@ -310,8 +316,8 @@ impl Export {
         Ok((id, damaged))
     }
 
-    /// The way to the disk's health: only for whole disks that have it.
-    async fn health(
+    /// The way to the disk itself: only for whole ATA disks.
+    async fn pass_through(
         &self,
         node: &Node,
         plan: &ExportPlan,
@@ -321,6 +327,25 @@ impl Export {
             return None;
         }
         node.ata.open_apart(path).await.ok().map(|disk| Rc::new(disk) as Rc<dyn AtaPassThrough>)
+    }
+
+    /// Asks how the drive is, whenever another disk is exported and now and then, until the export ends.
+    pub async fn watch_health(&self, node: &Node) {
+        let runtime = node.handle.runtime();
+        let (mut asked, mut due) = (None, runtime.now());
+        while !self.ended.get() {
+            let running = self.running.get();
+            let now = Some((running, node.asker.round()));
+            if running.is_some() && (now != asked || runtime.now() >= due) {
+                (asked, due) = (now, runtime.now() + ASK_EVERY);
+                let health = node.asker.ask(&self.device()).await;
+                if self.running.get() == running && self.health.replace(health.clone()) != health {
+                    self.changed.set(true);
+                    self.wake.notify_all();
+                }
+            }
+            runtime.sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Looks whether the medium is what it was; false if it is to be opened anew.
@@ -356,6 +381,7 @@ impl Export {
         let reach = reach(node, &plan.interfaces);
         let mut options = plan.options(&name, reach, Remembered::default(), &serial);
         options.drive_serial = plan.serial.clone().unwrap_or_else(|| disk.serial().to_owned());
+        options.health = self.health.borrow().clone();
         if closed {
             options.access = AccessPolicy { default: Access::Reject, ..AccessPolicy::default() };
             options.list_editors = ListEditors::Nobody;

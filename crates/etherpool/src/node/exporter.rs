@@ -92,6 +92,7 @@ impl Exporter {
     /// untouched.
     pub fn reload(self: &Rc<Self>, wanted: Wanted) {
         self.node.drives.reload(&wanted.config.drive);
+        self.node.asker.reload(wanted.config.smartctl.as_deref());
         self.judged.borrow_mut().clear();
         let plans: BTreeMap<ShelfSlot, &ExportPlan> =
             wanted.plans.iter().map(|plan| (plan.address, plan)).collect();
@@ -217,6 +218,9 @@ impl Exporter {
         let predecessor = self.exports.borrow_mut().remove(&address);
         let export = Rc::new(Export::new(plan, origin));
         self.exports.borrow_mut().insert(address, Rc::clone(&export));
+        let (watched, watching) = (Rc::clone(&export), Rc::clone(&self.node));
+        let watch = async move { watched.watch_health(&watching).await };
+        self.node.handle.runtime().spawn(watch);
         let (node, exporter) = (Rc::clone(&self.node), Rc::clone(self));
         self.node.handle.runtime().spawn(async move {
             // One address, one medium at a time: the former lets go of its disk first.

@@ -8,6 +8,7 @@ mod choose;
 mod drives;
 mod export;
 mod exporter;
+mod health;
 mod identity;
 mod interfaces;
 mod link;

@@ -27,6 +27,7 @@ use runtime::{Notify, Semaphore};
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
+use super::health::DriveAsker;
 use super::identity::Identity;
 use super::interfaces::{Interfaces, Patterns};
 use super::link;
@@ -80,6 +81,8 @@ pub struct Node {
     pub ata: Rc<AtaDisks>,
     /// Their settings.
     pub drives: Rc<Drives>,
+    /// How they are.
+    pub asker: DriveAsker,
     /// A port came or went.
     pub ports_changed: Notify,
 }
@@ -330,6 +333,7 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
     let ata = Rc::new(AtaDisks::new(handle));
     let node = Node {
         drives: Drives::start(handle, &ata, &config.drive),
+        asker: DriveAsker::new(handle, config.smartctl.as_deref()),
         ata,
         handle: handle.clone(),
         driver: TargetDriver::new(handle.runtime().clone(), identity),

@@ -60,19 +60,39 @@ pub(super) fn drives_in(places: &Places) -> io::Result<Vec<DriveSeen>> {
 /// The serial number of the drive behind a block device, or behind the disk that it is a part of. Reads only what the
 /// kernel knows.
 pub fn serial_of(path: &Path) -> Option<String> {
+    serial_in(&Places::default(), number_of(path)?)
+}
+
+/// Where the disk is opened that a block device is, or is a part of.
+pub fn drive_of(path: &Path) -> Option<PathBuf> {
+    drive_in(&Places::default(), number_of(path)?)
+}
+
+/// A block device's number.
+fn number_of(path: &Path) -> Option<u64> {
     let device = fs::metadata(path).ok()?;
-    let is_block = device.file_type().is_block_device();
-    is_block.then(|| serial_in(&Places::default(), device.rdev())).flatten()
+    device.file_type().is_block_device().then(|| device.rdev())
+}
+
+fn drive_in(places: &Places, device: u64) -> Option<PathBuf> {
+    let whole = whole_in(places, device)?;
+    let name = whole.file_name()?.to_str()?;
+    Some(places.dev.join(name.replace('!', "/")))
 }
 
 fn serial_in(places: &Places, device: u64) -> Option<String> {
+    let whole = whole_in(places, device)?;
+    read_first(&whole, &["device/serial", "serial"]).or_else(|| unit_serial(&whole))
+}
+
+/// The kernel's directory of the disk that a block device is, or is a part of.
+fn whole_in(places: &Places, device: u64) -> Option<PathBuf> {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let directory = fs::canonicalize(places.sys.join(format!("dev/block/{major}:{minor}"))).ok()?;
-    let whole = match directory.join("partition").exists() {
-        true => directory.parent()?,
-        false => &directory,
-    };
-    read_first(whole, &["device/serial", "serial"]).or_else(|| unit_serial(whole))
+    match directory.join("partition").exists() {
+        true => Some(directory.parent()?.to_owned()),
+        false => Some(directory),
+    }
 }
 
 /// SCSI's page 80h, as the kernel read it when the disk appeared: two bytes, a length, the serial

@@ -284,7 +284,7 @@ impl BlockDevice for FileDevice {
     fn submit(&self, operation: Operation, done: Done) {
         match operation {
             Operation::Flush(instance) => self.sync(instance, done),
-            Operation::Claim(_) | Operation::Renew => done(Err(IoError::Unsupported)),
+            operation if operation.is_of_server() => done(Err(IoError::Unsupported)),
             operation if self.shared.is_one_call(&operation) => {
                 calls::begin(&self.shared, operation, done);
             }

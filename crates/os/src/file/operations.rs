@@ -38,7 +38,7 @@ impl Shared {
                     self.syncs.sync().await?;
                 }
             }
-            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew => {
+            Operation::Flush(_) | Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
                 return Err(IoError::Unsupported);
             }
         }

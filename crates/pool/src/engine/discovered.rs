@@ -72,6 +72,7 @@ impl Engine {
             device_name: device.facts.device_name.clone(),
             serial: device.facts.serial.clone(),
             last_seen_secs: None,
+            health: device.health.borrow().clone(),
             size_bytes: device.device.geometry().sectors.saturating_mul(512),
             content,
             pool: pool.map(|label| label.pool_name),
@@ -124,6 +125,7 @@ impl Engine {
                 report.state = PoolState::Opening;
             }
             report.disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
+            self.show_health(&mut report);
             return Some(report);
         }
         let is_ended = self.is_ended(slot.id);
@@ -172,6 +174,7 @@ impl Engine {
             device_name: disk.place.device_name.clone(),
             serial: disk.place.serial.clone(),
             last_seen_secs: None,
+            health: None,
             size_bytes: disk.label.geometry.labelled_bytes(),
             free_bytes: 0,
             state: if is_ended { DiskState::Destroyed } else { DiskState::Seen },
@@ -182,7 +185,7 @@ impl Engine {
             rebuild_waits: None,
             offline: None,
         };
-        Some(PoolReport {
+        let mut report = PoolReport {
             name: slot.name.borrow().clone(),
             id: slot.id.to_string(),
             state,
@@ -199,6 +202,8 @@ impl Engine {
             jobs: Vec::new(),
             scrub: None,
             spare: None,
-        })
+        };
+        self.show_health(&mut report);
+        Some(report)
     }
 }

@@ -38,6 +38,8 @@ pub struct Limits {
     pub rejoin: Duration,
     /// How often a disk that is in no open pool is looked at: others may have done something with it.
     pub look_at_closed: Duration,
+    /// How often is asked how drives are.
+    pub ask_health: Duration,
     /// How often what was written of the metadata is read back, and a copy of it that isn't current is
     /// written anew.
     pub metadata_check: Duration,
@@ -74,6 +76,7 @@ impl Default for Limits {
             claim: Duration::from_secs(10),
             rejoin: Duration::from_millis(500),
             look_at_closed: Duration::from_secs(5),
+            ask_health: Duration::from_secs(20),
             metadata_check: Duration::from_secs(5),
             mark: Duration::from_millis(100),
             destage_idle: Duration::from_secs(1),

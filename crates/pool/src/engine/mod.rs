@@ -39,6 +39,7 @@ mod disk_work;
 mod events;
 mod evict;
 mod format_disk;
+mod health;
 mod history;
 mod import;
 mod init;

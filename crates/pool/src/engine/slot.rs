@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, Epoch, Instant, IoError};
+use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
@@ -57,6 +57,8 @@ pub(super) struct Device {
     /// It waits for the disk that it passes for to be gone (`twins`).
     pub(super) parted: Cell<bool>,
     pub(super) gone: Cell<bool>,
+    /// How its drive is, as far as that is known.
+    pub(super) health: RefCell<Option<DriveHealth>>,
     /// It went, or shall be looked at again.
     poked: Notify,
 }
@@ -147,9 +149,11 @@ impl Engine {
             epoch: Cell::default(),
             parted: Cell::new(false),
             gone: Cell::new(false),
+            health: RefCell::default(),
             poked: Notify::new(),
         });
         self.devices.borrow_mut().insert(name, Rc::clone(&device));
+        self.runtime.spawn(Rc::clone(self).watch_health(Rc::clone(&device)));
         self.runtime.spawn(Rc::clone(self).watch(device));
     }
 

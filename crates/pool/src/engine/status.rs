@@ -94,6 +94,7 @@ impl OpenPool {
             device_name: member.place.borrow().device_name.clone(),
             serial: member.place.borrow().serial.clone(),
             last_seen_secs: self.pool.last_seen_secs(member),
+            health: None,
             size_bytes: member.geometry.labelled_bytes(),
             free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
             state,

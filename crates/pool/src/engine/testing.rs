@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
-    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, DurabilityClass,
-    Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome, OwnerId,
-    SECTOR_BYTES, SectorRange,
+    Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, DriveHealth, Durability,
+    DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome,
+    OwnerId, SECTOR_BYTES, SectorRange,
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -58,6 +58,7 @@ pub(crate) struct TestDisk {
     heard: Cell<Option<Instant>>,
     holder: Cell<Holder>,
     pub(crate) mode: Cell<Mode>,
+    pub(crate) health: RefCell<Option<DriveHealth>>,
     mode_changed: Notify,
     /// Reads that begin in one of these sectors fail.
     pub(crate) bad_sectors: RefCell<BTreeSet<u64>>,
@@ -105,6 +106,7 @@ impl TestDisk {
             heard: Cell::new(None),
             holder: Cell::default(),
             mode: Cell::new(Mode::Well),
+            health: RefCell::default(),
             mode_changed: Notify::new(),
             bad_sectors: RefCell::default(),
             dead_sectors: RefCell::default(),
@@ -285,8 +287,7 @@ impl TestDevice {
     }
 
     fn begin(&self, operation: Operation) -> Begun {
-        let looks_only =
-            matches!(operation, Operation::Read(_) | Operation::Claim(_) | Operation::Renew);
+        let looks_only = matches!(operation, Operation::Read(_)) || operation.is_of_server();
         let is_claim = matches!(operation, Operation::Claim(_));
         match self.disk.mode.get() {
             Mode::Lost => return Begun::Answered(Err(IoError::Lost)),
@@ -344,6 +345,10 @@ impl TestDevice {
             Operation::Renew => {
                 let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
                 Ok(Answer::Holder(Holder { heard, ..self.disk.holder.get() }))
+            }
+            Operation::AskHealth => {
+                let health = self.disk.health.borrow().clone().ok_or(IoError::Unsupported);
+                health.map(|health| Answer::Health(Box::new(health)))
             }
         };
         Begun::Answered(answer.map(|answer| Completion::new(Instance(instance), answer)))

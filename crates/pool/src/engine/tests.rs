@@ -16,6 +16,7 @@ use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod areas;
 mod endings;
+mod health;
 mod history;
 mod in_place;
 mod jobs;

@@ -1,5 +1,6 @@
 //! What happens to pools, as it is told to those who listen.
 
+use block::HealthState;
 use serde::{Deserialize, Serialize};
 
 use super::{PoolState, Replayed, ScrubReport};
@@ -158,6 +159,17 @@ pub enum PoolEvent {
         to: String,
         /// What has copies on that machine twice by now, a sentence; empty if nothing has.
         shared: String,
+    },
+    /// A drive says by what it counts that it is worse than before, or well again.
+    DiskHealth {
+        /// The pool.
+        pool: String,
+        /// The disk.
+        disk: String,
+        /// How it is.
+        health: HealthState,
+        /// Why it isn't good; empty if it is.
+        reason: String,
     },
     /// A disk isn't used.
     DiskRefused {

@@ -190,7 +190,7 @@ impl SimDisk {
             Operation::Flush(instance) if *instance != self.instance => {
                 Some(IoError::Restarted { now: self.instance })
             }
-            Operation::Claim(_) | Operation::Renew => Some(IoError::Unsupported),
+            operation if operation.is_of_server() => Some(IoError::Unsupported),
             _ => None,
         }
     }

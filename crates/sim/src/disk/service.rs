@@ -87,7 +87,10 @@ impl Job {
                 }
             }
             Operation::Flush(_) => Work::Flush,
-            Operation::Discard(_) | Operation::Claim(_) | Operation::Renew => Work::Nothing,
+            Operation::Discard(_)
+            | Operation::Claim(_)
+            | Operation::Renew
+            | Operation::AskHealth => Work::Nothing,
         };
         let range = operation.range();
         Job { work, start_bytes: range.start.byte_offset(), len_bytes: range.len_bytes() }

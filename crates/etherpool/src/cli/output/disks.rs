@@ -1,6 +1,7 @@
 //! Disks and targets.
 
 use block::size::Human;
+use block::{DriveHealth, HealthState};
 use control::api::SeenTarget;
 use pool::{DiskReport, DiskState, PoolDisk, PoolReport};
 
@@ -11,7 +12,8 @@ pub fn disks(disks: &[DiskReport]) -> String {
     if disks.is_empty() {
         return "No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
     }
-    let mut table = table(&["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "STATE"]);
+    let mut table =
+        table(&["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "HEALTH", "STATE"]);
     for disk in disks {
         table.add_row([
             disk.name.clone(),
@@ -21,10 +23,13 @@ pub fn disks(disks: &[DiskReport]) -> String {
             disk.content.clone(),
             or_dash(disk.pool.as_deref()),
             or_dash(disk.owner.as_deref()),
+            health(disk.health.as_ref()),
             whereabouts(disk),
         ]);
     }
-    lines(&table)
+    let mut text = lines(&table);
+    text.extend(disks.iter().filter_map(|disk| health_line(&disk.name, disk.health.as_ref())));
+    text
 }
 
 /// The disks of pools of ours that aren't present, behind those that are.
@@ -60,6 +65,7 @@ fn gone(pool: &PoolReport, disk: &PoolDisk) -> DiskReport {
         device_name: disk.device_name.clone(),
         serial: disk.serial.clone(),
         last_seen_secs: disk.last_seen_secs,
+        health: None,
         size_bytes: disk.size_bytes,
         content: "etherpool".into(),
         pool: Some(pool.name.clone()),
@@ -78,6 +84,17 @@ fn whereabouts(disk: &DiskReport) -> String {
         known.push_str(&format!(", last seen {}", calendar_time(secs)));
     }
     known
+}
+
+/// How a drive says that it is, in a word.
+pub fn health(health: Option<&DriveHealth>) -> String {
+    or_dash(health.map(|health| health.state.name()))
+}
+
+/// Why a drive isn't well, as a line.
+pub fn health_line(name: &str, health: Option<&DriveHealth>) -> Option<String> {
+    let health = health.filter(|health| health.state != HealthState::Good)?;
+    Some(format!("The drive of {name} is {}: {}\n", health.state, health.reason))
 }
 
 /// A disk's state in words.
@@ -129,11 +146,22 @@ mod tests {
         let mut refused = samples::disk("e2.0");
         refused.content = "ext4".into();
         refused.state = DiskState::Refused { why: "label damaged".into() };
-        let text = disks(&[samples::disk("e1.0"), refused]);
+        let mut ageing = samples::disk("e1.0");
+        ageing.health = Some(DriveHealth {
+            state: HealthState::Ageing,
+            reason: "8 sectors that it can't read".into(),
+            temperature_celsius: None,
+            wear_percent: None,
+            power_on_hours: None,
+            reallocated: None,
+            unreadable: Some(8),
+        });
+        let text = disks(&[ageing, refused]);
         let expected = "\
-DISK  SIZE      NODE  DEVICE    CONTENT  POOL  OWNER  STATE
-e1.0  1.00 GiB  n1    /dev/sdb  blank    -     -      free
-e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      refused: label damaged
+DISK  SIZE      NODE  DEVICE    CONTENT  POOL  OWNER  HEALTH  STATE
+e1.0  1.00 GiB  n1    /dev/sdb  blank    -     -      ageing  free
+e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      -       refused: label damaged
+The drive of e1.0 is ageing: 8 sectors that it can't read
 ";
         assert_eq!(text, expected, "\n{text}");
         assert!(disks(&[]).starts_with("No disk"));
@@ -148,7 +176,7 @@ e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      refused: label damaged
         pool.disks[0].last_seen_secs = Some(951_782_399);
         let text = disks(&with_missing(vec![samples::disk("e2.0")], &[pool.clone()]));
         let expected = "\
-e1.0  1.00 GiB  n1    /dev/sda  etherpool  cluster  host   missing, serial WD-123, last seen 2000-02-28 23:59:59
+e1.0  1.00 GiB  n1    /dev/sda  etherpool  cluster  host   -       missing, serial WD-123, last seen 2000-02-28 23:59:59
 ";
         assert!(text.ends_with(expected), "\n{text}");
         let mut listed = samples::disk("e1.0");

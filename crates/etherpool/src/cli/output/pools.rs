@@ -12,7 +12,7 @@ use pool::{
     SpareReport,
 };
 
-use super::disks::disk_state;
+use super::disks::{disk_state, health, health_line};
 use super::jobs::{job_rows, scrub};
 use super::volumes::volume_rows;
 use super::{calendar_time, facts, lines, table};
@@ -74,6 +74,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         "STATE",
         "MISSED",
         "CHECKSUM ERRORS",
+        "HEALTH",
         "VOTE",
     ]);
     for disk in &report.disks {
@@ -86,6 +87,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             disk_state(&disk.state),
             Human(disk.dirty_bytes).to_string(),
             disk.checksum_errors.to_string(),
+            health(disk.health.as_ref()),
             if disk.holds_vote { "yes" } else { "-" }.into(),
         ]);
     }
@@ -95,6 +97,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         if let Some(last) = last_seen(disk).filter(|_| disk.state == DiskState::Missing) {
             text.push_str(&format!("{} is missing: {last}\n", disk.name));
         }
+        text.extend(health_line(&disk.name, disk.health.as_ref()));
         if let Some(offline) = &disk.offline {
             text.push_str(&offline_line(report, disk, offline));
         }
@@ -392,8 +395,8 @@ survives  1 failure
 votes     3 of 3 in reach
 scrub     done 2 days ago: 8.00 KiB read, all of it right; the next one in 5 days
 
-DISK  NODE  SIZE      FREE     ROLE  STATE   MISSED  CHECKSUM ERRORS  VOTE
-e1.0  n1    1.00 GiB  512 MiB  data  usable  0 B     0                yes
+DISK  NODE  SIZE      FREE     ROLE  STATE   MISSED  CHECKSUM ERRORS  HEALTH  VOTE
+e1.0  n1    1.00 GiB  512 MiB  data  usable  0 B     0                -       yes
 
 VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
 v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v

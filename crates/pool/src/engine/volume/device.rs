@@ -179,7 +179,9 @@ impl BlockDevice for VolumeDevice {
                 });
             }
             Operation::Flush(_) => done(Err(IoError::Restarted { now: self.instance() })),
-            Operation::Claim(_) | Operation::Renew => done(Err(IoError::Unsupported)),
+            Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
+                done(Err(IoError::Unsupported))
+            }
         }
     }
 

@@ -1,0 +1,62 @@
+//! How the drives behind the disks are, as their machines tell: asked of every disk that is present, whether it is in a
+//! pool or might be, and shown with it. Nothing is decided by it here: people are told, and may empty the disk.
+
+use std::rc::Rc;
+
+use block::{DriveHealth, HealthState, IoError};
+
+use super::Engine;
+use super::slot::Device;
+use crate::report::{DiskState, PoolEvent, PoolReport};
+
+impl Engine {
+    /// Asks how a device's drive is for as long as the device is there.
+    pub(super) async fn watch_health(self: Rc<Self>, device: Rc<Device>) {
+        // What was told last of it.
+        let mut told = HealthState::Good;
+        while !device.gone.get() {
+            match device.device.health().await {
+                Ok(answer) => {
+                    device.health.replace(Some(answer.value));
+                }
+                // Silent now: it is as it was.
+                Err(IoError::Lost | IoError::Restarted { .. }) => {}
+                Err(_) => {
+                    device.health.take();
+                }
+            }
+            self.tell_health(&device, &mut told);
+            self.runtime.sleep(self.config.limits.ask_health).await;
+        }
+    }
+
+    /// Tells when a drive of an open pool has become worse, or well.
+    fn tell_health(&self, device: &Device, told: &mut HealthState) {
+        let health = device.health.borrow();
+        let Some(health) = health.as_ref().filter(|health| health.state != *told) else { return };
+        let Some((open, _)) = self.open_pool_of(device) else { return };
+        *told = health.state;
+        self.events.tell(PoolEvent::DiskHealth {
+            pool: open.pool.name.clone(),
+            disk: device.facts.name.clone(),
+            health: health.state,
+            reason: health.reason.clone(),
+        });
+    }
+
+    /// How a device's drive is, by the device's name.
+    pub(super) fn health_of(&self, name: &str) -> Option<DriveHealth> {
+        self.devices.borrow().get(name)?.health.borrow().clone()
+    }
+
+    /// Adds to a report how the drives are.
+    pub(super) fn show_health(&self, report: &mut PoolReport) {
+        for disk in &mut report.disks {
+            // At the name of a disk that is missing or refused there may be another one.
+            if matches!(disk.state, DiskState::Missing | DiskState::Refused { .. }) {
+                continue;
+            }
+            disk.health = self.health_of(&disk.name);
+        }
+    }
+}
