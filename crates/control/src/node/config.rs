@@ -260,7 +260,7 @@ mod tests {
         assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
         assert_eq!(config.defaults.io, Some(IoMode::Buffered));
         assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
-        assert_eq!(config.export[0].line, Some(21));
+        assert_eq!(config.export[0].line, Some(22));
     }
 
     #[test]
