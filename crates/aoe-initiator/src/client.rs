@@ -31,6 +31,9 @@ pub(crate) trait Client {
     /// Whether the target is there, so that whoever else answers on this path is an intruder.
     fn defends_against(&self, path: PathId) -> bool;
 
+    /// Whether what opened last at its address was another disk: that one is to be found anew.
+    fn met_another(&self) -> bool;
+
     /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
     fn holder(&self, now: Instant) -> Option<Holder>;
 

@@ -218,14 +218,20 @@ impl Discovery {
         probes.map(Probe::deadline).chain(query).min()
     }
 
-    /// A target that answers queries, while the disk that was found there doesn't: what it has now may be another one.
-    pub fn doubt(&mut self, now: Instant, address: ShelfSlot, path: PathId) {
-        let key = (address, path);
-        let Some(entry) = self.entries.get(&key) else { return };
-        let is_idle = matches!(entry.place, Place::Known | Place::Silent { .. });
-        if is_idle && entry.probed.is_none_or(|at| now >= at + ASK_AGAIN_AFTER) {
-            self.queue(key, false, now);
-        }
+    /// Another disk than the one that was found opened at an address: nobody is known there until all who answer for it
+    /// have said what they are.
+    pub fn doubt(&mut self, now: Instant, address: ShelfSlot) {
+        let is_due = |entry: &Entry| entry.probed.is_none_or(|at| now >= at + ASK_AGAIN_AFTER);
+        let doubted: Vec<Key> = self
+            .entries
+            .iter_mut()
+            .filter(|(key, entry)| key.0 == address && entry.probe.is_none() && is_due(entry))
+            .map(|(key, entry)| {
+                entry.info.kind = None;
+                *key
+            })
+            .collect();
+        doubted.into_iter().for_each(|key| self.queue(key, false, now));
     }
 
     fn ask_soon(&mut self, now: Instant) {

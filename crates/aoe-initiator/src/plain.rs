@@ -409,6 +409,11 @@ impl Client for Plain {
         !self.is_lost() && !self.traffic.outlet.paths.contains(path)
     }
 
+    /// That is asked anew now and then.
+    fn met_another(&self) -> bool {
+        false
+    }
+
     fn holder(&self, _: Instant) -> Option<Holder> {
         None
     }

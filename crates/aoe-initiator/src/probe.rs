@@ -40,6 +40,8 @@ pub enum TargetKind {
 pub(crate) struct Probe {
     path: PathId,
     started: Instant,
+    /// It has answered HELLO.
+    is_ours: bool,
     stage: Stage,
 }
 
@@ -60,7 +62,7 @@ impl Probe {
     pub fn new(now: Instant, address: ShelfSlot, path: PathId, random: &mut Random) -> Probe {
         let incarnation = Incarnation(random16(random.as_mut()));
         let opening = Opening::new(address, incarnation, now, false, random.as_mut());
-        Probe { path, started: now, stage: Stage::Opening(opening) }
+        Probe { path, started: now, is_ours: false, stage: Stage::Opening(opening) }
     }
 
     /// When [`Probe::advance`] has something to do.
@@ -84,7 +86,10 @@ impl Probe {
         if now < self.deadline() {
             return ProbeState::Running;
         }
-        if matches!(&self.stage, Stage::Opening(opening) if opening.tries() >= HELLO_TRIES) {
+        // Who answered HELLO is one of ours, and slow: what it owns it would tell about as a plain disk, too.
+        if matches!(&self.stage, Stage::Opening(opening) if opening.tries() >= HELLO_TRIES)
+            && !self.is_ours
+        {
             self.stage = Stage::Identify { tag: None, tries: 0, next: now };
         }
         let command = match self.stage {
@@ -129,7 +134,7 @@ impl Probe {
                 };
                 match opening.handle_reply(now, &reply, payload, random.as_mut()) {
                     Progress::Stale => return (false, ProbeState::Running),
-                    Progress::Heard => {}
+                    Progress::Heard => self.is_ours = true,
                     Progress::Refused(error) => {
                         return (true, ProbeState::Done(TargetKind::Refused(error)));
                     }

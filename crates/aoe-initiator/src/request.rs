@@ -241,7 +241,7 @@ impl Request {
                 HolderPayload::parse(payload).ok().map(|holder| Ok(PieceAnswer::Holder(holder)))
             }
             Verb::Health => HealthPayload::parse(payload).ok().map(|health| {
-                // A newer target's word for what this one doesn't know.
+                // The target knows nothing, or has a word for it that isn't known here.
                 health
                     .map(|health| PieceAnswer::Health(Box::new(health)))
                     .ok_or(IoError::Unsupported)

@@ -95,6 +95,8 @@ pub struct Session {
     /// doesn't know it and keeps its instance: this number makes it another one for our callers.
     rollbacks: u64,
     is_lost: bool,
+    /// What opened last was another disk.
+    met_another: bool,
     /// Why the target refuses to open.
     denied: Option<IoError>,
     heard: Option<Instant>,
@@ -127,6 +129,7 @@ impl Session {
             instance: None,
             rollbacks: 0,
             is_lost: false,
+            met_another: false,
             denied: None,
             heard: None,
             fruitless: 0,
@@ -211,6 +214,7 @@ impl Session {
             if !same {
                 // Somebody else has this address now. What we hold isn't on that disk.
                 self.traffic.statistics.identity_conflicts += 1;
+                self.met_another = true;
                 self.traffic.outlet.paths.remove(path);
                 self.start_opening(now);
                 return;
@@ -245,6 +249,7 @@ impl Session {
         self.highest = holder.epoch;
         self.instance = Some(shown);
         self.is_lost = false;
+        self.met_another = false;
         self.denied = None;
         self.state = State::Open(Box::new(link));
     }
@@ -376,6 +381,10 @@ impl Client for Session {
 
     fn defends_against(&self, _: PathId) -> bool {
         self.is_open()
+    }
+
+    fn met_another(&self) -> bool {
+        self.met_another
     }
 
     fn holder(&self, now: Instant) -> Option<Holder> {

@@ -563,7 +563,7 @@ fn how_a_drive_is_comes_over_a_bad_wire_or_not_at_all() {
         let mut pair = pair(seed, 9000);
         let id = pair.submit(Operation::AskHealth);
         assert_eq!(pair.outcome(id, 5 * SECOND), Err(IoError::Unsupported), "a former target");
-        let mut told = HealthPayload::emit(&health).to_vec();
+        let mut told = HealthPayload::emit(Some(&health)).to_vec();
         pair.server.health = Some(Buffer::copy_of(&told));
         let id = pair.submit(Operation::AskHealth);
         let answer = pair.outcome(id, 5 * SECOND).unwrap().value;

@@ -68,8 +68,6 @@ pub struct ExportOptions {
     pub serial: String,
     /// Serial number of its drive, for those who look for it; empty where that isn't known.
     pub drive_serial: String,
-    /// How its drive is, as far as that is known.
-    pub health: Option<DriveHealth>,
     /// Refuse writes.
     pub read_only: bool,
     /// Answer plain writes before they are on stable storage, and say so in IDENTIFY. What an
@@ -112,7 +110,6 @@ impl ExportOptions {
             name: name.into(),
             serial: format!("{}.{}", address.shelf, address.slot),
             drive_serial: String::new(),
-            health: None,
             read_only: false,
             write_cache: false,
             write_cache_switchable: false,
@@ -177,6 +174,8 @@ pub(crate) struct Export {
     pub id: ExportId,
     pub options: ExportOptions,
     pub device: DeviceState,
+    /// How its drive is, as far as that is known.
+    pub health: Option<DriveHealth>,
     /// When a request under the accepted epoch was last heard.
     pub owner_heard: Option<Instant>,
     pub abilities: Abilities,
@@ -228,6 +227,7 @@ impl Export {
             id,
             options,
             device,
+            health: None,
             owner_heard: None,
             abilities,
             remembered,

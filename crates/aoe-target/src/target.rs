@@ -8,7 +8,7 @@ use std::time::Duration;
 use aoe_wire::{
     AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, SessionVersion, ShelfSlot,
 };
-use block::{BlockDevice, Holder, Instant};
+use block::{BlockDevice, DriveHealth, Holder, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use runtime::EventQueue;
@@ -324,6 +324,13 @@ impl Target {
     pub fn note_lost(&mut self, id: ExportId) {
         if let Some(export) = self.exports.get_mut(&id) {
             export.plain_lost = true;
+        }
+    }
+
+    /// Notes how an export's drive is, for who asks.
+    pub fn set_health(&mut self, id: ExportId, health: Option<DriveHealth>) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.health = health;
         }
     }
 

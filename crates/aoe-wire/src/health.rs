@@ -46,9 +46,10 @@ impl HealthPayload {
         }))
     }
 
-    /// The payload.
-    pub fn emit(health: &DriveHealth) -> Buffer {
+    /// The payload; of state 0 where nothing is known.
+    pub fn emit(health: Option<&DriveHealth>) -> Buffer {
         let mut bytes = [0; HEALTH_BYTES];
+        let Some(health) = health else { return Buffer::copy_of(&bytes) };
         bytes[STATE] = match health.state {
             HealthState::Good => 1,
             HealthState::Ageing => 2,
@@ -96,13 +97,17 @@ mod tests {
             unreadable: None,
         };
         for health in [worn(), unknown] {
-            assert_eq!(HealthPayload::parse(&HealthPayload::emit(&health)).unwrap(), Some(health));
+            assert_eq!(
+                HealthPayload::parse(&HealthPayload::emit(Some(&health))).unwrap(),
+                Some(health)
+            );
         }
     }
 
     #[test]
     fn what_is_not_known_is_no_health_and_no_length_is_another() {
-        let mut bytes = HealthPayload::emit(&worn()).to_vec();
+        assert_eq!(HealthPayload::parse(&HealthPayload::emit(None)).unwrap(), None);
+        let mut bytes = HealthPayload::emit(Some(&worn())).to_vec();
         for state in [0, 4, 255] {
             bytes[STATE] = state;
             assert_eq!(HealthPayload::parse(&bytes).unwrap(), None);
@@ -115,7 +120,7 @@ mod tests {
     #[test]
     fn a_reason_is_cut_where_a_character_ends() {
         let health = DriveHealth { reason: "\u{e9}".repeat(60), ..worn() };
-        let heard = HealthPayload::parse(&HealthPayload::emit(&health)).unwrap().unwrap();
+        let heard = HealthPayload::parse(&HealthPayload::emit(Some(&health))).unwrap().unwrap();
         assert_eq!(heard.reason, "\u{e9}".repeat(48));
     }
 }

@@ -27,6 +27,11 @@ impl Page {
         self.line(name, labels, None, &value.to_string());
     }
 
+    /// A part of a whole, of one of its families.
+    pub(crate) fn percent(&mut self, name: &str, labels: &[(&str, &str)], percent: u8) {
+        self.line(name, labels, None, &format!("{}.{:02}", percent / 100, percent % 100));
+    }
+
     /// Of a family of histograms.
     pub(crate) fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Histogram) {
         let bucket = format!("{name}_bucket");

@@ -234,17 +234,12 @@ fn drives(page: &mut Page, pools: &[&PoolReport]) {
         }
     }
     type Value = fn(&DriveHealth) -> Option<u64>;
-    let families: [(&str, &str, Value); 5] = [
+    let families: [(&str, &str, Value); 4] = [
         ("etherpool_pool_disk_temperature_celsius", "Temperature of a drive.", |health| {
             health.temperature_celsius.map(|celsius| celsius.max(0) as u64)
         }),
-        (
-            "etherpool_pool_disk_wear_percent",
-            "How much of the writing that it was made for a drive has done.",
-            |health| health.wear_percent.map(u64::from),
-        ),
-        ("etherpool_pool_disk_power_on_hours", "How long a drive was on.", |health| {
-            health.power_on_hours.map(u64::from)
+        ("etherpool_pool_disk_power_on_seconds", "How long a drive was on.", |health| {
+            health.power_on_hours.map(|hours| u64::from(hours) * 3600)
         }),
         ("etherpool_pool_disk_reallocated_sectors", "Sectors replaced by spare ones.", |health| {
             health.reallocated
@@ -260,6 +255,14 @@ fn drives(page: &mut Page, pools: &[&PoolReport]) {
             if let Some(value) = value(health) {
                 page.sample(name, &labels, value);
             }
+        }
+    }
+    let name = "etherpool_pool_disk_wear_ratio";
+    page.family(name, "gauge", "Of the writing that it was made for, what a drive has done.");
+    for (pool, disk, health) in of() {
+        let labels = [("pool", pool), ("disk", disk.name.as_str()), ("node", &disk.node)];
+        if let Some(percent) = health.wear_percent {
+            page.percent(name, &labels, percent);
         }
     }
 }

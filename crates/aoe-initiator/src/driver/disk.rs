@@ -152,6 +152,11 @@ impl RemoteDisk {
         self.client.borrow().defends_against(path)
     }
 
+    /// Whether another disk opened at its address.
+    pub(crate) fn met_another(&self) -> bool {
+        self.client.borrow().met_another()
+    }
+
     /// Who holds it, as it told last.
     pub(crate) fn holder(&self) -> Option<Holder> {
         self.client.borrow().holder(self.handle.now())

@@ -283,10 +283,9 @@ impl Inner {
                 DiscoveryEvent::Seen(address, path) => {
                     let disks = self.disks.borrow();
                     let Some(known) = disks.get(&address) else { continue };
-                    let is_there = known.disk.defends_against(path);
                     known.disk.add_path(path);
-                    if known.disk.has_sessions() && !is_there {
-                        discovery.doubt(now, address, path);
+                    if known.disk.met_another() {
+                        discovery.doubt(now, address);
                     }
                 }
                 DiscoveryEvent::Conflict(info) => {

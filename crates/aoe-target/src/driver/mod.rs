@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Done, Instance, Instant, IoError, Operation, Outcome};
+use block::{BlockDevice, Done, DriveHealth, Instance, Instant, IoError, Operation, Outcome};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{EventQueue, Handle, Notify};
@@ -271,6 +271,11 @@ impl TargetDriver {
         let done = self.inner.target.borrow_mut().set_options(id, options);
         self.inner.work.notify_all();
         done
+    }
+
+    /// Notes how an export's drive is; whoever has a session may ask for it.
+    pub fn set_health(&self, id: ExportId, health: Option<DriveHealth>) {
+        self.inner.target.borrow_mut().set_health(id, health);
     }
 
     /// Whether writes were answered before they were on stable storage, and not flushed since. If the

@@ -324,10 +324,7 @@ fn judge(
         Operation::Claim if is_known => Ok(Verdict::Holder),
         Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
         Operation::Status => Ok(Verdict::Holder),
-        Operation::Health => {
-            let health = export.options.health.as_ref().ok_or(IoError::Unsupported)?;
-            Ok(Verdict::Health(HealthPayload::emit(health)))
-        }
+        Operation::Health => Ok(Verdict::Health(HealthPayload::emit(export.health.as_ref()))),
         Operation::Hello | Operation::Open | Operation::Close | Operation::Unknown(_) => {
             Err(IoError::Unsupported)
         }

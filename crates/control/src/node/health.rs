@@ -6,7 +6,7 @@
 //! often as those without; with many replaced sectors; and where nine tenths of the writing that it was made for are done.
 
 use block::{DriveHealth, HealthState};
-use serde::Deserialize;
+use serde_json::Value;
 
 /// Replaced sectors from which on a drive ages. A few are there in many drives that live for years.
 const REALLOCATED_MANY: u64 = 100;
@@ -30,100 +30,85 @@ const REALLOCATED_SECTORS: u64 = 5;
 const PENDING_SECTORS: u64 = 197;
 const UNCORRECTABLE_SECTORS: u64 = 198;
 
-/// What of the output counts. Fields that a drive doesn't have are missing.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Output {
-    smart_status: Option<Status>,
-    temperature: Option<Temperature>,
-    power_on_time: Option<PowerOnTime>,
-    endurance_used: Option<Endurance>,
-    ata_smart_attributes: Attributes,
-    nvme_smart_health_information_log: Option<NvmeLog>,
-    scsi_grown_defect_list: Option<u64>,
-    scsi_percentage_used_endurance_indicator: Option<u64>,
+/// What smartctl printed. A field that is missing, or of a form that isn't known, says nothing, and hides no other.
+struct Output(Value);
+
+/// An attribute of an ATA drive.
+struct Attribute<'a>(&'a Value);
+
+impl Output {
+    fn number(&self, pointer: &str) -> Option<u64> {
+        self.0.pointer(pointer)?.as_u64()
+    }
+
+    fn has_passed(&self) -> Option<bool> {
+        self.0.pointer("/smart_status/passed")?.as_bool()
+    }
+
+    fn is_nvme(&self) -> bool {
+        self.0.pointer("/nvme_smart_health_information_log").is_some_and(Value::is_object)
+    }
+
+    fn critical_warning(&self) -> u64 {
+        self.number("/nvme_smart_health_information_log/critical_warning").unwrap_or(0)
+    }
+
+    fn attributes(&self) -> impl Iterator<Item = Attribute<'_>> {
+        let table = self.0.pointer("/ata_smart_attributes/table").and_then(Value::as_array);
+        table.into_iter().flatten().map(Attribute)
+    }
+
+    /// The raw value of an attribute.
+    fn raw(&self, id: u64) -> Option<u64> {
+        self.attributes().find(|one| one.0["id"] == id)?.raw()
+    }
 }
 
-#[derive(Debug, Deserialize)]
-struct Status {
-    passed: bool,
-}
+impl Attribute<'_> {
+    /// As smartctl reads it: some drives keep something else in the upper part of the number (`0 (2000 0)`).
+    fn raw(&self) -> Option<u64> {
+        let text = self.0.pointer("/raw/string").and_then(Value::as_str).unwrap_or_default();
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let said = text[..end].parse().ok();
+        said.or_else(|| self.0.pointer("/raw/value")?.as_u64())
+    }
 
-#[derive(Debug, Deserialize)]
-struct Temperature {
-    current: Option<i64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PowerOnTime {
-    hours: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Endurance {
-    current_percent: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Attributes {
-    table: Vec<Attribute>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Attribute {
-    id: u64,
-    name: String,
-    /// `now`, `past` or empty.
-    when_failed: String,
-    flags: Flags,
-    raw: Raw,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Flags {
-    prefailure: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Raw {
-    value: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct NvmeLog {
-    critical_warning: u64,
-    percentage_used: Option<u64>,
-    media_errors: Option<u64>,
+    /// Whether it failed `now`, or in the `past`, and whether the maker says that a failure of it foretells that of the
+    /// drive.
+    fn failed(&self, when: &str, prefailure: bool) -> Option<String> {
+        let foretells = self.0.pointer("/flags/prefailure").and_then(Value::as_bool);
+        let has_failed = self.0["when_failed"] == when && foretells.unwrap_or(false) == prefailure;
+        // A name that a drive's database gives it; no more of it than fits.
+        let name = self.0["name"].as_str().unwrap_or("an attribute");
+        has_failed.then(|| name.chars().filter(|c| !c.is_control()).take(40).collect())
+    }
 }
 
 /// A drive's health by what smartctl printed; none where it says nothing of that: no such drive, one that sleeps, one
 /// that has no SMART.
 pub fn drive_health(output: &[u8]) -> Option<DriveHealth> {
-    let output: Output = serde_json::from_slice(output).ok()?;
-    let nvme = output.nvme_smart_health_information_log.as_ref();
-    let attributes = &output.ata_smart_attributes.table;
-    let raw = |id| attributes.iter().find(|one| one.id == id).map(|one| one.raw.value);
-    let reallocated = raw(REALLOCATED_SECTORS).or(output.scsi_grown_defect_list);
-    let unreadable = raw(PENDING_SECTORS).max(raw(UNCORRECTABLE_SECTORS));
-    let unreadable = unreadable.or(nvme.and_then(|log| log.media_errors));
-    let wear = output.endurance_used.as_ref().and_then(|endurance| endurance.current_percent);
-    let wear = wear.or(nvme.and_then(|log| log.percentage_used));
-    let wear = wear.or(output.scsi_percentage_used_endurance_indicator);
-    let is_known = output.smart_status.is_some()
-        || !attributes.is_empty()
-        || nvme.is_some()
+    let output = Output(serde_json::from_slice(output).ok()?);
+    let reallocated = output.raw(REALLOCATED_SECTORS);
+    let reallocated = reallocated.or_else(|| output.number("/scsi_grown_defect_list"));
+    let unreadable = output.raw(PENDING_SECTORS).max(output.raw(UNCORRECTABLE_SECTORS));
+    let unreadable =
+        unreadable.or_else(|| output.number("/nvme_smart_health_information_log/media_errors"));
+    let wear = [
+        "/endurance_used/current_percent",
+        "/nvme_smart_health_information_log/percentage_used",
+        "/scsi_percentage_used_endurance_indicator",
+    ];
+    let wear = wear.iter().find_map(|pointer| output.number(pointer));
+    let is_known = output.has_passed().is_some()
+        || output.attributes().next().is_some()
+        || output.is_nvme()
         || reallocated.is_some();
     if !is_known {
         return None;
     }
     let (state, reason) = judge(&output, reallocated, unreadable, wear);
-    let temperature = output.temperature.as_ref().and_then(|temperature| temperature.current);
-    let hours = output.power_on_time.as_ref().and_then(|time| time.hours);
+    let temperature = output.0.pointer("/temperature/current").and_then(Value::as_i64);
+    let hours = output.number("/power_on_time/hours");
     Some(DriveHealth {
         state,
         reason,
@@ -143,15 +128,9 @@ fn judge(
     unreadable: Option<u64>,
     wear: Option<u64>,
 ) -> (HealthState, String) {
-    let warning =
-        output.nvme_smart_health_information_log.as_ref().map_or(0, |log| log.critical_warning);
-    let attributes = &output.ata_smart_attributes.table;
-    let failed = |when: &str, prefailure: bool| {
-        let mut failed = attributes
-            .iter()
-            .filter(|one| one.when_failed == when && one.flags.prefailure == prefailure);
-        failed.next().map(|one| one.name.clone())
-    };
+    let warning = output.critical_warning();
+    let failed =
+        |when, prefailure| output.attributes().find_map(|one| one.failed(when, prefailure));
     if warning & !TEMPERATURE_WARNING != 0 {
         let bits = (0..CRITICAL_WARNINGS.len()).filter(|bit| *bit != 1);
         let mut said = bits.filter(|bit| warning >> bit & 1 == 1).map(|bit| CRITICAL_WARNINGS[bit]);
@@ -162,17 +141,14 @@ fn judge(
         return (HealthState::Failing, format!("{name} is at its maker's threshold"));
     }
     // NVMe has no verdict but its warnings.
-    let has_failed = output.smart_status.as_ref().is_some_and(|status| !status.passed);
-    if has_failed && warning == 0 {
+    if output.has_passed() == Some(false) && warning == 0 {
         return (HealthState::Failing, "it expects to fail soon itself".to_owned());
     }
     let reason = if let Some(sectors) = unreadable.filter(|sectors| *sectors > 0) {
-        let what = if output.nvme_smart_health_information_log.is_some() {
-            "errors of its medium"
-        } else {
-            "sectors that it can't read"
-        };
-        format!("{sectors} {what}")
+        match output.is_nvme() {
+            true => format!("{sectors} errors of its medium"),
+            false => format!("{sectors} sectors that it can't read"),
+        }
     } else if let Some(percent) = wear.filter(|percent| *percent >= WEAR_MANY) {
         format!("{percent} % of the writing that it was made for are done")
     } else if let Some(count) = reallocated.filter(|count| *count >= REALLOCATED_MANY) {
@@ -192,7 +168,7 @@ fn judge(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -282,6 +258,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_drive_keeps_in_the_upper_part_of_a_number_is_no_sectors() {
+        let mut disk = ata(&[(5, "Reallocated_Sector_Ct", 131_072_000, "")]);
+        disk["ata_smart_attributes"]["table"][0]["raw"]["string"] = "3 (2000 0)".into();
+        let found = health(&disk);
+        assert_eq!((found.state, found.reallocated), (HealthState::Good, Some(3)));
+        // What is odd hides nothing else.
+        disk["temperature"]["current"] = "warm".into();
+        disk["power_on_time"] = 7.into();
+        disk["ata_smart_attributes"]["table"][0]["when_failed"] = "now".into();
+        let found = health(&disk);
+        assert_eq!((found.state, found.temperature_celsius), (HealthState::Failing, None));
+    }
+
+    #[test]
     fn nvme_says_it_by_warnings() {
         let good = health(&nvme(0, 3, 0));
         assert_eq!((good.state, good.wear_percent), (HealthState::Good, Some(3)));
@@ -326,7 +316,7 @@ mod tests {
             json!({ "power_mode": { "ata_value": 0, "name": "STANDBY" } }),
             json!({ "device": { "type": "scsi" }, "user_capacity": { "bytes": 1 } }),
             json!([]),
-            json!({ "smart_status": "odd" }),
+            json!({ "smart_status": "odd", "ata_smart_attributes": { "table": 7 } }),
         ] {
             assert_eq!(drive_health(nothing.to_string().as_bytes()), None, "{nothing}");
         }

@@ -14,7 +14,7 @@ use aoe_target::{
 };
 use aoe_target::{AtaPassThrough, ExportDevice, ExportSetup, Memory, TargetDriver};
 use aoe_wire::ShelfSlot;
-use block::{DriveHealth, SECTOR_BYTES};
+use block::SECTOR_BYTES;
 use control::node::{ASKING, ExportPlan, ExportStatus};
 use runtime::Notify;
 
@@ -52,8 +52,6 @@ pub struct Export {
     device: RefCell<PathBuf>,
     size_bytes: Cell<u64>,
     running: Cell<Option<ExportId>>,
-    /// How its drive is.
-    health: RefCell<Option<DriveHealth>>,
     /// The disk vanished with writes that were answered before they were on stable storage.
     lost: Cell<bool>,
     stop: Cell<bool>,
@@ -84,7 +82,6 @@ impl Export {
             device: RefCell::default(),
             size_bytes: Cell::new(0),
             running: Cell::new(None),
-            health: RefCell::default(),
             lost: Cell::new(false),
             stop: Cell::new(false),
             wake: Notify::new(),
@@ -293,8 +290,6 @@ impl Export {
             }
         }
         self.changed.set(false);
-        // It may be another disk.
-        self.health.take();
         let mut options = self.options(node, disk, damaged.is_some());
         options.remembered = remembered;
         let device = ExportDevice::Fenced(Rc::new(medium));
@@ -339,9 +334,10 @@ impl Export {
             if running.is_some() && (now != asked || runtime.now() >= due) {
                 (asked, due) = (now, runtime.now() + ASK_EVERY);
                 let health = node.asker.ask(&self.device()).await;
-                if self.running.get() == running && self.health.replace(health.clone()) != health {
-                    self.changed.set(true);
-                    self.wake.notify_all();
+                // One that sleeps, or hangs, is as it said last.
+                let is_news = health.is_some() || !node.asker.is_on();
+                if let Some(id) = running.filter(|id| is_news && self.running.get() == Some(*id)) {
+                    node.driver.set_health(id, health);
                 }
             }
             runtime.sleep(LOOK_EVERY).await;
@@ -381,7 +377,6 @@ impl Export {
         let reach = reach(node, &plan.interfaces);
         let mut options = plan.options(&name, reach, Remembered::default(), &serial);
         options.drive_serial = plan.serial.clone().unwrap_or_else(|| disk.serial().to_owned());
-        options.health = self.health.borrow().clone();
         if closed {
             options.access = AccessPolicy { default: Access::Reject, ..AccessPolicy::default() };
             options.list_editors = ListEditors::Nobody;

@@ -26,8 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(70);
 const ASKED_AT_ONCE: u64 = 4;
 /// More than smartctl prints of any drive.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
-/// Where administrators' programs are, which the path of a service may lack.
-const PLACES: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+/// Where administrators' programs are, also where a service's `PATH` lacks them.
+const PLACES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
 
 type Hanging = Mutex<BTreeSet<PathBuf>>;
 
@@ -72,20 +73,20 @@ impl DriveAsker {
         self.rounds.get()
     }
 
-    /// How the drive is that a device is, or is a part of; none where that can't be told.
+    /// Whether anybody is asked at all.
+    pub fn is_on(&self) -> bool {
+        self.program.borrow().is_some()
+    }
+
+    /// How the drive is that a device is, or is a part of; none where it doesn't tell now.
     pub async fn ask(&self, device: &Path) -> Option<DriveHealth> {
         let program = self.program.borrow().clone()?;
         if lock(&self.hanging).contains(device) {
             return None;
         }
         let _turn = self.turns.acquire(1).await;
-        lock(&self.hanging).insert(device.to_owned());
-        let (path, hanging) = (device.to_owned(), Arc::clone(&self.hanging));
-        let answer = self.handle.blocking(move || {
-            let answer = ask(&program, &path);
-            lock(&hanging).remove(&path);
-            answer
-        });
+        let asked = Asked::begin(&self.hanging, device);
+        let answer = self.handle.blocking(move || ask(&program, &asked.device));
         match runtime::timeout(self.handle.runtime(), PATIENCE, answer).await {
             Ok(Ok(Ok(health))) => health,
             Ok(Ok(Err(error)) | Err(error)) => {
@@ -102,6 +103,25 @@ impl DriveAsker {
     }
 }
 
+/// A drive that is being asked; over when this is dropped, however that comes.
+struct Asked {
+    device: PathBuf,
+    hanging: Arc<Hanging>,
+}
+
+impl Asked {
+    fn begin(hanging: &Arc<Hanging>, device: &Path) -> Asked {
+        lock(hanging).insert(device.to_owned());
+        Asked { device: device.to_owned(), hanging: Arc::clone(hanging) }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        lock(&self.hanging).remove(&self.device);
+    }
+}
+
 fn lock(hanging: &Hanging) -> MutexGuard<'_, BTreeSet<PathBuf>> {
     // A set is whole whenever nobody holds it.
     hanging.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,16 +130,15 @@ fn lock(hanging: &Hanging) -> MutexGuard<'_, BTreeSet<PathBuf>> {
 /// Runs the program.
 fn ask(program: &Path, device: &Path) -> io::Result<Option<DriveHealth>> {
     let Some(drive) = os::disks::drive_of(device) else { return Ok(None) };
-    let path = match std::env::var_os("PATH") {
-        Some(path) => format!("{}:{PLACES}", path.display()),
-        None => PLACES.to_owned(),
+    // By their paths: a child that has to be looked for is made by copying this process, whose memory is locked.
+    let (Some(timeout), Some(program)) = (found(Path::new("timeout")), found(program)) else {
+        return Err(io::Error::other(format!("no {} here", program.display())));
     };
-    let mut child = Command::new("timeout")
+    let mut child = Command::new(timeout)
         .args(["--kill-after=5", LIMIT_SECS])
         .arg(program)
         .args(["--json", "--all", "--nocheck=standby"])
         .arg(&drive)
-        .env("PATH", path)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -130,11 +149,15 @@ fn ask(program: &Path, device: &Path) -> io::Result<Option<DriveHealth>> {
         None => Ok(()),
     };
     // Its status says in bits what the output says in words.
-    let status = child.wait()?;
+    child.wait()?;
     read?;
-    match status.code() {
-        // What `timeout` says where there is no such program.
-        Some(126 | 127) => Err(io::Error::other(format!("{} isn't there", program.display()))),
-        _ => Ok(drive_health(&output)),
+    Ok(drive_health(&output))
+}
+
+/// Where a program is: as it was named, or in one of the places where programs are.
+fn found(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.exists().then(|| program.to_owned());
     }
+    PLACES.iter().map(|place| Path::new(place).join(program)).find(|path| path.exists())
 }

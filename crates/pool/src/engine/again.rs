@@ -41,7 +41,7 @@ impl Volume {
             if blocks == 0 {
                 return Ok(());
             }
-            let log = u64::from(self.log_shape.segments_max) * self.log_shape.segment_bytes;
+            let log = u64::from(self.log_shape.segments_max) * self.largest_segment_bytes();
             let fits = blocks as u64 * 2 * BLOCK_BYTES as u64 <= log / AGAIN_PART;
             if !fits || self.pool.runtime.now() < until {
                 self.wait_for_change().await?;

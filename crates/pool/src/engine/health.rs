@@ -1,9 +1,11 @@
 //! How the drives behind the disks are, as their machines tell: asked of every disk that is present, whether it is in a
 //! pool or might be, and shown with it. Nothing is decided by it here: people are told, and may empty the disk.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use block::{DriveHealth, HealthState, IoError};
+use futures::future::select;
 
 use super::Engine;
 use super::slot::Device;
@@ -12,8 +14,6 @@ use crate::report::{DiskState, PoolEvent, PoolReport};
 impl Engine {
     /// Asks how a device's drive is for as long as the device is there.
     pub(super) async fn watch_health(self: Rc<Self>, device: Rc<Device>) {
-        // What was told last of it.
-        let mut told = HealthState::Good;
         while !device.gone.get() {
             match device.device.health().await {
                 Ok(answer) => {
@@ -25,17 +25,21 @@ impl Engine {
                     device.health.take();
                 }
             }
-            self.tell_health(&device, &mut told);
-            self.runtime.sleep(self.config.limits.ask_health).await;
+            self.tell_health(&device);
+            let pause = self.runtime.sleep(self.config.limits.ask_health);
+            select(pin!(device.poked.notified()), pin!(pause)).await;
         }
     }
 
     /// Tells when a drive of an open pool has become worse, or well.
-    fn tell_health(&self, device: &Device, told: &mut HealthState) {
+    fn tell_health(&self, device: &Device) {
         let health = device.health.borrow();
-        let Some(health) = health.as_ref().filter(|health| health.state != *told) else { return };
-        let Some((open, _)) = self.open_pool_of(device) else { return };
-        *told = health.state;
+        let Some(health) = health.as_ref() else { return };
+        let Some((open, disk)) = self.open_pool_of(device) else { return };
+        let told = self.told_health.borrow_mut().insert(disk, health.state);
+        if health.state == told.unwrap_or(HealthState::Good) {
+            return;
+        }
         self.events.tell(PoolEvent::DiskHealth {
             pool: open.pool.name.clone(),
             disk: device.facts.name.clone(),

@@ -400,7 +400,7 @@ impl Volume {
     }
 
     /// A former program's may be larger than those of today.
-    fn largest_segment_bytes(&self) -> u64 {
+    pub(super) fn largest_segment_bytes(&self) -> u64 {
         let meta = self.pool.meta.borrow();
         let segments = meta.volumes().get(&self.id).map(|volume| volume.log.segments.values());
         let bytes = segments.into_iter().flatten().map(|segment| segment.bytes(meta.shape()));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, Instant, IoError};
+use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, HealthState, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
 
@@ -37,6 +37,8 @@ pub struct Engine {
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
     /// Pools that are no more, with their names: disks of theirs that were away come back.
     pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
+    /// What was told of the drives of pools' disks.
+    pub(super) told_health: RefCell<BTreeMap<DiskId, HealthState>>,
     /// What commands under way are about to use.
     pub(super) taken: Taken,
     /// A device was looked at, or a pool changed its state.
@@ -60,7 +62,7 @@ pub(super) struct Device {
     /// How its drive is, as far as that is known.
     pub(super) health: RefCell<Option<DriveHealth>>,
     /// It went, or shall be looked at again.
-    poked: Notify,
+    pub(super) poked: Notify,
 }
 
 /// A pool that is present.
@@ -130,6 +132,7 @@ impl Engine {
             devices: RefCell::default(),
             slots: RefCell::default(),
             destroyed: RefCell::default(),
+            told_health: RefCell::default(),
             taken: Taken::default(),
             changed: Notify::new(),
             closing: Cell::new(false),

@@ -239,10 +239,11 @@ impl Volume {
         if self.pool.runtime.now().since(since) < self.pool.limits.eviction {
             return None;
         }
+        let shape = self.pool.shape();
         Some(format!(
             "writes wait: no disk that takes part has {} in a row for its log; they go on by themselves \
              once one has: add disks (`etherpool pool extend {}`), or reduce or remove a volume",
-            human(self.log_shape.segment_bytes),
+            human(u64::from(shape.segment_extents()) * shape.extent_bytes()),
             self.pool.name
         ))
     }
