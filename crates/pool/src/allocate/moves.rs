@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::spread::Choice;
-use super::{FreeDisk, Space, Usable, halvings};
+use super::free::{Choice, FreeDisk};
+use super::{Space, Usable, halvings};
 use crate::format::DiskNumber;
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
 use crate::spare::Standing;
@@ -116,12 +116,13 @@ impl MovePlan<'_> {
         let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
         let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
         let accept = |number: DiskNumber, disk: &FreeDisk| {
-            to.is_none_or(|to| to == number)
-                && !domains.contains(&disk.domain)
-                && run.holders().all(|member| member.disk != number)
+            !domains.contains(&disk.domain) && run.holders().all(|member| member.disk != number)
         };
         let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
-        let disk = self.space.choose(self.choice, count, accept, work)?;
+        let disk = match to {
+            Some(to) => Some(to).filter(|to| self.space.fits(*to, count, accept)),
+            None => self.space.choose(self.choice, count, accept, work, 0),
+        }?;
         let first = self.space.take_first(disk, count)?.first;
         self.add_work(run, count, disk);
         Some(Member { disk, first })
