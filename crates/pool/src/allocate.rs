@@ -25,7 +25,7 @@ use crate::metadata::{
     ExtentRange, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace, Volume,
     WIDTH_MAX,
 };
-use free::{Choice, FreeDisk};
+use free::Choice;
 use spread::Shared;
 
 pub(crate) use free::{Space, most_groups};
@@ -192,8 +192,7 @@ pub fn plan_segment(
     let mut places = Vec::new();
     let mut taken_domains = BTreeSet::new();
     while places.len() < usize::from(copies) {
-        let found =
-            space.most_free(SEGMENT_EXTENTS, |_, disk| !taken_domains.contains(&disk.domain));
+        let found = space.most_free(SEGMENT_EXTENTS, |_, domain| !taken_domains.contains(&domain));
         let Some(disk) = found else { break };
         taken_domains.extend(space.domain_of(disk));
         let Some(extents) = space.take_last(disk, SEGMENT_EXTENTS) else { break };
@@ -307,12 +306,10 @@ impl Plan {
         let mut members: Vec<Member> = Vec::new();
         let mut domains = BTreeSet::new();
         for _ in 0..copies {
-            let accept = |number, disk: &FreeDisk| {
-                !domains.contains(&disk.domain) && !avoid.contains(&number)
-            };
-            let cost = |disk| self.shared.with_any(disk, &members);
-            let least = self.shared.least(&members);
-            let found = self.space.choose(choice, len, accept, cost, least);
+            let accept = |number, domain| !domains.contains(&domain) && !avoid.contains(&number);
+            let shared = self.shared.with(&members);
+            let found =
+                self.space.choose(choice, len, accept, |disk| shared.groups(disk), shared.least());
             let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
             let Some((disk, extents)) = taken else {
                 self.give_back(&members, len);

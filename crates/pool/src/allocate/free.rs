@@ -25,18 +25,11 @@ pub(super) enum Choice {
     AnyDomain,
 }
 
-/// A disk's free extents, and where it stands.
+/// A disk's free extents, and its failure domain.
 #[derive(Clone, Debug)]
-pub(super) struct FreeDisk {
-    pub(super) domain: Uuid,
+struct FreeDisk {
+    domain: Uuid,
     free: ExtentSet,
-}
-
-impl FreeDisk {
-    /// Whether so many extents lie in a row.
-    fn has_run(&self, run: u32) -> bool {
-        self.free.first_fit(run).is_some()
-    }
 }
 
 /// How a disk ranks: the domain with the most left comes first, then the disk with the most free extents. The lower
@@ -159,7 +152,7 @@ impl Space {
     pub(super) fn most_free(
         &self,
         run: u32,
-        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+        accept: impl Fn(DiskNumber, Uuid) -> bool,
     ) -> Option<DiskNumber> {
         let needed = Needed { left: u64::from(run), free: 0, run };
         self.search(&needed, accept, |_| 0, 0).map(|found| found.disk.0)
@@ -169,7 +162,12 @@ impl Space {
     fn most_free_in(&self, domain: Uuid, run: u32) -> Option<DiskNumber> {
         let domain = self.domains.get(&domain).filter(|domain| domain.left() >= u64::from(run))?;
         let mut disks = domain.disks.iter().rev().map(|(_, disk)| disk.0);
-        disks.find(|disk| self.disks.get(disk).is_some_and(|disk| disk.has_run(run)))
+        disks.find(|disk| self.has_run(*disk, run))
+    }
+
+    /// Whether a disk has so many free extents in a row.
+    fn has_run(&self, disk: DiskNumber, run: u32) -> bool {
+        self.disks.get(&disk).is_some_and(|disk| disk.free.first_fit(run).is_some())
     }
 
     /// The disk to take of those that have so many free extents in a row. None costs less than `least`.
@@ -177,7 +175,7 @@ impl Space {
         &self,
         choice: Choice,
         run: u32,
-        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+        accept: impl Fn(DiskNumber, Uuid) -> bool,
         cost: impl Fn(DiskNumber) -> u64,
         least: u64,
     ) -> Option<DiskNumber> {
@@ -200,7 +198,7 @@ impl Space {
     fn search(
         &self,
         needed: &Needed,
-        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+        accept: impl Fn(DiskNumber, Uuid) -> bool,
         cost: impl Fn(DiskNumber) -> u64,
         least: u64,
     ) -> Option<Rank> {
@@ -218,12 +216,11 @@ impl Space {
                 if u64::from(*free) < needed.free || is_beaten(best, rank) {
                     break;
                 }
-                let Some(disk) = self.disks.get(&number.0).filter(|disk| accept(number.0, disk))
-                else {
+                if !accept(number.0, *domain) {
                     continue;
-                };
+                }
                 let found = (cost(number.0), Reverse(rank));
-                if best.is_none_or(|best| found < best) && disk.has_run(needed.run) {
+                if best.is_none_or(|best| found < best) && self.has_run(number.0, needed.run) {
                     best = Some(found);
                 }
             }
@@ -236,12 +233,11 @@ impl Space {
         &self,
         disk: DiskNumber,
         run: u32,
-        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
+        accept: impl Fn(DiskNumber, Uuid) -> bool,
     ) -> bool {
-        let left = |id: &Uuid| self.domains.get(id).map_or(0, FreeDomain::left);
-        self.disks.get(&disk).is_some_and(|free| {
-            accept(disk, free) && left(&free.domain) >= u64::from(run) && free.has_run(run)
-        })
+        let domain = self.disks.get(&disk).map(|disk| disk.domain).filter(|id| accept(disk, *id));
+        let left = domain.and_then(|id| self.domains.get(&id)).map_or(0, FreeDomain::left);
+        left >= u64::from(run) && self.has_run(disk, run)
     }
 
     pub(super) fn has(&self, disk: DiskNumber) -> bool {

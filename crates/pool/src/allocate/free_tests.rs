@@ -27,7 +27,7 @@ impl Plain {
     fn candidates(&self, run: u32, refused: &Refused) -> Vec<(DiskNumber, u64, u64)> {
         let domains = self.domains();
         let disks = self.disks.iter().filter(|(number, disk)| {
-            refused.accepts(**number, disk)
+            refused.accepts(**number, disk.domain)
                 && domains[&disk.domain] >= u64::from(run)
                 && disk.free.first_fit(run).is_some()
         });
@@ -78,8 +78,8 @@ struct Refused {
 }
 
 impl Refused {
-    fn accepts(&self, number: DiskNumber, disk: &FreeDisk) -> bool {
-        !self.domains.contains(&disk.domain) && !self.disks.contains(&number)
+    fn accepts(&self, number: DiskNumber, domain: Uuid) -> bool {
+        !self.domains.contains(&domain) && !self.disks.contains(&number)
     }
 }
 
@@ -172,7 +172,7 @@ proptest! {
             for copies in 1..4 {
                 prop_assert_eq!(space.groups_left(copies), plain.groups_left(copies.into()));
             }
-            let accept = |number, disk: &FreeDisk| refused.accepts(number, disk);
+            let accept = |number, domain| refused.accepts(number, domain);
             let chosen = plain.choose(choice, run, &refused, cost);
             prop_assert_eq!(space.choose(choice, run, accept, cost, least), chosen);
             // The bound only saves looking.
