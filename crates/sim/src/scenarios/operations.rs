@@ -65,7 +65,7 @@ pub(super) async fn prepare_extend(stage: Stage) -> Result<Rc<Rig>, Failure> {
 }
 
 /// The disks that the pool is extended by.
-pub(super) const ADDED: [&str; 2] = ["e4.0", "e4.1"];
+pub(super) const ADDED: [&str; 4] = ["e4.0", "e4.1", "e4.2", "e4.3"];
 
 pub(super) async fn extend(rig: Rc<Rig>) -> Result<(), Failure> {
     let disks = ADDED.map(str::to_owned);
