@@ -10,6 +10,7 @@
 //! conflict and not used while the first is around.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use block::Instant;
@@ -21,8 +22,8 @@ use super::paths::{LocalPort, PATHS_MAX, PathId};
 use super::probe::{Probe, ProbeState, TargetKind};
 use aoe_wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, PortId, ShelfSlot};
 
-/// Targets that are remembered.
-pub const TARGETS_MAX: usize = 1024;
+/// Targets that are remembered: a thousand machines of 24 disks, each by two cables.
+pub const TARGETS_MAX: usize = 1 << 16;
 /// Targets that are asked at the same time.
 const PROBES_MAX: usize = 32;
 /// Queries follow each other so quickly at first.
@@ -341,10 +342,8 @@ impl Discovery {
 
     /// Room for one more; false when there is none.
     fn make_room(&mut self, address: ShelfSlot, was_asked: bool) -> bool {
-        let lowest = PathId { port: PortId(0), target: MacAddr::default() };
-        let highest = PathId { port: PortId(u32::MAX), target: MacAddr::BROADCAST };
         // One address has few paths: a hundred MACs for it are no reason to forget the others.
-        let of_address = (address, lowest)..=(address, highest);
+        let of_address = paths_of(address);
         if self.entries.range(of_address.clone()).count() >= 2 * PATHS_MAX {
             let stalest = self
                 .entries
@@ -466,14 +465,20 @@ impl Discovery {
 
     /// Whether somebody else is known, and was lately seen, under this address.
     fn conflicts(&self, now: Instant, key: Key, kind: &TargetKind) -> bool {
-        self.entries.iter().any(|(other, entry)| {
-            other.0 == key.0
-                && other.1 != key.1
+        self.entries.range(paths_of(key.0)).any(|(other, entry)| {
+            other.1 != key.1
                 && !entry.info.is_conflict
                 && now < entry.info.seen + GONE_AFTER
                 && entry.info.kind.as_ref().is_some_and(|known| !is_same_disk(known, kind))
         })
     }
+}
+
+/// All paths to an address.
+fn paths_of(address: ShelfSlot) -> RangeInclusive<Key> {
+    let lowest = PathId { port: PortId(0), target: MacAddr::default() };
+    let highest = PathId { port: PortId(u32::MAX), target: MacAddr::BROADCAST };
+    (address, lowest)..=(address, highest)
 }
 
 /// Whether two answers come from the same disk.

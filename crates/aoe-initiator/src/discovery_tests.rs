@@ -72,7 +72,7 @@ fn a_target_of_ours_is_told_by_its_session_which_is_closed_again() {
     assert_eq!((target.openings, target.sessions()), (1, 0));
 }
 
-/// Thirty thousand announcements of targets that don't exist must neither grow the table nor
+/// A hundred and fifty thousand announcements of targets that don't exist must neither grow the table nor
 /// keep a real one out that answers our query.
 #[test]
 fn a_flood_of_announcements_is_bounded_and_does_not_hide_a_real_target() {
@@ -82,13 +82,13 @@ fn a_flood_of_announcements_is_bounded_and_does_not_hide_a_real_target() {
     let mut now = Instant::default();
     let mut frames = 0;
     let mut tag = 0;
-    for round in 0..30_000u64 {
-        now = now + Duration::from_micros(100);
+    for round in 0..150_000u64 {
+        now = now + Duration::from_micros(20);
         let address = ShelfSlot::new(random.below(60_000) as u16, random.below(250) as u8);
         let mut mac = MacAddr([4, 0, 0, 0, 0, 0]);
         mac.0[1..].copy_from_slice(&random.next().to_be_bytes()[..5]);
         take(&mut discovery, now, &announcement(address, mac, random.next() as u32));
-        if round == 15_000 {
+        if round == 140_000 {
             take(&mut discovery, now, &announcement(ADDRESS, TARGET_MAC, tag));
         }
         if discovery.poll_timeout().is_some_and(|at| at <= now) {

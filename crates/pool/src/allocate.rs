@@ -11,6 +11,7 @@
 //!
 //! Planning changes nothing: it yields records that the caller commits.
 
+mod free;
 mod moves;
 mod spread;
 
@@ -21,12 +22,13 @@ use uuid::Uuid;
 
 use crate::format::{DiskNumber, GenerationId, VolumeId};
 use crate::metadata::{
-    ExtentRange, ExtentSet, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace,
-    Volume, WIDTH_MAX,
+    ExtentRange, GroupRun, Layout, Member, Metadata, Roots, RunKey, SegmentCopyPlace, Volume,
+    WIDTH_MAX,
 };
-use crate::spare::{Kept, Standing};
-use spread::{Choice, Shared};
+use free::Choice;
+use spread::Shared;
 
+pub(crate) use free::{Space, most_groups};
 pub use moves::MovePlan;
 
 /// Groups in a run, at most.
@@ -56,7 +58,7 @@ pub fn stripe_width(metadata: &Metadata, usable: &Usable, layout: Layout) -> u16
     match layout {
         Layout::Mirror(_) => 1,
         Layout::Raid0 => {
-            let disks = Space::new(metadata, usable).disks.len();
+            let disks = metadata.data_disks().filter(|disk| usable.contains(&disk.number)).count();
             u16::try_from(disks).unwrap_or(RAID0_WIDTH_MAX).clamp(1, RAID0_WIDTH_MAX)
         }
     }
@@ -152,7 +154,8 @@ impl Planning<'_> {
 
     fn runs(self, sets: u64) -> Option<Vec<GroupRun>> {
         let generation = self.metadata.counters().generation;
-        let (space, shared) = (self.space, Shared::of(self.metadata));
+        let shared = Shared::of(self.metadata, &self.space);
+        let space = self.space;
         let mut plan = Plan { space, shared, runs: Vec::new(), generation };
         let (mut next, end) = (self.first_set, self.first_set + sets);
         while next < end {
@@ -188,29 +191,13 @@ pub fn plan_segment(
     let mut places = Vec::new();
     let mut taken_domains = BTreeSet::new();
     while places.len() < usize::from(copies) {
-        let found =
-            space.most_free(extents_wanted, |_, disk| !taken_domains.contains(&disk.domain));
+        let found = space.most_free(extents_wanted, |_, domain| !taken_domains.contains(&domain));
         let Some(disk) = found else { break };
         taken_domains.extend(space.domain_of(disk));
         let Some(extents) = space.take_last(disk, extents_wanted) else { break };
         places.push(SegmentCopyPlace { disk, extents });
     }
     if places.is_empty() { Err(NoSpace { available_bytes: 0 }) } else { Ok(places) }
-}
-
-/// A disk's free extents, and where it stands.
-#[derive(Clone, Debug)]
-struct FreeDisk {
-    domain: Uuid,
-    free: ExtentSet,
-}
-
-impl FreeDisk {
-    /// Whether so many extents lie in a row, and may be taken of what the domains have.
-    fn has_room(&self, domains: &BTreeMap<Uuid, u64>, run: u32) -> bool {
-        domains.get(&self.domain).is_some_and(|free| *free >= u64::from(run))
-            && self.free.first_fit(run).is_some()
-    }
 }
 
 /// Segments that the logs may still need in the domains of these disks.
@@ -238,156 +225,6 @@ pub(crate) fn kept_for_logs(
         }
     }
     kept
-}
-
-/// Free space, to try things out on.
-#[derive(Clone, Debug)]
-pub(crate) struct Space {
-    disks: BTreeMap<DiskNumber, FreeDisk>,
-    /// Of each domain so many stay free, wherever they lie.
-    kept: BTreeMap<Uuid, u64>,
-}
-
-impl Space {
-    pub(crate) fn new(metadata: &Metadata, usable: &Usable) -> Space {
-        let disks = metadata.data_disks().filter(|disk| usable.contains(&disk.number));
-        let disks = disks.map(|disk| {
-            let domain = metadata.domain_of(disk);
-            let free = FreeDisk { domain, free: disk.free.clone() };
-            (disk.number, free)
-        });
-        Space { disks: disks.collect(), kept: BTreeMap::new() }
-    }
-
-    /// Leaves what the pool's spare needs. More groups than the answer would be too many for it.
-    fn keep_spare(
-        &mut self,
-        metadata: &Metadata,
-        usable: &Usable,
-        copies: u8,
-        for_new_volume: bool,
-    ) -> u64 {
-        let Some(standing) = Standing::for_growth(metadata, usable, for_new_volume) else {
-            return u64::MAX;
-        };
-        let Kept { extents, groups_left } = standing.kept(&self.domains(), copies);
-        self.keep(extents);
-        groups_left
-    }
-
-    /// Leaves so many extents of each domain, wherever they lie.
-    pub(crate) fn keep(&mut self, extents: BTreeMap<Uuid, u64>) {
-        self.kept = extents;
-    }
-
-    /// Takes out what the logs may still need.
-    pub(crate) fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
-        let extents = metadata.shape().segment_extents();
-        for (domain, segments) in self.kept_for_logs(metadata, for_new_volume) {
-            for _ in 0..segments {
-                let Some(disk) = self.most_free(extents, |_, disk| disk.domain == domain) else {
-                    break;
-                };
-                self.take_last(disk, extents);
-            }
-        }
-    }
-
-    /// Segments that the logs may still need: in each domain as many as a volume may have, for each volume, less
-    /// those that it has there.
-    pub(crate) fn kept_for_logs(
-        &self,
-        metadata: &Metadata,
-        for_new_volume: bool,
-    ) -> BTreeMap<Uuid, u32> {
-        let domains = self.disks.iter().map(|(disk, free)| (*disk, free.domain)).collect();
-        kept_for_logs(metadata, &domains, for_new_volume)
-    }
-
-    /// The disk with the most free extents, `run` of them consecutive, among the acceptable ones. The
-    /// domain with the most free space comes first; the lower number wins where all is equal.
-    fn most_free(
-        &self,
-        run: u32,
-        accept: impl Fn(DiskNumber, &FreeDisk) -> bool,
-    ) -> Option<DiskNumber> {
-        let domains = self.domains();
-        let candidates = self
-            .disks
-            .iter()
-            .filter(|(number, disk)| accept(**number, disk) && disk.has_room(&domains, run));
-        let best = candidates.max_by_key(|(number, disk)| {
-            let domain_free = domains.get(&disk.domain).copied().unwrap_or(0);
-            (domain_free, disk.free.len(), std::cmp::Reverse(**number))
-        });
-        best.map(|(number, _)| *number)
-    }
-
-    fn has(&self, disk: DiskNumber) -> bool {
-        self.disks.contains_key(&disk)
-    }
-
-    fn domain_of(&self, disk: DiskNumber) -> Option<Uuid> {
-        self.disks.get(&disk).map(|disk| disk.domain)
-    }
-
-    /// Groups grow from the front of a disk ...
-    pub(crate) fn take_first(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
-        let free = &mut self.disks.get_mut(&disk)?.free;
-        let extents = free.first_fit(count)?;
-        free.remove(extents).then_some(extents)
-    }
-
-    /// ... and segments, which come and go, from its end, so that they don't break up runs.
-    fn take_last(&mut self, disk: DiskNumber, count: u32) -> Option<ExtentRange> {
-        let free = &mut self.disks.get_mut(&disk)?.free;
-        let extents = free.last_fit(count)?;
-        free.remove(extents).then_some(extents)
-    }
-
-    /// These are taken, wherever they are.
-    pub(crate) fn take(&mut self, disk: DiskNumber, extents: ExtentRange) {
-        if let Some(disk) = self.disks.get_mut(&disk) {
-            disk.free.remove(extents);
-        }
-    }
-
-    pub(crate) fn give_back(&mut self, disk: DiskNumber, extents: ExtentRange) {
-        if let Some(disk) = self.disks.get_mut(&disk) {
-            disk.free.insert(extents);
-        }
-    }
-
-    /// Free extents by domain, without what is to stay free.
-    pub(crate) fn domains(&self) -> BTreeMap<Uuid, u64> {
-        let mut domains: BTreeMap<Uuid, u64> = BTreeMap::new();
-        for disk in self.disks.values() {
-            *domains.entry(disk.domain).or_default() += u64::from(disk.free.len());
-        }
-        for (domain, free) in &mut domains {
-            *free = free.saturating_sub(self.kept.get(domain).copied().unwrap_or(0));
-        }
-        domains
-    }
-
-    /// Groups of so many copies that still fit.
-    fn groups_left(&self, copies: u8) -> u64 {
-        most_groups(&self.domains(), copies)
-    }
-}
-
-/// The most groups with each copy in another domain: the highest T for which the domains hold T × copies
-/// extents when none may give more than T.
-pub(crate) fn most_groups(domains: &BTreeMap<Uuid, u64>, copies: u8) -> u64 {
-    let copies = u64::from(copies.max(1));
-    let total: u64 = domains.values().sum();
-    let (mut low, mut high) = (0, total / copies);
-    while low < high {
-        let groups = high - (high - low) / 2;
-        let held: u64 = domains.values().map(|free| (*free).min(groups)).sum();
-        if held >= groups * copies { low = groups } else { high = groups - 1 }
-    }
-    low
 }
 
 /// Runs under construction.
@@ -468,11 +305,10 @@ impl Plan {
         let mut members: Vec<Member> = Vec::new();
         let mut domains = BTreeSet::new();
         for _ in 0..copies {
-            let accept = |number, disk: &FreeDisk| {
-                !domains.contains(&disk.domain) && !avoid.contains(&number)
-            };
-            let cost = |disk| self.shared.with_any(disk, &members);
-            let found = self.space.choose(choice, len, accept, cost);
+            let accept = |number, domain| !domains.contains(&domain) && !avoid.contains(&number);
+            let shared = self.shared.with(&members);
+            let found =
+                self.space.choose(choice, len, accept, |disk| shared.groups(disk), shared.least());
             let taken = found.and_then(|disk| Some((disk, self.space.take_first(disk, len)?)));
             let Some((disk, extents)) = taken else {
                 self.give_back(&members, len);

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::allocate::{RUN_GROUPS_MAX, Space, Usable, halvings, most_groups};
 use crate::format::{DiskNumber, ExtentNumber, VolumeId};
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, RunKey, Volume};
-use crate::spare::Standing;
+use crate::spare::{Spare, Standing};
 
 /// Disks that differ by no more than this are evenly full.
 pub const EVEN_PERCENT: u64 = 3;
@@ -107,16 +107,19 @@ impl<'a> Rebalancing<'a> {
         Rebalancing::plan(metadata, usable, false)
     }
 
+    /// Whether groups of so many copies can surely be given out as the pool is. That is told without a look at every
+    /// run, which a plan costs.
+    pub fn is_room_for(metadata: &Metadata, usable: &Usable, copies: u8) -> bool {
+        let free = free_of(metadata, &Space::new(metadata, usable));
+        let free = free.into_iter();
+        let free = free.map(|(domain, free)| (domain, u64::try_from(free).unwrap_or(0)));
+        // What moves away leaves more; what a spare needs isn't known here.
+        Spare::of(metadata).is_none() && most_groups(&free.collect(), copies) > 0
+    }
+
     fn plan(metadata: &'a Metadata, usable: &Usable, only_whole: bool) -> Rebalancing<'a> {
         let free_space = Space::new(metadata, usable);
-        let mut free: BTreeMap<Uuid, i64> = BTreeMap::new();
-        for (domain, extents) in free_space.domains() {
-            free.insert(domain, i64::try_from(extents).unwrap_or(i64::MAX));
-        }
-        for (domain, segments) in free_space.kept_for_logs(metadata, false) {
-            *free.entry(domain).or_default() -=
-                i64::from(segments * metadata.shape().segment_extents());
-        }
+        let free = free_of(metadata, &free_space);
         let known = metadata.data_disks().filter(|disk| usable.contains(&disk.number));
         let disks = known.map(|disk| {
             let domain = metadata.domain_of(disk);
@@ -467,6 +470,19 @@ impl<'a> Rebalancing<'a> {
             *self.free.entry(fill.domain).or_default() -= more;
         }
     }
+}
+
+/// Extents of each domain that are free and not kept for logs; less than none where those lack some.
+fn free_of(metadata: &Metadata, space: &Space) -> BTreeMap<Uuid, i64> {
+    let mut free: BTreeMap<Uuid, i64> = BTreeMap::new();
+    for (domain, extents) in space.domains() {
+        free.insert(domain, i64::try_from(extents).unwrap_or(i64::MAX));
+    }
+    for (domain, segments) in space.kept_for_logs(metadata, false) {
+        *free.entry(domain).or_default() -=
+            i64::from(segments * metadata.shape().segment_extents());
+    }
+    free
 }
 
 impl Fill {

@@ -6,9 +6,10 @@
 //! the [`Timeline`]. The *director* is one more executor: it runs the scenario and never dies.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use block::Instant;
@@ -93,9 +94,13 @@ pub struct Clock {
 
 impl Clock {
     fn local(self, world: Instant) -> Instant {
-        let elapsed = u128::from(world.as_nanos().saturating_sub(self.booted.as_nanos()));
-        let rate = (1_000_000 + self.drift_ppm).max(1) as u128;
-        Instant::from_nanos((elapsed * rate / 1_000_000) as u64)
+        let elapsed = world.as_nanos().saturating_sub(self.booted.as_nanos());
+        let rate = (1_000_000 + self.drift_ppm).max(1) as u64;
+        // At each moment for each process: nearly always short numbers do.
+        Instant::from_nanos(match elapsed.checked_mul(rate) {
+            Some(parts) => parts / 1_000_000,
+            None => (u128::from(elapsed) * u128::from(rate) / 1_000_000) as u64,
+        })
     }
 
     /// The first moment of the world at which this clock shows at least `local`.
@@ -107,9 +112,26 @@ impl Clock {
     }
 }
 
+/// The processes, by number, that may have something to do: each that was woken or continued, until it was looked at
+/// and had nothing. (Wakers may be anywhere, so it is shared between threads as far as the compiler knows.)
+#[derive(Default)]
+struct Woken(Mutex<BTreeSet<u64>>);
+
+impl Woken {
+    fn add(&self, process: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(process);
+    }
+
+    fn take(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A simulated process.
 pub struct Process {
+    number: u64,
     name: String,
+    woken: Arc<Woken>,
     clock: Clock,
     executor: RefCell<Option<Rc<Executor>>>,
     paused: Cell<bool>,
@@ -166,6 +188,7 @@ impl Process {
         self.story.tell(&self.name, "continues");
         self.paused.set(false);
         self.stops_after.set(None);
+        self.woken.add(self.number);
     }
 
     /// Whether it is stopped.
@@ -244,8 +267,10 @@ pub struct World {
     timeline: Rc<Timeline>,
     story: Rc<Story>,
     seed: u64,
-    processes: RefCell<Vec<Rc<Process>>>,
+    /// By number, in the order in which they were started.
+    processes: RefCell<BTreeMap<u64, Rc<Process>>>,
     started: Cell<u64>,
+    woken: Arc<Woken>,
     director: Executor,
     random: RefCell<SmallRng>,
 }
@@ -269,6 +294,7 @@ impl World {
             seed,
             processes: RefCell::default(),
             started: Cell::new(0),
+            woken: Arc::default(),
             director: Executor::new(start, fork_seed(seed, "director"), Order::Fifo, || {}),
             random: RefCell::new(fork(seed, "world")),
         })
@@ -301,9 +327,12 @@ impl World {
         self.story.tell(name, "starts");
         let seed = fork_seed(self.seed, &format!("{name}#{number}"));
         let now = clock.local(self.timeline.now());
-        let executor = Executor::new(now, seed, Order::Seeded, || {});
+        let woken = Arc::clone(&self.woken);
+        let executor = Executor::new(now, seed, Order::Seeded, move || woken.add(number));
         let process = Rc::new(Process {
+            number,
             name: name.to_string(),
+            woken: Arc::clone(&self.woken),
             clock,
             executor: RefCell::new(Some(Rc::new(executor))),
             paused: Cell::new(false),
@@ -312,8 +341,8 @@ impl World {
             story: Rc::clone(&self.story),
         });
         let mut processes = self.processes.borrow_mut();
-        processes.retain(|process| process.is_alive());
-        processes.push(Rc::clone(&process));
+        processes.retain(|_, process| process.is_alive());
+        processes.insert(number, Rc::clone(&process));
         process
     }
 
@@ -346,7 +375,7 @@ impl World {
 
     /// Ends every process, so that nothing of this run survives it.
     pub fn end(&self) {
-        for process in self.processes.take() {
+        for process in self.processes.take().into_values() {
             let executor = process.executor.borrow_mut().take();
             if let Some(executor) = executor {
                 executor.clear();
@@ -363,7 +392,7 @@ impl World {
         self.timeline.run_due();
         self.timeline.steps.strike();
         self.director.set_now(now);
-        for process in self.processes.borrow().iter() {
+        for process in self.processes.borrow().values() {
             if let Some(executor) = process.runnable() {
                 process.learn_time(&executor, now);
             }
@@ -378,17 +407,7 @@ impl World {
             }
             self.timeline.run_due();
             self.timeline.steps.strike();
-            let ready: Vec<(Rc<Process>, Rc<Executor>)> = self
-                .processes
-                .borrow()
-                .iter()
-                .filter_map(|process| {
-                    let executor = process.runnable()?;
-                    // A process that was started or continued at this instant learns the time here.
-                    process.learn_time(&executor, now);
-                    executor.has_ready().then(|| (Rc::clone(process), executor))
-                })
-                .collect();
+            let ready = self.ready(now);
             if ready.is_empty() {
                 if self.director.has_ready() {
                     continue;
@@ -406,9 +425,31 @@ impl World {
         }
     }
 
+    /// The processes that have something to do, in the order in which they were started.
+    fn ready(&self, now: Instant) -> Vec<(Rc<Process>, Rc<Executor>)> {
+        let processes = self.processes.borrow();
+        let woken = self.woken.take();
+        let ready = woken.into_iter().filter_map(|number| {
+            let process = processes.get(&number)?;
+            if process.is_paused() {
+                self.woken.add(number);
+                return None;
+            }
+            let executor = process.runnable()?;
+            // A process that was continued at this instant, or has ended a turn of before, learns the time here.
+            process.learn_time(&executor, now);
+            if !executor.has_ready() {
+                return None;
+            }
+            self.woken.add(number);
+            Some((Rc::clone(process), executor))
+        });
+        ready.collect()
+    }
+
     fn next_moment(&self) -> Option<Instant> {
         let processes = self.processes.borrow();
-        let deadlines = processes.iter().filter_map(|process| {
+        let deadlines = processes.values().filter_map(|process| {
             let deadline = process.runnable()?.next_deadline()?;
             Some(process.clock.world(deadline))
         });

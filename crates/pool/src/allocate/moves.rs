@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::spread::Choice;
-use super::{FreeDisk, Space, Usable, halvings};
+use super::free::Choice;
+use super::{Space, Usable, halvings};
 use crate::format::DiskNumber;
 use crate::metadata::{ExtentRange, GroupRun, Member, Metadata, Volume};
 use crate::spare::Standing;
@@ -66,9 +66,11 @@ impl MovePlan<'_> {
         let (mut waiting, mut copies) = (0, 1);
         for volume in volumes {
             let wanted = usize::from(volume.wanted_layout().copies());
-            for run in volume.runs.values().map(|run| self.foreseen(run)) {
-                let positions = run.members.len().max(wanted);
-                let there = run.members.iter().filter(|member| self.space.has(member.disk)).count();
+            for run in volume.runs.values() {
+                let foreseen = run.incoming.map(|_| self.foreseen(run).members);
+                let members = foreseen.as_ref().unwrap_or(&run.members);
+                let there = members.iter().filter(|member| self.space.has(member.disk)).count();
+                let positions = members.len().max(wanted);
                 waiting += u64::from(run.count) * (positions - there) as u64;
                 copies = copies.max(positions);
             }
@@ -115,13 +117,14 @@ impl MovePlan<'_> {
         let others = others.filter(|(index, _)| *index != usize::from(position));
         let disks = others.filter_map(|(_, member)| self.metadata.disks().get(&member.disk));
         let domains: BTreeSet<Uuid> = disks.map(|disk| self.metadata.domain_of(disk)).collect();
-        let accept = |number: DiskNumber, disk: &FreeDisk| {
-            to.is_none_or(|to| to == number)
-                && !domains.contains(&disk.domain)
-                && run.holders().all(|member| member.disk != number)
+        let accept = |number: DiskNumber, domain: Uuid| {
+            !domains.contains(&domain) && run.holders().all(|member| member.disk != number)
         };
         let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
-        let disk = self.space.choose(self.choice, count, accept, work)?;
+        let disk = match to {
+            Some(to) => Some(to).filter(|to| self.space.fits(*to, count, accept)),
+            None => self.space.choose(self.choice, count, accept, work, 0),
+        }?;
         let first = self.space.take_first(disk, count)?.first;
         self.add_work(run, count, disk);
         Some(Member { disk, first })

@@ -13,7 +13,7 @@ use super::format_disk::{Candidate, time_to_prepare};
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::settings::spare_record;
-use super::{CreatePool, DiskPlace, EngineConfig, votes};
+use super::{CreatePool, DiskPlace, EngineConfig, Limits, votes};
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
@@ -186,18 +186,8 @@ impl Creation<'_> {
             Ok(())
         };
         let limits = &self.config.limits;
-        let prepared = disks().map(|(candidate, label)| {
-            let limit = time_to_prepare(limits, label);
-            candidate.in_time(self.runtime, limit, prepare(candidate, label))
-        });
-        join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+        label_all(limits, self.runtime, &self.candidates, labels, prepare).await?;
         let limit = limits.administer;
-        let labelled =
-            disks().map(|(c, label)| c.in_time(self.runtime, limit, c.write_label(label)));
-        join_all(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        let checked =
-            disks().map(|(c, label)| c.in_time(self.runtime, limit, c.check_label(label)));
-        join_all(checked).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
         // Last: a pool that a majority votes for is opened, with whatever disks it has.
         let voters = disks().filter(|(_, label)| holds_vote(label));
         let vote = async |candidate: &Candidate, label: &Label| {
@@ -234,6 +224,27 @@ async fn claim_all(
         candidates.iter().for_each(|candidate| candidate.device.disown());
     }
     claimed
+}
+
+/// Makes devices disks with these labels, all at once; and looks at all, once all are labelled, whether each has its own.
+async fn label_all(
+    limits: &Limits,
+    runtime: &runtime::Handle,
+    candidates: &[Candidate],
+    labels: &[Label],
+    prepare: impl AsyncFn(&Candidate, &Label) -> Result<(), PoolError>,
+) -> Result<(), PoolError> {
+    let disks = || candidates.iter().zip(labels);
+    let prepared = disks().map(|(candidate, label)| {
+        let limit = time_to_prepare(limits, label);
+        candidate.in_time(runtime, limit, prepare(candidate, label))
+    });
+    join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    let limit = limits.administer;
+    let labelled = disks().map(|(c, label)| c.in_time(runtime, limit, c.write_label(label)));
+    join_all(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    let checked = disks().map(|(c, label)| c.in_time(runtime, limit, c.check_label(label)));
+    join_all(checked).await.into_iter().collect()
 }
 
 /// Whether a new disk votes.
@@ -371,34 +382,75 @@ impl OpenPool {
         candidate.geometry_and_area(None, least, extent_bytes)
     }
 
-    /// Adds disks, which have been checked: labelled, then committed, then taken in.
+    /// Adds disks, which have been checked: labelled, then committed, then taken in. All of them or none.
     pub(crate) async fn extend(
         self: &Rc<Self>,
         config: &EngineConfig,
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
-        claim_all(config, &self.pool.runtime, &candidates, self.pool.epoch).await?;
-        for candidate in candidates {
-            self.add_disk(candidate).await?;
-        }
-        Ok(())
-    }
-
-    async fn add_disk(self: &Rc<Self>, candidate: Candidate) -> Result<(), PoolError> {
+        let runtime = &self.pool.runtime;
+        claim_all(config, runtime, &candidates, self.pool.epoch).await?;
+        // Whoever adds others waits for this: they would have the same numbers.
         let adding = self.pool.unless_over(self.adding.acquire(1)).await;
         let adding = adding.map_err(|ended| self.over(ended))?;
-        let (geometry, area) = self.geometry_of(&candidate)?;
-        let random = self.pool.runtime.random_bytes16();
-        let disk = DiskId(uuid::Builder::from_random_bytes(random).into_uuid());
-        let (number, pool) = {
-            let meta = self.pool.meta.borrow();
-            (meta.counters().disk, meta.pool().clone())
+        let first = self.pool.meta.borrow().counters().disk.0;
+        let labels = candidates.iter().zip(first..);
+        let labels = labels.map(|(candidate, number)| self.label_of(candidate, DiskNumber(number)));
+        let labels: Vec<Label> = labels.collect::<Result<_, PoolError>>()?;
+        let prepare = async |candidate: &Candidate, label: &Label| {
+            let prepared = candidate.prepare(label).await;
+            prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))
         };
-        let label = Label {
+        label_all(&self.pool.limits, runtime, &candidates, &labels, prepare).await?;
+        let this = Rc::clone(self);
+        // Whoever gives up waiting for the commit doesn't end it, and what is committed is a member.
+        let commit = self.in_time(async move {
+            let _adding = adding;
+            let records = labels.iter().map(added).collect();
+            this.administer_now(|_| Ok((records, ()))).await?;
+            let members = candidates.into_iter().zip(labels).map(|(candidate, label)| {
+                let member = Member::new(label.number, label.disk, label.geometry);
+                this.pool.members.borrow_mut().insert(label.number, Rc::clone(&member));
+                let Candidate { place, node, device, .. } = candidate;
+                this.attach(&member, place, node, device);
+                member
+            });
+            Ok(members.collect::<Vec<_>>())
+        });
+        let mut members = commit.await?;
+        let usable = async {
+            loop {
+                members.retain(|member| !member.is_usable());
+                if members.is_empty() {
+                    return Ok(());
+                }
+                self.pool.wait_for_change().await?;
+            }
+        };
+        match runtime::timeout(runtime, self.pool.limits.administer, usable).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ended)) => Err(self.over(ended)),
+            Err(_) => {
+                let names: Vec<String> = members.iter().map(|disk| disk.display_name()).collect();
+                Err(PoolError::refused(
+                    names.join(" and "),
+                    "it was added and does not answer now",
+                    "it is taken in once it answers",
+                ))
+            }
+        }
+    }
+
+    /// That of a disk that joins.
+    fn label_of(&self, candidate: &Candidate, number: DiskNumber) -> Result<Label, PoolError> {
+        let (geometry, area) = self.geometry_of(candidate)?;
+        let random = self.pool.runtime.random_bytes16();
+        let pool = self.pool.meta.borrow().pool().clone();
+        Ok(Label {
             features: Features::default(),
             pool: pool.id,
             pool_name: pool.name,
-            disk,
+            disk: DiskId(uuid::Builder::from_random_bytes(random).into_uuid()),
             number,
             geometry,
             area,
@@ -407,44 +459,6 @@ impl OpenPool {
             node_name: cut_name(&candidate.place.node_name),
             first_owner: self.pool.owner,
             vote_disks: self.pool.config.borrow().voters.now.clone(),
-        };
-        let labelled = async {
-            let prepared = candidate.prepare(&label).await;
-            prepared.map_err(|e| PoolError::io("writing to it", &candidate.place.name, e))?;
-            candidate.write_label(&label).await?;
-            candidate.check_label(&label).await
-        };
-        // Whoever adds others waits for this.
-        let limit = time_to_prepare(&self.pool.limits, &label);
-        candidate.in_time(&self.pool.runtime, limit, labelled).await?;
-        let (this, device) = (Rc::clone(self), Rc::clone(&candidate.device));
-        let (place, node) = (candidate.place.clone(), candidate.node);
-        // Whoever gives up waiting for the commit doesn't end it, and what is committed is a member.
-        let commit = self.in_time(async move {
-            let _adding = adding;
-            let added = added(&label);
-            this.administer_now(|_| Ok((vec![added], ()))).await?;
-            let member = Member::new(number, disk, geometry);
-            this.pool.members.borrow_mut().insert(number, Rc::clone(&member));
-            this.attach(&member, place, node, device);
-            Ok(member)
-        });
-        let member = commit.await?;
-        let usable = async {
-            while !member.is_usable() {
-                self.pool.wait_for_change().await?;
-            }
-            Ok(())
-        };
-        let limit = self.pool.limits.administer;
-        match runtime::timeout(&self.pool.runtime, limit, usable).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(ended)) => Err(self.over(ended)),
-            Err(_) => Err(PoolError::refused(
-                &candidate.place.name,
-                "it was added and does not answer now",
-                "it is taken in once it answers",
-            )),
-        }
+        })
     }
 }

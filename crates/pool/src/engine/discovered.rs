@@ -9,6 +9,7 @@ use super::Engine;
 use super::lease::Ended;
 use super::observe::{Content, explain, explain_io};
 use super::open::SeenDisk;
+use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
@@ -83,9 +84,23 @@ impl Engine {
 
     fn in_pool(&self, pool: PoolId) -> Option<InPool> {
         let slot = self.slots.borrow().get(&pool).cloned()?;
-        let report = self.report_slot(&slot)?;
-        let states = report.disks.into_iter().map(|disk| (disk.id, disk.state));
-        Some(InPool { owner: report.owner, states: states.collect() })
+        let open = match &*slot.state.borrow() {
+            SlotState::Open(open) => {
+                Some((open.pool.owner_name.clone(), self.disks_of(&slot, open)))
+            }
+            _ => None,
+        };
+        let told = || self.report_slot(&slot).map(|report| (report.owner, report.disks));
+        let (owner, disks) = open.or_else(told)?;
+        let states = disks.into_iter().map(|disk| (disk.id, disk.state));
+        Some(InPool { owner, states: states.collect() })
+    }
+
+    /// The disks of an open pool, without all else that a report has: that looks at every run of every volume.
+    fn disks_of(&self, slot: &Slot, open: &OpenPool) -> Vec<PoolDisk> {
+        let mut disks = open.disks();
+        disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
+        disks
     }
 
     /// Every pool present, open or not, with what keeps it from being open.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{OwnerId, spoken};
+use futures::future::join_all;
 
 use super::create::{Creation, check_machines, check_name, check_once};
 use super::format_disk::Candidate;
@@ -130,11 +131,9 @@ impl Engine {
         candidates: &[Candidate],
         target: Option<&OpenPool>,
     ) -> Result<Vec<String>, PoolError> {
-        let mut losses = Vec::new();
-        for candidate in candidates {
-            losses.extend(self.check_candidate(candidate, target).await?);
-        }
-        Ok(losses)
+        let checks = candidates.iter().map(|candidate| self.check_candidate(candidate, target));
+        let losses = join_all(checks).await.into_iter().collect::<Result<Vec<_>, PoolError>>();
+        Ok(losses?.into_iter().flatten().collect())
     }
 
     fn candidates(

@@ -54,7 +54,8 @@ impl OpenPool {
     /// Why some of a volume's requests wait, or its replay: parts of it are right on no disk that is
     /// there. A member that is there and behind doesn't count for the regions that it missed.
     pub(super) fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
-        let is_there = |disk| self.is_there(disk);
+        let there = self.disks_there();
+        let is_there = |disk| there.contains(&disk);
         let Lacking { away, behind } = lacking(meta, volume, is_there);
         let log = self.log_lacking(volume, is_there);
         if !log.is_empty() && away.is_empty() {

@@ -18,7 +18,6 @@ use super::missing::lacking;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::NotFit;
-use super::status::nodes;
 use super::volume::Serving;
 use crate::error::PoolError;
 use crate::forecast::{OfflineForecast, OnlineForecast, VolumeSurvival};
@@ -407,22 +406,17 @@ impl OpenPool {
             let id = self.pool.id_of(**disk);
             id.is_some_and(|id| voters.now.contains(&id) && !wanted.contains(&id))
         };
-        let spare = |volume,
-                     without: &BTreeSet<DiskNumber>,
-                     count: fn(&Metadata, &[DiskNumber]) -> usize| {
-            let count = |there: &[DiskNumber]| {
-                let there = there.iter().filter(|disk| !without.contains(disk));
-                count(meta, &there.copied().collect::<Vec<_>>())
-            };
-            self.least_copies(meta, volume, count).saturating_sub(1)
-        };
-        let (none, len) = (BTreeSet::new(), |_: &Metadata, there: &[DiskNumber]| there.len());
-        let volumes = meta.volumes().values().map(|volume| VolumeSurvival {
-            volume: volume.name.clone(),
-            disks: spare(volume, &none, len),
-            nodes: spare(volume, &none, nodes),
-            disks_then: spare(volume, disks, len),
-            nodes_then: spare(volume, disks, nodes),
+        let none = BTreeSet::new();
+        let volumes = meta.volumes().values().map(|volume| {
+            let now = self.least_copies(meta, volume, &none);
+            let then = self.least_copies(meta, volume, disks);
+            VolumeSurvival {
+                volume: volume.name.clone(),
+                disks: now.disks.saturating_sub(1),
+                nodes: now.nodes.saturating_sub(1),
+                disks_then: then.disks.saturating_sub(1),
+                nodes_then: then.nodes.saturating_sub(1),
+            }
         });
         let name = |disk: &DiskNumber| self.pool.disk_name(*disk);
         OfflineForecast {

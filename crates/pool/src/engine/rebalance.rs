@@ -142,9 +142,14 @@ impl OpenPool {
         }
         let copies: BTreeSet<u8> =
             meta.volumes().values().map(|volume| volume.layout.copies()).collect();
-        let mut plan = Rebalancing::new(&meta, &usable);
         let mirrors = copies.into_iter().filter(|copies| *copies > 1);
-        let stuck: Vec<u8> = mirrors.filter(|copies| plan.groups_left(*copies) == 0).collect();
+        let mut stuck: Vec<u8> =
+            mirrors.filter(|copies| !Rebalancing::is_room_for(&meta, &usable, *copies)).collect();
+        if stuck.is_empty() {
+            return None;
+        }
+        let mut plan = Rebalancing::new(&meta, &usable);
+        stuck.retain(|copies| plan.groups_left(*copies) == 0);
         if stuck.is_empty() || plan.free_extents() == 0 {
             return None;
         }

@@ -55,9 +55,16 @@ impl Pool {
         }
     }
 
-    fn members_in_use(&self) -> BTreeSet<DiskNumber> {
-        let members = self.members();
-        members.iter().filter(|member| member.is_usable()).map(|member| member.number).collect()
+    fn members_in_use(&self) -> Vec<DiskNumber> {
+        let members = self.members.borrow();
+        members.values().filter(|member| member.is_usable()).map(|member| member.number).collect()
+    }
+
+    /// Whether these are all of them. That is asked for each group that is copied.
+    fn are_in_use(&self, known: &[DiskNumber]) -> bool {
+        let members = self.members.borrow();
+        let usable = members.values().filter(|member| member.is_usable());
+        usable.map(|member| member.number).eq(known.iter().copied())
     }
 
     /// The groups of which usable members miss something and that may be copied.
@@ -134,8 +141,8 @@ impl OpenPool {
             let may_differ = cleared > known_cleared
                 && (is_short || known_for >= LOOK_AGAIN)
                 && known_for >= self.pool.pause_between_looks();
-            let now_usable = Some(self.pool.members_in_use());
-            if usable != now_usable || may_differ {
+            let is_same = usable.as_ref().is_some_and(|known: &Vec<_>| self.pool.are_in_use(known));
+            if !is_same || may_differ {
                 looked_at = now;
                 let mut in_vain = self.in_vain.borrow_mut();
                 in_vain.retain(|_, at| now.since(*at) < IN_VAIN);
@@ -150,7 +157,8 @@ impl OpenPool {
                         && !is_left_alone(generation)
                 });
                 drop(in_vain);
-                (begun, known_cleared, usable) = (0, cleared, now_usable);
+                (begun, known_cleared) = (0, cleared);
+                usable = Some(self.pool.members_in_use());
                 self.tell_resynced();
             }
             // Whoever asks for something comes first.

@@ -13,7 +13,7 @@ use super::pool::Pool;
 use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
-use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
+use crate::format::{DiskId, DiskNumber, ExtentShape, VolumeId, Voters, majority_of, poorest};
 use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 use crate::stats::{DiskStats, VolumeStats};
@@ -24,18 +24,24 @@ impl OpenPool {
         let pool = &self.pool;
         let meta = pool.meta.borrow();
         let extent_bytes = meta.shape().extent_bytes();
-        let (voters, votes) = self.votes_there();
-        let disk = |member| self.disk(&meta, member, &voters);
-        let disks: Vec<PoolDisk> = pool.members().iter().map(disk).collect();
-        let volumes: Vec<VolumeReport> =
-            self.volumes.borrow().values().filter_map(|v| self.volume_report(&meta, v)).collect();
+        let (_, votes) = self.votes_there();
+        let disks = self.disks();
+        let none = BTreeSet::new();
+        let least = |volume| self.least_copies(&meta, volume, &none);
+        let least: BTreeMap<VolumeId, Copies> =
+            meta.volumes().iter().map(|(id, volume)| (*id, least(volume))).collect();
+        let volumes = self.volumes.borrow();
+        let volumes = volumes
+            .values()
+            .filter_map(|volume| self.volume_report(&meta, volume, *least.get(&volume.id)?));
+        let volumes: Vec<VolumeReport> = volumes.collect();
         let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
         let lease_ok = pool.lease.holds(pool.runtime.now());
         let spare_votes = self.spare_votes(&meta);
         let whole = pool.whole_metadata_copies();
         let metadata = self.domains_there(&meta, whole.iter().map(|member| member.number));
         let spare_metadata = metadata.saturating_sub(1);
-        let survives = self.survives(&meta).min(spare_votes).min(spare_metadata);
+        let survives = self.survives(&meta, &least).min(spare_votes).min(spare_metadata);
         PoolReport {
             name: pool.name.clone(),
             id: pool.id.to_string(),
@@ -54,6 +60,13 @@ impl OpenPool {
             scrub: Some(self.scrub_report(&meta)),
             spare: self.spare_report(&meta),
         }
+    }
+
+    /// Its disks as they stand.
+    pub(super) fn disks(&self) -> Vec<PoolDisk> {
+        let meta = self.pool.meta.borrow();
+        let (voters, _) = self.votes_there();
+        self.pool.members().iter().map(|member| self.disk(&meta, member, &voters)).collect()
     }
 
     fn state(&self, disks: &[PoolDisk], volumes: &[VolumeReport], lease_ok: bool) -> PoolState {
@@ -109,10 +122,17 @@ impl OpenPool {
 
     /// A volume as it stands.
     pub(crate) fn report_of(&self, volume: &Rc<Volume>) -> Option<VolumeReport> {
-        self.volume_report(&self.pool.meta.borrow(), volume)
+        let meta = self.pool.meta.borrow();
+        let least = self.least_copies(&meta, meta.volumes().get(&volume.id)?, &BTreeSet::new());
+        self.volume_report(&meta, volume, least)
     }
 
-    fn volume_report(&self, meta: &Metadata, volume: &Rc<Volume>) -> Option<VolumeReport> {
+    fn volume_report(
+        &self,
+        meta: &Metadata,
+        volume: &Rc<Volume>,
+        least: Copies,
+    ) -> Option<VolumeReport> {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
@@ -136,7 +156,7 @@ impl OpenPool {
             converting_to: known.conversion.map(|conversion| conversion.to.to_string()),
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            degraded: self.volume_copies(meta, known) < copies,
+            degraded: least.domains < copies,
             dirty_bytes: dirty * region,
             resynced_bytes: volume.resynced_bytes.get(),
             repaired_blocks: volume.repaired_blocks.get(),
@@ -144,10 +164,8 @@ impl OpenPool {
             written_bytes: stats.write.bytes + stats.discard.bytes,
             log_bytes: volume.pending.borrow().bytes(),
             log_capacity_bytes: volume.credit.capacity_bytes(),
-            survives_disks: self.least_copies(meta, known, |there| there.len()).saturating_sub(1),
-            survives_nodes: self
-                .least_copies(meta, known, |there| nodes(meta, there))
-                .saturating_sub(1),
+            survives_disks: least.disks.saturating_sub(1),
+            survives_nodes: least.nodes.saturating_sub(1),
             suspended,
             replayed: volume.replayed.get(),
         })
@@ -183,24 +201,31 @@ impl OpenPool {
         Pool::domains(meta, disks.filter(|disk| self.is_there(*disk))) as u32
     }
 
-    /// The least number of complete copies that any part of a volume has now. Copies in one failure
-    /// domain count once.
-    fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
-        self.least_copies(meta, volume, |there| Pool::domains(meta, there.iter().copied()))
+    /// The disks that are there.
+    pub(super) fn disks_there(&self) -> BTreeSet<DiskNumber> {
+        let members = self.pool.members().into_iter().map(|member| member.number);
+        members.filter(|disk| self.is_there(*disk)).collect()
     }
 
-    /// The same where `count` says for how many the disks count that are there.
+    /// The fewest complete copies that any part of a volume has now, but for those on some disks.
     pub(super) fn least_copies(
         &self,
         meta: &Metadata,
         volume: &VolumeMeta,
-        count: impl Fn(&[DiskNumber]) -> usize,
-    ) -> u32 {
+        without: &BTreeSet<DiskNumber>,
+    ) -> Copies {
+        // Looked up once: a volume may have a million runs.
+        let there = self.disks_there().into_iter().filter(|disk| !without.contains(disk));
+        let places: BTreeMap<DiskNumber, (Uuid, Uuid)> = there
+            .filter_map(|number| {
+                let disk = meta.disks().get(&number)?;
+                Some((number, (disk.node, meta.domain_of(disk))))
+            })
+            .collect();
         let there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
-            let there: Vec<DiskNumber> = disks.filter(|disk| self.is_there(*disk)).collect();
-            count(&there) as u32
+            Copies::on(&disks.filter_map(|disk| places.get(&disk).copied()).collect::<Vec<_>>())
         };
-        let mut least = u32::from(volume.layout.copies());
+        let mut least = Copies::of(volume.layout.copies());
         for run in volume.runs.values() {
             least = least.min(there(&mut run.members.iter().map(|member| member.disk)));
         }
@@ -209,7 +234,7 @@ impl OpenPool {
             let whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
             let whole = there(&mut whole.into_iter());
             // Two members that are each behind the other still make one copy together.
-            least = least.min(whole.max(least.min(1)));
+            least = least.min(whole.max(least.min(Copies::of(1))));
         }
         let config = self.pool.config.borrow();
         for segment in volume.log.segments.values() {
@@ -248,19 +273,56 @@ impl OpenPool {
     }
 
     /// How many more machines (or disks) may fail before some volume loses its last copy.
-    fn survives(&self, meta: &Metadata) -> u32 {
-        let volumes = meta.volumes().values();
-        let copies = volumes.map(|volume| self.volume_copies(meta, volume).saturating_sub(1));
+    fn survives(&self, meta: &Metadata, least: &BTreeMap<VolumeId, Copies>) -> u32 {
+        let copies = least.values().map(|least| least.domains.saturating_sub(1));
         // Without volumes only the disks' number counts.
         let domains = self.domains_there(meta, meta.data_disks().map(|disk| disk.number));
         copies.min().unwrap_or(domains.saturating_sub(1))
     }
 }
 
-/// How many machines disks are on.
-pub(super) fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
-    let nodes = disks.iter().filter_map(|disk| Some(meta.disks().get(disk)?.node));
-    nodes.collect::<BTreeSet<Uuid>>().len()
+/// Copies: those of the same machine or failure domain count once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copies {
+    pub(super) disks: u32,
+    pub(super) nodes: u32,
+    domains: u32,
+}
+
+impl Copies {
+    fn of(copies: u8) -> Copies {
+        let copies = u32::from(copies);
+        Copies { disks: copies, nodes: copies, domains: copies }
+    }
+
+    /// On disks of these machines and domains.
+    fn on(places: &[(Uuid, Uuid)]) -> Copies {
+        let different = |of: fn(&(Uuid, Uuid)) -> Uuid| {
+            let all = places.iter().enumerate();
+            all.filter(|(at, place)| places[..*at].iter().all(|p| of(p) != of(place))).count()
+        };
+        Copies {
+            disks: places.len() as u32,
+            nodes: different(|(node, _)| *node) as u32,
+            domains: different(|(_, domain)| *domain) as u32,
+        }
+    }
+
+    fn min(self, other: Copies) -> Copies {
+        self.both(other, u32::min)
+    }
+
+    fn max(self, other: Copies) -> Copies {
+        self.both(other, u32::max)
+    }
+
+    fn both(self, other: Copies, of: fn(u32, u32) -> u32) -> Copies {
+        Copies {
+            disks: of(self.disks, other.disks),
+            nodes: of(self.nodes, other.nodes),
+            domains: of(self.domains, other.domains),
+        }
+    }
 }
 
 /// How many failure domains may be lost before those of a list that `are` there are no majority of it.

@@ -424,7 +424,7 @@ mod tests {
             let shape = ExtentShape::new(mib << 20).unwrap();
             assert_eq!(shape.segment_extents(), extents, "{mib} MiB");
             assert_eq!(shape.segment_bytes(extents), segment_mib << 20);
-            assert_eq!(shape.segment_bytes(2), 2 * mib << 20, "a former program's too");
+            assert_eq!(shape.segment_bytes(2), (2 * mib) << 20, "a former program's too");
         }
         for bad in [0, 4096, 5 << 20, 1 << 40] {
             assert_eq!(ExtentShape::new(bad), None);

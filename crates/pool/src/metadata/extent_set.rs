@@ -49,13 +49,8 @@ impl ExtentSet {
 
     /// Takes a range out; `false`, and nothing is changed, unless all of it is in.
     pub fn remove(&mut self, range: ExtentRange) -> bool {
-        if !self.contains(range) {
-            return false;
-        }
+        let Some((before, before_end)) = self.interval_of(range) else { return false };
         let (start, end) = (range.first.0, range.first.0 + range.count);
-        let Some((&before, &before_end)) = self.intervals.range(..=start).next_back() else {
-            return false;
-        };
         self.intervals.remove_mut(&before);
         if before < start {
             self.intervals.insert_mut(before, start);
@@ -69,9 +64,15 @@ impl ExtentSet {
 
     /// Whether all of a (non-empty) range is in.
     pub fn contains(&self, range: ExtentRange) -> bool {
-        let Some(end) = range.end().filter(|end| *end > range.first.0) else { return false };
-        let before = self.intervals.range(..=range.first.0).next_back();
-        before.is_some_and(|(_, before_end)| *before_end >= end)
+        self.interval_of(range).is_some()
+    }
+
+    /// The interval that all of a (non-empty) range is in.
+    fn interval_of(&self, range: ExtentRange) -> Option<(u32, u32)> {
+        let (start, end) = (range.first.0, range.end()?);
+        let before = self.intervals.range(..=start).next_back();
+        let interval = before.filter(|(_, before_end)| end > start && **before_end >= end);
+        interval.map(|(before, before_end)| (*before, *before_end))
     }
 
     /// Number of extents.
@@ -86,13 +87,19 @@ impl ExtentSet {
 
     /// The first place where `count` consecutive extents are in.
     pub fn first_fit(&self, count: u32) -> Option<ExtentRange> {
-        self.ranges().find(|range| range.count >= count).map(|range| ExtentRange { count, ..range })
+        // Nearly always the first interval does, and beginning a search costs more than that.
+        let fits = |(start, end): (&u32, &u32)| {
+            (end - start >= count).then(|| ExtentRange::new(ExtentNumber(*start), count))
+        };
+        self.intervals.first().and_then(fits).or_else(|| self.intervals.iter().find_map(fits))
     }
 
     /// The last place where `count` consecutive extents are in.
     pub fn last_fit(&self, count: u32) -> Option<ExtentRange> {
-        let (_, end) = self.intervals.iter().rev().find(|(start, end)| *end - *start >= count)?;
-        Some(ExtentRange::new(ExtentNumber(end - count), count))
+        let fits = |(start, end): (&u32, &u32)| {
+            (end - start >= count).then(|| ExtentRange::new(ExtentNumber(end - count), count))
+        };
+        self.intervals.last().and_then(fits).or_else(|| self.intervals.iter().rev().find_map(fits))
     }
 
     /// The intervals, ascending.

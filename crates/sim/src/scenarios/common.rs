@@ -134,16 +134,23 @@ impl Rig {
 
     /// Waits until so many disks are present.
     pub async fn see_disks(&self, count: usize) -> Result<(), Failure> {
-        for _ in 0..500 {
-            let seen = self
+        self.see_disks_within(count, Duration::from_secs(10)).await
+    }
+
+    /// The same where that may take long.
+    pub async fn see_disks_within(&self, count: usize, limit: Duration) -> Result<(), Failure> {
+        let pause = Duration::from_millis(20);
+        let mut seen = 0;
+        for _ in 0..limit.as_millis() / pause.as_millis() {
+            seen = self
                 .with(|engine| async move { Ok::<_, String>(engine.disks().await.len()) })
                 .await?;
             if seen >= count {
                 return Ok(());
             }
-            self.cluster.sleep(Duration::from_millis(20)).await;
+            self.cluster.sleep(pause).await;
         }
-        Err(Failure(format!("{count} disks are not present within 10 s")))
+        Err(Failure(format!("{seen} of {count} disks are present within {limit:?}")))
     }
 
     /// Makes a volume with an oracle of its own.

@@ -486,12 +486,16 @@ async fn recover(rig: &Rc<Rig>, operation: &Operation) -> Result<(), Failure> {
             }
         }
     }
-    let added = |name: &str| {
-        rig.report().is_some_and(|report| report.disks.iter().any(|disk| disk.name == name))
+    let added = || {
+        let disks = rig.report().map(|report| report.disks).unwrap_or_default();
+        ADDED.iter().filter(|name| disks.iter().any(|disk| disk.name == **name)).count()
     };
-    // Its machine may have been the one that went: a person tries again.
-    while operation.name == "extend" && !added(ADDED) {
-        let mut added = ExtendPool::of(&[ADDED.to_string()]);
+    if operation.name == "extend" && ![0, ADDED.len()].contains(&added()) {
+        return Err(Failure(format!("{} of {ADDED:?} were added", added())));
+    }
+    // Their machine may have been the one that went: a person tries again.
+    while operation.name == "extend" && added() == 0 {
+        let mut added = ExtendPool::of(&ADDED.map(str::to_owned));
         added.force_disks = added.disks.clone();
         let extended = rig
             .with(|engine| async move { engine.extend_pool(POOL, &added).await.map(drop) })

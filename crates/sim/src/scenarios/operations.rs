@@ -59,16 +59,16 @@ pub(super) async fn create(rig: Rc<Rig>) -> Result<(), Failure> {
 
 pub(super) async fn prepare_extend(stage: Stage) -> Result<Rc<Rig>, Failure> {
     let rig = base(stage).await?;
-    rig.cluster.add_node(&[24 << 20]);
-    rig.see_disks(4).await?;
+    rig.cluster.add_node(&[24 << 20; ADDED.len()]);
+    rig.see_disks(3 + ADDED.len()).await?;
     Ok(rig)
 }
 
-/// The disk that the pool is extended by.
-pub(super) const ADDED: &str = "e4.0";
+/// The disks that the pool is extended by.
+pub(super) const ADDED: [&str; 4] = ["e4.0", "e4.1", "e4.2", "e4.3"];
 
 pub(super) async fn extend(rig: Rc<Rig>) -> Result<(), Failure> {
-    let disks = [ADDED.to_string()];
+    let disks = ADDED.map(str::to_owned);
     rig.with(|engine| async move { engine.extend_pool(POOL, &ExtendPool::of(&disks)).await })
         .await?;
     let size = VolumeSize::Bytes(5 << 20);

@@ -29,6 +29,8 @@ const DISK_BYTES: u64 = 16_000_000_000_000;
 const TIB: u64 = 1 << 40;
 /// Together they are as large as is said.
 const VOLUMES: u64 = 20;
+/// Whoever asked for disks and lost the answers asks again within this.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
 /// Longest that any step takes in virtual time.
 const STEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -121,7 +123,8 @@ impl Bench {
         let disks = plan.nodes.iter().map(Vec::len).sum();
         let rig = Rig::on(Cluster::start(stage, plan));
         let bench = Bench { rig, steps, memory_before: 0 };
-        bench.step("see all disks", bench.rig.see_disks(disks)).await?;
+        let seen = bench.rig.see_disks_within(disks, SEEN_WITHIN);
+        bench.step("see all disks", seen).await?;
         Ok(Bench { memory_before: memory_bytes(), ..bench })
     }
 
@@ -142,7 +145,7 @@ impl Bench {
         let number = self.rig.cluster.add_node(&[DISK_BYTES; DISKS_EACH]);
         let shelf = self.rig.cluster.node(number).shelf();
         let added = (0..DISKS_EACH).map(|slot| format!("e{shelf}.{slot}")).collect();
-        self.rig.see_disks(self.rig.cluster.disks().len()).await?;
+        self.rig.see_disks_within(self.rig.cluster.disks().len(), SEEN_WITHIN).await?;
         let request = ExtendPool { disks: added, ..ExtendPool::default() };
         let extend = |engine: Rc<Engine>| async move { engine.extend_pool(POOL, &request).await };
         self.step("extend it by a machine", self.on(0, extend)).await?;
