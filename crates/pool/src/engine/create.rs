@@ -389,19 +389,16 @@ impl OpenPool {
         candidates: Vec<Candidate>,
     ) -> Result<(), PoolError> {
         let runtime = &self.pool.runtime;
-        claim_all(config, runtime, &candidates, self.pool.epoch).await?;
         // Whoever adds others waits for this: they would have the same numbers.
         let adding = self.pool.unless_over(self.adding.acquire(1)).await;
         let adding = adding.map_err(|ended| self.over(ended))?;
-        let first = self.pool.meta.borrow().counters().disk.0;
-        let labels = candidates.iter().zip(first..);
-        let labels = labels.map(|(candidate, number)| self.label_of(candidate, DiskNumber(number)));
-        let labels: Vec<Label> = labels.collect::<Result<_, PoolError>>()?;
-        let prepare = async |candidate: &Candidate, label: &Label| {
-            let prepared = candidate.prepare(label).await;
-            prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))
-        };
-        label_all(&self.pool.limits, runtime, &candidates, &labels, prepare).await?;
+        self.refuse_members(&candidates)?;
+        claim_all(config, runtime, &candidates, self.pool.epoch).await?;
+        let labelled = self.label_new(&candidates).await;
+        if labelled.is_err() {
+            candidates.iter().for_each(|candidate| candidate.device.disown());
+        }
+        let labels = labelled?;
         let this = Rc::clone(self);
         // Whoever gives up waiting for the commit doesn't end it, and what is committed is a member.
         let commit = self.in_time(async move {
@@ -439,6 +436,33 @@ impl OpenPool {
                 ))
             }
         }
+    }
+
+    /// A former command may have added a disk since this one was checked, when nobody waited for that any more.
+    fn refuse_members(&self, candidates: &[Candidate]) -> Result<(), PoolError> {
+        let members = self.pool.members();
+        let has =
+            |device| members.iter().filter_map(|m| m.device()).any(|d| Rc::ptr_eq(&d, device));
+        if let Some(candidate) = candidates.iter().find(|candidate| has(&candidate.device)) {
+            let remedy = format!("see `etherpool pool show {}`", self.pool.name);
+            return Err(PoolError::refused(&candidate.place.name, "it has been added", remedy));
+        }
+        Ok(())
+    }
+
+    /// Labels disks that are to join; whoever adds others waits meanwhile.
+    async fn label_new(&self, candidates: &[Candidate]) -> Result<Vec<Label>, PoolError> {
+        let first = self.pool.meta.borrow().counters().disk.0;
+        let labels = candidates.iter().zip(first..);
+        let labels = labels.map(|(candidate, number)| self.label_of(candidate, DiskNumber(number)));
+        let labels: Vec<Label> = labels.collect::<Result<_, PoolError>>()?;
+        let prepare = async |candidate: &Candidate, label: &Label| {
+            let prepared = candidate.prepare(label).await;
+            prepared.map_err(|error| PoolError::io("writing to it", &candidate.place.name, error))
+        };
+        let (limits, runtime) = (&self.pool.limits, &self.pool.runtime);
+        label_all(limits, runtime, candidates, &labels, prepare).await?;
+        Ok(labels)
     }
 
     /// That of a disk that joins.

@@ -15,6 +15,7 @@ use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod areas;
+mod disks;
 mod endings;
 mod health;
 mod history;
