@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::Epoch;
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream;
 use uuid::Uuid;
 
 use super::areas::AreaPlace;
@@ -27,6 +29,9 @@ use crate::metadata::{
     area_extents_for, encode_checkpoint,
 };
 use block::write_durably;
+
+/// Disks that are looked at, claimed or labelled at a time.
+const DISKS_AT_ONCE: usize = 64;
 
 /// A pool that is being made.
 pub(crate) struct Creation<'a> {
@@ -134,7 +139,7 @@ impl Creation<'_> {
         let limit = self.config.limits.claim;
         let renewals = self.candidates.iter().map(|c| c.device.renew());
         let renewals = renewals.map(|renewal| runtime::timeout(self.runtime, limit, renewal));
-        let holders = join_all(renewals).await.into_iter().flatten();
+        let holders = side_by_side(renewals).await.into_iter().flatten();
         let highest = holders.flatten().map(|holder| holder.value.epoch).max();
         highest.unwrap_or_default().next()
     }
@@ -215,9 +220,9 @@ async fn claim_all(
     let limit = config.limits.administer;
     let claimed = async {
         let claims = candidates.iter().map(|c| c.in_time(runtime, limit, c.claim(config, epoch)));
-        all(join_all(claims).await)?;
+        all(side_by_side(claims).await)?;
         let looks = candidates.iter().map(|c| c.in_time(runtime, limit, c.look_again()));
-        all(join_all(looks).await)
+        all(side_by_side(looks).await)
     };
     let claimed: Result<(), PoolError> = claimed.await;
     if claimed.is_err() {
@@ -239,12 +244,18 @@ async fn label_all(
         let limit = time_to_prepare(limits, label);
         candidate.in_time(runtime, limit, prepare(candidate, label))
     });
-    join_all(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    side_by_side(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
     let limit = limits.administer;
     let labelled = disks().map(|(c, label)| c.in_time(runtime, limit, c.write_label(label)));
-    join_all(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    side_by_side(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
     let checked = disks().map(|(c, label)| c.in_time(runtime, limit, c.check_label(label)));
-    join_all(checked).await.into_iter().collect()
+    side_by_side(checked).await.into_iter().collect()
+}
+
+/// Does the same with each of many disks, some at a time: one cable that all share would keep them waiting for longer
+/// than a disk may take. What became of each is told in their order.
+pub(super) async fn side_by_side<T>(work: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    stream::iter(work).buffered(DISKS_AT_ONCE).collect().await
 }
 
 /// Whether a new disk votes.

@@ -5,9 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{OwnerId, spoken};
-use futures::future::join_all;
 
-use super::create::{Creation, check_machines, check_name, check_once};
+use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
@@ -132,7 +131,7 @@ impl Engine {
         target: Option<&OpenPool>,
     ) -> Result<Vec<String>, PoolError> {
         let checks = candidates.iter().map(|candidate| self.check_candidate(candidate, target));
-        let losses = join_all(checks).await.into_iter().collect::<Result<Vec<_>, PoolError>>();
+        let losses = side_by_side(checks).await.into_iter().collect::<Result<Vec<_>, PoolError>>();
         Ok(losses?.into_iter().flatten().collect())
     }
 
