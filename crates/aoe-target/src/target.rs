@@ -329,9 +329,7 @@ impl Target {
 
     /// Notes how an export's drive is, for who asks.
     pub fn set_health(&mut self, id: ExportId, health: Option<DriveHealth>) {
-        if let Some(export) = self.exports.get_mut(&id) {
-            export.health = health;
-        }
+        self.exports.entry(id).and_modify(|export| export.health = health);
     }
 
     /// Changes how a running export behaves; nothing that waits is lost. The address stays, and so
