@@ -289,6 +289,8 @@ mod tests {
                 log_capacity_bytes: 1 << 20,
                 survives_disks: 1,
                 survives_nodes: 1,
+                survives_labels: Default::default(),
+                shared_groups: 0,
                 suspended: None,
                 replayed: Replayed::default(),
             }],
@@ -310,6 +312,7 @@ mod tests {
             is_witness: false,
             rebuild_waits: None,
             offline: None,
+            labels: Default::default(),
             serial: String::new(),
             last_seen_secs: None,
         }

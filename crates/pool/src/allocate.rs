@@ -177,7 +177,8 @@ pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<
 }
 
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there
-/// are fewer domains with room. At least one, or no space.
+/// are fewer domains with room. At least one, or no space. Where labels joined what has room, copies share a domain
+/// rather than be fewer, but nothing that would be lost as one without labels.
 ///
 /// The extents that are kept for logs serve for this; a volume may have [`segments_per_log`].
 pub fn plan_segment(
@@ -187,12 +188,17 @@ pub fn plan_segment(
 ) -> Result<Vec<SegmentCopyPlace>, NoSpace> {
     let mut space = Space::new(metadata, usable);
     let mut places = Vec::new();
-    let mut taken_domains = BTreeSet::new();
+    let (mut taken_domains, mut taken_alone) = (BTreeSet::new(), BTreeSet::new());
+    let alone = |disk| metadata.disks().get(&disk).map(|disk| metadata.unjoined_domain_of(disk));
     while places.len() < usize::from(copies) {
         let found =
             space.most_free(SEGMENT_EXTENTS, |_, disk| !taken_domains.contains(&disk.domain));
+        let found = found.or_else(|| {
+            space.most_free(SEGMENT_EXTENTS, |disk, _| !taken_alone.contains(&alone(disk)))
+        });
         let Some(disk) = found else { break };
         taken_domains.extend(space.domain_of(disk));
+        taken_alone.insert(alone(disk));
         let Some(extents) = space.take_last(disk, SEGMENT_EXTENTS) else { break };
         places.push(SegmentCopyPlace { disk, extents });
     }

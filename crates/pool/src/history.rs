@@ -152,6 +152,7 @@ impl PoolEvent {
             | PoolEvent::DiskRefused { .. }
             | PoolEvent::RolledBack { .. }
             | PoolEvent::RebuildWaits { .. }
+            | PoolEvent::DomainsJoined { .. }
             | PoolEvent::Repaired { .. }
             | PoolEvent::StructureRepaired { .. }
             | PoolEvent::StructureDamaged { .. }
@@ -181,6 +182,7 @@ impl PoolEvent {
             PoolEvent::RebuildWaits { pool, disk, .. } => ("rebuild-waits", pool, disk),
             PoolEvent::Resynced { pool, disk, .. } => ("resynced", pool, disk),
             PoolEvent::DiskMoved { pool, disk, .. } => ("disk-moved", pool, disk),
+            PoolEvent::DomainsJoined { pool, .. } => ("domains-joined", pool, ""),
             PoolEvent::DiskRefused { pool, disk, .. } => {
                 ("disk-refused", pool.as_deref().unwrap_or_default(), disk)
             }

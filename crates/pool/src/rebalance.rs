@@ -1,13 +1,15 @@
 //! Which groups should move so that more space can be given out, and disks are about as full as each other.
 //!
 //! Free space that lies on too few failure domains can't be paired: a full pool that gets one more machine has free
-//! space, of which a mirror can have nothing. So positions move there, from where there is the least. Two kinds of
+//! space, of which a mirror can have nothing. So positions move there, from where there is the least. Three kinds of
 //! moves, each of which makes something better that no other makes worse, so planning ends, and what is planned
 //! when all of it is done is nothing:
 //!
-//! 1. **More can be given out.** From the domain with less free space to one of those with more than can be paired,
+//! 1. **Apart.** Where a disk moved or labels joined domains, two positions of a group may be in one. One of them moves,
+//!    to a domain where the group has none, whatever that leaves free for volumes and the spare.
+//! 2. **More can be given out.** From the domain with less free space to one of those with more than can be paired,
 //!    and not so much that it had less afterwards. Then no mirror, of however many copies, can have less.
-//! 2. **As full as each other**, relative to size: from the fuller disk to the emptier, if they differ by more than
+//! 3. **As full as each other**, relative to size: from the fuller disk to the emptier, if they differ by more than
 //!    [`EVEN_PERCENT`], and not so much that they change places; only if no mirror of as many copies as the pool has can have less.
 //!
 //! A position moves only where the group has no copy in that failure domain, and only of groups that are whole: with
@@ -87,6 +89,8 @@ pub struct Rebalancing<'a> {
     parts: Vec<Part>,
     /// The parts with a position on a disk.
     on: BTreeMap<DiskNumber, BTreeSet<usize>>,
+    /// The parts with two positions in one domain.
+    shared: BTreeSet<usize>,
     /// The parts by their places.
     places: BTreeMap<(VolumeId, RunKey), usize>,
     /// The numbers of copies for which what can be given out counts: from two to the most that any volume has.
@@ -131,6 +135,7 @@ impl<'a> Rebalancing<'a> {
             free,
             parts: Vec::new(),
             on: BTreeMap::new(),
+            shared: BTreeSet::new(),
             places: BTreeMap::new(),
             copies: COPIES_MIN..=copies.max().unwrap_or(0).max(COPIES_MIN),
             standing: Standing::for_growth(metadata, usable, false),
@@ -153,12 +158,17 @@ impl<'a> Rebalancing<'a> {
 
     /// The next move; none where nothing would be better for it. It counts as done from then on.
     pub fn next_move(&mut self) -> Option<PlannedMove> {
-        let planned = self.move_for_more().or_else(|| self.move_for_evenness());
+        let planned = self.best_move();
         if planned.is_some() || self.is_fresh {
             return planned;
         }
         self.keep();
-        self.move_for_more().or_else(|| self.move_for_evenness())
+        self.best_move()
+    }
+
+    fn best_move(&mut self) -> Option<PlannedMove> {
+        let apart = self.move_apart();
+        apart.or_else(|| self.move_for_more()).or_else(|| self.move_for_evenness())
     }
 
     /// All that is to move.
@@ -212,6 +222,9 @@ impl<'a> Rebalancing<'a> {
         for member in &part.members {
             self.on.entry(member.disk).or_default().insert(self.parts.len());
         }
+        if !self.sharing(&part).is_empty() {
+            self.shared.insert(self.parts.len());
+        }
         self.places.insert((part.volume, part.key), self.parts.len());
         self.parts.push(part);
     }
@@ -252,6 +265,56 @@ impl<'a> Rebalancing<'a> {
         let then = self.levels(Some(moved));
         let mut pairs = now.iter().zip(&then);
         pairs.all(|(now, then)| then >= now) && (!must_gain || then != now)
+    }
+
+    /// The positions of a part that have another one in their failure domain.
+    fn sharing(&self, part: &Part) -> Vec<Member> {
+        let domain = |member: &Member| self.disks.get(&member.disk).map(|disk| disk.domain);
+        let shares = |one: &&Member| {
+            let others = part.members.iter().filter(|other| other.disk != one.disk);
+            domain(one).is_some() && others.map(domain).any(|other| other == domain(one))
+        };
+        part.members.iter().filter(shares).copied().collect()
+    }
+
+    /// Groups that have two positions in one failure domain.
+    pub fn shared_groups(&self) -> u64 {
+        self.shared.iter().map(|index| u64::from(self.parts[*index].count)).sum()
+    }
+
+    /// A move of a position that shares its failure domain with another one of its group, to the emptiest disk of a
+    /// domain where the group has none.
+    fn move_apart(&mut self) -> Option<PlannedMove> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        let mut disks: Vec<(DiskNumber, Fill)> =
+            self.disks.iter().map(|(number, fill)| (*number, *fill)).collect();
+        disks.sort_by(|(_, one), (_, other)| fullness(one, other));
+        let rank = |disk: DiskNumber| disks.iter().position(|(number, _)| *number == disk);
+        for index in self.shared.iter().copied() {
+            let part = &self.parts[index];
+            if !part.may_move {
+                continue;
+            }
+            let mut sources = self.sharing(part);
+            sources.sort_by_key(|member| std::cmp::Reverse(rank(member.disk)));
+            for source in sources {
+                for (target, fill) in &disks {
+                    let moves = (*target, fill.domain);
+                    if !self.may_move(part, source.disk, moves) {
+                        continue;
+                    }
+                    let taken = halvings(part.count).find_map(|count| {
+                        self.space.take_first(*target, count).map(|extents| (count, extents))
+                    });
+                    if let Some((count, extents)) = taken {
+                        return Some(self.move_part(index, count, source.disk, (*target, extents)));
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// A move to where more is free than can be paired, from where less is.
@@ -425,6 +488,7 @@ impl<'a> Rebalancing<'a> {
                 on.remove(&index);
             }
         }
+        self.shared.remove(&index);
         let at = moved.members.iter().position(|member| member.disk == source).unwrap_or(0);
         let left = moved.members[at];
         if count < moved.count {

@@ -227,3 +227,71 @@ proptest! {
         prop_assert_eq!(Rebalancing::new(&metadata, &usable).all(), vec![]);
     }
 }
+
+/// Gives disks labels, as their properties have them.
+fn label(metadata: &mut Metadata, labels: &[(u32, &str)]) {
+    for (disk, words) in labels {
+        let value = (!words.is_empty()).then(|| (*words).to_owned());
+        let key = format!("domain-{disk}");
+        metadata.apply(&MetaRecord::PoolPropertySet { key, value }).unwrap();
+    }
+}
+
+fn shared(metadata: &Metadata) -> u64 {
+    Rebalancing::new(metadata, &all(metadata)).shared_groups()
+}
+
+#[test]
+fn copies_that_labels_joined_move_apart_before_anything_else() {
+    for copies in [2, 3] {
+        let disks: Vec<(u32, u64)> = (0..6).map(|node| (node, 1000)).collect();
+        let mut metadata = pool_of(FailureDomain::Node, &disks);
+        fill(&mut metadata, Layout::Mirror(copies), 50);
+        assert_eq!(shared(&metadata), 0);
+        let racks = [(0, "rack=A"), (1, "rack=A"), (2, "rack=B"), (3, "rack=B"), (4, "rack=C")];
+        label(&mut metadata, &racks[..]);
+        label(&mut metadata, &[(5, "rack=C")]);
+        let groups = shared(&metadata);
+        assert!(groups > 0, "of {copies} copies some must share a rack");
+        let usable = all(&metadata);
+        let plan = Rebalancing::new(&metadata, &usable).all();
+        let apart = plan.iter().scan(0, |moved, planned| {
+            *moved += u64::from(planned.count);
+            Some(*moved)
+        });
+        assert!(apart.take_while(|moved| *moved <= groups).count() > 0, "{plan:?}");
+        let mut halfway = metadata.clone();
+        let first: Vec<PlannedMove> = plan.iter().copied().take(1).collect();
+        carry_out(&mut halfway, &first);
+        assert!(shared(&halfway) < groups, "nothing else comes first");
+        rebalance(&mut metadata);
+        assert_eq!(shared(&metadata), 0);
+    }
+}
+
+#[test]
+fn a_position_moves_apart_also_into_what_is_kept_for_a_loss() {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 1000), (1, 1000), (2, 1000), (3, 1000)]);
+    metadata.apply(&keep("node")).unwrap();
+    fill(&mut metadata, Layout::Mirror(2), 100);
+    label(&mut metadata, &[(0, "rack=A"), (1, "rack=A"), (2, "rack=B"), (3, "rack=B")]);
+    let groups = shared(&metadata);
+    assert!(groups > 0);
+    let usable = all(&metadata);
+    let mut plan = Rebalancing::new(&metadata, &usable);
+    let moves = plan.all();
+    assert_eq!(plan.shared_groups(), 0, "{groups} shared, {} moves", moves.len());
+}
+
+#[test]
+fn where_all_is_one_domain_nothing_moves_for_that() {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 1000), (1, 1000), (2, 1000)]);
+    fill(&mut metadata, Layout::Mirror(2), 50);
+    label(&mut metadata, &[(0, "batch=7"), (1, "batch=7"), (2, "batch=7")]);
+    let groups: u64 = metadata.volumes().values().flat_map(Volume::groups).count() as u64;
+    assert_eq!(shared(&metadata), groups);
+    let usable = all(&metadata);
+    let mut plan = Rebalancing::new(&metadata, &usable);
+    plan.all();
+    assert_eq!(plan.shared_groups(), groups);
+}

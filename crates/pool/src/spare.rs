@@ -470,11 +470,16 @@ impl Standing {
                 areas: areas(&[*place]),
             }
         });
-        let nodes = nodes.iter().map(|(node, places)| Lost {
-            loss: Loss::Node(*node),
-            domains: places.iter().map(|place| place.domain).collect(),
-            partly: None,
-            areas: areas(places),
+        let nodes = nodes.iter().map(|(node, places)| {
+            let domains: BTreeSet<Uuid> = places.iter().map(|place| place.domain).collect();
+            // Labels may have joined it with others, of which something is left.
+            let joined = domains.first().filter(|domain| {
+                domains.len() == 1 && in_domain.get(domain) != Some(&places.len())
+            });
+            let room = places.iter().map(|place| place.room).sum();
+            let partly = joined.map(|domain| (*domain, room));
+            let domains = if partly.is_some() { BTreeSet::new() } else { domains };
+            Lost { loss: Loss::Node(*node), domains, partly, areas: areas(places) }
         });
         match self.spare {
             Spare::Disk | Spare::Bytes(_) => disks.collect(),

@@ -153,6 +153,7 @@ fn disk(name: &str) -> PoolDisk {
         is_witness: false,
         rebuild_waits: None,
         offline: None,
+        labels: Default::default(),
         serial: String::new(),
         last_seen_secs: None,
     }
@@ -176,6 +177,8 @@ fn volume() -> VolumeReport {
         log_capacity_bytes: 1000,
         survives_disks: 2,
         survives_nodes: 2,
+        survives_labels: Default::default(),
+        shared_groups: 0,
         suspended: None,
         replayed: Default::default(),
     }

@@ -28,6 +28,8 @@ pub enum Kind {
     PoolDegraded,
     /// A volume survives fewer failures than its layout promises.
     VolumeRedundancy,
+    /// Copies of a volume are in one failure domain.
+    VolumeTogether,
     /// Votes of a pool are out of reach.
     PoolVotes,
     /// Little space is free in a pool.
@@ -406,6 +408,17 @@ fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
             pool.name
         );
         found.add(Kind::VolumeRedundancy, about, severity, text, &remedy);
+    }
+    if volume.shared_groups > 0 {
+        let text = format!(
+            "volume {name} ({}) has two copies of {} of its groups in one failure domain",
+            volume.layout, volume.shared_groups
+        );
+        let remedy = format!(
+            "move them apart: etherpool pool rebalance {}; or put back what was changed, a disk or a label",
+            pool.name
+        );
+        found.add(Kind::VolumeTogether, about, Severity::Warning, text, &remedy);
     }
     if let Some((percent, severity)) = share(volume.log_bytes, volume.log_capacity_bytes) {
         let text =

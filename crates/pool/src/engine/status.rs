@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
+use super::labels::shared_groups;
 use super::lease::Ended;
 use super::measure::milliseconds;
 use super::member::{Member, Standing};
@@ -14,7 +15,7 @@ use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
-use crate::metadata::{Metadata, Volume as VolumeMeta};
+use crate::metadata::{LabelKind, LabelValue, Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 use crate::stats::{DiskStats, VolumeStats};
 
@@ -103,6 +104,7 @@ impl OpenPool {
             is_witness: disk.is_some_and(|disk| disk.is_witness()),
             rebuild_waits: self.rebuild_waits(member.number),
             offline: self.offline_report(meta, member.number),
+            labels: meta.labels(member.number),
         }
     }
 
@@ -127,6 +129,7 @@ impl OpenPool {
         };
         // Of one that is to have fewer copies nobody expects more.
         let copies = u32::from(known.promised_copies());
+        let degraded = self.volume_copies(meta, known) < copies;
         let stats = volume.stats.borrow();
         Some(VolumeReport {
             name: known.name.clone(),
@@ -135,7 +138,7 @@ impl OpenPool {
             converting_to: known.conversion.map(|conversion| conversion.to.to_string()),
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            degraded: self.volume_copies(meta, known) < copies,
+            degraded,
             dirty_bytes: dirty * region,
             resynced_bytes: volume.resynced_bytes.get(),
             repaired_blocks: volume.repaired_blocks.get(),
@@ -147,6 +150,9 @@ impl OpenPool {
             survives_nodes: self
                 .least_copies(meta, known, |there| nodes(meta, there))
                 .saturating_sub(1),
+            survives_labels: self.survives_labels(meta, known),
+            // Copies that share one count once, so it is degraded.
+            shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
             suspended,
             replayed: volume.replayed.get(),
         })
@@ -184,8 +190,28 @@ impl OpenPool {
 
     /// The least number of complete copies that any part of a volume has now. Copies in one failure
     /// domain count once.
-    fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
+    pub(super) fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
         self.least_copies(meta, volume, |there| Pool::domains(meta, there.iter().copied()))
+    }
+
+    /// For each kind of label how many of those may be lost: so many racks. What has none of that kind is lost with none.
+    fn survives_labels(&self, meta: &Metadata, volume: &VolumeMeta) -> BTreeMap<LabelKind, u32> {
+        let mut by_kind: BTreeMap<LabelKind, BTreeMap<DiskNumber, LabelValue>> = BTreeMap::new();
+        for disk in meta.disks().keys() {
+            for (kind, value) in meta.labels(*disk) {
+                by_kind.entry(kind).or_default().insert(*disk, value);
+            }
+        }
+        let survived = by_kind.into_iter().map(|(kind, values)| {
+            let apart = |there: &[DiskNumber]| {
+                let labelled: BTreeSet<&LabelValue> =
+                    there.iter().filter_map(|disk| values.get(disk)).collect();
+                let others = there.iter().filter(|disk| !values.contains_key(disk)).count();
+                labelled.len() + others
+            };
+            (kind, self.least_copies(meta, volume, apart).saturating_sub(1))
+        });
+        survived.collect()
     }
 
     /// The same where `count` says for how many the disks count that are there.

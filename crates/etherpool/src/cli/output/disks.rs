@@ -4,6 +4,7 @@ use block::size::Human;
 use control::api::SeenTarget;
 use pool::{DiskReport, DiskState, PoolDisk, PoolReport};
 
+use super::labels::labels_of;
 use super::{calendar_time, lines, or_dash, table};
 
 /// `disk list`.
@@ -11,9 +12,12 @@ pub fn disks(disks: &[DiskReport]) -> String {
     if disks.is_empty() {
         return "No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
     }
-    let mut table = table(&["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "STATE"]);
+    let mut head = vec!["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "STATE"];
+    let are_labelled = disks.iter().any(|disk| !disk.labels.is_empty());
+    head.extend(are_labelled.then_some("LABELS"));
+    let mut table = table(&head);
     for disk in disks {
-        table.add_row([
+        let mut row = vec![
             disk.name.clone(),
             Human(disk.size_bytes).to_string(),
             disk.node.clone(),
@@ -22,7 +26,9 @@ pub fn disks(disks: &[DiskReport]) -> String {
             or_dash(disk.pool.as_deref()),
             or_dash(disk.owner.as_deref()),
             whereabouts(disk),
-        ]);
+        ];
+        row.extend(are_labelled.then(|| labels_of(&disk.labels)));
+        table.add_row(row);
     }
     lines(&table)
 }
@@ -65,6 +71,7 @@ fn gone(pool: &PoolReport, disk: &PoolDisk) -> DiskReport {
         pool: Some(pool.name.clone()),
         owner: Some(pool.owner.clone()),
         state: disk.state.clone(),
+        labels: disk.labels.clone(),
     }
 }
 

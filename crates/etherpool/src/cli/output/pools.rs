@@ -14,6 +14,7 @@ use pool::{
 
 use super::disks::disk_state;
 use super::jobs::{job_rows, scrub};
+use super::labels::{joins, labels_of, survival};
 use super::volumes::volume_rows;
 use super::{calendar_time, facts, lines, table};
 
@@ -65,19 +66,13 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         rows.insert(5, ("spare", spare_row(spare)));
     }
     let mut text = facts(&rows);
-    let mut disks = table(&[
-        "DISK",
-        "NODE",
-        "SIZE",
-        "FREE",
-        "ROLE",
-        "STATE",
-        "MISSED",
-        "CHECKSUM ERRORS",
-        "VOTE",
-    ]);
+    let mut head =
+        vec!["DISK", "NODE", "SIZE", "FREE", "ROLE", "STATE", "MISSED", "CHECKSUM ERRORS", "VOTE"];
+    let are_labelled = report.disks.iter().any(|disk| !disk.labels.is_empty());
+    head.extend(are_labelled.then_some("LABELS"));
+    let mut disks = table(&head);
     for disk in &report.disks {
-        disks.add_row([
+        let mut row = vec![
             disk.name.clone(),
             disk.node.clone(),
             Human(disk.size_bytes).to_string(),
@@ -87,7 +82,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             Human(disk.dirty_bytes).to_string(),
             disk.checksum_errors.to_string(),
             if disk.holds_vote { "yes" } else { "-" }.into(),
-        ]);
+        ];
+        row.extend(are_labelled.then(|| labels_of(&disk.labels)));
+        disks.add_row(row);
     }
     text.push('\n');
     text.push_str(&lines(&disks));
@@ -119,6 +116,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         text.push_str(&volume_rows(
             report.volumes.iter().map(|volume| (volume.name.clone(), volume)),
         ));
+        text.push_str(&survival(report));
     }
     text
 }
@@ -246,6 +244,7 @@ pub fn forecast(forecast: &PoolForecast) -> String {
     for loss in &forecast.losses {
         text.push_str(&format!("  ** {loss} **\n"));
     }
+    text.push_str(&joins(&forecast.joined));
     text.push_str(&format!("The pool would have {}", Human(forecast.capacity_bytes)));
     let rooms = forecast.volumes.iter();
     let rooms: Vec<String> =
