@@ -100,14 +100,16 @@ fn machines_are_put_into_racks_in_use_and_copies_move_apart() {
     let (code, said) = lab.said(&["pool", "label", "cluster", "node=1:n1", "--yes"]);
     assert!(code == 2 && said.contains("without any label"), "{said}");
     let labels = ["rack=A:e1.0,n3", "rack=B:n2,e4.0", "batch=7:n1"];
-    let label = |more: &[&str]| [&["pool", "label", "cluster"], &labels[..], more].concat();
-    let plan = lab.json(&label(&["--dry-run"]));
+    let label = |more: Option<&'static str>| -> Vec<&'static str> {
+        ["pool", "label", "cluster"].into_iter().chain(labels).chain(more).collect()
+    };
+    let plan = lab.json(&label(Some("--dry-run")));
     assert_eq!((&plan["domains"], &plan["domains_then"]), (&json!(4), &json!(2)));
     let foreseen = plan["shared"][0]["groups"].as_u64().unwrap();
-    let (code, said) = lab.said(&label(&[]));
+    let (code, said) = lab.said(&label(None));
     assert!(code == 4 && said.contains("rack=A joins e1.0, e3.0"), "{said}");
     assert_eq!(pool(&lab)["disks"][0]["labels"], Value::Null, "nobody confirmed it");
-    lab.cli(&label(&["--yes"]));
+    lab.cli(&label(Some("--yes")));
     let volume = pool(&lab)["volumes"][0].clone();
     assert_eq!(volume["shared_groups"], foreseen);
     assert!(foreseen > 0 && volume["survives_labels"]["rack"] == 0, "{volume}");
