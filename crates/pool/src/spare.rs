@@ -33,9 +33,10 @@
 //!
 //! # Disks of a domain
 //!
-//! Where a disk is lost whose domain has others, its positions may go to these, and what was free on it is lost too. As that and
-//! what is lost are together no more than the disk has, the first rule says so: the sum, with all that is free in its
-//! domain, is at least w + A and the whole disk. With a number of bytes that many count instead, if the disk's domain isn't counted.
+//! Where a disk is lost whose domain has others, or a machine that labels joined with others, its positions may go to
+//! these, and what was free on it is lost too. As that and
+//! what is lost are together no more than it has, the first rule says so: the sum, with all that is free in its
+//! domain, is at least w + A and all of it. With a number of bytes that many count instead, if the disk's domain isn't counted.
 //! That domain isn't among the c − 1 unless something waits, which may have its other copies there.
 //!
 //! # What may be given out
