@@ -82,7 +82,7 @@ fn a_rack_of_two_is_destroyed() {
     assert_eq!(report["volumes"][0]["survives_labels"], json!({"rack": 1}));
     let shown = lab.show(&["pool", "show", "cluster"]);
     assert!(shown.contains("LABELS") && shown.contains("rack=B"), "{shown}");
-    let survives = "hyperspace survives the loss of 1 disk, 1 machine or 1 rack";
+    let survives = "copies of hyperspace survive the loss of 1 disk, 1 machine or 1 rack";
     assert!(shown.contains(survives), "{shown}");
     assert!(lab.show(&["disk", "list"]).contains("rack=A"));
     // What two racks can't carry is refused by the labels.

@@ -229,9 +229,23 @@ pub(crate) fn kept_for_logs(
     // What is kept doesn't depend on which disks are out just now: what is full stays full.
     let all = metadata.disks().keys().copied().collect();
     let per_log = segments_per_log(metadata, &all);
-    let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
-    let all = per_log.saturating_mul(volumes);
-    let mut kept: BTreeMap<Uuid, u32> = disks.values().map(|domain| (*domain, all)).collect();
+    let apart: BTreeSet<(Uuid, Uuid)> = metadata
+        .data_disks()
+        .map(|disk| (metadata.domain_of(disk), metadata.unjoined_domain_of(disk)))
+        .collect();
+    let domains = apart.iter().map(|(domain, _)| domain).collect::<BTreeSet<_>>().len().max(1);
+    // Where labels left fewer domains than a log has copies, several are in one, as far as they fail apart without labels.
+    let in_one = |domain: Uuid, copies: u8| {
+        let most = apart.iter().filter(|(one, _)| *one == domain).count();
+        usize::from(copies).div_ceil(domains).min(most).max(1) as u32
+    };
+    let all = |domain: Uuid| {
+        let copies = metadata.volumes().values().map(|volume| volume.layout.copies());
+        let copies = copies.map(|copies| in_one(domain, copies)).sum::<u32>();
+        per_log.saturating_mul(copies + u32::from(for_new_volume))
+    };
+    let mut kept: BTreeMap<Uuid, u32> =
+        disks.values().map(|domain| (*domain, all(*domain))).collect();
     for volume in metadata.volumes().values() {
         let copies = volume.log.segments.values().flat_map(|segment| segment.copies.iter());
         let mut live: BTreeMap<Uuid, u32> = BTreeMap::new();
@@ -240,7 +254,8 @@ pub(crate) fn kept_for_logs(
         }
         for (domain, segments) in live {
             if let Some(kept) = kept.get_mut(&domain) {
-                *kept = kept.saturating_sub(segments.min(per_log));
+                let most = per_log * in_one(domain, volume.layout.copies());
+                *kept = kept.saturating_sub(segments.min(most));
             }
         }
     }

@@ -16,6 +16,9 @@ pub struct RebalanceForecast {
     /// The same when all of that has moved: for those there is no place apart.
     #[serde(default)]
     pub shared_groups_then: u64,
+    /// Of these, such as can't move now: they aren't whole, or their disks aren't there.
+    #[serde(default)]
+    pub shared_groups_held: u64,
     /// How full its disks are, and would be.
     pub disks: Vec<DiskFill>,
     /// What a new volume of each layout could have now.

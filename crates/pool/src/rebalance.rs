@@ -89,8 +89,9 @@ pub struct Rebalancing<'a> {
     parts: Vec<Part>,
     /// The parts with a position on a disk.
     on: BTreeMap<DiskNumber, BTreeSet<usize>>,
-    /// The parts with two positions in one domain.
+    /// The parts with two positions in one domain; and those of them that may find a place apart, as far as is known.
     shared: BTreeSet<usize>,
+    apart: BTreeSet<usize>,
     /// The parts by their places.
     places: BTreeMap<(VolumeId, RunKey), usize>,
     /// The numbers of copies for which what can be given out counts: from two to the most that any volume has.
@@ -136,6 +137,7 @@ impl<'a> Rebalancing<'a> {
             parts: Vec::new(),
             on: BTreeMap::new(),
             shared: BTreeSet::new(),
+            apart: BTreeSet::new(),
             places: BTreeMap::new(),
             copies: COPIES_MIN..=copies.max().unwrap_or(0).max(COPIES_MIN),
             standing: Standing::for_growth(metadata, usable, false),
@@ -153,6 +155,9 @@ impl<'a> Rebalancing<'a> {
         self.space = self.free_space.clone();
         self.space.reserve_for_logs(self.metadata, false);
         self.kept = self.standing.as_ref().map(Standing::kept_by_moves).unwrap_or_default();
+        // What found no place may find one where others were.
+        let may_move = self.shared.iter().filter(|index| self.parts[**index].may_move);
+        self.apart = may_move.copied().collect();
         self.is_fresh = true;
     }
 
@@ -224,6 +229,9 @@ impl<'a> Rebalancing<'a> {
         }
         if !self.sharing(&part).is_empty() {
             self.shared.insert(self.parts.len());
+            if part.may_move {
+                self.apart.insert(self.parts.len());
+            }
         }
         self.places.insert((part.volume, part.key), self.parts.len());
         self.parts.push(part);
@@ -282,35 +290,66 @@ impl<'a> Rebalancing<'a> {
         self.shared.iter().map(|index| u64::from(self.parts[*index].count)).sum()
     }
 
+    /// Of these, such as can't move now: they lack something, or are moving or being converted already.
+    pub fn shared_groups_held(&self) -> u64 {
+        let parts = self.shared.iter().map(|index| &self.parts[*index]);
+        parts.filter(|part| !part.may_move).map(|part| u64::from(part.count)).sum()
+    }
+
     /// A move of a position that shares its failure domain with another one of its group, to the emptiest disk of a
     /// domain where the group has none.
     fn move_apart(&mut self) -> Option<PlannedMove> {
-        if self.shared.is_empty() {
+        if self.apart.is_empty() {
             return None;
         }
         let mut disks: Vec<(DiskNumber, Fill)> =
             self.disks.iter().map(|(number, fill)| (*number, *fill)).collect();
         disks.sort_by(|(_, one), (_, other)| fullness(one, other));
-        let rank = |disk: DiskNumber| disks.iter().position(|(number, _)| *number == disk);
-        for index in self.shared.iter().copied() {
-            let part = &self.parts[index];
-            if !part.may_move {
-                continue;
+        let ranks: BTreeMap<DiskNumber, usize> =
+            disks.iter().enumerate().map(|(rank, (disk, _))| (*disk, rank)).collect();
+        let roomy = self.space.domains().into_iter().filter(|(_, free)| *free > 0);
+        let roomy: BTreeSet<Uuid> = roomy.map(|(domain, _)| domain).collect();
+        while let Some(index) = self.apart.first().copied() {
+            if let Some((count, source, to)) = self.place_apart(index, &disks, &ranks, &roomy) {
+                return Some(self.move_part(index, count, source, to));
             }
-            let mut sources = self.sharing(part);
-            sources.sort_by_key(|member| std::cmp::Reverse(rank(member.disk)));
-            for source in sources {
-                for (target, fill) in &disks {
-                    let moves = (*target, fill.domain);
-                    if !self.may_move(part, source.disk, moves) {
-                        continue;
-                    }
-                    let taken = halvings(part.count).find_map(|count| {
-                        self.space.take_first(*target, count).map(|extents| (count, extents))
-                    });
-                    if let Some((count, extents)) = taken {
-                        return Some(self.move_part(index, count, source.disk, (*target, extents)));
-                    }
+            // There may be a hundred thousand of these: none is looked at again at each move.
+            self.apart.remove(&index);
+        }
+        None
+    }
+
+    /// Where a position of a part may go from a domain that it shares with another: how many groups, from where, and
+    /// the place.
+    fn place_apart(
+        &mut self,
+        index: usize,
+        disks: &[(DiskNumber, Fill)],
+        ranks: &BTreeMap<DiskNumber, usize>,
+        roomy: &BTreeSet<Uuid>,
+    ) -> Option<(u32, DiskNumber, (DiskNumber, ExtentRange))> {
+        let part = &self.parts[index];
+        let taken: Vec<Uuid> = part
+            .members
+            .iter()
+            .filter_map(|member| self.disks.get(&member.disk).map(|disk| disk.domain))
+            .collect();
+        if roomy.iter().all(|domain| taken.contains(domain)) {
+            return None;
+        }
+        let mut sources = self.sharing(part);
+        sources.sort_by_key(|member| std::cmp::Reverse(ranks.get(&member.disk)));
+        for source in sources {
+            let open = disks.iter().filter(|(_, fill)| roomy.contains(&fill.domain));
+            for (target, fill) in open {
+                if !self.may_move(part, source.disk, (*target, fill.domain)) {
+                    continue;
+                }
+                let taken = halvings(part.count).find_map(|count| {
+                    self.space.take_first(*target, count).map(|extents| (count, extents))
+                });
+                if let Some((count, extents)) = taken {
+                    return Some((count, source.disk, (*target, extents)));
                 }
             }
         }
@@ -489,6 +528,7 @@ impl<'a> Rebalancing<'a> {
             }
         }
         self.shared.remove(&index);
+        self.apart.remove(&index);
         let at = moved.members.iter().position(|member| member.disk == source).unwrap_or(0);
         let left = moved.members[at];
         if count < moved.count {
@@ -507,6 +547,8 @@ impl<'a> Rebalancing<'a> {
         }
         let to = Member { disk: target, first: extents.first };
         moved.members[at] = to;
+        let others = moved.members.iter().map(|member| member.disk);
+        let others: Vec<DiskNumber> = others.filter(|disk| *disk != target).collect();
         let (volume, key) = (moved.volume, moved.key);
         self.add(moved);
         let left = ExtentRange::new(left.first, count);
@@ -517,8 +559,7 @@ impl<'a> Rebalancing<'a> {
         self.account(source, -i64::from(count));
         self.account(target, i64::from(count));
         if let Some(standing) = &mut self.standing {
-            standing.give_back(source, count);
-            standing.take(target, count);
+            standing.move_position(&others, source, target, count);
         }
         PlannedMove { volume, key, count, position: at as u8, from: source, to }
     }

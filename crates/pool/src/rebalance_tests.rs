@@ -255,15 +255,17 @@ fn copies_that_labels_joined_move_apart_before_anything_else() {
         assert!(groups > 0, "of {copies} copies some must share a rack");
         let usable = all(&metadata);
         let plan = Rebalancing::new(&metadata, &usable).all();
-        let apart = plan.iter().scan(0, |moved, planned| {
-            *moved += u64::from(planned.count);
-            Some(*moved)
-        });
-        assert!(apart.take_while(|moved| *moved <= groups).count() > 0, "{plan:?}");
-        let mut halfway = metadata.clone();
-        let first: Vec<PlannedMove> = plan.iter().copied().take(1).collect();
-        carry_out(&mut halfway, &first);
-        assert!(shared(&halfway) < groups, "nothing else comes first");
+        let (mut then, mut left) = (metadata.clone(), groups);
+        for planned in &plan {
+            if left == 0 {
+                break;
+            }
+            carry_out(&mut then, std::slice::from_ref(planned));
+            let now = shared(&then);
+            assert_eq!(now + u64::from(planned.count), left, "something else came first");
+            left = now;
+        }
+        assert_eq!(left, 0);
         rebalance(&mut metadata);
         assert_eq!(shared(&metadata), 0);
     }
@@ -273,12 +275,17 @@ fn copies_that_labels_joined_move_apart_before_anything_else() {
 fn a_position_moves_apart_also_into_what_is_kept_for_a_loss() {
     let mut metadata = pool_of(FailureDomain::Node, &[(0, 1000), (1, 1000), (2, 1000), (3, 1000)]);
     metadata.apply(&keep("node")).unwrap();
+    // Both racks are as full as the spare allows.
+    label(&mut metadata, &[(0, "rack=A"), (2, "rack=A"), (1, "rack=B"), (3, "rack=B")]);
     fill(&mut metadata, Layout::Mirror(2), 100);
     label(&mut metadata, &[(0, "rack=A"), (1, "rack=A"), (2, "rack=B"), (3, "rack=B")]);
+    assert!(is_held(&metadata));
     let groups = shared(&metadata);
     assert!(groups > 0);
     let usable = all(&metadata);
     let mut plan = Rebalancing::new(&metadata, &usable);
+    let beside: i64 = plan.free.keys().map(|domain| plan.left(*domain).max(0)).sum();
+    assert!(beside < groups as i64, "{beside} are free beside what is kept");
     let moves = plan.all();
     assert_eq!(plan.shared_groups(), 0, "{groups} shared, {} moves", moves.len());
 }
@@ -292,6 +299,26 @@ fn where_all_is_one_domain_nothing_moves_for_that() {
     assert_eq!(shared(&metadata), groups);
     let usable = all(&metadata);
     let mut plan = Rebalancing::new(&metadata, &usable);
+    assert_eq!(plan.move_apart(), None);
+    assert!(plan.apart.is_empty(), "none is looked at again at each move");
     plan.all();
     assert_eq!(plan.shared_groups(), groups);
+}
+
+#[test]
+fn what_is_counted_beside_a_spare_is_what_there_is_once_all_has_moved() {
+    let disks: Vec<(u32, u64)> = (0..4).map(|node| (node, 1000)).collect();
+    let mut metadata = pool_of(FailureDomain::Node, &disks);
+    fill(&mut metadata, Layout::Mirror(2), 60);
+    metadata.apply(&keep("disk")).unwrap();
+    label(&mut metadata, &[(0, "rack=A"), (1, "rack=A")]);
+    add_disk(&mut metadata, 4, 4000);
+    add_disk(&mut metadata, 5, 4000);
+    let before = metadata.clone();
+    let usable = all(&before);
+    let mut plan = Rebalancing::new(&before, &usable);
+    assert!(plan.shared_groups() > 0);
+    let moves = plan.all();
+    carry_out(&mut metadata, &moves);
+    assert_eq!(plan.standing, Standing::for_growth(&metadata, &usable, false));
 }

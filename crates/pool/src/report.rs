@@ -341,6 +341,9 @@ pub struct VotesReport {
     pub total: u32,
     /// Of these, in reach.
     pub present: u32,
+    /// A witness would let one more failure domain be lost, as far as that is known.
+    #[serde(default)]
+    pub lacks_witness: bool,
 }
 
 /// A volume.

@@ -196,7 +196,7 @@ fn pool() -> PoolReport {
         free_bytes: 500,
         survives: 2,
         disks: ["e1.0", "e2.0", "e3.0"].map(disk).to_vec(),
-        votes: VotesReport { total: 3, present: 3 },
+        votes: VotesReport { total: 3, present: 3, lacks_witness: false },
         lease_ok: true,
         volumes: vec![volume()],
         jobs: Vec::new(),

@@ -1,6 +1,7 @@
 //! Making, extending and importing pools: what is asked before anything is changed, and the forecast
 //! that a dry run shows. The same checks serve both, so that a dry run says what the command would.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ impl Engine {
         }
         let mut candidates =
             self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
-        put_labels(&request.domains, &mut candidates)?;
+        put_labels(&request.domains, &mut candidates, BTreeSet::new())?;
         check_machines(request.failure_domain, &candidates, None)?;
         let losses = self.check_candidates(&candidates, None).await?;
         Ok((candidates, losses))
@@ -117,9 +118,9 @@ impl Engine {
             check_once(disks.iter().chain(witnesses))?;
         }
         let mut candidates = self.candidates(disks, witnesses, force_disks)?;
-        put_labels(domains, &mut candidates)?;
         {
             let meta = open.pool.meta.borrow();
+            put_labels(domains, &mut candidates, meta.label_kinds())?;
             check_machines(meta.pool().failure_domain, &candidates, Some(&meta))?;
         }
         let losses = self.check_candidates(&candidates, Some(&open)).await?;

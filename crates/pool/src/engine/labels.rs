@@ -9,11 +9,13 @@ use super::LabelDisks;
 use super::format_disk::Candidate;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
+use super::status::losses_survived;
 use crate::error::PoolError;
 use crate::forecast::{LabelForecast, RelabelledDisk, SharedVolume};
 use crate::format::{DiskId, DiskNumber};
 use crate::metadata::{
-    DomainLabel, InvalidLabel, Joint, Labels, MetaRecord, Metadata, Volume as VolumeMeta,
+    DomainLabel, InvalidLabel, Joint, LabelKind, Labels, MetaRecord, Metadata,
+    Volume as VolumeMeta, check_kinds,
 };
 use crate::report::PoolEvent;
 
@@ -33,10 +35,11 @@ impl Candidate {
     }
 }
 
-/// Gives new disks their labels.
+/// Gives new disks their labels, in a pool that has these kinds of them.
 pub(super) fn put_labels(
     labels: &[DomainLabel],
     candidates: &mut [Candidate],
+    mut kinds: BTreeSet<LabelKind>,
 ) -> Result<(), PoolError> {
     for label in labels {
         for name in &label.disks {
@@ -56,7 +59,8 @@ pub(super) fn put_labels(
             }
         }
     }
-    Ok(())
+    kinds.extend(candidates.iter().flat_map(|one| one.labels.keys().cloned()));
+    Ok(check_kinds(&kinds)?)
 }
 
 /// Which labels join which disks, a sentence each; within one domain if that is told.
@@ -118,6 +122,8 @@ impl OpenPool {
                 label.put_on(labels, &self.pool.disk_name(disk))?;
             }
         }
+        let of_disk = |disk| then.get(disk).cloned().unwrap_or_else(|| meta.labels(*disk));
+        check_kinds(&meta.disks().keys().flat_map(|disk| of_disk(disk).into_keys()).collect())?;
         let changed = then.iter().filter(|(disk, labels)| meta.labels(**disk) != **labels);
         Ok(changed.map(|(disk, labels)| MetaRecord::labels(*disk, labels)).collect())
     }
@@ -191,9 +197,15 @@ impl Pool {
         }
         let voters: BTreeSet<DiskId> = self.all_voters();
         let voters = voters.iter().filter_map(|voter| meta.disk_by_id(*voter));
-        let voters: Vec<DiskNumber> = voters.map(|disk| disk.number).collect();
-        if shares(&voters) {
-            shared.insert("votes are".into());
+        let domains: Vec<Uuid> = voters.map(|disk| meta.domain_of(disk)).collect();
+        // Several in one are right where a majority outlives each, and change nothing where none can be lost anyway.
+        let majority = domains.len() / 2 + 1;
+        let apart: BTreeSet<&Uuid> = domains.iter().collect();
+        if domains.len() > majority
+            && apart.len() < domains.len()
+            && losses_survived(domains.iter().copied(), majority) == 0
+        {
+            shared.insert("so many votes that the others are no majority are".into());
         }
         shared
     }

@@ -92,6 +92,7 @@ impl OpenPool {
             bytes: extents * extent_bytes,
             shared_groups,
             shared_groups_then: plan.shared_groups(),
+            shared_groups_held: plan.shared_groups_held(),
             disks: disks.collect(),
             volumes: room(rooms_before),
             volumes_then: room(rooms_then),

@@ -16,6 +16,7 @@ use super::commit::CommitError;
 use super::convert::has_any;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
+use super::spare::{others_of, shares_domain};
 use super::volume::Volume;
 use crate::format::GenerationId;
 use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, Metadata};
@@ -30,8 +31,9 @@ pub(crate) struct Change<'a> {
 }
 
 impl OpenPool {
-    /// Begins to move a position of a run, or to give it a further one; not if nothing is wrong where it is and what
-    /// the pool's spare needs was given out since that was planned.
+    /// Begins to move a position of a run, or to give it a further one; not if labels that changed since that was
+    /// planned put it into the failure domain of another one, nor if nothing is wrong where it is and what
+    /// the pool's spare needs was given out meanwhile.
     pub(crate) fn begin_move(
         &self,
         volume: &Rc<Volume>,
@@ -41,7 +43,10 @@ impl OpenPool {
     ) -> Change<'_> {
         let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
         let of = run.clone();
-        let may_be = move |meta: &Metadata| self.move_leaves_spare(meta, &of, position, to.disk);
+        let may_be = move |meta: &Metadata| {
+            !shares_domain(meta, to.disk, &others_of(&of, position))
+                && self.move_leaves_spare(meta, &of, position, to.disk)
+        };
         change(volume, run, vec![begun], may_be)
     }
 
@@ -72,7 +77,7 @@ impl OpenPool {
 
     /// Gives up a position of a run; not if somebody may need that position: where a row
     /// was being written over, or was written in its place and the log doesn't have it. A destage, which is due
-    /// then, changes that; but whoever read the others didn't see that row.
+    /// then, changes that; but whoever read the others didn't see that row. Nor if others make the better copies by now.
     pub(crate) fn drop_position(
         &self,
         volume: &Rc<Volume>,
@@ -82,14 +87,13 @@ impl OpenPool {
         let left = *run.members.get(usize::from(position))?;
         let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
         let (of, whose) = (run.clone(), Rc::clone(volume));
-        let may_go = move |_: &Metadata| {
+        let may_go = move |meta: &Metadata| {
             let is_known = !has_any(&of, &whose.only_in_place());
             if !is_known {
                 self.forget_check(whose.id, &of);
                 whose.destage_soon();
             }
-            let mut others = of.members.iter().filter(|member| **member != left);
-            is_known && others.all(|member| self.is_there(member.disk))
+            is_known && self.can_go(meta, &of, usize::from(position))
         };
         Some(change(volume, run, vec![dropped, freed(run, left)], may_go))
     }

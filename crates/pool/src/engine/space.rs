@@ -64,7 +64,7 @@ pub(super) fn no_space(
         }
         _ => format!("one more {what} alone would not help, two would"),
     };
-    let labels = match is_joined(meta) {
+    let labels = match meta.has_joined_domains() {
         true => " that no label joins with the others",
         false => "",
     };
@@ -88,15 +88,10 @@ pub(super) fn no_space(
 /// What copies must not share, for people.
 pub(super) fn domain_word(meta: &Metadata) -> &'static str {
     match meta.pool().failure_domain {
-        _ if is_joined(meta) => "failure domain",
+        _ if meta.has_joined_domains() => "failure domain",
         FailureDomain::Node => "machine",
         FailureDomain::Disk => "disk",
     }
-}
-
-/// Whether some label joins disks that would fail apart from each other without it.
-fn is_joined(meta: &Metadata) -> bool {
-    !meta.joints(None).is_empty()
 }
 
 /// `n1 304 MiB (e1.0 304 MiB, e1.1 is away)`, or `n1 and n2, one failure domain (rack=A joins e1.0, e2.0), ...`.

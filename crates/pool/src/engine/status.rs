@@ -15,9 +15,12 @@ use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, Voters, majority_of, poorest};
-use crate::metadata::{LabelKind, LabelValue, Metadata, Volume as VolumeMeta};
+use crate::metadata::{Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 use crate::stats::{DiskStats, VolumeStats};
+
+/// For how many disks count.
+type Count<'a> = &'a dyn Fn(&[DiskNumber]) -> usize;
 
 impl OpenPool {
     /// The pool as it stands.
@@ -48,7 +51,7 @@ impl OpenPool {
             free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
             survives,
             disks,
-            votes,
+            votes: VotesReport { lacks_witness: self.lacks_witness(&meta), ..votes },
             lease_ok,
             volumes,
             jobs: self.job_reports(&meta),
@@ -129,7 +132,18 @@ impl OpenPool {
         };
         // Of one that is to have fewer copies nobody expects more.
         let copies = u32::from(known.promised_copies());
-        let degraded = self.volume_copies(meta, known) < copies;
+        let (apart_at_all, disks, machines) = (
+            |there: &[DiskNumber]| domains(meta, there),
+            |there: &[DiskNumber]| there.len(),
+            |there: &[DiskNumber]| nodes(meta, there),
+        );
+        let (kinds, apart): (Vec<_>, Vec<_>) = meta.apart_by_kind().unzip();
+        let counts: [Count<'_>; 3] = [&apart_at_all, &disks, &machines];
+        let counts: Vec<Count<'_>> =
+            counts.into_iter().chain(apart.iter().map(|apart| apart as Count<'_>)).collect();
+        let mut least = self.least_of_each(meta, known, &counts).into_iter();
+        let degraded = least.next().is_none_or(|least| least < copies);
+        let mut survived = least.map(|copies| copies.saturating_sub(1));
         let stats = volume.stats.borrow();
         Some(VolumeReport {
             name: known.name.clone(),
@@ -146,11 +160,9 @@ impl OpenPool {
             written_bytes: stats.write.bytes + stats.discard.bytes,
             log_bytes: volume.pending.borrow().bytes(),
             log_capacity_bytes: volume.credit.capacity_bytes(),
-            survives_disks: self.least_copies(meta, known, |there| there.len()).saturating_sub(1),
-            survives_nodes: self
-                .least_copies(meta, known, |there| nodes(meta, there))
-                .saturating_sub(1),
-            survives_labels: self.survives_labels(meta, known),
+            survives_disks: survived.next().unwrap_or(0),
+            survives_nodes: survived.next().unwrap_or(0),
+            survives_labels: kinds.into_iter().cloned().zip(survived).collect(),
             // Copies that share one count once, so it is degraded.
             shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
             suspended,
@@ -191,27 +203,7 @@ impl OpenPool {
     /// The least number of complete copies that any part of a volume has now. Copies in one failure
     /// domain count once.
     pub(super) fn volume_copies(&self, meta: &Metadata, volume: &VolumeMeta) -> u32 {
-        self.least_copies(meta, volume, |there| Pool::domains(meta, there.iter().copied()))
-    }
-
-    /// For each kind of label how many of those may be lost: so many racks. What has none of that kind is lost with none.
-    fn survives_labels(&self, meta: &Metadata, volume: &VolumeMeta) -> BTreeMap<LabelKind, u32> {
-        let mut by_kind: BTreeMap<LabelKind, BTreeMap<DiskNumber, LabelValue>> = BTreeMap::new();
-        for disk in meta.disks().keys() {
-            for (kind, value) in meta.labels(*disk) {
-                by_kind.entry(kind).or_default().insert(*disk, value);
-            }
-        }
-        let survived = by_kind.into_iter().map(|(kind, values)| {
-            let apart = |there: &[DiskNumber]| {
-                let labelled: BTreeSet<&LabelValue> =
-                    there.iter().filter_map(|disk| values.get(disk)).collect();
-                let others = there.iter().filter(|disk| !values.contains_key(disk)).count();
-                labelled.len() + others
-            };
-            (kind, self.least_copies(meta, volume, apart).saturating_sub(1))
-        });
-        survived.collect()
+        self.least_copies(meta, volume, |there| domains(meta, there))
     }
 
     /// The same where `count` says for how many the disks count that are there.
@@ -221,27 +213,41 @@ impl OpenPool {
         volume: &VolumeMeta,
         count: impl Fn(&[DiskNumber]) -> usize,
     ) -> u32 {
-        let there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
-            let there: Vec<DiskNumber> = disks.filter(|disk| self.is_there(*disk)).collect();
-            count(&there) as u32
+        self.least_of_each(meta, volume, &[&count]).into_iter().next().unwrap_or(0)
+    }
+
+    /// The same for several ways to count.
+    fn least_of_each(
+        &self,
+        meta: &Metadata,
+        volume: &VolumeMeta,
+        counts: &[Count<'_>],
+    ) -> Vec<u32> {
+        let mut least = vec![u32::from(volume.layout.copies()); counts.len()];
+        let mut there: Vec<DiskNumber> = Vec::new();
+        let mut look = |disks: &mut dyn Iterator<Item = DiskNumber>, at_least: u32| {
+            there.clear();
+            there.extend(disks.filter(|disk| self.is_there(*disk)));
+            for (least, count) in least.iter_mut().zip(counts) {
+                let copies = count(&there) as u32;
+                *least = (*least).min(copies.max(at_least.min(*least)));
+            }
         };
-        let mut least = u32::from(volume.layout.copies());
         for run in volume.runs.values() {
-            least = least.min(there(&mut run.members.iter().map(|member| member.disk)));
+            look(&mut run.members.iter().map(|member| member.disk), 0);
         }
         for group in meta.groups_behind(volume) {
             let disks = group.members().map(|(disk, _)| disk);
-            let whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
-            let whole = there(&mut whole.into_iter());
+            let mut whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
             // Two members that are each behind the other still make one copy together.
-            least = least.min(whole.max(least.min(1)));
+            look(&mut whole, 1);
         }
         let config = self.pool.config.borrow();
         for segment in volume.log.segments.values() {
-            let current = current_copies(segment, &config);
             // An opening needs one of its copies.
             if segment.is_needed(volume.log.released) {
-                least = least.min(there(&mut current.iter().map(|copy| copy.disk)));
+                let current = current_copies(segment, &config);
+                look(&mut current.iter().map(|copy| copy.disk), 0);
             }
         }
         least
@@ -282,6 +288,11 @@ impl OpenPool {
     }
 }
 
+/// How many failure domains disks are in.
+fn domains(meta: &Metadata, disks: &[DiskNumber]) -> usize {
+    Pool::domains(meta, disks.iter().copied())
+}
+
 /// How many machines disks are on.
 pub(super) fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
     let nodes = disks.iter().filter_map(|disk| Some(meta.disks().get(disk)?.node));
@@ -290,18 +301,21 @@ pub(super) fn nodes(meta: &Metadata, disks: &[DiskNumber]) -> usize {
 
 /// How many failure domains may be lost before those of a list that `are` there are no majority of it.
 pub(super) fn spare_of(meta: &Metadata, list: &[DiskId], are: impl Fn(DiskId) -> bool) -> u32 {
+    let there = list.iter().filter(|disk| are(**disk)).filter_map(|disk| meta.disk_by_id(*disk));
+    losses_survived(there.map(|disk| meta.domain_of(disk)), majority_of(list))
+}
+
+/// How many of what votes are lost with may be lost before so many aren't left; of each vote with what it is lost.
+pub(super) fn losses_survived(votes: impl Iterator<Item = Uuid>, majority: usize) -> u32 {
     let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
-    let there = list.iter().filter(|disk| are(**disk));
-    for disk in there.filter_map(|disk| meta.disk_by_id(*disk)) {
-        *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
-    }
+    votes.for_each(|domain| *by_domain.entry(domain).or_default() += 1);
     let mut votes: Vec<usize> = by_domain.into_values().collect();
     votes.sort_unstable();
     let mut left: usize = votes.iter().sum();
     // The machine with the most votes is the one to fail.
     let lost = votes.into_iter().rev().take_while(|votes| {
         left = left.saturating_sub(*votes);
-        left >= majority_of(list)
+        left >= majority
     });
     lost.count() as u32
 }

@@ -20,7 +20,7 @@ use super::areas::AreaError;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
-use super::status::spare_of;
+use super::status::{losses_survived, spare_of};
 use crate::forecast::VotesForecast;
 use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
 use crate::metadata::{Disk, JobKind, Metadata, area_extents_for};
@@ -35,6 +35,7 @@ const UNFIT_FOR: Duration = Duration::from_secs(60);
 pub(crate) type Unfit = RefCell<BTreeMap<DiskNumber, Instant>>;
 
 /// A disk that may vote.
+#[derive(Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) machine: Uuid,
     pub(super) domain: Uuid,
@@ -45,8 +46,8 @@ pub(super) struct Candidate {
     pub(super) is_witness: bool,
 }
 
-/// Who of the candidates should vote, by index, but for a witness: up to five, of each failure domain as many as of each
-/// other, so that none is a half of them. Of each machine who votes already, else the largest disk; where single disks
+/// Who of the candidates should vote, by index, but for a witness: up to five, so that as many failure domains as can be
+/// may be lost, then as many machines, then an odd number. Of each machine who votes already, else the largest disk; where single disks
 /// may fail then the next one of each machine, and so on. A domain that labels joined has several of these.
 pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
     let mut machines: Vec<(Uuid, Vec<usize>)> = Vec::new();
@@ -76,11 +77,45 @@ pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> 
     for (_, disks) in &mut domains {
         disks.sort_by_key(|at| !candidates[*at].votes);
     }
-    let most = VOTE_DISKS_MAX / domains.len().max(1);
-    let of_each = domains.iter().map(|(_, disks)| disks.len()).min().unwrap_or(0).min(most).max(1);
-    let in_turn =
-        (0..of_each).flat_map(|turn| domains.iter().filter_map(move |(_, disks)| disks.get(turn)));
-    in_turn.copied().take(VOTE_DISKS_MAX).collect()
+    let of_each = |most: usize| -> Vec<usize> {
+        let in_turn =
+            (0..most).flat_map(|turn| domains.iter().filter_map(move |(_, disks)| disks.get(turn)));
+        in_turn.copied().take(VOTE_DISKS_MAX).collect()
+    };
+    let mut best = of_each(1);
+    for most in 2..=VOTE_DISKS_MAX {
+        let list = of_each(most);
+        let fewer = list.split_last().map(|(_, fewer)| fewer.to_vec()).unwrap_or_default();
+        for list in [list, fewer] {
+            // Where labels joined nothing that is all there is.
+            if list.len() > domains.len() && rank(candidates, &list) > rank(candidates, &best) {
+                best = list;
+            }
+        }
+    }
+    best
+}
+
+/// How good a list is, with a witness where that makes it better.
+fn rank(candidates: &[Candidate], list: &[usize]) -> (u32, u32, bool) {
+    let with = with_witness(candidates, list);
+    let with = with.map(|with| survives(candidates, &with));
+    survives(candidates, list).max(with.unwrap_or_default())
+}
+
+/// How many failure domains may be lost before these are no majority, how many machines, and whether they are an odd
+/// number.
+fn survives(candidates: &[Candidate], list: &[usize]) -> (u32, u32, bool) {
+    let majority = list.len() / 2 + 1;
+    let by = |what: fn(&Candidate) -> Uuid| {
+        losses_survived(list.iter().map(|at| what(&candidates[*at])), majority)
+    };
+    (by(|one| one.domain), by(|one| one.machine), !list.len().is_multiple_of(2))
+}
+
+fn with_witness(candidates: &[Candidate], list: &[usize]) -> Option<Vec<usize>> {
+    let witness = choose_witness(candidates, list).filter(|_| list.len() < VOTE_DISKS_MAX)?;
+    Some([list, &[witness]].concat())
 }
 
 /// The witness that may vote beside those chosen: one that votes already, else any. In a failure domain of theirs it
@@ -94,17 +129,15 @@ pub(super) fn choose_witness(candidates: &[Candidate], chosen: &[usize]) -> Opti
     able.min_by_key(|at| (!candidates[*at].votes, shares(at, |one| one.machine)))
 }
 
-/// Who votes in a new pool: a witness where the others would be an even number, of which a half is no majority.
+/// Who votes in a new pool: a witness where that lets more be lost.
 pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
-    let mut voters = choose_voters(domain, candidates);
-    if voters.len().is_multiple_of(2) {
-        voters.extend(choose_witness(candidates, &voters));
-    }
-    voters
+    let voters = choose_voters(domain, candidates);
+    let with = with_witness(candidates, &voters);
+    let is_better = |with: &Vec<usize>| survives(candidates, with) > survives(candidates, &voters);
+    with.filter(is_better).unwrap_or(voters)
 }
 
-/// Who would vote of these in a pool that is like that then. A witness is lacking where half of the votes may be lost
-/// with machines.
+/// Who would vote of these in a pool that is like that then, and whether it lacks a witness.
 pub(super) fn forecast(
     pool: &Metadata,
     candidates: &[Candidate],
@@ -115,11 +148,22 @@ pub(super) fn forecast(
     VotesForecast { votes, machines, lacks_witness, witness_bytes }
 }
 
-/// How many of these would vote, and whether a witness would be of use to them.
+/// How many of these would vote, and whether one more failure domain might be lost if there were a witness in another
+/// one.
 fn count(domain: FailureDomain, candidates: &[Candidate]) -> (usize, bool) {
     let voters = first_voters(domain, candidates);
     let machines: BTreeSet<Uuid> = voters.iter().map(|at| candidates[*at].machine).collect();
-    (voters.len(), voters.len().is_multiple_of(2) && machines.len() > 1)
+    let stranger = Candidate {
+        machine: Uuid::max(),
+        domain: Uuid::max(),
+        bytes: 0,
+        votes: false,
+        is_witness: true,
+    };
+    let with = [candidates, &[stranger]].concat();
+    let (now, _, _) = survives(candidates, &voters);
+    let (then, _, _) = survives(&with, &first_voters(domain, &with));
+    (voters.len(), machines.len() > 1 && then > now)
 }
 
 impl OpenPool {
@@ -310,6 +354,14 @@ impl OpenPool {
         forecast(with, &candidates, witness_bytes)
     }
 
+    /// Whether a witness would let one more failure domain be lost.
+    pub(super) fn lacks_witness(&self, meta: &Metadata) -> bool {
+        let voters = self.pool.config.borrow().voters.clone();
+        let candidates: Vec<Candidate> =
+            self.able(meta, &voters).map(|(_, candidate)| candidate).collect();
+        count(meta.pool().failure_domain, &candidates).1
+    }
+
     /// The disks that may vote, by who votes now.
     fn able<'a>(
         &'a self,
@@ -424,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn of_each_domain_that_labels_joined_as_many_vote_as_of_each_other() {
+    fn as_many_domains_that_labels_joined_as_can_be_may_be_lost_then_as_many_machines() {
         let node = FailureDomain::Node;
         let of = |racks: &[u128]| {
             let disks: Vec<_> = (0..racks.len() as u128).map(|at| (at, 9, false)).collect();
@@ -434,10 +486,20 @@ mod tests {
             }
             disks
         };
-        // Two racks: two of each, and a witness makes five, of which either may go.
-        assert_eq!(choose_voters(node, &of(&[1, 1, 1, 2, 2, 2])), [0, 3, 1, 4]);
-        assert_eq!(choose_voters(node, &of(&[1, 2, 2, 2])), [0, 1]);
-        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 2, 3, 3])), [0, 2, 4]);
+        // Of two racks one that has a half can't be lost: so any machine may, of five even two.
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2])), [0, 2, 1]);
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 2])), [0, 2, 1]);
+        assert_eq!(choose_voters(node, &of(&[1, 1, 1, 2, 2, 2])), [0, 3, 1, 4, 2]);
+        assert_eq!(choose_voters(node, &of(&[1, 2, 2, 2])), [0, 1, 2]);
+        // With a witness either may: two of each make five.
+        let mut disks = of(&[1, 1, 1, 2, 2, 2, 3]);
+        disks[6].is_witness = true;
+        assert_eq!(first_voters(node, &disks), [0, 3, 1, 4, 6]);
+        let mut disks = of(&[1, 1, 2, 3]);
+        disks[3].is_witness = true;
+        assert_eq!(first_voters(node, &disks), [0, 2, 3]);
+        // Of three any rack may, and any two machines.
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 2, 3, 3])), [0, 2, 4, 1, 3]);
         assert_eq!(choose_voters(node, &of(&[1, 1, 2, 3, 4, 5, 6])), [0, 2, 3, 4, 5]);
         // Where all is one domain nothing helps against losing that, but against losing a machine.
         assert_eq!(choose_voters(node, &of(&[1, 1, 1])), [0, 1, 2]);
@@ -446,12 +508,12 @@ mod tests {
         disks[4].is_witness = true;
         assert_eq!(first_voters(node, &disks), [0, 2, 1, 3, 4]);
         disks[4].domain = Uuid::from_u128(1);
-        assert_eq!(first_voters(node, &disks), [0, 2, 1, 3], "it would go with a rack");
+        assert_eq!(first_voters(node, &disks), [0, 2, 1], "it would go with a rack");
         // Who votes already stays.
         let mut disks = of(&[1, 1, 2, 2, 3, 3]);
         disks[1].votes = true;
         disks[5].votes = true;
-        assert_eq!(choose_voters(node, &disks), [1, 5, 2]);
+        assert_eq!(choose_voters(node, &disks), [1, 5, 2, 0, 4]);
         // Disks that share a batch and no machine.
         let mut disks = candidates(
             FailureDomain::Disk,

@@ -19,7 +19,7 @@ use crate::format::{DiskNumber, FailureDomain};
 
 /// What begins the properties' names; the disk's number follows.
 const KEY: &str = "domain-";
-/// Labels that a disk may have.
+/// Labels that a disk may have, of different kinds, and kinds that those of a pool's disks may be of.
 pub const LABELS_MAX: usize = 8;
 /// Longest kind and longest value.
 pub const LABEL_WORD_BYTES_MAX: usize = 32;
@@ -46,6 +46,9 @@ pub enum InvalidLabel {
     /// A disk would have more than it may.
     #[error("{0} would have more than {LABELS_MAX} labels")]
     TooMany(String),
+    /// The pool would have more kinds than it may.
+    #[error("labels of the pool's disks would be of {0}: more than {LABELS_MAX} kinds")]
+    TooManyKinds(String),
 }
 
 /// What kind of thing a label tells of a disk: `rack`.
@@ -158,9 +161,17 @@ pub struct Joint {
     pub disks: Vec<DiskNumber>,
 }
 
-/// The domain of each disk that a label joins with others. It is no part of what the metadata says.
+/// What labels join. It is no part of what the metadata says.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Domains(OnceCell<Rc<BTreeMap<DiskNumber, Uuid>>>);
+pub(super) struct Domains(OnceCell<Rc<Joined>>);
+
+#[derive(Debug, Default)]
+struct Joined {
+    /// The domain of each disk that a label joins with others.
+    by_all: BTreeMap<DiskNumber, Uuid>,
+    /// Of each kind of label the same by those alone.
+    by_kind: BTreeMap<LabelKind, BTreeMap<DiskNumber, Uuid>>,
+}
 
 impl PartialEq for Domains {
     fn eq(&self, _: &Domains) -> bool {
@@ -204,8 +215,36 @@ impl Metadata {
 
     /// The failure domain of a disk: what may be lost as one, told by the least of what it consists of.
     pub fn domain_of(&self, disk: &Disk) -> Uuid {
-        let joined = self.domains.0.get_or_init(|| Rc::new(self.joined_domains()));
+        self.domain_in(&self.joined().by_all, disk)
+    }
+
+    fn domain_in(&self, joined: &BTreeMap<DiskNumber, Uuid>, disk: &Disk) -> Uuid {
         joined.get(&disk.number).copied().unwrap_or_else(|| self.unjoined_domain_of(disk))
+    }
+
+    /// Whether some label joins disks that would fail apart from each other without it.
+    pub fn has_joined_domains(&self) -> bool {
+        !self.joined().by_all.is_empty()
+    }
+
+    /// For each kind of label how many of these are lost apart from each other by those alone: so many racks. A machine
+    /// that fails as a whole is in the rack of each of its disks; what has no label of that kind is lost by itself.
+    pub fn apart_by_kind<'a>(
+        &'a self,
+    ) -> impl Iterator<Item = (&'a LabelKind, impl Fn(&[DiskNumber]) -> usize + 'a)> {
+        self.joined().by_kind.iter().map(move |(kind, joined)| {
+            let apart = move |disks: &[DiskNumber]| {
+                let disks = disks.iter().filter_map(|disk| self.disks.get(disk));
+                let domains: BTreeSet<Uuid> =
+                    disks.map(|disk| self.domain_in(joined, disk)).collect();
+                domains.len()
+            };
+            (kind, apart)
+        })
+    }
+
+    fn joined(&self) -> &Joined {
+        self.domains.0.get_or_init(|| Rc::new(self.joined_domains()))
     }
 
     /// What a disk is lost with whatever its labels are.
@@ -216,17 +255,26 @@ impl Metadata {
         }
     }
 
-    fn joined_domains(&self) -> BTreeMap<DiskNumber, Uuid> {
+    fn joined_domains(&self) -> Joined {
         if !self.properties().range(KEY.to_owned()..).any(|(key, _)| key.starts_with(KEY)) {
-            return BTreeMap::new();
+            return Joined::default();
         }
         let disks = self.disks.values();
         let disks: Vec<(DiskNumber, Uuid, Labels)> = disks
             .map(|disk| (disk.number, self.unjoined_domain_of(disk), self.labels(disk.number)))
             .collect();
-        let domains = join(disks.iter().map(|(_, own, labels)| (*own, labels)));
-        let joined = disks.iter().zip(domains).filter(|((_, own, _), domain)| own != domain);
-        joined.map(|((number, ..), domain)| (*number, domain)).collect()
+        let by = |counts: &dyn Fn(&LabelKind) -> bool| -> BTreeMap<DiskNumber, Uuid> {
+            let domains = join(disks.iter().map(|(_, own, labels)| (*own, labels)), counts);
+            let joined = disks.iter().zip(domains).filter(|((_, own, _), domain)| own != domain);
+            joined.map(|((number, ..), domain)| (*number, domain)).collect()
+        };
+        // Those of another making may be of more.
+        let kinds = self.label_kinds().into_iter().take(LABELS_MAX);
+        let by_kind = kinds.map(|kind| {
+            let joined = by(&|other| *other == kind);
+            (kind, joined)
+        });
+        Joined { by_all: by(&|_| true), by_kind: by_kind.collect() }
     }
 
     /// What joins disks that would be lost apart from each other without labels, by kind and value; within a domain if
@@ -260,14 +308,27 @@ impl Metadata {
     }
 }
 
-/// The domain of each of these, by what it is lost with whatever its labels are, and by its labels.
-fn join<'a>(disks: impl Iterator<Item = (Uuid, &'a Labels)>) -> Vec<Uuid> {
+/// Refuses more kinds of labels than a pool may have.
+pub(crate) fn check_kinds(kinds: &BTreeSet<LabelKind>) -> Result<(), InvalidLabel> {
+    if kinds.len() <= LABELS_MAX {
+        return Ok(());
+    }
+    let kinds: Vec<String> = kinds.iter().map(LabelKind::to_string).collect();
+    Err(InvalidLabel::TooManyKinds(kinds.join(", ")))
+}
+
+/// The domain of each of these, by what it is lost with whatever its labels are, and by its labels of those kinds that
+/// count.
+fn join<'a>(
+    disks: impl Iterator<Item = (Uuid, &'a Labels)>,
+    counts: &dyn Fn(&LabelKind) -> bool,
+) -> Vec<Uuid> {
     let disks: Vec<(Uuid, &Labels)> = disks.collect();
     // Of each that was joined one that is less; of the least of a domain itself.
     let mut least: BTreeMap<Uuid, Uuid> = disks.iter().map(|(own, _)| (*own, *own)).collect();
     let mut first: BTreeMap<(&LabelKind, &LabelValue), Uuid> = BTreeMap::new();
     for (own, labels) in &disks {
-        for label in labels.iter() {
+        for label in labels.iter().filter(|(kind, _)| counts(kind)) {
             let other = *first.entry(label).or_insert(*own);
             let (one, other) = (root_of(&least, *own), root_of(&least, other));
             least.insert(one.max(other), one.min(other));

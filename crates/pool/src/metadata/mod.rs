@@ -48,6 +48,7 @@ pub use codec::{decode_records, encode_records};
 pub use conversion::Conversion;
 pub use extent_set::ExtentSet;
 pub use job::{Job, JobKind};
+pub(crate) use labels::check_kinds;
 pub use labels::{
     DomainLabel, InvalidLabel, Joint, LABEL_WORD_BYTES_MAX, LABELS_MAX, LabelKind, LabelValue,
     Labels,

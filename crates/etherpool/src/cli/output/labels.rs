@@ -66,12 +66,23 @@ pub fn joins(joined: &[String]) -> String {
     joined.iter().map(|words| format!("  {words}: lost together\n")).collect()
 }
 
-/// Lines about what volumes survive, where labels count: `v survives the loss of 1 disk, 1 machine or 1 rack`.
+/// Lines about what copies of volumes survive, where labels count: `copies of v survive the loss of 1 disk, 1 machine or
+/// 1 rack`. Votes and copies of the metadata may survive less.
 pub fn survival(report: &PoolReport) -> String {
     let labelled = report.volumes.iter().filter(|volume| !volume.survives_labels.is_empty());
     let mut text: String = labelled
-        .map(|volume| format!("{} survives the loss of {}\n", volume.name, survives(volume)))
+        .map(|volume| {
+            format!("copies of {} survive the loss of {}\n", volume.name, survives(volume))
+        })
         .collect();
+    if !text.is_empty() {
+        text.push_str(&match super::pools::survives(report).as_str() {
+            "-" => "what the pool itself survives isn't known while it is not in use\n".to_owned(),
+            failures => {
+                format!("the pool as a whole, with its votes and metadata, survives {failures}\n")
+            }
+        });
+    }
     for volume in report.volumes.iter().filter(|volume| volume.shared_groups > 0) {
         text.push_str(&format!(
             "** {} groups of {} have two copies in one failure domain: `etherpool pool rebalance {}` moves them \
@@ -82,7 +93,7 @@ pub fn survival(report: &PoolReport) -> String {
     text
 }
 
-/// How many disks, machines and whatever else labels tell a volume may lose, each by itself.
+/// How many disks, machines and whatever else labels tell a volume's copies may lose, each by itself.
 pub fn survives(volume: &VolumeReport) -> String {
     let count = |number: u32, what: &str| match number {
         1 => format!("1 {what}"),
@@ -150,8 +161,11 @@ e1.0  rack=B  batch=7 rack=A
             [("rack".parse().unwrap(), 1), ("batch".parse().unwrap(), 0)].into();
         assert_eq!(
             survival(&report),
-            "v survives the loss of 1 disk, 1 machine, 0 batch or 1 rack\n"
+            "copies of v survive the loss of 1 disk, 1 machine, 0 batch or 1 rack\n\
+             the pool as a whole, with its votes and metadata, survives 1 failure\n"
         );
+        report.survives = 0;
+        assert!(survival(&report).contains("its votes and metadata, survives no failure\n"));
         report.volumes[0].shared_groups = 7;
         assert!(survival(&report).contains("** 7 groups of v have two copies"));
     }

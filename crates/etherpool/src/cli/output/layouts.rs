@@ -8,16 +8,26 @@ use super::{lines, table};
 /// What rebalancing does, or would do.
 pub fn rebalance(pool: &str, plan: &RebalanceForecast, is_dry_run: bool) -> String {
     let (shared, left) = (plan.shared_groups, plan.shared_groups_then);
-    let apart = match (shared, left) {
+    let held = plan.shared_groups_held.min(left);
+    let mut apart = match (shared, left) {
         (0, _) => String::new(),
         (shared, 0) => {
             format!("{shared} groups have two copies in one failure domain, and none then.\n")
         }
-        (shared, left) => format!(
-            "{shared} groups have two copies in one failure domain; for {left} of them there is no place apart: add \
-             disks (pool extend)\n"
-        ),
+        (shared, _) => format!("{shared} groups have two copies in one failure domain.\n"),
     };
+    if held > 0 {
+        apart.push_str(&format!(
+            "{held} of them can't be moved now: they aren't whole, their disks aren't there, or they are moving or \
+             being converted\n"
+        ));
+    }
+    if left > held {
+        apart.push_str(&format!(
+            "For {} of them there is no place apart: add disks (pool extend)\n",
+            left - held
+        ));
+    }
     if plan.bytes == 0 {
         return format!(
             "pool {pool}: nothing is to be moved: no more space can be made usable by that, and its disks are \
@@ -104,6 +114,7 @@ mod tests {
             bytes: 512 << 20,
             shared_groups: 7,
             shared_groups_then: 0,
+            shared_groups_held: 0,
             disks: vec![fill("e1.0", 99, 66), fill("e3.0", 0, 65)],
             volumes: room(0),
             volumes_then: room(1 << 30),

@@ -99,11 +99,12 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
         }
     }
-    if let Some(machines) = even_votes(report) {
+    if let Some(machines) = lacking_votes(report) {
+        let apart = if are_labelled { ", that no label joins with these" } else { "" };
         text.push_str(&format!(
-            "The votes are on {machines} machines, and half of them are no majority: one more to vote would let \
-             one more\nbe lost, a disk of another machine or only a witness, there or, if it has no disks of the pool, on \
-             the\nsupervisor's (pool extend {} --witness supervisor)\n",
+            "The votes are on {machines} machines: one more to vote would let one more be lost, a disk of another\n\
+             machine{apart} or only a witness, there or, if it has no disks of the pool, on the\n\
+             supervisor's (pool extend {} --witness supervisor)\n",
             report.name
         ));
     }
@@ -200,12 +201,11 @@ fn offline_line(report: &PoolReport, disk: &PoolDisk, offline: &OfflineReport) -
     }
 }
 
-/// How many machines vote, if each has one vote and they are an even number, so that one more would help.
-fn even_votes(report: &PoolReport) -> Option<usize> {
+/// How many machines vote, if one more to vote would help.
+fn lacking_votes(report: &PoolReport) -> Option<usize> {
     let voters = report.disks.iter().filter(|disk| disk.holds_vote);
-    let machines: BTreeSet<&str> = voters.clone().map(|disk| disk.node.as_str()).collect();
-    let is_even = !machines.is_empty() && machines.len().is_multiple_of(2);
-    (report.is_open() && is_even && machines.len() == voters.count()).then_some(machines.len())
+    let machines: BTreeSet<&str> = voters.map(|disk| disk.node.as_str()).collect();
+    (report.is_open() && report.votes.lacks_witness).then_some(machines.len())
 }
 
 /// What making or extending a pool would do, with what becomes of the supervisor's vote.

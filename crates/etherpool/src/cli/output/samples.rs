@@ -142,7 +142,7 @@ pub fn pool() -> PoolReport {
             offline: None,
             labels: Default::default(),
         }],
-        votes: VotesReport { total: 3, present: 3 },
+        votes: VotesReport { total: 3, present: 3, lacks_witness: false },
         lease_ok: true,
         volumes: vec![volume()],
         jobs: Vec::new(),

@@ -59,7 +59,7 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", layout(&report.layout, report.converting_to.as_deref())),
         ("state", state(report)),
-        ("survives", survives(report)),
+        ("copies survive", survives(report)),
         ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),
         ("repaired", format!("{} blocks", report.repaired_blocks)),

@@ -3,14 +3,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::testing::{Bench, Mode};
+use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{CreatePool, ExtendPool, LabelDisks, VolumeSize};
 use super::pattern;
+use crate::allocate::MovePlan;
 use crate::error::PoolError;
 use crate::forecast::LabelForecast;
 use crate::format::{FailureDomain, MIB};
 use crate::metadata::{DomainLabel, Layout};
 use crate::report::{PoolEvent, PoolReport, VolumeReport};
+use crate::spare::Spare;
 
 fn labels(of: &[&str]) -> Vec<DomainLabel> {
     of.iter().map(|label| label.parse().unwrap()).collect()
@@ -62,13 +64,14 @@ fn copies_are_on_different_racks_and_one_of_them_may_be_lost() {
     let volume = &report.volumes[0];
     let racks: Vec<u32> = volume.survives_labels.values().copied().collect();
     assert_eq!((racks, volume.survives_nodes, volume.shared_groups), (vec![1], 1, 0));
-    // Two votes of each, and neither is a majority.
-    assert_eq!((report.votes.total, report.survives), (4, 0));
+    // Two votes of one, and the third is no majority.
+    assert_eq!((report.votes.total, report.survives), (3, 0));
+    assert!(report.votes.lacks_witness);
     let opened = bench.engine.open_volume("pool", "v").unwrap();
     bench.write(&opened, 3, pattern(3, 4, 9)).unwrap();
     [0, 1].into_iter().for_each(|disk| bench.set_mode(disk, Mode::Lost));
     bench.pass(Duration::from_secs(10));
-    assert!(!bench.report().lease_ok, "half of the votes are no majority");
+    assert!(!bench.report().lease_ok, "one vote of three is no majority");
 }
 
 #[test]
@@ -225,4 +228,90 @@ fn a_disk_brings_its_labels_and_takes_them_along() {
     let meta = open.pool.meta.borrow();
     let kept = meta.properties().keys().filter(|key| key.starts_with("domain-")).count();
     assert_eq!(kept, 3);
+}
+
+#[test]
+fn a_rebalance_moves_apart_and_ends_also_where_that_costs_the_spare() {
+    let bench = Bench::new(8, 5, 48);
+    // Both racks are as full as the spare allows.
+    let request = CreatePool {
+        spare: Some(Spare::Disk),
+        witnesses: vec!["e4.0".to_owned()],
+        ..request(4, &["rack=A:e0.0,e2.0", "rack=B:e1.0,e3.0"])
+    };
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    let (engine, all) = (Rc::clone(&bench.engine), VolumeSize::PercentFree(100));
+    let made = async move { engine.create_volume("pool", "v", all, Layout::Mirror(2)).await };
+    bench.run(made).unwrap();
+    label(&bench, &["rack=A:e0.0,e1.0", "rack=B:e2.0,e3.0"], false).unwrap();
+    let report = bench.report();
+    assert!(report.volumes[0].shared_groups > 0);
+    assert!(report.spare.as_ref().unwrap().is_held(), "{:?}", report.spare);
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.rebalance_pool("pool", false).await }).unwrap();
+    bench.until(|report| report.jobs.is_empty());
+    assert_eq!(bench.report().volumes[0].shared_groups, 0);
+}
+
+#[test]
+fn a_machine_is_lost_with_a_label_that_only_one_of_its_disks_has() {
+    let disks = [("e1.0", 1, 48), ("e1.1", 1, 96), ("e2.0", 2, 48)];
+    let disks = disks.map(|(name, node, mib)| TestDisk::new(name, node, mib * MIB as usize));
+    let bench = Bench::with(9, disks.to_vec(), block::Instant::from_nanos(1_000_000_000), 1);
+    let request = CreatePool {
+        disks: ["e1.0", "e1.1", "e2.0"].map(str::to_owned).to_vec(),
+        ..request(0, &[])
+    };
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    add(&bench, "v", Layout::Mirror(2)).unwrap();
+    label(&bench, &["rack=A:e1.0,e2.0"], false).unwrap();
+    let volume = bench.report().volumes[0].clone();
+    assert_eq!((volume.survives_disks, volume.survives_nodes), (1, 1));
+    assert_eq!(volume.survives_labels.into_values().collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn no_position_begins_to_move_beside_another_one_that_labels_joined_meanwhile() {
+    let bench = Bench::new(10, 4, 48);
+    create(&bench, 4, &[]).unwrap();
+    add(&bench, "v", Layout::Mirror(2)).unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let volume = open.volumes.borrow().values().next().unwrap().clone();
+    let begin = |to_label: bool| {
+        let (run, position, count, to) = {
+            let meta = open.pool.meta.borrow();
+            let run = meta.volumes()[&volume.id].runs.values().next().unwrap().clone();
+            let usable = open.pool.usable_disks();
+            let place = MovePlan::new(&meta, &usable).take_some(&run, 0, run.count, None);
+            let (count, to) = place.unwrap();
+            (run, 0, count, to)
+        };
+        assert_eq!(count, run.count);
+        if to_label {
+            let names = [to.disk, run.members[1].disk].map(|disk| open.pool.disk_name(disk));
+            label(&bench, &[&format!("rack=A:{}", names.join(","))], false).unwrap();
+        }
+        let (open, volume) = (Rc::clone(&open), Rc::clone(&volume));
+        bench.run(async move {
+            let change = open.begin_move(&volume, &run, position, to);
+            open.change_map(vec![change]).await.unwrap()
+        })
+    };
+    assert!(!begin(true), "it would share a rack with the other one");
+    assert!(begin(false));
+}
+
+#[test]
+fn a_pool_has_labels_of_so_many_kinds() {
+    let bench = Bench::new(11, 2, 48);
+    let many: Vec<String> = (0..9).map(|kind| format!("k{kind}=A:e{}.0", kind % 2)).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let error = create(&bench, 2, &many).unwrap_err().to_string();
+    assert!(error.contains("more than 8 kinds"), "{error}");
+    create(&bench, 2, &many[..8]).unwrap();
+    let error = label(&bench, &["more=A:e1.0"], false).unwrap_err().to_string();
+    assert!(error.contains("k7, more") && error.contains("more than 8 kinds"), "{error}");
+    label(&bench, &["k7=:e1.0", "more=A:e1.0"], false).unwrap();
 }
