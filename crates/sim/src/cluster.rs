@@ -431,7 +431,7 @@ impl Cluster {
             FailureDomain::Disk => machines.flatten().map(|place| vec![place]).collect(),
         };
         let words = |unit: &[Place]| -> BTreeSet<(LabelKind, LabelValue)> {
-            unit.iter().filter_map(|place| labels.get(place)).cloned().flatten().collect()
+            unit.iter().filter_map(|place| labels.get(place).cloned()).flatten().collect()
         };
         let mut joined: Vec<Vec<Place>> = Vec::new();
         for mut unit in units {
