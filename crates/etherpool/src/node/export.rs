@@ -50,6 +50,7 @@ pub struct Export {
     changed: Cell<bool>,
     state: RefCell<String>,
     device: RefCell<PathBuf>,
+    drive: RefCell<Option<PathBuf>>,
     size_bytes: Cell<u64>,
     running: Cell<Option<ExportId>>,
     /// The disk vanished with writes that were answered before they were on stable storage.
@@ -80,6 +81,7 @@ impl Export {
             changed: Cell::new(false),
             state: RefCell::new("starting".to_owned()),
             device: RefCell::default(),
+            drive: RefCell::default(),
             size_bytes: Cell::new(0),
             running: Cell::new(None),
             lost: Cell::new(false),
@@ -303,6 +305,7 @@ impl Export {
         self.lost.set(false);
         self.running.set(Some(id));
         self.device.replace(disk.path().to_owned());
+        self.drive.replace(disk.drive());
         if damaged.is_none() {
             self.state.replace("online".to_owned());
         }
@@ -333,7 +336,9 @@ impl Export {
             let now = Some((running, node.asker.round()));
             if running.is_some() && (now != asked || runtime.now() >= due) {
                 (asked, due) = (now, runtime.now() + ASK_EVERY);
-                let health = node.asker.ask(&self.device()).await;
+                let drive = self.drive.borrow().clone();
+                let Some(drive) = drive else { continue };
+                let health = node.asker.ask(&drive).await;
                 // One that sleeps, or hangs, is as it said last.
                 let is_news = health.is_some() || !node.asker.is_on();
                 if let Some(id) = running.filter(|id| is_news && self.running.get() == Some(*id)) {

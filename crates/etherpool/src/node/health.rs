@@ -78,15 +78,15 @@ impl DriveAsker {
         self.program.borrow().is_some()
     }
 
-    /// How the drive is that a device is, or is a part of; none where it doesn't tell now.
-    pub async fn ask(&self, device: &Path) -> Option<DriveHealth> {
+    /// How a drive is; none where it doesn't tell now. Its path is resolved by the child alone.
+    pub async fn ask(&self, drive: &Path) -> Option<DriveHealth> {
         let program = self.program.borrow().clone()?;
-        if lock(&self.hanging).contains(device) {
+        if lock(&self.hanging).contains(drive) {
             return None;
         }
         let _turn = self.turns.acquire(1).await;
-        let asked = Asked::begin(&self.hanging, device);
-        let answer = self.handle.blocking(move || ask(&program, &asked.device));
+        let asked = Asked::begin(&self.hanging, drive);
+        let answer = self.handle.blocking(move || ask(&program, &asked.drive));
         match runtime::timeout(self.handle.runtime(), PATIENCE, answer).await {
             Ok(Ok(Ok(health))) => health,
             Ok(Ok(Err(error)) | Err(error)) => {
@@ -96,7 +96,7 @@ impl DriveAsker {
                 None
             }
             Err(_) => {
-                tracing::warn!(device = %device.display(), "asked how it is, the drive hangs");
+                tracing::warn!(drive = %drive.display(), "asked how it is, the drive hangs");
                 None
             }
         }
@@ -105,20 +105,20 @@ impl DriveAsker {
 
 /// A drive that is being asked; over when this is dropped, however that comes.
 struct Asked {
-    device: PathBuf,
+    drive: PathBuf,
     hanging: Arc<Hanging>,
 }
 
 impl Asked {
-    fn begin(hanging: &Arc<Hanging>, device: &Path) -> Asked {
-        lock(hanging).insert(device.to_owned());
-        Asked { device: device.to_owned(), hanging: Arc::clone(hanging) }
+    fn begin(hanging: &Arc<Hanging>, drive: &Path) -> Asked {
+        lock(hanging).insert(drive.to_owned());
+        Asked { drive: drive.to_owned(), hanging: Arc::clone(hanging) }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        lock(&self.hanging).remove(&self.device);
+        lock(&self.hanging).remove(&self.drive);
     }
 }
 
@@ -128,8 +128,7 @@ fn lock(hanging: &Hanging) -> MutexGuard<'_, BTreeSet<PathBuf>> {
 }
 
 /// Runs the program.
-fn ask(program: &Path, device: &Path) -> io::Result<Option<DriveHealth>> {
-    let Some(drive) = os::disks::drive_of(device) else { return Ok(None) };
+fn ask(program: &Path, drive: &Path) -> io::Result<Option<DriveHealth>> {
     // By their paths: a child that has to be looked for is made by copying this process, whose memory is locked.
     let (Some(timeout), Some(program)) = (found(Path::new("timeout")), found(program)) else {
         return Err(io::Error::other(format!("no {} here", program.display())));
@@ -138,7 +137,7 @@ fn ask(program: &Path, device: &Path) -> io::Result<Option<DriveHealth>> {
         .args(["--kill-after=5", LIMIT_SECS])
         .arg(program)
         .args(["--json", "--all", "--nocheck=standby"])
-        .arg(&drive)
+        .arg(drive)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -33,6 +33,8 @@ pub struct Found {
     pub place: Place,
     /// Its drive's serial number, if it has one.
     pub serial: Option<String>,
+    /// Where its drive is opened, if it is a block device.
+    pub drive: Option<PathBuf>,
 }
 
 /// Looks at all disks of a process.

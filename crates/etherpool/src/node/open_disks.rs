@@ -40,6 +40,7 @@ struct OpenDisk {
     reference: Arc<FileReference>,
     path: PathBuf,
     serial: String,
+    drive: Option<PathBuf>,
     identity: SystemIdentity,
     medium: MediumPlan,
     users: RefCell<BTreeMap<ShelfSlot, ExportPlan>>,
@@ -65,7 +66,8 @@ impl OpenDisks {
     /// # Errors
     /// When it isn't there, in use, too small, or when another export has the same sectors.
     pub async fn open(&self, plan: &ExportPlan) -> anyhow::Result<DiskUse> {
-        let Found { path, identity, place, serial } = self.looker.find(&plan.medium.path).await?;
+        let Found { path, identity, place, serial, drive } =
+            self.looker.find(&plan.medium.path).await?;
         let slot = self.slot(identity);
         let _turn = slot.turn.acquire(1).await;
         let present = slot.disk.borrow().upgrade();
@@ -83,6 +85,7 @@ impl OpenDisks {
                     file,
                     path,
                     serial: serial.unwrap_or_default(),
+                    drive,
                     identity,
                     medium: plan.medium.clone(),
                     users: RefCell::default(),
@@ -176,6 +179,11 @@ impl DiskUse {
     pub fn serial(&self) -> &str {
         &self.disk.serial
     }
+
+    /// Where its drive was when it was opened; none of a file.
+    pub fn drive(&self) -> Option<PathBuf> {
+        self.disk.drive.clone()
+    }
 }
 
 impl Drop for DiskUse {
@@ -231,8 +239,8 @@ pub fn locate(name: &str) -> anyhow::Result<Found> {
     let (path, identity) = find(name)?;
     let place =
         Place::of(name, &path).with_context(|| format!("{} can't be looked at", path.display()))?;
-    let serial = os::disks::serial_of(&path);
-    Ok(Found { path, identity, place, serial })
+    let (serial, drive) = (os::disks::serial_of(&path), os::disks::drive_of(&path));
+    Ok(Found { path, identity, place, serial, drive })
 }
 
 /// Where the disk is that a name means, and which it is. Blocks.
