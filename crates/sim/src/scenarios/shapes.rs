@@ -89,7 +89,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 async fn production_extents(stage: Stage, extent_bytes: u64) -> Result<(), Failure> {
-    let disk_mib = 40 * extent_bytes >> 20;
+    let disk_mib = (40 * extent_bytes) >> 20;
     let plan = Plan { extent_bytes, checksum_bytes: Some(64 << 10), ..Plan::simple(3, disk_mib) };
     let rig = Rig::start(&stage, plan, &[(VOLUME, 6 * extent_bytes, Layout::Mirror(2))]).await?;
     let mix = Mix { sectors_max: 512, depth: 3, ..Mix::default() };
