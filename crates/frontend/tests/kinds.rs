@@ -335,6 +335,26 @@ async fn a_copy_beside_its_original_says_what_it_is() {
     }
 }
 
+/// The tools of btrfs give up where any mount of the machine has lost its device.
+#[tokio::test]
+async fn a_dead_mount_elsewhere_keeps_no_volume_from_its_tools() {
+    for kind in kinds("a_dead_mount_elsewhere_keeps_no_volume_from_its_tools") {
+        let mut dead = fresh(kind).await;
+        dead.kill_engine();
+        dead.file = None;
+        let volume = TestVolume::new(SECTORS);
+        mkfs(&volume, kind, false).await.unwrap();
+        check(&volume, kind).await.unwrap();
+        mount(&volume, kind).await.unwrap();
+        let error = check(&volume, kind).await.unwrap_err();
+        assert!(matches!(error, FilesystemError::Tool { .. }), "{kind}: {error}");
+        let error = mkfs(&volume, kind, true).await.unwrap_err();
+        assert!(matches!(error, FilesystemError::Tool { .. }), "{kind}: {error}");
+        unmount(&volume).await;
+        check(&volume, kind).await.unwrap();
+    }
+}
+
 /// The engine dies under a mount of which a program has a file open; the volume comes back on another
 /// device, while the kernel still keeps the dead one for that program.
 #[tokio::test]

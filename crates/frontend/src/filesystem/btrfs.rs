@@ -23,31 +23,37 @@ pub(super) async fn make(
     progress: impl FnMut(&str),
 ) -> Result<(), FilesystemError> {
     check_size(device, FsType::Btrfs, BYTES_MIN)?;
-    let mut command = Command::new("mkfs.btrfs");
     // It still refuses a device that is mounted. Sectors of 4 KiB can be used by every machine.
-    command.args(["-f", "--sectorsize", "4096"]);
+    let mut arguments = vec!["-f", "--sectorsize", "4096"];
     if let Some(label) = label {
-        command.arg("--label").arg(cut(label, LABEL_BYTES_MAX));
+        arguments.extend(["--label", cut(label, LABEL_BYTES_MAX)]);
     }
-    command.arg("--").arg(device);
-    run_well("mkfs.btrfs", &mut command, TOOL_LIMIT, progress).await.map(drop).map_err(explained)
+    run_beside_dead_mounts("mkfs.btrfs", &arguments, device, progress).await
 }
 
-/// Adds to what mkfs.btrfs says what to do: it looks at everything that is mounted on this machine, and gives up
-/// where one of that has lost its device, without a word on which (btrfs-progs, `check_mounted_where`).
-fn explained(error: FilesystemError) -> FilesystemError {
-    match error {
-        FilesystemError::Tool { tool, status, mut output }
-            if output.contains("cannot check mount status") =>
-        {
-            output.push_str(
-                "; something else that is mounted on this machine has lost its device: find it with \
-                 `losetup --list` and unmount it with `umount --lazy`, then try again",
-            );
-            FilesystemError::Tool { tool, status, output }
-        }
-        other => other,
+/// Runs `tool` for `device`, which no mount that has lost its device keeps it from: these tools look at everything
+/// that is mounted on this machine, and give up where they can't (btrfs-progs, `check_mounted_where`). Then it runs
+/// again where no mounts are listed. It refuses a device that is mounted still: it opens it exclusively.
+pub(super) async fn run_beside_dead_mounts(
+    tool: &'static str,
+    arguments: &[&str],
+    device: &Path,
+    mut progress: impl FnMut(&str),
+) -> Result<(), FilesystemError> {
+    let with_arguments = |mut command: Command| {
+        command.args(arguments).arg("--").arg(device);
+        command
+    };
+    let mut listed = with_arguments(Command::new(tool));
+    match run_well(tool, &mut listed, TOOL_LIMIT, &mut progress).await {
+        Err(FilesystemError::Tool { output, .. }) if output.contains("check mount status") => {}
+        other => return other.map(drop),
     }
+    // What is unmounted meanwhile goes there too where the machine's mounts are shared, as systemd has them.
+    let mut unlisted = Command::new("unshare");
+    unlisted.args(["--mount", "--propagation", "slave", "sh", "-c"]);
+    unlisted.args(["mount --bind /dev/null /proc/$$/mounts && exec \"$@\"", "sh", tool]);
+    run_well(tool, &mut with_arguments(unlisted), TOOL_LIMIT, progress).await.map(drop)
 }
 
 /// Grows the one that is mounted at `mounted_at` to the size of its device.
@@ -62,25 +68,5 @@ pub(super) async fn grow(
 
 /// Checks one that isn't mounted.
 pub(super) async fn check(device: &Path) -> Result<(), FilesystemError> {
-    let mut command = Command::new("btrfs");
-    command.args(["check", "--readonly", "--"]).arg(device);
-    run_well("btrfs", &mut command, TOOL_LIMIT, |_| {}).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dead_device_elsewhere_is_told_with_what_to_do() {
-        let said =
-            "ERROR: cannot check mount status of /dev/loop1: Transport endpoint is not connected";
-        let failed = |output: &str| FilesystemError::Tool {
-            tool: "mkfs.btrfs",
-            status: "exit code 1".to_owned(),
-            output: output.to_owned(),
-        };
-        assert!(explained(failed(said)).to_string().contains("umount --lazy"));
-        assert!(!explained(failed("ERROR: no space")).to_string().contains("umount"));
-    }
+    run_beside_dead_mounts("btrfs", &["check", "--readonly"], device, |_| {}).await
 }

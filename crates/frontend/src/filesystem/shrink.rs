@@ -177,6 +177,7 @@ fn btrfs_bytes(superblock: &Superblock) -> Option<u64> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::btrfs::run_beside_dead_mounts;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -190,11 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
         File::create(&image).unwrap().set_len(bytes).unwrap();
-        // mkfs.btrfs gives up where anything that is mounted on this machine has lost its device.
-        let alone = "mount --bind /dev/null /proc/$$/mounts && exec \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", alone, "sh", tool]).args(arguments).arg(&image);
-        run_well(tool, &mut command, TOOL_LIMIT, |_| {}).await.unwrap();
+        run_beside_dead_mounts(tool, arguments, &image, |_| {}).await.unwrap();
         (directory, image)
     }
 
