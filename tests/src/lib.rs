@@ -25,6 +25,12 @@ pub use verifier::Verifier;
 
 use std::time::{Duration, Instant};
 
+/// How many votes a pool has by `pool show --json`, and how many of them are present.
+pub fn votes(pool: &serde_json::Value) -> (u64, u64) {
+    let of = |key: &str| pool["votes"][key].as_u64().unwrap_or(u64::MAX);
+    (of("total"), of("present"))
+}
+
 /// Waits until `done` says so; fails the test with `what` when it doesn't come true within a limit
 /// that is far above what it takes anywhere, and only there to end a test that hangs.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blackbox::{Lab, LabOptions, Load, Rival, etherpool, wait_until};
+use blackbox::{Lab, LabOptions, Load, Rival, etherpool, votes, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ fn wait_whole(lab: &Lab) {
     wait_until("any machine may go", || {
         let pool = pool(lab);
         let volume = &pool["volumes"][0];
-        pool["votes"] == json!({"total": 3, "present": 3})
+        votes(&pool) == (3, 3)
             && pool["survives"] == 1
             && pool["jobs"].as_array().is_some_and(Vec::is_empty)
             && volume["degraded"] == false
@@ -217,15 +217,13 @@ fn the_supervisor_of_two_machines_is_destroyed() {
         serde_json::from_str(&rival.code(&["pool", "show", "cluster", "--json"]).1).unwrap()
     };
     let shown = show();
-    assert_eq!(shown["votes"], json!({"total": 3, "present": 2}));
+    assert_eq!(votes(&shown), (3, 2));
     let former = shown["disks"].as_array().unwrap().iter().find(|one| one["is_witness"] == true);
     let former = former.unwrap()["id"].as_str().unwrap();
     rival.must(&["pool", "extend", "cluster", "--witness", "supervisor", "--yes"]);
     assert_eq!(files_in(&lab.dir().join("rival/state")).len(), 1);
     rival.must(&["pool", "remove", "cluster", former, "--yes", "--wait"]);
-    wait_until("any machine may go again", || {
-        show()["votes"] == json!({"total": 3, "present": 3}) && show()["survives"] == 1
-    });
+    wait_until("any machine may go again", || votes(&show()) == (3, 3) && show()["survives"] == 1);
     lab.lab(&["destroy", "n1"]);
     load.wait_for_promises();
     let after = load.stop();
@@ -251,7 +249,7 @@ fn another_supervisor_counts_the_vote_of_the_first() {
     });
     let shown = rival.must(&["pool", "show", "cluster", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
-    assert_eq!(shown["votes"], json!({"total": 3, "present": 3}));
+    assert_eq!(votes(&shown), (3, 3));
     let place = rival.mounts().join("v");
     rival.must(&["volume", "mount", VOLUME, place.to_str().unwrap()]);
     let load = Load::start(&place.join("load"), BLOCKS, 5);
@@ -281,9 +279,7 @@ fn the_process_of_the_witness_is_killed() {
         load.wait_for_promises();
         wait_until("it votes again", || {
             let pool = pool(&lab);
-            exports() > before
-                && pool["votes"] == json!({"total": 3, "present": 3})
-                && pool["survives"] == 1
+            exports() > before && votes(&pool) == (3, 3) && pool["survives"] == 1
         });
     }
     lab.lab(&["destroy", "n2"]);
@@ -307,7 +303,7 @@ fn a_witness_that_was_restored_has_no_vote() {
     std::fs::copy(&kept, &file).unwrap();
     lab.lab(&["start", "supervisor"]);
     wait_until("the volume is mounted again", || is_mounted(&lab));
-    assert_eq!(pool(&lab)["votes"], json!({"total": 3, "present": 2}));
+    assert_eq!(votes(&pool(&lab)), (3, 2));
     let log = lab.log("supervisor");
     assert!(log.contains("is not exported") && log.contains("pool extend POOL"), "{log}");
 
@@ -343,7 +339,7 @@ fn a_pool_is_made_without_its_client() {
     wait_until("the pool is made", || {
         let output = lab.cli_output(&["pool", "show", "cluster", "--json"]);
         let shown: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        shown["votes"] == json!({"total": 3, "present": 3})
+        votes(&shown) == (3, 3)
     });
     assert_eq!(files_of(&lab).len(), 2);
 }
@@ -358,7 +354,7 @@ fn a_pool_is_made_where_the_witness_fails_that_nobody_asked_for() {
     assert!(code != 0 && said.contains("--no-witness"), "{code}: {said}");
     let said = lab.cli(&create);
     assert!(said.contains("This supervisor is no witness of it: no witness in "), "{said}");
-    assert_eq!(pool(&lab)["votes"], json!({"total": 2, "present": 2}));
+    assert_eq!(votes(&pool(&lab)), (2, 2));
 }
 
 /// Each pool has a file of its own, which goes with it, and none where the machines that vote are an odd number or
@@ -459,7 +455,7 @@ fn a_witness_that_has_no_room_is_not_begun() {
     assert!(files_in(&small.place).is_empty());
     assert!(lab.json(&["pool", "list"]).as_array().unwrap().is_empty());
     lab.cli(&create);
-    assert_eq!(pool(&lab)["votes"], json!({"total": 2, "present": 2}));
+    assert_eq!(votes(&pool(&lab)), (2, 2));
 }
 
 /// A file system that gets full later doesn't take the vote. (That the space is asked for before it is written is seen
@@ -482,7 +478,7 @@ fn a_witness_keeps_its_room() {
         lab.cli(&["volume", "remove", VOLUME, "--yes"]);
     }
     let shown = pool(&lab);
-    assert_eq!(shown["votes"], json!({"total": 3, "present": 3}));
+    assert_eq!(votes(&shown), (3, 3));
     let disks = shown["disks"].as_array().unwrap();
     assert!(disks.iter().all(|disk| disk["state"]["is"] == "usable"), "{shown}");
 }
@@ -512,5 +508,5 @@ fn a_supervisor_is_no_witness_for_its_own_disks() {
     assert!(code == 4 && said.contains("a machine of its own"), "{code}: {said}");
     wait_until("what was made for that is removed", || files_of(&lab).is_empty());
     lab.cli(&create[..6]);
-    assert_eq!(pool(&lab)["votes"], json!({"total": 2, "present": 2}));
+    assert_eq!(votes(&pool(&lab)), (2, 2));
 }

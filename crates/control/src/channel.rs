@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{
-    ApiError, ConvertVolume, CreateVolume, EmptyDisks, ImportPool, NamedDisks, SetPool, WipeDisks,
+    ApiError, ConvertVolume, CreateVolume, EmptyDisks, ImportPool, LabelDisks, NamedDisks, SetPool,
+    WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -124,6 +125,13 @@ pub enum EngineRequest {
         pool: String,
         /// The disks.
         request: NamedDisks,
+    },
+    /// Answered with a [`pool::LabelForecast`].
+    LabelDisks {
+        /// The pool.
+        pool: String,
+        /// The labels and their disks.
+        request: LabelDisks,
     },
     /// Answered with null.
     CancelJob {
@@ -481,6 +489,16 @@ mod tests {
                 request: NamedDisks { disks: vec!["node2".into()], dry_run: true },
             },
             EngineRequest::OnlineDisks { pool: "p".into(), request: NamedDisks::default() },
+            EngineRequest::LabelDisks {
+                pool: "p".into(),
+                request: LabelDisks {
+                    labels: vec![
+                        "rack=A:e1.0,node2".parse().unwrap(),
+                        "rack=:e3.0".parse().unwrap(),
+                    ],
+                    dry_run: true,
+                },
+            },
             EngineRequest::CancelJob { pool: "p".into(), number: 3 },
             EngineRequest::SetPool {
                 pool: "p".into(),

@@ -269,7 +269,7 @@ fn drives(page: &mut Page, pools: &[&PoolReport]) {
 
 fn volumes(page: &mut Page, pools: &[&PoolReport]) {
     type Value = fn(&VolumeReport) -> u64;
-    let families: [(&str, &str, &str, Value); 10] = [
+    let families: [(&str, &str, &str, Value); 11] = [
         ("etherpool_volume_size_bytes", "gauge", "Size of a volume.", |v| v.size_bytes),
         ("etherpool_volume_degraded", "gauge", "1 if it has fewer copies than it should.", |v| {
             v.degraded.into()
@@ -288,6 +288,12 @@ fn volumes(page: &mut Page, pools: &[&PoolReport]) {
             "gauge",
             "How many more machines may fail before it loses something.",
             |v| v.survives_nodes.into(),
+        ),
+        (
+            "etherpool_volume_shared_groups",
+            "gauge",
+            "Groups that have two copies in one failure domain.",
+            |v| v.shared_groups,
         ),
         ("etherpool_volume_dirty_bytes", "gauge", "What some copy has to resync.", |v| {
             v.dirty_bytes

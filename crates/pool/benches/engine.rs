@@ -273,6 +273,7 @@ impl Bench {
                 force_disks: Vec::new(),
                 extent_bytes: None,
                 spare: None,
+                domains: Vec::new(),
             };
             maker.create_pool(request).await?;
             let (size, layout) = (VolumeSize::Bytes(VOLUME_BYTES), Layout::Mirror(2));

@@ -178,7 +178,8 @@ pub fn plan_area(metadata: &Metadata, disk: DiskNumber, extents: u32) -> Option<
 }
 
 /// Plans the copies of a log segment: `copies` on disks of different failure domains, fewer when there
-/// are fewer domains with room. At least one, or no space.
+/// are fewer domains with room. At least one, or no space. Where labels joined what has room, copies share a domain
+/// rather than be fewer, but nothing that would be lost as one without labels.
 ///
 /// The extents that are kept for logs serve for this; a volume may have [`segments_per_log`].
 pub fn plan_segment(
@@ -189,11 +190,16 @@ pub fn plan_segment(
     let extents_wanted = metadata.shape().segment_extents();
     let mut space = Space::new(metadata, usable);
     let mut places = Vec::new();
-    let mut taken_domains = BTreeSet::new();
+    let (mut taken_domains, mut taken_alone) = (BTreeSet::new(), BTreeSet::new());
+    let alone = |disk| metadata.disks().get(&disk).map(|disk| metadata.unjoined_domain_of(disk));
     while places.len() < usize::from(copies) {
         let found = space.most_free(extents_wanted, |_, domain| !taken_domains.contains(&domain));
+        let found = found.or_else(|| {
+            space.most_free(extents_wanted, |disk, _| !taken_alone.contains(&alone(disk)))
+        });
         let Some(disk) = found else { break };
         taken_domains.extend(space.domain_of(disk));
+        taken_alone.insert(alone(disk));
         let Some(extents) = space.take_last(disk, extents_wanted) else { break };
         places.push(SegmentCopyPlace { disk, extents });
     }
@@ -209,9 +215,31 @@ pub(crate) fn kept_for_logs(
     // What is kept doesn't depend on which disks are out just now: what is full stays full.
     let all = metadata.disks().keys().copied().collect();
     let per_log = segments_per_log(metadata, &all);
-    let volumes = metadata.volumes().size() as u32 + u32::from(for_new_volume);
-    let all = per_log.saturating_mul(volumes);
-    let mut kept: BTreeMap<Uuid, u32> = disks.values().map(|domain| (*domain, all)).collect();
+    // Of each domain what fails apart there without labels.
+    let mut apart: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
+    for disk in metadata.data_disks() {
+        apart
+            .entry(metadata.domain_of(disk))
+            .or_default()
+            .insert(metadata.unjoined_domain_of(disk));
+    }
+    let domains = apart.len().max(1);
+    // Where labels left fewer domains than a log has copies, several are in one, as far as they fail apart without labels.
+    let in_one = |domain: Uuid, copies: u8| {
+        let most = apart.get(&domain).map_or(1, BTreeSet::len);
+        usize::from(copies).div_ceil(domains).min(most) as u32
+    };
+    let mut logs: BTreeMap<u8, u32> = BTreeMap::new();
+    for volume in metadata.volumes().values() {
+        *logs.entry(volume.layout.copies()).or_default() += 1;
+    }
+    let all = |domain: Uuid| {
+        let copies = logs.iter().map(|(copies, logs)| in_one(domain, *copies) * logs).sum::<u32>();
+        per_log.saturating_mul(copies + u32::from(for_new_volume))
+    };
+    let distinct: BTreeSet<Uuid> = disks.values().copied().collect();
+    let mut kept: BTreeMap<Uuid, u32> =
+        distinct.into_iter().map(|domain| (domain, all(domain))).collect();
     for volume in metadata.volumes().values() {
         let copies = volume.log.segments.values().flat_map(|segment| segment.copies.iter());
         let mut live: BTreeMap<Uuid, u32> = BTreeMap::new();
@@ -220,7 +248,8 @@ pub(crate) fn kept_for_logs(
         }
         for (domain, segments) in live {
             if let Some(kept) = kept.get_mut(&domain) {
-                *kept = kept.saturating_sub(segments.min(per_log));
+                let most = per_log * in_one(domain, volume.layout.copies());
+                *kept = kept.saturating_sub(segments.min(most));
             }
         }
     }

@@ -3,11 +3,22 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::metadata::Labels;
+
 /// What making disks evenly full would do, or does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebalanceForecast {
     /// Bytes that would be moved; nothing where all is as it should be.
     pub bytes: u64,
+    /// Groups that have two copies in one failure domain.
+    #[serde(default)]
+    pub shared_groups: u64,
+    /// The same when all of that has moved: for those there is no place apart.
+    #[serde(default)]
+    pub shared_groups_then: u64,
+    /// Of these, such as can't move now: they aren't whole, or their disks aren't there.
+    #[serde(default)]
+    pub shared_groups_held: u64,
     /// How full its disks are, and would be.
     pub disks: Vec<DiskFill>,
     /// What a new volume of each layout could have now.
@@ -55,6 +66,9 @@ pub struct ConvertForecast {
 pub struct PoolForecast {
     /// What is lost besides what the named disks are seen to carry, a sentence each.
     pub losses: Vec<String>,
+    /// Which labels join which disks into one failure domain, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<String>,
     /// Space for extents that the pool would have.
     pub capacity_bytes: u64,
     /// What a new volume of each layout could have.
@@ -126,6 +140,45 @@ pub struct VolumeSurvival {
     pub disks_then: u32,
     /// Machines that may.
     pub nodes_then: u32,
+}
+
+/// What other labels of disks would mean, or mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelForecast {
+    /// The disks of which they change.
+    pub disks: Vec<RelabelledDisk>,
+    /// Which labels join which disks into one failure domain then, a sentence each.
+    pub joined: Vec<String>,
+    /// Failure domains with data disks now, and then.
+    pub domains: u32,
+    /// The same then.
+    pub domains_then: u32,
+    /// The volumes that have copies in one failure domain then.
+    pub shared: Vec<SharedVolume>,
+}
+
+/// A disk's labels, and those that it is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelabelledDisk {
+    /// The disk.
+    pub disk: String,
+    /// Its labels now.
+    pub labels: Labels,
+    /// Its labels then.
+    pub labels_then: Labels,
+}
+
+/// A volume with copies in one failure domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedVolume {
+    /// The volume.
+    pub volume: String,
+    /// How many of its groups have two copies in one.
+    pub groups: u64,
+    /// Of how many.
+    pub of: u64,
+    /// How many failure domains it may lose then.
+    pub survives_then: u32,
 }
 
 /// What taking disks into use again means.

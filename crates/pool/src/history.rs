@@ -152,6 +152,7 @@ impl PoolEvent {
             | PoolEvent::DiskRefused { .. }
             | PoolEvent::RolledBack { .. }
             | PoolEvent::RebuildWaits { .. }
+            | PoolEvent::DomainsJoined { .. }
             | PoolEvent::Repaired { .. }
             | PoolEvent::StructureRepaired { .. }
             | PoolEvent::StructureDamaged { .. }
@@ -184,6 +185,7 @@ impl PoolEvent {
             PoolEvent::Resynced { pool, disk, .. } => ("resynced", pool, disk),
             PoolEvent::DiskMoved { pool, disk, .. } => ("disk-moved", pool, disk),
             PoolEvent::DiskHealth { pool, disk, .. } => ("disk-health", pool, disk),
+            PoolEvent::DomainsJoined { pool, .. } => ("domains-joined", pool, ""),
             PoolEvent::DiskRefused { pool, disk, .. } => {
                 ("disk-refused", pool.as_deref().unwrap_or_default(), disk)
             }

@@ -27,16 +27,19 @@ pub use endings::{
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
-    KnownDisk, KnownPool, Limits, NamedDisks, PoolSettings, VolumeSize, WipeDisks,
+    KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, PoolSettings, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
 pub use forecast::{
-    ConvertForecast, DiskFill, EmptyForecast, LayoutRoom, OfflineForecast, OnlineForecast,
-    PoolForecast, RebalanceForecast, VolumeForecast, VolumeSurvival, VotesForecast,
+    ConvertForecast, DiskFill, EmptyForecast, LabelForecast, LayoutRoom, OfflineForecast,
+    OnlineForecast, PoolForecast, RebalanceForecast, RelabelledDisk, SharedVolume, VolumeForecast,
+    VolumeSurvival, VotesForecast,
 };
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};
-pub use metadata::{InvalidLayout, Layout};
+pub use metadata::{
+    DomainLabel, InvalidLabel, InvalidLayout, LabelKind, LabelValue, Labels, Layout,
+};
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, OfflineReport, PoolDisk,
     PoolEvent, PoolReport, PoolState, Progress, Replayed, ScrubReport, SpareReport, VerifyReport,

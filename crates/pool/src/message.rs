@@ -127,9 +127,8 @@ impl fmt::Display for PoolEvent {
                     "pool {pool}: disk {disk} has everything again, {copied_bytes} bytes copied"
                 )
             }
-            PoolEvent::DiskMoved { pool, disk, from, to, shared } => {
-                write!(f, "pool {pool}: disk {disk} was on {from} and is on {to} now")?;
-                if shared.is_empty() { Ok(()) } else { write!(f, "; {shared}") }
+            PoolEvent::DiskMoved { pool, disk, from, to } => {
+                write!(f, "pool {pool}: disk {disk} was on {from} and is on {to} now")
             }
             PoolEvent::DiskHealth { pool, disk, health: HealthState::Good, .. } => {
                 write!(f, "pool {pool}: the drive of disk {disk} is well")
@@ -137,6 +136,11 @@ impl fmt::Display for PoolEvent {
             PoolEvent::DiskHealth { pool, disk, health, reason } => {
                 write!(f, "pool {pool}: the drive of disk {disk} is {health}: {reason}")
             }
+            PoolEvent::DomainsJoined { pool, shared } => write!(
+                f,
+                "pool {pool}: {shared} in one failure domain now, and one failure takes both: move them apart \
+                 (pool rebalance), or put back what was changed, a disk or a label"
+            ),
             PoolEvent::DiskRefused { pool, disk, why } => match pool {
                 Some(pool) => write!(f, "pool {pool} does not use disk {disk}: {why}"),
                 None => write!(f, "disk {disk} is not used: {why}"),

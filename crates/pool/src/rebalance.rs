@@ -1,13 +1,15 @@
 //! Which groups should move so that more space can be given out, and disks are about as full as each other.
 //!
 //! Free space that lies on too few failure domains can't be paired: a full pool that gets one more machine has free
-//! space, of which a mirror can have nothing. So positions move there, from where there is the least. Two kinds of
+//! space, of which a mirror can have nothing. So positions move there, from where there is the least. Three kinds of
 //! moves, each of which makes something better that no other makes worse, so planning ends, and what is planned
 //! when all of it is done is nothing:
 //!
-//! 1. **More can be given out.** From the domain with less free space to one of those with more than can be paired,
+//! 1. **Apart.** Where a disk moved or labels joined domains, two positions of a group may be in one. One of them moves,
+//!    to a domain where the group has none, whatever that leaves free for volumes and the spare.
+//! 2. **More can be given out.** From the domain with less free space to one of those with more than can be paired,
 //!    and not so much that it had less afterwards. Then no mirror, of however many copies, can have less.
-//! 2. **As full as each other**, relative to size: from the fuller disk to the emptier, if they differ by more than
+//! 3. **As full as each other**, relative to size: from the fuller disk to the emptier, if they differ by more than
 //!    [`EVEN_PERCENT`], and not so much that they change places; only if no mirror of as many copies as the pool has can have less.
 //!
 //! A position moves only where the group has no copy in that failure domain, and only of groups that are whole: with
@@ -15,6 +17,8 @@
 //! (`crate::spare`).
 //!
 //! Planning changes nothing, and the same metadata give the same plan.
+
+mod apart;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -87,6 +91,9 @@ pub struct Rebalancing<'a> {
     parts: Vec<Part>,
     /// The parts with a position on a disk.
     on: BTreeMap<DiskNumber, BTreeSet<usize>>,
+    /// The parts with two positions in one domain; and those of them that may find a place apart, as far as is known.
+    shared: BTreeSet<usize>,
+    apart: BTreeSet<usize>,
     /// The parts by their places.
     places: BTreeMap<(VolumeId, RunKey), usize>,
     /// The numbers of copies for which what can be given out counts: from two to the most that any volume has.
@@ -135,6 +142,8 @@ impl<'a> Rebalancing<'a> {
             free,
             parts: Vec::new(),
             on: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            apart: BTreeSet::new(),
             places: BTreeMap::new(),
             copies: COPIES_MIN..=copies.max().unwrap_or(0).max(COPIES_MIN),
             standing: Standing::for_growth(metadata, usable, false),
@@ -152,17 +161,25 @@ impl<'a> Rebalancing<'a> {
         self.space = self.free_space.clone();
         self.space.reserve_for_logs(self.metadata, false);
         self.kept = self.standing.as_ref().map(Standing::kept_by_moves).unwrap_or_default();
+        // What found no place may find one where others were.
+        let may_move = self.shared.iter().filter(|index| self.parts[**index].may_move);
+        self.apart = may_move.copied().collect();
         self.is_fresh = true;
     }
 
     /// The next move; none where nothing would be better for it. It counts as done from then on.
     pub fn next_move(&mut self) -> Option<PlannedMove> {
-        let planned = self.move_for_more().or_else(|| self.move_for_evenness());
+        let planned = self.best_move();
         if planned.is_some() || self.is_fresh {
             return planned;
         }
         self.keep();
-        self.move_for_more().or_else(|| self.move_for_evenness())
+        self.best_move()
+    }
+
+    fn best_move(&mut self) -> Option<PlannedMove> {
+        let apart = self.move_apart();
+        apart.or_else(|| self.move_for_more()).or_else(|| self.move_for_evenness())
     }
 
     /// All that is to move.
@@ -215,6 +232,12 @@ impl<'a> Rebalancing<'a> {
     fn add(&mut self, part: Part) {
         for member in &part.members {
             self.on.entry(member.disk).or_default().insert(self.parts.len());
+        }
+        if !self.sharing(&part).is_empty() {
+            self.shared.insert(self.parts.len());
+            if part.may_move {
+                self.apart.insert(self.parts.len());
+            }
         }
         self.places.insert((part.volume, part.key), self.parts.len());
         self.parts.push(part);
@@ -429,6 +452,8 @@ impl<'a> Rebalancing<'a> {
                 on.remove(&index);
             }
         }
+        self.shared.remove(&index);
+        self.apart.remove(&index);
         let at = moved.members.iter().position(|member| member.disk == source).unwrap_or(0);
         let left = moved.members[at];
         if count < moved.count {
@@ -447,6 +472,8 @@ impl<'a> Rebalancing<'a> {
         }
         let to = Member { disk: target, first: extents.first };
         moved.members[at] = to;
+        let others = moved.members.iter().map(|member| member.disk);
+        let others: Vec<DiskNumber> = others.filter(|disk| *disk != target).collect();
         let (volume, key) = (moved.volume, moved.key);
         self.add(moved);
         let left = ExtentRange::new(left.first, count);
@@ -457,8 +484,7 @@ impl<'a> Rebalancing<'a> {
         self.account(source, -i64::from(count));
         self.account(target, i64::from(count));
         if let Some(standing) = &mut self.standing {
-            standing.give_back(source, count);
-            standing.take(target, count);
+            standing.move_position(&others, source, target, count);
         }
         PlannedMove { volume, key, count, position: at as u8, from: source, to }
     }

@@ -227,3 +227,98 @@ proptest! {
         prop_assert_eq!(Rebalancing::new(&metadata, &usable).all(), vec![]);
     }
 }
+
+/// Gives disks labels, as their properties have them.
+fn label(metadata: &mut Metadata, labels: &[(u32, &str)]) {
+    for (disk, words) in labels {
+        let value = (!words.is_empty()).then(|| (*words).to_owned());
+        let key = format!("domain-{disk}");
+        metadata.apply(&MetaRecord::PoolPropertySet { key, value }).unwrap();
+    }
+}
+
+fn shared(metadata: &Metadata) -> u64 {
+    Rebalancing::new(metadata, &all(metadata)).shared_groups()
+}
+
+#[test]
+fn copies_that_labels_joined_move_apart_before_anything_else() {
+    for copies in [2, 3] {
+        let disks: Vec<(u32, u64)> = (0..6).map(|node| (node, 1000)).collect();
+        let mut metadata = pool_of(FailureDomain::Node, &disks);
+        fill(&mut metadata, Layout::Mirror(copies), 50);
+        assert_eq!(shared(&metadata), 0);
+        let racks = [(0, "rack=A"), (1, "rack=A"), (2, "rack=B"), (3, "rack=B"), (4, "rack=C")];
+        label(&mut metadata, &racks[..]);
+        label(&mut metadata, &[(5, "rack=C")]);
+        let groups = shared(&metadata);
+        assert!(groups > 0, "of {copies} copies some must share a rack");
+        let usable = all(&metadata);
+        let plan = Rebalancing::new(&metadata, &usable).all();
+        let (mut then, mut left) = (metadata.clone(), groups);
+        for planned in &plan {
+            if left == 0 {
+                break;
+            }
+            carry_out(&mut then, std::slice::from_ref(planned));
+            let now = shared(&then);
+            assert_eq!(now + u64::from(planned.count), left, "something else came first");
+            left = now;
+        }
+        assert_eq!(left, 0);
+        rebalance(&mut metadata);
+        assert_eq!(shared(&metadata), 0);
+    }
+}
+
+#[test]
+fn a_position_moves_apart_also_into_what_is_kept_for_a_loss() {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 1000), (1, 1000), (2, 1000), (3, 1000)]);
+    metadata.apply(&keep("node")).unwrap();
+    // Both racks are as full as the spare allows.
+    label(&mut metadata, &[(0, "rack=A"), (2, "rack=A"), (1, "rack=B"), (3, "rack=B")]);
+    fill(&mut metadata, Layout::Mirror(2), 100);
+    label(&mut metadata, &[(0, "rack=A"), (1, "rack=A"), (2, "rack=B"), (3, "rack=B")]);
+    assert!(is_held(&metadata));
+    let groups = shared(&metadata);
+    assert!(groups > 0);
+    let usable = all(&metadata);
+    let mut plan = Rebalancing::new(&metadata, &usable);
+    let beside: i64 = plan.free.keys().map(|domain| plan.left(*domain).max(0)).sum();
+    assert!(beside < groups as i64, "{beside} are free beside what is kept");
+    let moves = plan.all();
+    assert_eq!(plan.shared_groups(), 0, "{groups} shared, {} moves", moves.len());
+}
+
+#[test]
+fn where_all_is_one_domain_nothing_moves_for_that() {
+    let mut metadata = pool_of(FailureDomain::Node, &[(0, 1000), (1, 1000), (2, 1000)]);
+    fill(&mut metadata, Layout::Mirror(2), 50);
+    label(&mut metadata, &[(0, "batch=7"), (1, "batch=7"), (2, "batch=7")]);
+    let groups: u64 = metadata.volumes().values().flat_map(Volume::groups).count() as u64;
+    assert_eq!(shared(&metadata), groups);
+    let usable = all(&metadata);
+    let mut plan = Rebalancing::new(&metadata, &usable);
+    assert_eq!(plan.move_apart(), None);
+    assert!(plan.apart.is_empty(), "none is looked at again at each move");
+    plan.all();
+    assert_eq!(plan.shared_groups(), groups);
+}
+
+#[test]
+fn what_is_counted_beside_a_spare_is_what_there_is_once_all_has_moved() {
+    let disks: Vec<(u32, u64)> = (0..4).map(|node| (node, 1000)).collect();
+    let mut metadata = pool_of(FailureDomain::Node, &disks);
+    fill(&mut metadata, Layout::Mirror(2), 60);
+    metadata.apply(&keep("disk")).unwrap();
+    label(&mut metadata, &[(0, "rack=A"), (1, "rack=A")]);
+    add_disk(&mut metadata, 4, 4000);
+    add_disk(&mut metadata, 5, 4000);
+    let before = metadata.clone();
+    let usable = all(&before);
+    let mut plan = Rebalancing::new(&before, &usable);
+    assert!(plan.shared_groups() > 0);
+    let moves = plan.all();
+    carry_out(&mut metadata, &moves);
+    assert_eq!(plan.standing, Standing::for_growth(&metadata, &usable, false));
+}

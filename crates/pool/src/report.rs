@@ -9,7 +9,7 @@ use block::DriveHealth;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
-use crate::metadata::Layout;
+use crate::metadata::{LabelKind, Labels, Layout};
 use crate::spare::Spare;
 
 pub use event::PoolEvent;
@@ -42,6 +42,9 @@ pub struct DiskReport {
     pub owner: Option<String>,
     /// What it is good for.
     pub state: DiskState,
+    /// Its labels, as a disk of an open pool: what it shares with others.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Where a disk stands.
@@ -251,6 +254,9 @@ pub struct PoolDisk {
     /// That somebody wants it to take no part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline: Option<OfflineReport>,
+    /// Its labels: what it shares with other disks.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// That a disk is to take no part.
@@ -261,6 +267,10 @@ pub struct OfflineReport {
     /// Why it still takes part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl VolumeReport {
@@ -338,6 +348,9 @@ pub struct VotesReport {
     pub total: u32,
     /// Of these, in reach.
     pub present: u32,
+    /// A witness would let one more failure domain be lost, as far as that is known.
+    #[serde(default)]
+    pub lacks_witness: bool,
 }
 
 /// A volume.
@@ -379,6 +392,13 @@ pub struct VolumeReport {
     /// How many more machines may.
     #[serde(default)]
     pub survives_nodes: u32,
+    /// The same of what labels tell, by their kind: so many racks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub survives_labels: BTreeMap<LabelKind, u32>,
+    /// Groups that have two copies in one failure domain, since a disk moved or labels changed; a rebalance moves them
+    /// apart.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shared_groups: u64,
     /// Why its requests wait, when they do.
     pub suspended: Option<String>,
     /// What the last opening found in the log.

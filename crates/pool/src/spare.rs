@@ -33,10 +33,12 @@
 //!
 //! # Disks of a domain
 //!
-//! Where a disk is lost whose domain has others, its positions may go to these, and what was free on it is lost too. As that and
-//! what is lost are together no more than the disk has, the first rule says so: the sum, with all that is free in its
-//! domain, is at least w + A and the whole disk. With a number of bytes that many count instead, if the disk's domain isn't counted.
-//! That domain isn't among the c − 1 unless something waits, which may have its other copies there.
+//! Where a disk is lost whose domain has others, or a machine that labels joined with others, its positions may go to
+//! these, and what was free on it is lost too. As that and
+//! what is lost are together no more than it has, the first rule says so: the sum, with all that is free in its
+//! domain, is at least w + A and all of it. With a number of bytes that many count instead, if the disk's domain isn't counted.
+//! That domain isn't among the c − 1 unless something waits, which may have its other copies there, or some group has
+//! two positions in it, of which one may be lost.
 //!
 //! # What may be given out
 //!
@@ -144,7 +146,7 @@ impl Kept {
 }
 
 /// A failure domain's extents.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Room {
     used: u64,
     /// What is free and not kept for logs; less than nothing where those lack some.
@@ -166,11 +168,13 @@ impl Room {
 
     /// How many groups of the pool could have a position here.
     fn groups(self) -> i64 {
-        i64::try_from(self.used - self.doubled).unwrap_or(i64::MAX).saturating_add(self.free)
+        i64::try_from(self.used.saturating_sub(self.doubled))
+            .unwrap_or(i64::MAX)
+            .saturating_add(self.free)
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     domain: Uuid,
     node: Uuid,
@@ -191,7 +195,7 @@ struct Lost {
 }
 
 /// How a pool stands that keeps a spare: counted, to try things out on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     spare: Spare,
     /// Of a loss at most so many extents count.
@@ -327,12 +331,24 @@ impl Standing {
         self.take(disk, extents);
     }
 
-    /// So many extents are free on a disk that weren't.
-    pub(crate) fn give_back(&mut self, disk: DiskNumber, extents: u32) {
-        if let Some(room) = self.room_of(disk) {
+    /// A position of groups that have these others goes from one disk to another, in a domain where they have none.
+    pub(crate) fn move_position(
+        &mut self,
+        others: &[DiskNumber],
+        from: DiskNumber,
+        to: DiskNumber,
+        extents: u32,
+    ) {
+        let domain = |disk: &DiskNumber| self.disks.get(disk).map(|place| place.domain);
+        let was_doubled = others.iter().any(|other| domain(other) == domain(&from));
+        if let Some(room) = self.room_of(from) {
             room.used = room.used.saturating_sub(extents.into());
             room.free += i64::from(extents);
+            if was_doubled {
+                room.doubled = room.doubled.saturating_sub(extents.into());
+            }
         }
+        self.take(to, extents);
     }
 
     /// What each domain has free besides what is kept for logs.
@@ -426,7 +442,10 @@ impl Standing {
         let all: u64 = free.iter().map(|(free, _)| *free).sum();
         let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
         let short = losses.iter().filter_map(|lost| {
-            let partly = lost.partly.map(|(domain, _)| domain).filter(|_| self.waiting == 0);
+            let is_open = |domain: &Uuid| {
+                self.waiting == 0 && self.rooms.get(domain).is_none_or(|room| room.doubled == 0)
+            };
+            let partly = lost.partly.map(|(domain, _)| domain).filter(is_open);
             let may_be_closed = free
                 .iter()
                 .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
@@ -470,11 +489,16 @@ impl Standing {
                 areas: areas(&[*place]),
             }
         });
-        let nodes = nodes.iter().map(|(node, places)| Lost {
-            loss: Loss::Node(*node),
-            domains: places.iter().map(|place| place.domain).collect(),
-            partly: None,
-            areas: areas(places),
+        let nodes = nodes.iter().map(|(node, places)| {
+            let domains: BTreeSet<Uuid> = places.iter().map(|place| place.domain).collect();
+            // Labels may have joined it with others, of which something is left.
+            let joined = domains.first().filter(|domain| {
+                domains.len() == 1 && in_domain.get(domain) != Some(&places.len())
+            });
+            let room = places.iter().map(|place| place.room).sum();
+            let partly = joined.map(|domain| (*domain, room));
+            let domains = if partly.is_some() { BTreeSet::new() } else { domains };
+            Lost { loss: Loss::Node(*node), domains, partly, areas: areas(places) }
         });
         match self.spare {
             Spare::Disk | Spare::Bytes(_) => disks.collect(),

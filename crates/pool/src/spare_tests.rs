@@ -387,9 +387,14 @@ proptest! {
         segments in 0_u64..6,
         moving in 0_usize..4,
         order in any::<u64>(),
+        racks in prop::option::weighted(0.3, prop::collection::vec(0_u32..3, 9)),
     ) {
         let domain = if by_disk { FailureDomain::Disk } else { FailureDomain::Node };
         let mut metadata = pool_of(domain, &disks);
+        for (disk, rack) in racks.iter().flatten().take(disks.len()).enumerate() {
+            let (key, value) = (format!("domain-{disk}"), Some(format!("rack={rack}")));
+            metadata.apply(&MetaRecord::PoolPropertySet { key, value }).unwrap();
+        }
         let mut usable = all(&metadata);
         if let Some((copies, percent)) = fills.first().filter(|_| away.is_some()) {
             // What there was before a disk went, with less than all that it could.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool::{DiskState, PoolReport, PoolState};
+use pool::{DiskState, Labels, PoolReport, PoolState};
 
 use crate::cluster::Cluster;
 
@@ -21,7 +21,7 @@ const TROUBLE_LINGERS: Duration = Duration::from_millis(2500);
 /// What status says.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// How many more machines may fail.
+    /// How many more machines may fail, each with what labels join it with.
     pub survives: u32,
     /// The pool's state, for people.
     pub state: String,
@@ -38,6 +38,8 @@ pub struct Claim {
     pub troubled: BTreeSet<usize>,
     /// The identities of disks, by place.
     pub ids: BTreeMap<Place, String>,
+    /// The labels of those that have any.
+    pub labels: BTreeMap<Place, Labels>,
 }
 
 impl Claim {
@@ -77,10 +79,14 @@ impl Claim {
             absent_may_stay: votes_there >= majority + report.survives as usize,
             troubled: BTreeSet::new(),
             ids: BTreeMap::new(),
+            labels: BTreeMap::new(),
         };
         for disk in &report.disks {
             let Some(place) = by_name.get(&disk.name).copied() else { continue };
             claim.ids.insert(place, disk.id.clone());
+            if !disk.labels.is_empty() {
+                claim.labels.insert(place, disk.labels.clone());
+            }
             match disk.state {
                 DiskState::Usable => drop(claim.there.insert(place.0)),
                 _ => drop(claim.absent.insert(place)),

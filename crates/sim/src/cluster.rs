@@ -2,13 +2,14 @@
 //! initiator and pool engine, one switch. What an administrator or bad luck does to it is a method.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits};
 use pool::format::FailureDomain;
-use pool::{DiskState, JobState, KnownPool, PoolReport, PoolState};
+use pool::{DiskState, JobState, KnownPool, LabelKind, LabelValue, Labels, PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
@@ -418,17 +419,31 @@ impl Cluster {
         self.nodes.borrow().len()
     }
 
-    /// What fails as a whole: the disks of each machine, or each disk.
-    pub fn failure_units(&self) -> Vec<Vec<Place>> {
+    /// What fails as a whole: the disks of each machine, or each disk, with all that share a label with some of these.
+    pub fn failure_units(&self, labels: &BTreeMap<Place, Labels>) -> Vec<Vec<Place>> {
         let places = |number: usize| {
             let slots = self.node(number).disks().len();
             (0..slots).map(|slot| (number, slot)).collect::<Vec<Place>>()
         };
         let machines = (0..self.node_count()).map(places);
-        match self.plan.failure_domain {
+        let units: Vec<Vec<Place>> = match self.plan.failure_domain {
             FailureDomain::Node => machines.collect(),
             FailureDomain::Disk => machines.flatten().map(|place| vec![place]).collect(),
+        };
+        let words = |unit: &[Place]| -> BTreeSet<(LabelKind, LabelValue)> {
+            unit.iter().filter_map(|place| labels.get(place).cloned()).flatten().collect()
+        };
+        let mut joined: Vec<Vec<Place>> = Vec::new();
+        for mut unit in units {
+            // What it is joined with may have joined nobody yet that others of it share something with.
+            let (with, apart) = joined
+                .into_iter()
+                .partition::<Vec<_>, _>(|other| !words(other).is_disjoint(&words(&unit)));
+            joined = apart;
+            unit.splice(0..0, with.into_iter().flatten());
+            joined.push(unit);
         }
+        joined
     }
 
     /// A node.

@@ -194,7 +194,8 @@ impl Forks {
 
 /// A loss by luck: mostly as much as `claim` says is survived, sometimes more.
 fn any_loss(cluster: &Cluster, claim: Option<&Claim>, random: &mut SmallRng) -> Loss {
-    let units = cluster.failure_units();
+    let none = BTreeMap::new();
+    let units = cluster.failure_units(claim.map_or(&none, |claim| &claim.labels));
     let units_of = |nodes: &BTreeSet<usize>| -> Vec<usize> {
         let among = |unit: &Vec<Place>| unit.iter().any(|(node, _)| nodes.contains(node));
         units.iter().enumerate().filter(|(_, unit)| among(unit)).map(|(number, _)| number).collect()

@@ -1,12 +1,8 @@
 //! What is wrong, as far as it can be told from reports and events. One place: what is asked elsewhere, by status,
 //! metrics or people, is asked of the same reports.
 
-use std::collections::BTreeMap;
-
 use block::{CalendarTime, DriveHealth, HealthState, size::Human, spoken};
-use pool::{
-    DiskState, JobState, PoolDisk, PoolEvent, PoolReport, PoolState, Severity, VolumeReport,
-};
+use pool::{DiskState, JobState, PoolDisk, PoolReport, PoolState, Severity, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::slow::Slow;
@@ -28,6 +24,8 @@ pub enum Kind {
     PoolDegraded,
     /// A volume survives fewer failures than its layout promises.
     VolumeRedundancy,
+    /// Copies of a volume are in one failure domain.
+    VolumeTogether,
     /// Votes of a pool are out of reach.
     PoolVotes,
     /// Little space is free in a pool.
@@ -437,6 +435,17 @@ fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
         );
         found.add(Kind::VolumeRedundancy, about, severity, text, &remedy);
     }
+    if volume.shared_groups > 0 {
+        let text = format!(
+            "volume {name} ({}) has two copies of {} of its groups in one failure domain",
+            volume.layout, volume.shared_groups
+        );
+        let remedy = format!(
+            "move them apart: etherpool pool rebalance {}; or put back what was changed, a disk or a label",
+            pool.name
+        );
+        found.add(Kind::VolumeTogether, about, Severity::Warning, text, &remedy);
+    }
     if let Some((percent, severity)) = share(volume.log_bytes, volume.log_capacity_bytes) {
         let text =
             format!("{percent} % of the log of volume {name} is taken: writers wait, or soon will");
@@ -473,116 +482,5 @@ fn share(used: u64, of: u64) -> Option<(u64, Severity)> {
         SPACE_ERROR.. => Some((percent, Severity::Error)),
         SPACE_WARNING.. => Some((percent, Severity::Warning)),
         _ => None,
-    }
-}
-
-/// For how long what happened once is wrong.
-const INCIDENT_SECS: u64 = 24 * 3600;
-/// Incidents and counters that are remembered.
-const INCIDENTS_MAX: usize = 1000;
-
-/// What happened and isn't a state: errors that were repaired, contents that are lost.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Incidents {
-    incidents: BTreeMap<String, Incident>,
-    /// Checksum errors of a disk, by pool and disk, as they were last seen.
-    errors: BTreeMap<String, u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Incident {
-    condition: Condition,
-    count: u64,
-    last_secs: u64,
-}
-
-impl Incidents {
-    /// Takes an event.
-    pub fn note_event(&mut self, event: &PoolEvent, now_secs: u64) {
-        match event {
-            PoolEvent::Unrepairable { pool, volume, offset_bytes, disks, .. } => {
-                let text = format!(
-                    "volume {pool}/{volume}: contents are lost, at last at byte {offset_bytes}: no right copy on disks {}",
-                    disks.join(", ")
-                );
-                let remedy = format!(
-                    "bring back what is gone; else restore what is lost: see `etherpool volume verify {pool}/{volume}`"
-                );
-                let about = (Kind::LostBlocks, pool, volume);
-                self.add(about, Severity::Error, text, &remedy, 1, now_secs);
-            }
-            PoolEvent::StructureDamaged { pool, disk, .. } => {
-                let remedy = format!("replace the drive: etherpool pool replace {pool} {disk} NEW");
-                let about = (Kind::StructureDamaged, pool, disk);
-                self.add(about, Severity::Warning, event.to_string(), &remedy, 1, now_secs);
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes what the reports count.
-    pub fn note_reports(&mut self, pools: &[PoolReport], now_secs: u64) {
-        for pool in pools.iter().filter(|pool| pool.is_open()) {
-            for disk in &pool.disks {
-                let key = format!("{} {}", pool.id, disk.id);
-                let known = self.errors.len() < INCIDENTS_MAX || self.errors.contains_key(&key);
-                let before = self.errors.get(&key).copied().unwrap_or(0);
-                if disk.checksum_errors == before || !known {
-                    continue;
-                }
-                self.errors.insert(key, disk.checksum_errors);
-                // They are counted from the opening of the pool on.
-                let more = match disk.checksum_errors.checked_sub(before) {
-                    Some(more) => more,
-                    None => disk.checksum_errors,
-                };
-                if more == 0 {
-                    continue;
-                }
-                let text = format!(
-                    "pool {}: disk {} ({} on {}) gave what doesn't match its checksum",
-                    pool.name, disk.name, disk.device_name, disk.node
-                );
-                let remedy = format!(
-                    "what has another copy was repaired; a disk that does it again is one to replace: etherpool pool replace {} {} NEW",
-                    pool.name, disk.name
-                );
-                let about = (Kind::DiskErrors, &pool.name, &disk.name);
-                self.add(about, Severity::Warning, text, &remedy, more, now_secs);
-            }
-        }
-    }
-
-    fn add(
-        &mut self,
-        (kind, pool, subject): (Kind, &String, &String),
-        severity: Severity,
-        text: String,
-        remedy: &str,
-        count: u64,
-        now_secs: u64,
-    ) {
-        let (pool, subject, remedy) = (Some(pool.clone()), subject.clone(), remedy.to_owned());
-        let condition = Condition { kind, pool, subject, severity, text, remedy };
-        let key = condition.key();
-        let before = self.incidents.get(&key).map(|known| known.count);
-        if before.is_some() || self.incidents.len() < INCIDENTS_MAX {
-            let count = before.unwrap_or(0).saturating_add(count);
-            self.incidents.insert(key, Incident { condition, count, last_secs: now_secs });
-        }
-    }
-
-    /// Those that aren't long past.
-    pub fn conditions(&mut self, now_secs: u64) -> Vec<Condition> {
-        self.incidents.retain(|_, one| now_secs.saturating_sub(one.last_secs) < INCIDENT_SECS);
-        let told = self.incidents.values().map(|one| {
-            let text = match one.count {
-                1 => one.condition.text.clone(),
-                count => format!("{} ({count} times)", one.condition.text),
-            };
-            Condition { text, ..one.condition.clone() }
-        });
-        told.collect()
     }
 }

@@ -4,6 +4,7 @@
 
 mod conditions;
 mod config;
+mod incidents;
 mod message;
 mod slow;
 
@@ -12,8 +13,9 @@ use std::collections::BTreeMap;
 use pool::Severity;
 use serde::{Deserialize, Serialize};
 
-pub use conditions::{Condition, Incidents, Kind, Seen, conditions};
+pub use conditions::{Condition, Kind, Seen, conditions};
 pub use config::{AlertsConfig, CommandConfig, MailConfig, WebhookConfig, webhook_host};
+pub use incidents::Incidents;
 pub use message::{
     AlertsReport, Batch, ChannelAnswer, ChannelReport, Message, Step, mail_subject, text_of,
 };

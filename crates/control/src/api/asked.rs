@@ -28,6 +28,7 @@ impl Asked {
                 (format!("pool {pool}"), &["take out of use disks of"][..])
             }
             ["pools", pool, "online"] => (format!("pool {pool}"), &["take into use disks of"][..]),
+            ["pools", pool, "label"] => (format!("pool {pool}"), &["label disks of"][..]),
             ["pools", pool, "jobs", job] => (format!("job {job} of pool {pool}"), &[][..]),
             ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
             ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
@@ -70,6 +71,7 @@ mod tests {
             ("DELETE", "/v1/pools/p/volumes/v", "remove volume p/v"),
             ("DELETE", "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
             ("POST", "/v1/pools/p/empty", "empty disks of pool p"),
+            ("POST", "/v1/pools/p/label", "label disks of pool p"),
             ("POST", "/v1/pools/p/offline", "take out of use disks of pool p"),
             ("DELETE", "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
             ("POST", "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),

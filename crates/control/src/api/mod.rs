@@ -15,9 +15,9 @@ pub use error::{ApiError, ErrorCode};
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
-    ExtendVolume, ImportPool, MakeFs, MountVolume, NamedDisks, RebalancePool, ReduceVolume,
-    ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp, SetPool,
-    UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
+    ExtendVolume, ImportPool, LabelDisks, MakeFs, MountVolume, NamedDisks, RebalancePool,
+    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp,
+    SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

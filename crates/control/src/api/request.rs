@@ -65,6 +65,9 @@ pub type EmptyDisks = pool::EmptyDisks;
 /// with a [`pool::OnlineForecast`].
 pub type NamedDisks = pool::NamedDisks;
 
+/// `POST /v1/pools/POOL/label`; answered with a [`pool::LabelForecast`].
+pub type LabelDisks = pool::LabelDisks;
+
 /// `POST /v1/pools/POOL/set`, and `POST /v1/pools/POOL/scrub`, which sets it and begins.
 pub type SetPool = pool::PoolSettings;
 

@@ -19,6 +19,7 @@ mod pool_check;
 mod pool_dump;
 mod pool_history;
 mod pool_jobs;
+mod pool_label;
 mod pool_rebalance;
 mod pool_scrub;
 mod pool_wait;
@@ -279,6 +280,10 @@ mod tests {
             "etherpool pool scrub cluster",
             "etherpool pool set cluster auto-rebalance off",
             "etherpool pool set cluster spare node",
+            "etherpool pool create tank e1.0 e2.0 --domain rack=A:e1.0 --domain rack=B:node2",
+            "etherpool pool extend tank e3.0 --domain batch=2019-03:/dev/disk/by-path/a:0,e3.0",
+            "etherpool pool label tank rack=A:e1.0,node2 batch=:e3.0 --yes",
+            "etherpool pool label tank rack=A:e1.0 --dry-run --json",
             "etherpool pool set cluster spare 100G",
             "etherpool pool create tank e1.0 e2.0 e3.0 --spare disk",
             "etherpool pool rebalance cluster --dry-run --json",

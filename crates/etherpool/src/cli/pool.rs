@@ -10,7 +10,7 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, WitnessArgument};
-use pool::{DiskReport, FailureDomain, ImportPlan, PoolReport, Spare};
+use pool::{DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -22,6 +22,7 @@ use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
+use super::pool_label::{self, LabelArgs};
 use super::pool_rebalance::{self, RebalanceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs, parse_spare};
 use super::{Context, Failure};
@@ -63,6 +64,8 @@ pub enum PoolCommand {
     History(HistoryArgs),
     /// End a job before it is done; what it moved stays where it is, a layout that changes is taken back
     Cancel(CancelArgs),
+    /// Label disks by what they share, such as a rack or a purchase: what has the same label may be lost together
+    Label(LabelArgs),
     /// Change a pool's settings
     Set(SetArgs),
     /// Give a pool another name
@@ -95,6 +98,11 @@ pub struct DiskArgs {
     /// Add no witness, also where the machines that vote are an even number
     #[arg(long, conflicts_with = "witness")]
     pub no_witness: bool,
+
+    /// A label of disks, or of machines (all their disks among these): what has the same may be lost together, so
+    /// copies are kept apart; rack=A:e1.0,node2
+    #[arg(long, value_name = "KIND=VALUE:DISK|NODE,...")]
+    pub domain: Vec<DomainLabel>,
 
     /// Overwrite this disk although it carries something
     #[arg(long, value_name = "DISK")]
@@ -199,6 +207,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Jobs(args) => pool_jobs::jobs(context, args).await,
         PoolCommand::History(args) => pool_history::history(context, args).await,
         PoolCommand::Cancel(args) => pool_jobs::cancel(context, args).await,
+        PoolCommand::Label(args) => pool_label::label(context, args).await,
         PoolCommand::Set(args) => pool_scrub::set(context, args).await,
         PoolCommand::Rename(args) => super::endings::rename(context, args).await,
         PoolCommand::Destroy(args) => super::endings::destroy(context, args).await,
@@ -238,6 +247,8 @@ pub struct Targets {
     pub witnesses: Witnesses,
     /// Those that may be overwritten although they carry something.
     pub force_disks: Vec<ShelfSlot>,
+    /// What they share.
+    pub domains: Vec<DomainLabel>,
 }
 
 /// Finds the disks; with them what ends the question about them.
@@ -270,7 +281,8 @@ pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, 
     let witnesses = witnesses.chain(at_supervisor.map(|_| Witness::Supervisor)).collect();
     let is_spoken_of = args.no_witness || !args.witness.is_empty();
     let witnesses = is_spoken_of.then_some(witnesses);
-    Ok((Targets { disks, witnesses, force_disks }, what))
+    let domains = pool_label::addressed(&listed, &args.domain)?;
+    Ok((Targets { disks, witnesses, force_disks, domains }, what))
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
@@ -283,6 +295,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         force_disks: targets.force_disks,
         extent_bytes: args.extent_size,
         spare: args.spare,
+        domains: targets.domains,
     };
     let what = format!("Pool {} would be made of these disks{disks}", request.name);
     take_disks(context, ("/v1/plan/pool", "/v1/pools"), &request, &what, &args.disks).await
@@ -291,8 +304,8 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
     let path = format!("{}/extend", pool_path(&args.pool)?);
     let (targets, disks) = find_disks(context, &args.disks).await?;
-    let Targets { disks: data_disks, witnesses, force_disks } = targets;
-    let request = ExtendPool { disks: data_disks, witnesses, force_disks };
+    let Targets { disks: data_disks, witnesses, force_disks, domains } = targets;
+    let request = ExtendPool { disks: data_disks, witnesses, force_disks, domains };
     let what = format!("These disks would be added to pool {}{disks}", args.pool);
     take_disks(context, (&format!("{path}/plan"), &path), &request, &what, &args.disks).await
 }

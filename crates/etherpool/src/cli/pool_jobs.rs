@@ -273,12 +273,14 @@ impl Newcomer {
             witness: Vec::new(),
             // As many machines vote as before.
             no_witness: true,
+            domain: Vec::new(),
             force_disk,
             confirmation,
         };
-        let (Targets { disks, witnesses, force_disks }, what) = find_disks(context, &disks).await?;
+        let (targets, what) = find_disks(context, &disks).await?;
+        let Targets { disks, witnesses, force_disks, domains } = targets;
         let name = disks.first().map_or_else(String::new, ToString::to_string);
-        let request = ExtendPool { disks, witnesses, force_disks };
+        let request = ExtendPool { disks, witnesses, force_disks, domains };
         let PoolPlan { forecast, .. } =
             context.client.post(&format!("{path}/extend/plan"), &request).await?;
         let what = format!(

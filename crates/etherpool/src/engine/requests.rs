@@ -121,6 +121,9 @@ impl Work<'_> {
             EngineRequest::OnlineDisks { pool, request } => {
                 value(engine.online_disks(&pool, &request).await?)
             }
+            EngineRequest::LabelDisks { pool, request } => {
+                value(engine.label_disks(&pool, &request).await?)
+            }
             EngineRequest::CancelJob { pool, number } => {
                 value(engine.cancel_job(&pool, number).await?)
             }

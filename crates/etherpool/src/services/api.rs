@@ -62,6 +62,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/set", post(set_pool))
         .route("/v1/pools/{pool}/scrub", post(scrub_pool))
         .route("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool))
+        .route("/v1/pools/{pool}/label", post(layouts::label_disks))
         .route("/v1/pools/{pool}/offline", post(layouts::offline_disks))
         .route("/v1/pools/{pool}/online", post(layouts::online_disks))
         .route("/v1/pools/{pool}/held", get(held))

@@ -1,13 +1,20 @@
 //! Requests of the API for groups that move, volumes that get another layout, and disks that people take out of use.
 
-use control::api::{ConvertVolume, EmptyDisks, NamedDisks, RebalancePool};
+use control::api::{ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool};
 use control::channel::EngineRequest;
-use pool::{ConvertForecast, EmptyForecast, OfflineForecast, OnlineForecast, RebalanceForecast};
+use pool::{
+    ConvertForecast, EmptyForecast, LabelForecast, OfflineForecast, OnlineForecast,
+    RebalanceForecast,
+};
 
 use super::api::{Answer, OnPool, OnVolume, volume_name};
 
 pub(super) async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
     on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
+}
+
+pub(super) async fn label_disks(on: OnPool<LabelDisks>) -> Answer<LabelForecast> {
+    on.services.ask(EngineRequest::LabelDisks { pool: on.path, request: on.request }).await
 }
 
 pub(super) async fn rebalance_pool(on: OnPool<RebalancePool>) -> Answer<RebalanceForecast> {

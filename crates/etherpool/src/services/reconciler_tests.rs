@@ -163,6 +163,8 @@ fn pool_report() -> PoolReport {
             log_capacity_bytes: 1 << 20,
             survives_disks: 1,
             survives_nodes: 1,
+            survives_labels: Default::default(),
+            shared_groups: 0,
             suspended: None,
             replayed: Replayed::default(),
         }],

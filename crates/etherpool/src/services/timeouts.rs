@@ -106,6 +106,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::OnlineDisks { pool, request } => {
             format!("to take {} in pool {pool} into use again", request.disks.join(" and "))
         }
+        EngineRequest::LabelDisks { pool, .. } => format!("to label disks of pool {pool}"),
         EngineRequest::CancelJob { pool, number } => {
             format!("to cancel job {number} of pool {pool}")
         }

@@ -131,9 +131,17 @@ impl Space {
     pub(crate) fn reserve_for_logs(&mut self, metadata: &Metadata, for_new_volume: bool) {
         let extents = metadata.shape().segment_extents();
         for (domain, segments) in self.kept_for_logs(metadata, for_new_volume) {
+            // Where labels joined machines, from each in turn: a log's copies may share the domain, but no machine.
+            let part = |disk| metadata.disks().get(&disk).map(|d| metadata.unjoined_domain_of(d));
+            let disks = self.domains.get(&domain).into_iter().flat_map(|domain| &domain.disks);
+            let mut taken: BTreeMap<Uuid, u32> =
+                disks.filter_map(|(_, disk)| Some((part(disk.0)?, 0))).collect();
             for _ in 0..segments {
-                let Some(disk) = self.most_free_in(domain, extents) else { break };
+                let least = taken.values().min().copied().unwrap_or(0);
+                let cost = |disk| part(disk).and_then(|part| taken.get(&part)).map_or(0, |t| *t);
+                let Some(disk) = self.most_free_in(domain, extents, cost, least) else { break };
                 self.take_last(disk, extents);
+                part(disk).into_iter().for_each(|part| *taken.entry(part).or_default() += 1);
             }
         }
     }
@@ -159,11 +167,27 @@ impl Space {
         self.search(&needed, accept, |_| 0, 0).map(|found| found.disk.0)
     }
 
-    /// The same among those of a domain.
-    fn most_free_in(&self, domain: Uuid, run: u32) -> Option<DiskNumber> {
+    /// The same among the cheapest of a domain. None costs less than `least`.
+    fn most_free_in(
+        &self,
+        domain: Uuid,
+        run: u32,
+        cost: impl Fn(DiskNumber) -> u32,
+        least: u32,
+    ) -> Option<DiskNumber> {
         let domain = self.domains.get(&domain).filter(|domain| domain.left() >= u64::from(run))?;
-        let mut disks = domain.disks.iter().rev().map(|(_, disk)| disk.0);
-        disks.find(|disk| self.has_run(*disk, run))
+        let disks = domain.disks.iter().rev().map(|(_, disk)| disk.0);
+        let mut best: Option<(u32, DiskNumber)> = None;
+        for disk in disks.filter(|disk| self.has_run(*disk, run)) {
+            let cost = cost(disk);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, disk));
+            }
+            if cost <= least {
+                break;
+            }
+        }
+        best.map(|(_, disk)| disk)
     }
 
     /// Whether a disk has so many free extents in a row.

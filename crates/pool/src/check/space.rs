@@ -273,20 +273,25 @@ pub(super) fn tell_refused(
 /// Says where copies of one thing share what may fail as one.
 pub(super) fn check_domains(metadata: &Metadata, findings: &mut Findings) {
     let shared = |disks: &mut dyn Iterator<Item = DiskNumber>| {
-        let mut seen: Vec<(uuid::Uuid, DiskNumber)> = Vec::new();
+        let mut seen: Vec<(uuid::Uuid, &crate::metadata::Disk)> = Vec::new();
         for number in disks {
             let Some(disk) = metadata.disks().get(&number) else { continue };
             let domain = metadata.domain_of(disk);
             if let Some((_, other)) = seen.iter().find(|(seen, _)| *seen == domain) {
-                return Some((*other, number, disk.node_name.clone()));
+                let alone = metadata.unjoined_domain_of(disk);
+                let why = match alone == metadata.unjoined_domain_of(other) {
+                    true => format!("both of {}", disk.node_name),
+                    false => "which labels join".to_owned(),
+                };
+                return Some((other.number, number, why));
             }
-            seen.push((domain, number));
+            seen.push((domain, disk));
         }
         None
     };
     let mut tell = |what: String, at: Option<u64>, volume: &Volume, shared| {
-        let (one, other, node): (DiskNumber, DiskNumber, String) = shared;
-        let what = format!("{what} on {one} and {other}, both of {node}");
+        let (one, other, why): (DiskNumber, DiskNumber, String) = shared;
+        let what = format!("{what} on {one} and {other}, {why}");
         let means = "they fail as one: the redundancy that the layout promises isn't there";
         let found = finding(Severity::Redundancy, Kind::Domain, what, means);
         findings.add(found.of(&volume.name).volume_at(at));

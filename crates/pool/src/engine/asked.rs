@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::WipeDisks;
 use crate::format::FailureDomain;
+use crate::metadata::DomainLabel;
 use crate::spare::Spare;
 
 /// A pool to be made of disks, which the engine knows by their names.
@@ -35,6 +36,9 @@ pub struct CreatePool<Disk = String, Witnesses = Vec<Disk>> {
     /// Against which loss it keeps space free.
     #[serde(default)]
     pub spare: Option<Spare>,
+    /// What its disks share: it joins failure domains. A machine's name stands for its disks among these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<DomainLabel>,
 }
 
 impl<Disk, Witnesses> CreatePool<Disk, Witnesses> {
@@ -48,6 +52,7 @@ impl<Disk, Witnesses> CreatePool<Disk, Witnesses> {
             force_disks: self.force_disks,
             extent_bytes: self.extent_bytes,
             spare: self.spare,
+            domains: self.domains,
         }
     }
 }
@@ -63,6 +68,7 @@ impl<Disk: ToString> CreatePool<Disk> {
             force_disks: names(&self.force_disks),
             extent_bytes: self.extent_bytes,
             spare: self.spare,
+            domains: self.domains,
         }
     }
 }
@@ -84,19 +90,32 @@ pub struct ExtendPool<Disk = String, Witnesses = Vec<Disk>> {
     /// Those of either that may be overwritten whatever they carry.
     #[serde(default = "Vec::new")]
     pub force_disks: Vec<Disk>,
+    /// What they share. A machine's name stands for its disks among these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<DomainLabel>,
 }
 
 impl<Disk, Witnesses> ExtendPool<Disk, Witnesses> {
     /// The same with other witnesses.
     pub fn with_witnesses<Others>(self, witnesses: Others) -> ExtendPool<Disk, Others> {
-        ExtendPool { disks: self.disks, witnesses, force_disks: self.force_disks }
+        ExtendPool {
+            disks: self.disks,
+            witnesses,
+            force_disks: self.force_disks,
+            domains: self.domains,
+        }
     }
 }
 
 impl<Disk: Clone> ExtendPool<Disk> {
     /// By disks that data may be on, none of which carries anything.
     pub fn of(disks: &[Disk]) -> ExtendPool<Disk> {
-        ExtendPool { disks: disks.to_vec(), witnesses: Vec::new(), force_disks: Vec::new() }
+        ExtendPool {
+            disks: disks.to_vec(),
+            witnesses: Vec::new(),
+            force_disks: Vec::new(),
+            domains: Vec::new(),
+        }
     }
 }
 
@@ -110,9 +129,9 @@ impl<Disk: ToString> WipeDisks<Disk> {
 impl<Disk: ToString> ExtendPool<Disk> {
     /// The same with the disks' names.
     pub fn by_name(self) -> ExtendPool {
-        let ExtendPool { disks, witnesses, force_disks } = self;
+        let ExtendPool { disks, witnesses, force_disks, domains } = self;
         let (disks, witnesses) = (names(&disks), names(&witnesses));
-        ExtendPool { disks, witnesses, force_disks: names(&force_disks) }
+        ExtendPool { disks, witnesses, force_disks: names(&force_disks), domains }
     }
 }
 
@@ -147,6 +166,16 @@ pub struct NamedDisks {
     /// disks.
     pub disks: Vec<String>,
     /// Only say what it would do.
+    pub dry_run: bool,
+}
+
+/// Labels that disks of a pool are to have, or to lose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LabelDisks {
+    /// Each with its disks, one after the other.
+    pub labels: Vec<DomainLabel>,
+    /// Only say what it would mean.
     pub dry_run: bool,
 }
 

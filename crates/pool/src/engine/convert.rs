@@ -265,7 +265,7 @@ impl OpenPool {
 
     /// Whether a position can be done without: the others are there, lack nothing, and are in as many failure
     /// domains as they can be.
-    fn can_go(&self, meta: &Metadata, run: &GroupRun, position: usize) -> bool {
+    pub(super) fn can_go(&self, meta: &Metadata, run: &GroupRun, position: usize) -> bool {
         let disks = run.members.iter().map(|member| member.disk);
         let others = disks.clone().enumerate().filter(|(other, _)| *other != position);
         let others: Vec<DiskNumber> = others.map(|(_, disk)| disk).collect();

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::areas::AreaPlace;
 use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::{Candidate, time_to_prepare};
+use super::labels::words_of_joints;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::settings::spare_record;
@@ -61,10 +62,11 @@ impl Creation<'_> {
         let total: u64 = metadata.data_disks().map(|disk| disk.bytes).sum();
         let area_extents = area_extents_for(total, extent_bytes);
         let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
-        let candidates: Vec<votes::Candidate> =
-            self.candidates.iter().map(Candidate::to_vote).collect();
+        let candidates = candidates_in(&metadata, 0, &self.candidates);
         let votes = votes::forecast(&metadata, &candidates, witness_bytes);
-        Ok(forecast_of(&metadata, losses, votes))
+        let name = |disk: DiskNumber| self.candidates[disk.0 as usize].place.name.clone();
+        let joined = words_of_joints(&metadata, None, name);
+        Ok(PoolForecast { joined, ..forecast_of(&metadata, losses, votes) })
     }
 
     /// The first metadata and the labels.
@@ -78,24 +80,34 @@ impl Creation<'_> {
             extent_bytes,
             failure_domain: self.request.failure_domain,
         };
-        let mut metadata = Metadata::new(identity.clone()).ok_or_else(|| {
+        let empty = Metadata::new(identity.clone()).ok_or_else(|| {
             PoolError::invalid(
                 format!("extents of {extent_bytes} bytes do not exist"),
                 "use a power of two from 64 KiB to 1 GiB",
             )
         })?;
-        let candidates: Vec<votes::Candidate> =
-            self.candidates.iter().map(Candidate::to_vote).collect();
-        let voters = votes::first_voters(self.request.failure_domain, &candidates);
         let area_extents = area_extents_for(total, extent_bytes);
-        let labels = self.labels(&identity, &voters, area_extents)?;
+        let ids: Vec<DiskId> = self.candidates.iter().map(|_| DiskId(self.random_id())).collect();
+        // Who votes follows from the domains, and areas from that.
+        let without_votes = self.labels(&identity, &ids, &[], area_extents)?;
+        let with_disks = self.with_disks(&empty, &without_votes)?;
+        let candidates = candidates_in(&with_disks, 0, &self.candidates);
+        let voters = votes::first_voters(self.request.failure_domain, &candidates);
+        let labels = self.labels(&identity, &ids, &voters, area_extents)?;
+        Ok((self.with_disks(&empty, &labels)?, labels))
+    }
+
+    /// The metadata of a pool of these disks.
+    fn with_disks(&self, empty: &Metadata, labels: &[Label]) -> Result<Metadata, PoolError> {
         let spare = self.request.spare.map(|spare| spare_record(Some(spare)));
-        for record in labels.iter().map(added).chain(spare) {
-            metadata.apply(&record).map_err(|error| {
-                PoolError::invalid(error.to_string(), "report this: it should not happen")
-            })?;
-        }
-        Ok((metadata, labels))
+        let disks = labels.iter().map(added);
+        let their_labels = self.candidates.iter().zip(labels);
+        let their_labels =
+            their_labels.filter_map(|(candidate, label)| candidate.label_record(label.number));
+        let records: Vec<MetaRecord> = disks.chain(their_labels).chain(spare).collect();
+        empty.with(&records).map_err(|error| {
+            PoolError::invalid(error.to_string(), "report this: it should not happen")
+        })
     }
 
     fn random_id(&self) -> Uuid {
@@ -105,10 +117,10 @@ impl Creation<'_> {
     fn labels(
         &self,
         identity: &PoolIdentity,
+        ids: &[DiskId],
         voters: &[usize],
         area_extents: u32,
     ) -> Result<Vec<Label>, PoolError> {
-        let ids: Vec<DiskId> = self.candidates.iter().map(|_| DiskId(self.random_id())).collect();
         let vote_disks: Vec<DiskId> = voters.iter().map(|index| ids[*index]).collect();
         let labels = self.candidates.iter().enumerate().map(|(index, candidate)| {
             // The first extents are free on a new disk.
@@ -263,6 +275,15 @@ fn holds_vote(label: &Label) -> bool {
     label.vote_disks.contains(&label.disk)
 }
 
+/// New disks, which have numbers from `first` on, as they may vote.
+fn candidates_in(meta: &Metadata, first: u32, new: &[Candidate]) -> Vec<votes::Candidate> {
+    let of = |(one, number): (&Candidate, u32)| {
+        let disk = meta.disks().get(&DiskNumber(number));
+        one.to_vote(disk.map_or(one.node, |disk| meta.domain_of(disk)))
+    };
+    new.iter().zip(first..).map(of).collect()
+}
+
 /// A disk with this label joins.
 fn added(label: &Label) -> MetaRecord {
     MetaRecord::DiskAdded {
@@ -292,6 +313,7 @@ fn forecast_of(metadata: &Metadata, losses: Vec<String>, votes: VotesForecast) -
     let extents: u64 = disks().map(|disk| u64::from(disk.room())).sum();
     PoolForecast {
         losses,
+        joined: Vec::new(),
         capacity_bytes: extents * metadata.shape().extent_bytes(),
         volumes: layouts
             .map(|layout| LayoutRoom {
@@ -373,14 +395,22 @@ impl OpenPool {
                 area,
             })
         });
-        let added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
+        let mut added: Vec<MetaRecord> = added.collect::<Result<_, PoolError>>()?;
+        let labels = candidates.iter().zip(first..);
+        added.extend(labels.filter_map(|(one, number)| one.label_record(DiskNumber(number))));
         let with = meta.with(&added);
         let with = with.map_err(|fault| PoolError::invalid(fault.to_string(), "report this"))?;
         let [area_extents, _] = self.area_extents(&with);
         let extent_bytes = with.shape().extent_bytes();
         let witness_bytes = DiskGeometry::bytes_with(area_extents, extent_bytes);
-        let new = candidates.iter().map(Candidate::to_vote).collect();
-        Ok(forecast_of(&with, losses, self.forecast_votes(&with, new, witness_bytes)))
+        let new = candidates_in(&with, first, candidates);
+        let votes = self.forecast_votes(&with, new, witness_bytes);
+        let name = |disk: DiskNumber| {
+            let new = disk.0.checked_sub(first).and_then(|at| candidates.get(at as usize));
+            new.map_or_else(|| self.pool.disk_name(disk), |new| new.place.name.clone())
+        };
+        let joined = words_of_joints(&with, None, name);
+        Ok(PoolForecast { joined, ..forecast_of(&with, losses, votes) })
     }
 
     /// The layout of a disk that joins, and a witness's metadata area: another disk gets one when it is to vote.
@@ -414,7 +444,9 @@ impl OpenPool {
         // Whoever gives up waiting for the commit doesn't end it, and what is committed is a member.
         let commit = self.in_time(async move {
             let _adding = adding;
-            let records = labels.iter().map(added).collect();
+            let mut records: Vec<MetaRecord> = labels.iter().map(added).collect();
+            let labelled = candidates.iter().zip(&labels);
+            records.extend(labelled.filter_map(|(one, label)| one.label_record(label.number)));
             this.administer_now(|_| Ok((records, ()))).await?;
             let members = candidates.into_iter().zip(labels).map(|(candidate, label)| {
                 let member = Member::new(label.number, label.disk, label.geometry);

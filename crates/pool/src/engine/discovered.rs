@@ -13,13 +13,14 @@ use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
+use crate::metadata::Labels;
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState};
 
 /// What a pool says of its disks.
 struct InPool {
     owner: String,
     /// By their ids.
-    states: BTreeMap<String, DiskState>,
+    states: BTreeMap<String, (DiskState, Labels)>,
 }
 
 impl Engine {
@@ -65,7 +66,8 @@ impl Engine {
             in_pool.as_ref()
         });
         let disk = pool.as_ref().map(|label| label.disk.to_string());
-        let state_there = in_pool.zip(disk).and_then(|(pool, disk)| pool.states.get(&disk));
+        let there = in_pool.zip(disk).and_then(|(pool, disk)| pool.states.get(&disk).cloned());
+        let (state_there, labels) = there.unzip();
         let twin = self.why_not_itself(device).map(|why| DiskState::Refused { why });
         DiskReport {
             name: device.facts.name.clone(),
@@ -78,7 +80,8 @@ impl Engine {
             content,
             pool: pool.map(|label| label.pool_name),
             owner: in_pool.map(|pool| pool.owner.clone()),
-            state: twin.or_else(|| state_there.cloned()).unwrap_or(state),
+            state: twin.or(state_there).unwrap_or(state),
+            labels: labels.unwrap_or_default(),
         }
     }
 
@@ -92,7 +95,7 @@ impl Engine {
         };
         let told = || self.report_slot(&slot).map(|report| (report.owner, report.disks));
         let (owner, disks) = open.or_else(told)?;
-        let states = disks.into_iter().map(|disk| (disk.id, disk.state));
+        let states = disks.into_iter().map(|disk| (disk.id, (disk.state, disk.labels)));
         Some(InPool { owner, states: states.collect() })
     }
 
@@ -199,6 +202,7 @@ impl Engine {
             is_witness: disk.label.is_witness(),
             rebuild_waits: None,
             offline: None,
+            labels: Labels::new(),
         };
         let mut report = PoolReport {
             name: slot.name.borrow().clone(),

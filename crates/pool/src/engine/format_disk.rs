@@ -15,7 +15,7 @@ use crate::error::PoolError;
 use crate::format::{
     Applied, DiskGeometry, ExtentNumber, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber,
 };
-use crate::metadata::AreaLayout;
+use crate::metadata::{AreaLayout, Labels};
 use block::probe::{Signature, is_empty_but_for_owner};
 use block::write_durably;
 
@@ -28,6 +28,8 @@ pub(crate) struct Candidate {
     pub(crate) forced: bool,
     /// It shall only vote.
     pub(crate) is_witness: bool,
+    /// The labels that it shall have.
+    pub(crate) labels: Labels,
 }
 
 /// What is wiped of a witness side by side.
@@ -41,10 +43,11 @@ impl Candidate {
         DiskGeometry::labelled_bytes_of(bytes)
     }
 
-    /// The same as one that may vote, and doesn't yet.
-    pub(super) fn to_vote(&self) -> votes::Candidate {
+    /// The same as one that may vote, and doesn't yet, in this failure domain.
+    pub(super) fn to_vote(&self, domain: uuid::Uuid) -> votes::Candidate {
         votes::Candidate {
             machine: self.node,
+            domain,
             bytes: self.size_bytes(),
             votes: false,
             is_witness: self.is_witness,

@@ -1,6 +1,7 @@
 //! Making, extending and importing pools: what is asked before anything is changed, and the forecast
 //! that a dry run shows. The same checks serve both, so that a dry run says what the command would.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use block::{OwnerId, spoken};
 
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
+use super::labels::put_labels;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
@@ -16,6 +18,7 @@ use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool}
 use crate::error::PoolError;
 use crate::forecast::PoolForecast;
 use crate::format::{Destruction, DiskId, PoolId};
+use crate::metadata::Labels;
 use crate::report::{ImportPlan, PoolReport};
 
 impl Engine {
@@ -62,8 +65,9 @@ impl Engine {
         if named.iter().any(|slot| !self.is_given_up(slot, &request.force_disks)) {
             return Err(PoolError::Exists { what: "pool".into(), name: request.name.clone() });
         }
-        let candidates =
+        let mut candidates =
             self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
+        put_labels(&request.domains, &mut candidates, &BTreeSet::new())?;
         check_machines(request.failure_domain, &candidates, None)?;
         let losses = self.check_candidates(&candidates, None).await?;
         Ok((candidates, losses))
@@ -108,14 +112,15 @@ impl Engine {
         request: &ExtendPool,
     ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
         let open = self.open_pool(pool)?;
-        let ExtendPool { disks, witnesses, force_disks } = request;
+        let ExtendPool { disks, witnesses, force_disks, domains } = request;
         // Of nothing more it can be told how the pool is.
         if !disks.is_empty() || !witnesses.is_empty() {
             check_once(disks.iter().chain(witnesses))?;
         }
-        let candidates = self.candidates(disks, witnesses, force_disks)?;
+        let mut candidates = self.candidates(disks, witnesses, force_disks)?;
         {
             let meta = open.pool.meta.borrow();
+            put_labels(domains, &mut candidates, &meta.label_kinds())?;
             check_machines(meta.pool().failure_domain, &candidates, Some(&meta))?;
         }
         let losses = self.check_candidates(&candidates, Some(&open)).await?;
@@ -154,6 +159,7 @@ impl Engine {
                 device: Rc::clone(&device.device),
                 forced: force.contains(name),
                 is_witness,
+                labels: Labels::new(),
             })
         };
         let disks = disks.iter().map(|name| candidate(name, false));

@@ -237,7 +237,8 @@ impl OpenPool {
         };
         let is_lost =
             self.is_long_gone(meta, incoming.disk) || meta.offline_since(incoming.disk).is_some();
-        if !is_wanted || is_lost || jobs.contains_key(&incoming.disk) {
+        let is_in_vain = is_lost || jobs.contains_key(&incoming.disk);
+        if !is_wanted || is_in_vain || self.joins_copies(meta, run) {
             return Some(Step::Cancel(run.clone()));
         }
         if self.is_there(incoming.disk) && meta.lacks_nothing(run, incoming.disk) {

@@ -47,6 +47,7 @@ mod job_steps;
 mod jobs;
 mod judge;
 mod known;
+mod labels;
 mod lease;
 mod limits;
 mod measure;
@@ -103,7 +104,7 @@ use std::rc::Rc;
 
 use block::{BlockDevice, OwnerId};
 
-pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, NamedDisks};
+pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks};
 pub use block::size::VolumeSize;
 pub use limits::Limits;
 pub use settings::PoolSettings;
@@ -112,8 +113,8 @@ pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
 use crate::forecast::{
-    ConvertForecast, EmptyForecast, OfflineForecast, OnlineForecast, RebalanceForecast,
-    VolumeForecast,
+    ConvertForecast, EmptyForecast, LabelForecast, OfflineForecast, OnlineForecast,
+    RebalanceForecast, VolumeForecast,
 };
 use crate::format::JobNumber;
 use crate::history::HistoryEntry;
@@ -420,6 +421,15 @@ impl Engine {
     /// former one back.
     pub async fn cancel_job(&self, pool: &str, number: u32) -> Result<(), PoolError> {
         self.open_pool(pool)?.cancel_job(JobNumber(number)).await
+    }
+
+    /// Gives disks of a pool labels, by which failure domains are joined, or tells what that would mean.
+    pub async fn label_disks(
+        &self,
+        pool: &str,
+        request: &LabelDisks,
+    ) -> Result<LabelForecast, PoolError> {
+        self.open_pool(pool)?.label_disks(request).await
     }
 
     /// Sets what is named of a pool.

@@ -96,5 +96,5 @@ impl Quorum {
 /// How the votes of a list stand.
 pub(super) fn votes_of(list: &[DiskId], is_present: impl Fn(DiskId) -> bool) -> VotesReport {
     let present = list.iter().filter(|disk| is_present(**disk)).count();
-    VotesReport { total: list.len() as u32, present: present as u32 }
+    VotesReport { total: list.len() as u32, present: present as u32, lacks_witness: false }
 }

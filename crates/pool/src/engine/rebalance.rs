@@ -72,6 +72,7 @@ impl OpenPool {
             mirrors.map(|layout| (layout, plan.groups_left(layout.copies()))).collect()
         };
         let rooms_before = rooms(&plan);
+        let shared_groups = plan.shared_groups();
         let extents: u64 = plan.all().iter().map(|planned| u64::from(planned.count)).sum();
         let disks = plan.fills().iter().map(|(disk, fill)| DiskFill {
             disk: self.pool.disk_name(*disk),
@@ -89,6 +90,9 @@ impl OpenPool {
         let rooms_then = rooms(&plan);
         RebalanceForecast {
             bytes: extents * extent_bytes,
+            shared_groups,
+            shared_groups_then: plan.shared_groups(),
+            shared_groups_held: plan.shared_groups_held(),
             disks: disks.collect(),
             volumes: room(rooms_before),
             volumes_then: room(rooms_then),

@@ -16,6 +16,7 @@ use super::commit::CommitError;
 use super::convert::has_any;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
+use super::spare::{others_of, shares_domain};
 use super::volume::Volume;
 use crate::format::GenerationId;
 use crate::metadata::{ExtentRange, GroupRun, Member, MetaRecord, Metadata};
@@ -30,8 +31,9 @@ pub(crate) struct Change<'a> {
 }
 
 impl OpenPool {
-    /// Begins to move a position of a run, or to give it a further one; not if nothing is wrong where it is and what
-    /// the pool's spare needs was given out since that was planned.
+    /// Begins to move a position of a run, or to give it a further one; not if labels that changed since that was
+    /// planned put it into the failure domain of another one, nor if nothing is wrong where it is and what
+    /// the pool's spare needs was given out meanwhile.
     pub(crate) fn begin_move(
         &self,
         volume: &Rc<Volume>,
@@ -41,20 +43,36 @@ impl OpenPool {
     ) -> Change<'_> {
         let begun = MetaRecord::MoveBegun { volume: volume.id, key: run.key, position, to };
         let of = run.clone();
-        let may_be = move |meta: &Metadata| self.move_leaves_spare(meta, &of, position, to.disk);
+        let may_be = move |meta: &Metadata| {
+            !shares_domain(meta, to.disk, &others_of(&of, position))
+                && self.move_leaves_spare(meta, &of, position, to.disk)
+        };
         change(volume, run, vec![begun], may_be)
     }
 
     /// Ends the move of a run: where it went lacks nothing. Not if that disk went meanwhile, or is to: what it
-    /// took the place of may be the last that is there.
+    /// took the place of may be the last that is there. Nor if that fails apart from the others and this doesn't.
     pub(crate) fn switch_move(&self, volume: &Rc<Volume>, run: &GroupRun) -> Change<'_> {
         let switched = MetaRecord::MoveSwitched { volume: volume.id, key: run.key };
         let to = run.incoming.map(|incoming| incoming.member.disk);
+        let of = run.clone();
         let stays = move |meta: &Metadata| {
             let is_offline = |disk| meta.offline_since(disk).is_some();
             to.is_some_and(|disk| self.is_there(disk) && !is_offline(disk))
+                && !self.joins_copies(meta, &of)
         };
         end_move(volume, run, switched, run.outgoing(), stays)
+    }
+
+    /// Whether a move, by labels that changed since it began, would give up a whole copy that fails apart from the
+    /// others for one that is lost with another of them.
+    pub(super) fn joins_copies(&self, meta: &Metadata, run: &GroupRun) -> bool {
+        let (Some(incoming), Some(left)) = (run.incoming, run.outgoing()) else { return false };
+        let others = others_of(run, incoming.position);
+        shares_domain(meta, incoming.member.disk, &others)
+            && !shares_domain(meta, left.disk, &others)
+            && self.is_there(left.disk)
+            && meta.lacks_nothing(run, left.disk)
     }
 
     /// Gives the move of a run up.
@@ -72,7 +90,7 @@ impl OpenPool {
 
     /// Gives up a position of a run; not if somebody may need that position: where a row
     /// was being written over, or was written in its place and the log doesn't have it. A destage, which is due
-    /// then, changes that; but whoever read the others didn't see that row.
+    /// then, changes that; but whoever read the others didn't see that row. Nor if others make the better copies by now.
     pub(crate) fn drop_position(
         &self,
         volume: &Rc<Volume>,
@@ -82,14 +100,13 @@ impl OpenPool {
         let left = *run.members.get(usize::from(position))?;
         let dropped = MetaRecord::PositionDropped { volume: volume.id, key: run.key, position };
         let (of, whose) = (run.clone(), Rc::clone(volume));
-        let may_go = move |_: &Metadata| {
+        let may_go = move |meta: &Metadata| {
             let is_known = !has_any(&of, &whose.only_in_place());
             if !is_known {
                 self.forget_check(whose.id, &of);
                 whose.destage_soon();
             }
-            let mut others = of.members.iter().filter(|member| **member != left);
-            is_known && others.all(|member| self.is_there(member.disk))
+            is_known && self.can_go(meta, &of, usize::from(position))
         };
         Some(change(volume, run, vec![dropped, freed(run, left)], may_go))
     }

@@ -8,7 +8,7 @@ use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::unlabel::Unlabelled;
 use crate::format::{DiskNumber, JobNumber};
-use crate::metadata::{JobKind, MetaRecord};
+use crate::metadata::{JobKind, Labels, MetaRecord};
 
 impl OpenPool {
     /// Removes a disk as a job asks for, with all jobs that name it; false while it is needed, or if nobody asks
@@ -38,8 +38,11 @@ impl OpenPool {
             let jobs = named.map(|(number, _)| MetaRecord::JobRemoved { number: *number });
             let wish = meta.offline_since(disk).map(|_| MetaRecord::offline(disk, None));
             let place = meta.last_place(disk).map(|_| MetaRecord::last_place(disk, None));
+            let labels = Some(meta.labels(disk)).filter(|labels| !labels.is_empty());
+            let labels = labels.map(|_| MetaRecord::labels(disk, &Labels::new()));
             jobs.chain(wish)
                 .chain(place)
+                .chain(labels)
                 .chain([MetaRecord::DiskRemoved { number: disk }])
                 .collect::<Vec<_>>()
         };

@@ -1,10 +1,11 @@
 //! Why there is no room: which machines and disks have how much, what the layout needs of them, and
 //! what one machine more would give. "304 MiB free, 0 can be had" helps nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use super::labels::words_of_joints;
 use super::pool::Pool;
 use super::rebalance::gain_bytes;
 use super::spare::words;
@@ -45,7 +46,8 @@ pub(super) fn no_space(
     for disk in meta.data_disks() {
         domains.entry(meta.domain_of(disk)).or_default().push(disk);
     }
-    let listed = domains.values().take(LISTED_MAX).map(|disks| room_of(meta, room, disks));
+    let listed = domains.iter().take(LISTED_MAX);
+    let listed = listed.map(|(domain, disks)| room_of(meta, room, *domain, disks));
     let mut listed: Vec<String> = listed.collect();
     if domains.len() > LISTED_MAX {
         listed.push(format!("{} more", domains.len() - LISTED_MAX));
@@ -62,6 +64,10 @@ pub(super) fn no_space(
         }
         _ => format!("one more {what} alone would not help, two would"),
     };
+    let labels = match meta.has_joined_domains() {
+        true => " that no label joins with the others",
+        false => "",
+    };
     // What is free may only be on too few of them.
     let rebalance = match gain_bytes(meta, &room.usable, layout) {
         Some(gain) => format!("moving groups would make it {} (pool rebalance); ", human(gain)),
@@ -73,7 +79,7 @@ pub(super) fn no_space(
         needed_bytes: needed,
         free_bytes: free,
         remedy: format!(
-            "{rule}, besides what is kept for logs{spare}; free: {}; {rebalance}{more} (pool extend)",
+            "{rule}, besides what is kept for logs{spare}; free: {}; {rebalance}{more}{labels} (pool extend)",
             listed.join("; ")
         ),
     }
@@ -82,15 +88,17 @@ pub(super) fn no_space(
 /// What copies must not share, for people.
 pub(super) fn domain_word(meta: &Metadata) -> &'static str {
     match meta.pool().failure_domain {
+        _ if meta.has_joined_domains() => "failure domain",
         FailureDomain::Node => "machine",
         FailureDomain::Disk => "disk",
     }
 }
 
-/// `n1 304 MiB (e1.0 304 MiB, e1.1 is away)`.
-fn room_of(meta: &Metadata, room: &Room, disks: &[&Disk]) -> String {
+/// `n1 304 MiB (e1.0 304 MiB, e1.1 is away)`, or `n1 and n2, one failure domain (rack=A joins e1.0, e2.0), ...`.
+fn room_of(meta: &Metadata, room: &Room, domain: Uuid, disks: &[&Disk]) -> String {
     let extent = meta.shape().extent_bytes();
-    let name = |disk: &Disk| room.names.get(&disk.number).cloned().unwrap_or_default();
+    let name_of = |disk: DiskNumber| room.names.get(&disk).cloned().unwrap_or_default();
+    let name = |disk: &Disk| name_of(disk.number);
     let free = |disk: &Disk| u64::from(disk.free.len()) * extent;
     let here = disks.iter().filter(|disk| room.usable.contains(&disk.number));
     let total: u64 = here.map(|disk| free(disk)).sum();
@@ -99,8 +107,14 @@ fn room_of(meta: &Metadata, room: &Room, disks: &[&Disk]) -> String {
         false => format!("{} is away", name(disk)),
     });
     let each: Vec<String> = each.collect();
-    let node = disks.first().map_or("", |disk| disk.node_name.as_str());
-    format!("{node} {} ({})", human(total), each.join(", "))
+    let nodes: BTreeSet<&str> = disks.iter().map(|disk| disk.node_name.as_str()).collect();
+    let nodes: Vec<&str> = nodes.into_iter().collect();
+    let joined = words_of_joints(meta, Some(domain), name_of);
+    let joined = match joined.is_empty() {
+        true => String::new(),
+        false => format!(", one failure domain ({}),", joined.join("; ")),
+    };
+    format!("{}{joined} {} ({})", nodes.join(" and "), human(total), each.join(", "))
 }
 
 /// A disk as large as the largest, in a domain of its own: its size, and what the layout could have.

@@ -52,7 +52,9 @@ impl OpenPool {
         (then.extents > now.map_or(0, |now| now.extents)).then(|| self.short_of(meta, then))
     }
 
-    /// Whether a spare that is held is so too if a position of a run moves that is on one of the usable disks.
+    /// Whether a spare that is held is so too if a position of a run moves that is on one of the usable disks. One that
+    /// shares its failure domain with another one of its group may go whatever that costs: the layout's promise
+    /// comes before that of the spare.
     pub(super) fn move_leaves_spare(
         &self,
         meta: &Metadata,
@@ -67,11 +69,11 @@ impl OpenPool {
         let from = run.members.get(usize::from(position)).map(|member| member.disk);
         let Some(from) = from.filter(|from| usable.contains(from)) else { return true };
         let Some(mut standing) = Standing::for_growth(meta, &usable, false) else { return true };
-        if standing.shortage(0).is_some() {
+        let others = others_of(run, position);
+        if shares_domain(meta, from, &others) || standing.shortage(0).is_some() {
             return true;
         }
-        standing.give_back(from, run.count);
-        standing.take(to, run.count);
+        standing.move_position(&others, from, to, run.count);
         standing.shortage(0).is_none()
     }
 
@@ -90,6 +92,20 @@ impl OpenPool {
             }
         }
     }
+}
+
+/// Where the other positions of a run are.
+pub(super) fn others_of(run: &GroupRun, position: u8) -> Vec<DiskNumber> {
+    let members = run.members.iter().enumerate();
+    let others = members.filter(|(index, _)| *index != usize::from(position));
+    others.map(|(_, member)| member.disk).collect()
+}
+
+/// Whether a disk is in the failure domain of one of the others.
+pub(super) fn shares_domain(meta: &Metadata, disk: DiskNumber, others: &[DiskNumber]) -> bool {
+    let domain = |disk: &DiskNumber| meta.disks().get(disk).map(|disk| meta.domain_of(disk));
+    let of_disk = domain(&disk);
+    of_disk.is_some() && others.iter().any(|other| domain(other) == of_disk)
 }
 
 /// The most copies that a volume has; where there is none, those of the usual mirror.

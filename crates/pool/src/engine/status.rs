@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
+use super::labels::shared_groups;
 use super::lease::Ended;
 use super::measure::milliseconds;
 use super::member::{Member, Standing};
@@ -14,7 +15,7 @@ use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, VolumeId, Voters, majority_of, poorest};
-use crate::metadata::{Metadata, Volume as VolumeMeta};
+use crate::metadata::{Disk, LABELS_MAX, Metadata, Volume as VolumeMeta};
 use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
 use crate::stats::{DiskStats, VolumeStats};
 
@@ -53,7 +54,7 @@ impl OpenPool {
             free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
             survives,
             disks,
-            votes,
+            votes: VotesReport { lacks_witness: self.lacks_witness(&meta), ..votes },
             lease_ok,
             volumes,
             jobs: self.job_reports(&meta),
@@ -117,6 +118,7 @@ impl OpenPool {
             is_witness: disk.is_some_and(|disk| disk.is_witness()),
             rebuild_waits: self.rebuild_waits(member.number),
             offline: self.offline_report(meta, member.number),
+            labels: meta.labels(member.number),
         }
     }
 
@@ -148,6 +150,9 @@ impl OpenPool {
         };
         // Of one that is to have fewer copies nobody expects more.
         let copies = u32::from(known.promised_copies());
+        let degraded = least.domains < copies;
+        let kinds = meta.counted_kinds().cloned();
+        let survived = least.by_kind.into_iter().map(|copies| copies.saturating_sub(1));
         let stats = volume.stats.borrow();
         Some(VolumeReport {
             name: known.name.clone(),
@@ -156,7 +161,7 @@ impl OpenPool {
             converting_to: known.conversion.map(|conversion| conversion.to.to_string()),
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            degraded: least.domains < copies,
+            degraded,
             dirty_bytes: dirty * region,
             resynced_bytes: volume.resynced_bytes.get(),
             repaired_blocks: volume.repaired_blocks.get(),
@@ -166,6 +171,9 @@ impl OpenPool {
             log_capacity_bytes: volume.credit.capacity_bytes(),
             survives_disks: least.disks.saturating_sub(1),
             survives_nodes: least.nodes.saturating_sub(1),
+            survives_labels: kinds.zip(survived).collect(),
+            // Copies that share one count once, so it is degraded.
+            shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
             suspended,
             replayed: volume.replayed.get(),
         })
@@ -216,14 +224,13 @@ impl OpenPool {
     ) -> Copies {
         // Looked up once: a volume may have a million runs.
         let there = self.disks_there().into_iter().filter(|disk| !without.contains(disk));
-        let places: BTreeMap<DiskNumber, (Uuid, Uuid)> = there
-            .filter_map(|number| {
-                let disk = meta.disks().get(&number)?;
-                Some((number, (disk.node, meta.domain_of(disk))))
-            })
-            .collect();
-        let there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
-            Copies::on(&disks.filter_map(|disk| places.get(&disk).copied()).collect::<Vec<_>>())
+        let places: BTreeMap<DiskNumber, Place> =
+            there.filter_map(|disk| Some((disk, Place::of(meta, disk)?))).collect();
+        let mut found: Vec<&Place> = Vec::new();
+        let mut there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
+            found.clear();
+            found.extend(disks.filter_map(|disk| places.get(&disk)));
+            Copies::on(&found)
         };
         let mut least = Copies::of(volume.layout.copies());
         for run in volume.runs.values() {
@@ -238,9 +245,9 @@ impl OpenPool {
         }
         let config = self.pool.config.borrow();
         for segment in volume.log.segments.values() {
-            let current = current_copies(segment, &config);
             // An opening needs one of its copies.
             if segment.is_needed(volume.log.released) {
+                let current = current_copies(segment, &config);
                 least = least.min(there(&mut current.iter().map(|copy| copy.disk)));
             }
         }
@@ -259,7 +266,9 @@ impl OpenPool {
         let there: Vec<DiskId> = present.iter().filter(takes_part).map(|m| m.id).collect();
         let voters = self.pool.voters();
         let lists = voters.iter().flat_map(Voters::lists);
-        let spare = lists.map(|list| spare_of(meta, list, |disk| there.contains(&disk)));
+        let spare = lists.map(|list| {
+            spare_of(meta, list, |disk| there.contains(&disk), |disk| meta.domain_of(disk))
+        });
         spare.min().unwrap_or(0)
     }
 
@@ -281,30 +290,55 @@ impl OpenPool {
     }
 }
 
+/// What a disk is lost with.
+struct Place {
+    node: Uuid,
+    domain: Uuid,
+    /// By the labels of each kind alone.
+    by_kind: Vec<Uuid>,
+}
+
+impl Place {
+    fn of(meta: &Metadata, disk: DiskNumber) -> Option<Place> {
+        let disk = meta.disks().get(&disk)?;
+        let by_kind = meta.domains_by_kind(disk).collect();
+        Some(Place { node: disk.node, domain: meta.domain_of(disk), by_kind })
+    }
+}
+
 /// Copies: those of the same machine or failure domain count once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copies {
     pub(super) disks: u32,
     pub(super) nodes: u32,
-    domains: u32,
+    pub(super) domains: u32,
+    /// By the labels of each kind alone.
+    by_kind: [u32; LABELS_MAX],
 }
 
 impl Copies {
     fn of(copies: u8) -> Copies {
         let copies = u32::from(copies);
-        Copies { disks: copies, nodes: copies, domains: copies }
+        Copies { disks: copies, nodes: copies, domains: copies, by_kind: [copies; LABELS_MAX] }
     }
 
-    /// On disks of these machines and domains.
-    fn on(places: &[(Uuid, Uuid)]) -> Copies {
-        let different = |of: fn(&(Uuid, Uuid)) -> Uuid| {
+    /// On disks of these places.
+    fn on(places: &[&Place]) -> Copies {
+        let different = |of: &dyn Fn(&Place) -> Option<Uuid>| {
             let all = places.iter().enumerate();
             all.filter(|(at, place)| places[..*at].iter().all(|p| of(p) != of(place))).count()
+                as u32
         };
+        let kinds = places.first().map_or(0, |place| place.by_kind.len());
+        let mut by_kind = [0; LABELS_MAX];
+        for (kind, count) in by_kind.iter_mut().enumerate().take(kinds) {
+            *count = different(&|place| place.by_kind.get(kind).copied());
+        }
         Copies {
             disks: places.len() as u32,
-            nodes: different(|(node, _)| *node) as u32,
-            domains: different(|(_, domain)| *domain) as u32,
+            nodes: different(&|place| Some(place.node)),
+            domains: different(&|place| Some(place.domain)),
+            by_kind,
         }
     }
 
@@ -321,24 +355,33 @@ impl Copies {
             disks: of(self.disks, other.disks),
             nodes: of(self.nodes, other.nodes),
             domains: of(self.domains, other.domains),
+            by_kind: std::array::from_fn(|kind| of(self.by_kind[kind], other.by_kind[kind])),
         }
     }
 }
 
-/// How many failure domains may be lost before those of a list that `are` there are no majority of it.
-pub(super) fn spare_of(meta: &Metadata, list: &[DiskId], are: impl Fn(DiskId) -> bool) -> u32 {
+/// How many of what disks are `lost_with` may be lost before those of a list that `are` there are no majority of it.
+pub(super) fn spare_of(
+    meta: &Metadata,
+    list: &[DiskId],
+    are: impl Fn(DiskId) -> bool,
+    lost_with: impl Fn(&Disk) -> Uuid,
+) -> u32 {
+    let there = list.iter().filter(|disk| are(**disk)).filter_map(|disk| meta.disk_by_id(*disk));
+    losses_survived(there.map(lost_with), majority_of(list))
+}
+
+/// How many of what votes are lost with may be lost before so many aren't left; of each vote with what it is lost.
+pub(super) fn losses_survived(votes: impl Iterator<Item = Uuid>, majority: usize) -> u32 {
     let mut by_domain: BTreeMap<Uuid, usize> = BTreeMap::new();
-    let there = list.iter().filter(|disk| are(**disk));
-    for disk in there.filter_map(|disk| meta.disk_by_id(*disk)) {
-        *by_domain.entry(meta.domain_of(disk)).or_default() += 1;
-    }
+    votes.for_each(|domain| *by_domain.entry(domain).or_default() += 1);
     let mut votes: Vec<usize> = by_domain.into_values().collect();
     votes.sort_unstable();
     let mut left: usize = votes.iter().sum();
     // The machine with the most votes is the one to fail.
     let lost = votes.into_iter().rev().take_while(|votes| {
         left = left.saturating_sub(*votes);
-        left >= majority_of(list)
+        left >= majority
     });
     lost.count() as u32
 }

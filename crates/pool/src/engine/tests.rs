@@ -21,6 +21,7 @@ mod health;
 mod history;
 mod in_place;
 mod jobs;
+mod labels;
 mod layouts;
 mod logs;
 mod metadata;
@@ -51,6 +52,7 @@ impl Bench {
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),
             spare: None,
+            domains: Vec::new(),
         };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()
@@ -564,6 +566,7 @@ fn pools_grow_and_volumes_come_and_go() {
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
@@ -617,6 +620,7 @@ fn disks_that_carry_something_are_refused_unless_forced() {
         force_disks: force.iter().map(ToString::to_string).collect(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     };
     let (engine, refused) = (Rc::clone(&bench.engine), request(&[]));
     let error = bench.run(async move { engine.create_pool(refused).await }).unwrap_err();

@@ -20,7 +20,7 @@ use super::areas::AreaError;
 use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
-use super::status::spare_of;
+use super::status::{losses_survived, spare_of};
 use crate::forecast::VotesForecast;
 use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
 use crate::metadata::{Disk, JobKind, Metadata, area_extents_for};
@@ -35,8 +35,10 @@ const UNFIT_FOR: Duration = Duration::from_secs(60);
 pub(crate) type Unfit = RefCell<BTreeMap<DiskNumber, Instant>>;
 
 /// A disk that may vote.
+#[derive(Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) machine: Uuid,
+    pub(super) domain: Uuid,
     pub(super) bytes: u64,
     /// It votes already.
     pub(super) votes: bool,
@@ -44,9 +46,9 @@ pub(super) struct Candidate {
     pub(super) is_witness: bool,
 }
 
-/// Who of the candidates should vote, by index, but for a witness: one per failure domain, up to five; of each
-/// machine who votes already, else the largest disk; where single disks are the domains then the next one of each
-/// machine, and so on.
+/// Who of the candidates should vote, by index, but for a witness: up to five, so that as many failure domains as can be
+/// may be lost, then as many machines, then an odd number. Of each machine who votes already, else the largest disk; where single disks
+/// may fail then the next one of each machine, and so on. A domain that labels joined has several of these.
 pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
     let mut machines: Vec<(Uuid, Vec<usize>)> = Vec::new();
     for (index, candidate) in candidates.iter().enumerate().filter(|(_, one)| !one.is_witness) {
@@ -65,35 +67,77 @@ pub(super) fn choose_voters(domain: FailureDomain, candidates: &[Candidate]) -> 
     };
     let in_turn = (0..rounds)
         .flat_map(|round| machines.iter().filter_map(move |(_, disks)| disks.get(round)));
-    in_turn.copied().take(VOTE_DISKS_MAX).collect()
+    let mut domains: Vec<(Uuid, Vec<usize>)> = Vec::new();
+    for at in in_turn.copied() {
+        match domains.iter_mut().find(|(domain, _)| *domain == candidates[at].domain) {
+            Some((_, disks)) => disks.push(at),
+            None => domains.push((candidates[at].domain, vec![at])),
+        }
+    }
+    for (_, disks) in &mut domains {
+        disks.sort_by_key(|at| !candidates[*at].votes);
+    }
+    let of_each = |most: usize| -> Vec<usize> {
+        let in_turn =
+            (0..most).flat_map(|turn| domains.iter().filter_map(move |(_, disks)| disks.get(turn)));
+        in_turn.copied().take(VOTE_DISKS_MAX).collect()
+    };
+    let mut best = of_each(1);
+    for most in 2..=VOTE_DISKS_MAX {
+        let list = of_each(most);
+        let fewer = list.split_last().map(|(_, fewer)| fewer.to_vec()).unwrap_or_default();
+        for list in [list, fewer] {
+            // Where labels joined nothing that is all there is.
+            if list.len() > domains.len() && rank(candidates, &list) > rank(candidates, &best) {
+                best = list;
+            }
+        }
+    }
+    best
 }
 
-/// The witness that may vote beside those chosen: one that votes already, else any. In a machine of theirs it would
-/// go with them, and where single disks are the domains that is only worse than another machine.
-pub(super) fn choose_witness(
-    domain: FailureDomain,
-    candidates: &[Candidate],
-    chosen: &[usize],
-) -> Option<usize> {
-    let shares = |at: &usize| {
-        chosen.iter().any(|other| candidates[*other].machine == candidates[*at].machine)
+/// How good a list is, with a witness where that makes it better.
+fn rank(candidates: &[Candidate], list: &[usize]) -> (u32, u32, bool) {
+    let with = with_witness(candidates, list);
+    let with = with.map(|with| survives(candidates, &with));
+    survives(candidates, list).max(with.unwrap_or_default())
+}
+
+/// How many failure domains may be lost before these are no majority, how many machines, and whether they are an odd
+/// number.
+fn survives(candidates: &[Candidate], list: &[usize]) -> (u32, u32, bool) {
+    let majority = list.len() / 2 + 1;
+    let by = |what: fn(&Candidate) -> Uuid| {
+        losses_survived(list.iter().map(|at| what(&candidates[*at])), majority)
+    };
+    (by(|one| one.domain), by(|one| one.machine), !list.len().is_multiple_of(2))
+}
+
+fn with_witness(candidates: &[Candidate], list: &[usize]) -> Option<Vec<usize>> {
+    let witness = choose_witness(candidates, list).filter(|_| list.len() < VOTE_DISKS_MAX)?;
+    Some([list, &[witness]].concat())
+}
+
+/// The witness that may vote beside those chosen: one that votes already, else any. In a failure domain of theirs it
+/// would go with them; a machine of theirs, where that is none, is only worse than another one.
+pub(super) fn choose_witness(candidates: &[Candidate], chosen: &[usize]) -> Option<usize> {
+    let shares = |at: &usize, what: fn(&Candidate) -> Uuid| {
+        chosen.iter().any(|other| what(&candidates[*other]) == what(&candidates[*at]))
     };
     let witnesses = (0..candidates.len()).filter(|at| candidates[*at].is_witness);
-    let able = witnesses.filter(|at| domain == FailureDomain::Disk || !shares(at));
-    able.min_by_key(|at| (!candidates[*at].votes, shares(at)))
+    let able = witnesses.filter(|at| !shares(at, |one| one.domain));
+    able.min_by_key(|at| (!candidates[*at].votes, shares(at, |one| one.machine)))
 }
 
-/// Who votes in a new pool: a witness where the others would be an even number, of which a half is no majority.
+/// Who votes in a new pool: a witness where that lets more be lost.
 pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
-    let mut voters = choose_voters(domain, candidates);
-    if voters.len().is_multiple_of(2) {
-        voters.extend(choose_witness(domain, candidates, &voters));
-    }
-    voters
+    let voters = choose_voters(domain, candidates);
+    let with = with_witness(candidates, &voters);
+    let is_better = |with: &Vec<usize>| survives(candidates, with) > survives(candidates, &voters);
+    with.filter(is_better).unwrap_or(voters)
 }
 
-/// Who would vote of these in a pool that is like that then. A witness is lacking where half of the votes may be lost
-/// with machines.
+/// Who would vote of these in a pool that is like that then, and whether it lacks a witness.
 pub(super) fn forecast(
     pool: &Metadata,
     candidates: &[Candidate],
@@ -104,11 +148,22 @@ pub(super) fn forecast(
     VotesForecast { votes, machines, lacks_witness, witness_bytes }
 }
 
-/// How many of these would vote, and whether a witness would be of use to them.
+/// How many of these would vote, and whether one more failure domain might be lost if there were a witness in another
+/// one.
 fn count(domain: FailureDomain, candidates: &[Candidate]) -> (usize, bool) {
     let voters = first_voters(domain, candidates);
     let machines: BTreeSet<Uuid> = voters.iter().map(|at| candidates[*at].machine).collect();
-    (voters.len(), voters.len().is_multiple_of(2) && machines.len() > 1)
+    let stranger = Candidate {
+        machine: Uuid::max(),
+        domain: Uuid::max(),
+        bytes: 0,
+        votes: false,
+        is_witness: true,
+    };
+    let with = [candidates, &[stranger]].concat();
+    let (now, _, _) = survives(candidates, &voters);
+    let (then, _, _) = survives(&with, &first_voters(domain, &with));
+    (voters.len(), machines.len() > 1 && then > now)
 }
 
 impl OpenPool {
@@ -286,9 +341,25 @@ impl OpenPool {
         witness_bytes: u64,
     ) -> VotesForecast {
         let (meta, config) = (self.pool.meta.borrow(), self.pool.config.borrow());
-        let able = self.able(&meta, &config.voters).map(|(_, candidate)| candidate);
+        let able = self.able(&meta, &config.voters);
+        let able = able.map(|(disk, candidate)| {
+            let then = with.disks().get(&disk.number);
+            // New labels may join it with new disks.
+            Candidate {
+                domain: then.map_or(candidate.domain, |disk| with.domain_of(disk)),
+                ..candidate
+            }
+        });
         let candidates: Vec<Candidate> = able.chain(new).collect();
         forecast(with, &candidates, witness_bytes)
+    }
+
+    /// Whether a witness would let one more failure domain be lost.
+    pub(super) fn lacks_witness(&self, meta: &Metadata) -> bool {
+        let voters = self.pool.config.borrow().voters.clone();
+        let candidates: Vec<Candidate> =
+            self.able(meta, &voters).map(|(_, candidate)| candidate).collect();
+        count(meta.pool().failure_domain, &candidates).1
     }
 
     /// The disks that may vote, by who votes now.
@@ -310,6 +381,7 @@ impl OpenPool {
         able.map(|disk| {
             let candidate = Candidate {
                 machine: disk.node,
+                domain: meta.domain_of(disk),
                 bytes: disk.bytes,
                 votes: voters.contains(disk.id),
                 is_witness: disk.is_witness(),
@@ -324,7 +396,7 @@ impl OpenPool {
         let (disks, candidates): (Vec<&Disk>, Vec<Candidate>) = self.able(meta, voters).unzip();
         let domain = meta.pool().failure_domain;
         let chosen = choose_voters(domain, &candidates);
-        let witness = choose_witness(domain, &candidates, &chosen).map(|at| disks[at].id);
+        let witness = choose_witness(&candidates, &chosen).map(|at| disks[at].id);
         let chosen: BTreeSet<DiskId> = chosen.iter().map(|at| disks[*at].id).collect();
         if chosen.is_empty() {
             return voters.now.clone();
@@ -351,8 +423,10 @@ impl OpenPool {
         let is_witness = |disk: &&DiskId| meta.disk_by_id(**disk).is_some_and(Disk::is_witness);
         let rank = |list: &Vec<DiskId>| {
             let others = list.len() - list.iter().filter(is_witness).count();
-            let spare = spare_of(meta, list, is_chosen);
-            (has_majority(list, is_chosen), spare, others, !list.len().is_multiple_of(2))
+            let domains = spare_of(meta, list, is_chosen, |disk| meta.domain_of(disk));
+            let machines = spare_of(meta, list, is_chosen, |disk| disk.node);
+            let is_odd = !list.len().is_multiple_of(2);
+            (has_majority(list, is_chosen), domains, machines, others, is_odd)
         };
         lists.max_by_key(rank).unwrap_or_else(|| voters.now.clone())
     }
@@ -373,52 +447,112 @@ fn are_same(one: &[DiskId], other: &[DiskId]) -> bool {
 mod tests {
     use super::*;
 
-    fn candidates(of: &[(u128, u64, bool)]) -> Vec<Candidate> {
-        let candidate = |(machine, bytes, votes): &(u128, u64, bool)| Candidate {
+    /// Candidates in a pool of this failure domain, without labels.
+    fn candidates(domain: FailureDomain, of: &[(u128, u64, bool)]) -> Vec<Candidate> {
+        let candidate = |(at, (machine, bytes, votes)): (usize, &(u128, u64, bool))| Candidate {
             machine: Uuid::from_u128(*machine),
+            domain: match domain {
+                FailureDomain::Node => Uuid::from_u128(*machine),
+                FailureDomain::Disk => Uuid::from_u128(1000 + at as u128),
+            },
             bytes: *bytes,
             votes: *votes,
             is_witness: false,
         };
-        of.iter().map(candidate).collect()
+        of.iter().enumerate().map(candidate).collect()
     }
 
     #[test]
     fn each_machine_votes_by_its_largest_disk_unless_another_does_already() {
-        let disks = candidates(&[(1, 4, false), (1, 9, false), (2, 4, true), (2, 9, false)]);
-        assert_eq!(choose_voters(FailureDomain::Node, &disks), [2, 1]);
-        assert_eq!(choose_voters(FailureDomain::Disk, &disks), [2, 1, 3, 0]);
+        let disks = [(1, 4, false), (1, 9, false), (2, 4, true), (2, 9, false)];
+        let chosen = |domain| choose_voters(domain, &candidates(domain, &disks));
+        assert_eq!(chosen(FailureDomain::Node), [2, 1]);
+        assert_eq!(chosen(FailureDomain::Disk), [2, 1, 3, 0]);
     }
 
     #[test]
     fn there_are_five_at_most_and_who_votes_stays() {
         let disks: Vec<_> = (0..7).map(|machine| (machine, 9, machine > 1)).collect();
-        assert_eq!(choose_voters(FailureDomain::Node, &candidates(&disks)), [2, 3, 4, 5, 6]);
+        let disks = candidates(FailureDomain::Node, &disks);
+        assert_eq!(choose_voters(FailureDomain::Node, &disks), [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn as_many_domains_that_labels_joined_as_can_be_may_be_lost_then_as_many_machines() {
+        let node = FailureDomain::Node;
+        let of = |racks: &[u128]| {
+            let disks: Vec<_> = (0..racks.len() as u128).map(|at| (at, 9, false)).collect();
+            let mut disks = candidates(node, &disks);
+            for (disk, rack) in disks.iter_mut().zip(racks) {
+                disk.domain = Uuid::from_u128(*rack);
+            }
+            disks
+        };
+        // Of two racks one that has a half can't be lost: so any machine may, of five even two.
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2])), [0, 2, 1]);
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 2])), [0, 2, 1]);
+        assert_eq!(choose_voters(node, &of(&[1, 1, 1, 2, 2, 2])), [0, 3, 1, 4, 2]);
+        assert_eq!(choose_voters(node, &of(&[1, 2, 2, 2])), [0, 1, 2]);
+        // With a witness either may: two of each make five.
+        let mut disks = of(&[1, 1, 1, 2, 2, 2, 3]);
+        disks[6].is_witness = true;
+        assert_eq!(first_voters(node, &disks), [0, 3, 1, 4, 6]);
+        let mut disks = of(&[1, 1, 2, 3]);
+        disks[3].is_witness = true;
+        assert_eq!(first_voters(node, &disks), [0, 2, 3]);
+        // Of three any rack may, and any two machines.
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 2, 3, 3])), [0, 2, 4, 1, 3]);
+        assert_eq!(choose_voters(node, &of(&[1, 1, 2, 3, 4, 5, 6])), [0, 2, 3, 4, 5]);
+        // Where all is one domain nothing helps against losing that, but against losing a machine.
+        assert_eq!(choose_voters(node, &of(&[1, 1, 1])), [0, 1, 2]);
+        assert!(count(node, &of(&[1, 1, 2, 2])).1, "a witness lets a rack be lost");
+        let mut disks = of(&[1, 1, 2, 2, 3]);
+        disks[4].is_witness = true;
+        assert_eq!(first_voters(node, &disks), [0, 2, 1, 3, 4]);
+        disks[4].domain = Uuid::from_u128(1);
+        assert_eq!(first_voters(node, &disks), [0, 2, 1], "it would go with a rack");
+        // Who votes already stays.
+        let mut disks = of(&[1, 1, 2, 2, 3, 3]);
+        disks[1].votes = true;
+        disks[5].votes = true;
+        assert_eq!(choose_voters(node, &disks), [1, 5, 2, 0, 4]);
+        // Disks that share a batch and no machine.
+        let mut disks = candidates(
+            FailureDomain::Disk,
+            &[(1, 9, false), (1, 9, false), (2, 9, false), (2, 9, false)],
+        );
+        disks[0].domain = disks[2].domain;
+        assert_eq!(choose_voters(FailureDomain::Disk, &disks), [0, 1, 3]);
     }
 
     #[test]
     fn a_witness_makes_an_even_number_odd_and_is_on_a_machine_of_its_own() {
-        let mut disks = candidates(&[(1, 4, false), (2, 4, false), (2, 1, false), (3, 1, false)]);
-        disks[2].is_witness = true;
-        disks[3].is_witness = true;
-        assert_eq!(first_voters(FailureDomain::Node, &disks), [0, 1, 3]);
-        assert_eq!(choose_witness(FailureDomain::Node, &disks, &[0, 1]), Some(3));
-        assert_eq!(choose_witness(FailureDomain::Node, &disks[..3], &[0, 1]), None);
+        let of = |domain, witnesses: &[usize], votes: &[usize]| {
+            let disks = [(1, 4, false), (2, 4, false), (2, 1, false), (3, 1, false)];
+            let mut disks = candidates(domain, &disks);
+            witnesses.iter().for_each(|at| disks[*at].is_witness = true);
+            votes.iter().for_each(|at| disks[*at].votes = true);
+            disks
+        };
+        let (node, disk) = (FailureDomain::Node, FailureDomain::Disk);
+        let disks = of(node, &[2, 3], &[]);
+        assert_eq!(first_voters(node, &disks), [0, 1, 3]);
+        assert_eq!(choose_witness(&disks, &[0, 1]), Some(3));
+        assert_eq!(choose_witness(&disks[..3], &[0, 1]), None);
         // Of single disks the one that votes stays, else another machine's is better.
-        assert_eq!(first_voters(FailureDomain::Disk, &disks), [0, 1, 3]);
-        disks[2].votes = true;
-        assert_eq!(first_voters(FailureDomain::Disk, &disks), [0, 1, 2]);
-        disks[3].is_witness = false;
-        assert_eq!(first_voters(FailureDomain::Node, &disks), [0, 1, 3]);
+        assert_eq!(first_voters(disk, &of(disk, &[2, 3], &[])), [0, 1, 3]);
+        assert_eq!(first_voters(disk, &of(disk, &[2, 3], &[2])), [0, 1, 2]);
+        assert_eq!(first_voters(node, &of(node, &[2], &[2])), [0, 1, 3]);
     }
 
     #[test]
     fn a_witness_is_lacking_where_machines_could_take_half_of_the_votes_with_them() {
-        let lacks = |domain, disks: &[Candidate]| count(domain, disks).1;
-        let of = |machines: &[u128]| {
+        let (node, disk) = (FailureDomain::Node, FailureDomain::Disk);
+        let of = |domain, machines: &[u128]| {
             let disks: Vec<_> = machines.iter().map(|machine| (*machine, 9, false)).collect();
-            candidates(&disks)
+            candidates(domain, &disks)
         };
+        let lacks = |domain, machines| count(domain, &of(domain, machines)).1;
         for (machines, of_nodes, of_disks) in [
             (&[1][..], false, false),
             (&[1, 1], false, false),
@@ -429,14 +563,13 @@ mod tests {
             (&[1, 2, 3, 4], true, true),
             (&[1, 2, 3, 4, 5, 6], false, false),
         ] {
-            assert_eq!(lacks(FailureDomain::Node, &of(machines)), of_nodes, "{machines:?}");
-            assert_eq!(lacks(FailureDomain::Disk, &of(machines)), of_disks, "{machines:?}");
+            assert_eq!(lacks(node, machines), of_nodes, "{machines:?}");
+            assert_eq!(lacks(disk, machines), of_disks, "{machines:?}");
         }
-        let mut disks = of(&[1, 2, 3]);
+        let mut disks = of(node, &[1, 2, 3]);
         disks[2].is_witness = true;
-        assert!(!lacks(FailureDomain::Node, &disks), "it has one");
-        disks[2].machine = disks[0].machine;
-        assert!(lacks(FailureDomain::Node, &disks), "one that goes with another is none");
-        assert_eq!(count(FailureDomain::Node, &disks).0, 2);
+        assert!(!count(node, &disks).1, "it has one");
+        disks[2].domain = disks[0].domain;
+        assert_eq!(count(node, &disks), (2, true), "one that goes with another is none");
     }
 }

@@ -18,6 +18,7 @@ use super::unlabel::{Unlabelled, is_left_over, newest_slot_of, newest_vote, wipe
 use crate::endings::{LeftDisk, WipePlan, WipeReport, WipedDisk};
 use crate::error::PoolError;
 use crate::format::{LabelError, MIB, PoolId};
+use crate::metadata::Labels;
 
 /// Disks to be wiped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +114,7 @@ impl Engine {
             device: Rc::clone(&device.device),
             forced: true,
             is_witness: false,
+            labels: Labels::new(),
         })
     }
 

@@ -15,6 +15,7 @@ mod codec;
 mod conversion;
 mod extent_set;
 mod job;
+mod labels;
 mod lacking;
 mod offline;
 mod places;
@@ -48,6 +49,11 @@ pub use codec::{decode_records, encode_records};
 pub use conversion::Conversion;
 pub use extent_set::ExtentSet;
 pub use job::{Job, JobKind};
+pub(crate) use labels::check_kinds;
+pub use labels::{
+    DomainLabel, InvalidLabel, Joint, LABEL_WORD_BYTES_MAX, LABELS_MAX, LabelKind, LabelValue,
+    Labels,
+};
 pub use places::LastPlace;
 pub use reading::{AreaBytes, CopyUnusable, SharedCheckpoint, recover_copy};
 pub(crate) use reading::{read_placed, read_table};

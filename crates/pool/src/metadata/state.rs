@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::changes::Changes;
+use super::labels::Domains;
 use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap, VolumeLog};
 use crate::format::{
     DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
@@ -322,6 +323,7 @@ pub struct Metadata {
     pub(super) generations: SharedMap<GenerationId, (VolumeId, RunKey)>,
     /// What the newest checkpoint's sections don't have.
     pub(super) changes: Changes,
+    pub(super) domains: Domains,
 }
 
 impl Metadata {
@@ -339,6 +341,7 @@ impl Metadata {
             next: Counters::default(),
             generations: SharedMap::default(),
             changes: Changes::everything(),
+            domains: Domains::default(),
         })
     }
 
@@ -454,14 +457,6 @@ impl Metadata {
         let index =
             u32::try_from(generation.0 - first.0).ok().filter(|index| *index < run.count)?;
         Some(Group { volume: *volume, run, index })
-    }
-
-    /// The failure domain of a disk.
-    pub fn domain_of(&self, disk: &Disk) -> Uuid {
-        match self.pool.failure_domain {
-            FailureDomain::Node => disk.node,
-            FailureDomain::Disk => disk.id.0,
-        }
     }
 }
 

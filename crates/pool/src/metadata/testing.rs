@@ -187,6 +187,12 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         MetaRecord::PoolPropertySet { key: "rebuild-delay".into(), value: Some("600".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: Some("x".into()) },
         MetaRecord::PoolPropertySet { key: "owner".into(), value: None },
+        MetaRecord::PoolPropertySet { key: "domain-0".into(), value: Some("rack=A".into()) },
+        MetaRecord::PoolPropertySet {
+            key: "domain-1".into(),
+            value: Some("batch=7 rack=A".into()),
+        },
+        MetaRecord::PoolPropertySet { key: "domain-1".into(), value: None },
         disk_added(4, 4, 1 << 30, 8 * MIB),
         MetaRecord::JobSet { number: JobNumber(4), job: job(JobKind::Remove, &[4]) },
         MetaRecord::JobRemoved { number: JobNumber(4) },

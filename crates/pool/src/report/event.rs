@@ -157,7 +157,12 @@ pub enum PoolEvent {
         from: String,
         /// The machine that it is on.
         to: String,
-        /// What has copies on that machine twice by now, a sentence; empty if nothing has.
+    },
+    /// A disk moved, or labels changed, and something has copies in one failure domain since.
+    DomainsJoined {
+        /// The pool.
+        pool: String,
+        /// What has.
         shared: String,
     },
     /// A drive says by what it counts that it is worse than before, or well again.

@@ -129,6 +129,7 @@ impl Rig {
             force_disks: Vec::new(),
             extent_bytes,
             spare: None,
+            domains: Vec::new(),
         }
     }
 

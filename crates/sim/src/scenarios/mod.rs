@@ -24,6 +24,7 @@ mod offline;
 mod operations;
 mod over;
 mod owners;
+mod racks;
 mod random;
 mod reduce;
 mod removal;
@@ -87,6 +88,7 @@ pub fn named() -> Vec<Scenario> {
         scrub::SCENARIOS,
         endings::SCENARIOS,
         history::SCENARIOS,
+        racks::SCENARIOS,
     ]
     .concat()
 }

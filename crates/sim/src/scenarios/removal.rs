@@ -74,7 +74,7 @@ impl Rig {
         disks.filter_map(|disk| nodes.clone().find(|node| disk_of(*node) == disk.name)).collect()
     }
 
-    async fn wait_until(
+    pub(super) async fn wait_until(
         &self,
         what: &str,
         is_so: impl Fn(&pool::PoolReport) -> bool,
@@ -97,7 +97,7 @@ impl Rig {
         self.extend_by(ExtendPool::of(&[disk.to_owned()])).await
     }
 
-    async fn extend_by(&self, added: ExtendPool) -> Result<(), Failure> {
+    pub(super) async fn extend_by(&self, added: ExtendPool) -> Result<(), Failure> {
         self.with(|engine| async move { engine.extend_pool(POOL, &added).await }).await.map(drop)
     }
 }
@@ -394,6 +394,7 @@ async fn witness(stage: Stage) -> Result<(), Failure> {
         force_disks: Vec::new(),
         extent_bytes: Some(rig.cluster.plan().extent_bytes),
         spare: None,
+        domains: Vec::new(),
     };
     rig.with(|engine| async move { engine.create_pool(request).await }).await?;
     rig.create_volume(VOLUME, 4 << 20, Layout::Mirror(2)).await?;

@@ -5,6 +5,7 @@ use block::{DriveHealth, HealthState};
 use control::api::SeenTarget;
 use pool::{DiskReport, DiskState, PoolDisk, PoolReport};
 
+use super::labels::labels_of;
 use super::{calendar_time, lines, or_dash, table};
 
 /// `disk list`.
@@ -12,10 +13,13 @@ pub fn disks(disks: &[DiskReport]) -> String {
     if disks.is_empty() {
         return "No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
     }
-    let mut table =
-        table(&["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "HEALTH", "STATE"]);
+    let mut head =
+        vec!["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "HEALTH", "STATE"];
+    let are_labelled = disks.iter().any(|disk| !disk.labels.is_empty());
+    head.extend(are_labelled.then_some("LABELS"));
+    let mut table = table(&head);
     for disk in disks {
-        table.add_row([
+        let mut row = vec![
             disk.name.clone(),
             Human(disk.size_bytes).to_string(),
             disk.node.clone(),
@@ -25,7 +29,9 @@ pub fn disks(disks: &[DiskReport]) -> String {
             or_dash(disk.owner.as_deref()),
             health(disk.health.as_ref()),
             whereabouts(disk),
-        ]);
+        ];
+        row.extend(are_labelled.then(|| labels_of(&disk.labels)));
+        table.add_row(row);
     }
     let mut text = lines(&table);
     text.extend(disks.iter().filter_map(|disk| health_line(&disk.name, disk.health.as_ref())));
@@ -71,6 +77,7 @@ fn gone(pool: &PoolReport, disk: &PoolDisk) -> DiskReport {
         pool: Some(pool.name.clone()),
         owner: Some(pool.owner.clone()),
         state: disk.state.clone(),
+        labels: disk.labels.clone(),
     }
 }
 

@@ -7,10 +7,31 @@ use super::{lines, table};
 
 /// What rebalancing does, or would do.
 pub fn rebalance(pool: &str, plan: &RebalanceForecast, is_dry_run: bool) -> String {
+    let (shared, left) = (plan.shared_groups, plan.shared_groups_then);
+    let held = plan.shared_groups_held.min(left);
+    let mut apart = match (shared, left) {
+        (0, _) => String::new(),
+        (shared, 0) => {
+            format!("{shared} groups have two copies in one failure domain, and none then.\n")
+        }
+        (shared, _) => format!("{shared} groups have two copies in one failure domain.\n"),
+    };
+    if held > 0 {
+        apart.push_str(&format!(
+            "{held} of them can't be moved now: they aren't whole, their disks aren't there, or they are moving or \
+             being converted\n"
+        ));
+    }
+    if left > held {
+        apart.push_str(&format!(
+            "For {} of them there is no place apart: add disks (pool extend)\n",
+            left - held
+        ));
+    }
     if plan.bytes == 0 {
         return format!(
             "pool {pool}: nothing is to be moved: no more space can be made usable by that, and its disks are \
-             about as full as each other\n"
+             about as full as each other\n{apart}"
         );
     }
     let bytes = Human(plan.bytes);
@@ -30,17 +51,21 @@ pub fn rebalance(pool: &str, plan: &RebalanceForecast, is_dry_run: bool) -> Stri
         (false, _) => format!("{bytes} are moved; see `etherpool pool jobs {pool}`"),
     };
     let dry = if is_dry_run { "Nothing was done (--dry-run).\n" } else { "" };
-    format!("pool {pool}: {begins}\n\n{}\n{}{dry}", lines(&disks), lines(&rooms))
+    format!("pool {pool}: {begins}\n{apart}\n{}\n{}{dry}", lines(&disks), lines(&rooms))
+}
+
+/// So many failures.
+pub(super) fn losses(failures: u32) -> String {
+    match failures {
+        0 => "no loss of a failure domain".to_owned(),
+        1 => "the loss of one failure domain".to_owned(),
+        more => format!("the loss of {more} failure domains"),
+    }
 }
 
 /// What converting a volume would do, for the question.
 pub fn conversion(volume: &str, plan: &ConvertForecast) -> String {
     let ConvertForecast { from, to, .. } = plan;
-    let survives = |failures: u32| match failures {
-        0 => "no loss of a failure domain".to_owned(),
-        1 => "the loss of one failure domain".to_owned(),
-        more => format!("the loss of {more} failure domains"),
-    };
     let what = match (plan.taken_bytes, plan.freed_bytes) {
         (0, 0) => String::new(),
         (0, freed) => format!(
@@ -56,11 +81,11 @@ pub fn conversion(volume: &str, plan: &ConvertForecast) -> String {
     let then = match plan.survives_then < plan.survives {
         true => format!(
             "** It would survive {} then, where it survives {} now **\n",
-            survives(plan.survives_then),
-            survives(plan.survives)
+            losses(plan.survives_then),
+            losses(plan.survives)
         ),
         false => {
-            format!("Once all of it is copied it survives {}.\n", survives(plan.survives_then))
+            format!("Once all of it is copied it survives {}.\n", losses(plan.survives_then))
         }
     };
     format!("Volume {volume} would become {to} from {from}, while it is used.\n{what}{then}")
@@ -87,6 +112,9 @@ mod tests {
         };
         let plan = RebalanceForecast {
             bytes: 512 << 20,
+            shared_groups: 7,
+            shared_groups_then: 0,
+            shared_groups_held: 0,
             disks: vec![fill("e1.0", 99, 66), fill("e3.0", 0, 65)],
             volumes: room(0),
             volumes_then: room(1 << 30),
@@ -95,6 +123,7 @@ mod tests {
         let text = rebalance("cluster", &plan, true);
         let expected = "\
 pool cluster: 512 MiB would be moved.
+7 groups have two copies in one failure domain, and none then.
 
 DISK  FULL  THEN
 e1.0  99%   66%

@@ -8,6 +8,7 @@ mod dump;
 mod exports;
 mod history;
 mod jobs;
+mod labels;
 mod layouts;
 mod offline;
 mod pools;
@@ -36,6 +37,7 @@ pub use jobs::{
     PoolJob, as_arguments, cancelling, evacuation, jobs, named, removal, replacement, scrubbed,
     what_it_does,
 };
+pub use labels::{labelled, labels};
 use layouts::layout;
 pub use layouts::{conversion, rebalance};
 pub use offline::{offline, online};

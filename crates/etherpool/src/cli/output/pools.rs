@@ -14,6 +14,7 @@ use pool::{
 
 use super::disks::{disk_state, health, health_line};
 use super::jobs::{job_rows, scrub};
+use super::labels::{joins, labels_of, survival};
 use super::volumes::volume_rows;
 use super::{calendar_time, facts, lines, table};
 
@@ -65,7 +66,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         rows.insert(5, ("spare", spare_row(spare)));
     }
     let mut text = facts(&rows);
-    let mut disks = table(&[
+    let mut head = vec![
         "DISK",
         "NODE",
         "SIZE",
@@ -76,9 +77,12 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         "CHECKSUM ERRORS",
         "HEALTH",
         "VOTE",
-    ]);
+    ];
+    let are_labelled = report.disks.iter().any(|disk| !disk.labels.is_empty());
+    head.extend(are_labelled.then_some("LABELS"));
+    let mut disks = table(&head);
     for disk in &report.disks {
-        disks.add_row([
+        let mut row = vec![
             disk.name.clone(),
             disk.node.clone(),
             Human(disk.size_bytes).to_string(),
@@ -89,7 +93,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             disk.checksum_errors.to_string(),
             health(disk.health.as_ref()),
             if disk.holds_vote { "yes" } else { "-" }.into(),
-        ]);
+        ];
+        row.extend(are_labelled.then(|| labels_of(&disk.labels)));
+        disks.add_row(row);
     }
     text.push('\n');
     text.push_str(&lines(&disks));
@@ -105,11 +111,12 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             text.push_str(&format!("What {} had isn't rebuilt: {why}\n", disk.name));
         }
     }
-    if let Some(machines) = even_votes(report) {
+    if let Some(machines) = lacking_votes(report) {
+        let apart = if are_labelled { ", that no label joins with these" } else { "" };
         text.push_str(&format!(
-            "The votes are on {machines} machines, and half of them are no majority: one more to vote would let \
-             one more\nbe lost, a disk of another machine or only a witness, there or, if it has no disks of the pool, on \
-             the\nsupervisor's (pool extend {} --witness supervisor)\n",
+            "The votes are on {machines} machines: one more to vote would let one more be lost, a disk of another\n\
+             machine{apart} or only a witness, there or, if it has no disks of the pool, on the\n\
+             supervisor's (pool extend {} --witness supervisor)\n",
             report.name
         ));
     }
@@ -122,6 +129,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
         text.push_str(&volume_rows(
             report.volumes.iter().map(|volume| (volume.name.clone(), volume)),
         ));
+        text.push_str(&survival(report));
     }
     text
 }
@@ -205,12 +213,11 @@ fn offline_line(report: &PoolReport, disk: &PoolDisk, offline: &OfflineReport) -
     }
 }
 
-/// How many machines vote, if each has one vote and they are an even number, so that one more would help.
-fn even_votes(report: &PoolReport) -> Option<usize> {
+/// How many machines vote, if one more to vote would help.
+fn lacking_votes(report: &PoolReport) -> Option<usize> {
     let voters = report.disks.iter().filter(|disk| disk.holds_vote);
-    let machines: BTreeSet<&str> = voters.clone().map(|disk| disk.node.as_str()).collect();
-    let is_even = !machines.is_empty() && machines.len().is_multiple_of(2);
-    (report.is_open() && is_even && machines.len() == voters.count()).then_some(machines.len())
+    let machines: BTreeSet<&str> = voters.map(|disk| disk.node.as_str()).collect();
+    (report.is_open() && report.votes.lacks_witness).then_some(machines.len())
 }
 
 /// What making or extending a pool would do, with what becomes of the supervisor's vote.
@@ -226,7 +233,7 @@ pub fn pool_plan(plan: &PoolPlan) -> String {
         Some(WitnessPlan::Lacking { why }) => {
             let votes = plan.forecast.votes.votes;
             text.push_str(&format!(
-                "Half of {votes} votes is no majority, and this supervisor won't be a witness: {why}.\n"
+                "With {votes} votes one more would let more be lost, and this supervisor won't be a witness: {why}.\n"
             ));
         }
         None => {}
@@ -249,6 +256,7 @@ pub fn forecast(forecast: &PoolForecast) -> String {
     for loss in &forecast.losses {
         text.push_str(&format!("  ** {loss} **\n"));
     }
+    text.push_str(&joins(&forecast.joined));
     text.push_str(&format!("The pool would have {}", Human(forecast.capacity_bytes)));
     let rooms = forecast.volumes.iter();
     let rooms: Vec<String> =
@@ -407,29 +415,17 @@ v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
     #[test]
     fn where_one_more_vote_would_help_that_is_said() {
         let mut even = samples::pool();
-        let voters = |nodes: &[&str]| -> Vec<pool::PoolDisk> {
-            let disk = |node: &&str| pool::PoolDisk {
-                node: (*node).to_owned(),
-                ..samples::pool().disks[0].clone()
-            };
-            nodes.iter().map(disk).collect()
+        let voter = |node: &&str| pool::PoolDisk {
+            node: (*node).to_owned(),
+            ..samples::pool().disks[0].clone()
         };
-        for (nodes, is_said) in [
-            (vec!["n1", "n2"], true),
-            (vec!["n1", "n2", "n3"], false),
-            // Each disk fails by itself there.
-            (vec!["n1", "n1", "n2"], false),
-            (vec!["n1", "n2", "n3", "n4"], true),
-        ] {
-            even.disks = voters(&nodes);
+        even.disks = ["n1", "n1", "n2"].iter().map(voter).collect();
+        for lacks_witness in [true, false] {
+            even.votes.lacks_witness = lacks_witness;
             let text = pool(&even, 1_000_000);
-            assert_eq!(
-                text.contains("cluster --witness supervisor)"),
-                is_said,
-                "{nodes:?}\n{text}"
-            );
+            let is_said = text.contains("cluster --witness supervisor)");
+            assert_eq!(is_said, lacks_witness, "{text}");
         }
-        even.disks = voters(&["n1", "n2", "n3"]);
         even.disks[2].is_witness = true;
         assert!(pool(&even, 1_000_000).contains("  witness  "));
     }
@@ -462,7 +458,7 @@ VOLUME ";
         ));
         let text = with(Some(WitnessPlan::Lacking { why: "none is wanted".into() }));
         assert!(text.ends_with(
-            "Half of 2 votes is no majority, and this supervisor won't be a witness: none is wanted.\n"
+            "With 2 votes one more would let more be lost, and this supervisor won't be a witness: none is wanted.\n"
         ));
     }
 

@@ -29,6 +29,7 @@ pub fn disk(name: &str) -> DiskReport {
         pool: None,
         owner: None,
         state: DiskState::Free,
+        labels: Default::default(),
     }
 }
 
@@ -66,6 +67,8 @@ pub fn volume() -> VolumeReport {
         log_capacity_bytes: 1 << 20,
         survives_disks: 1,
         survives_nodes: 1,
+        survives_labels: Default::default(),
+        shared_groups: 0,
         suspended: None,
         replayed: Replayed { records: 2, blocks: 9 },
     }
@@ -139,8 +142,9 @@ pub fn pool() -> PoolReport {
             is_witness: false,
             rebuild_waits: None,
             offline: None,
+            labels: Default::default(),
         }],
-        votes: VotesReport { total: 3, present: 3 },
+        votes: VotesReport { total: 3, present: 3, lacks_witness: false },
         lease_ok: true,
         volumes: vec![volume()],
         jobs: Vec::new(),

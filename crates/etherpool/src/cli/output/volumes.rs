@@ -7,6 +7,7 @@ use control::settings::{ACTED_ON, HELD_PREFIX, VolumeSettings};
 use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 
+use super::labels::survives;
 use super::{facts, layout, lines, table};
 
 /// A volume with the name of its pool, as `volume list --json` prints it.
@@ -58,6 +59,7 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", layout(&report.layout, report.converting_to.as_deref())),
         ("state", state(report)),
+        ("copies survive", survives(report)),
         ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),
         ("repaired", format!("{} blocks", report.repaired_blocks)),
@@ -150,8 +152,8 @@ cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
 ";
         assert_eq!(text, expected, "\n{text}");
         let text = volume(&named);
-        assert!(text.contains("size          1.00 GiB (1073741824 bytes)\n"), "\n{text}");
-        assert!(text.contains("last opening  replayed 2 records, 9 blocks\n"), "\n{text}");
+        assert!(text.contains("size            1.00 GiB (1073741824 bytes)\n"), "\n{text}");
+        assert!(text.contains("last opening    replayed 2 records, 9 blocks\n"), "\n{text}");
     }
 
     #[test]

@@ -169,6 +169,8 @@ fn report(state: pool::PoolState) -> PoolReport {
         log_capacity_bytes: 1 << 20,
         survives_disks: 1,
         survives_nodes: 1,
+        survives_labels: Default::default(),
+        shared_groups: 0,
         suspended: None,
         replayed: pool::Replayed::default(),
     };

@@ -44,6 +44,7 @@ impl Machines {
             force_disks: Vec::new(),
             extent_bytes: Some(extent_bytes),
             spare: None,
+            domains: Vec::new(),
         };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -287,6 +287,7 @@ fn a_disk_too_small_for_an_area_makes_no_pool() {
         force_disks: Vec::new(),
         extent_bytes: Some(extent_bytes),
         spare: None,
+        domains: Vec::new(),
     };
     let plan = |extent_bytes| {
         let (engine, request) = (Rc::clone(&bench.engine), request(extent_bytes));

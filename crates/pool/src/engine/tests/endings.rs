@@ -91,6 +91,7 @@ fn create(bench: &Bench, name: &str, disks: &[&str]) {
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -493,6 +493,7 @@ fn pool_of(bench: &Bench, disks: usize) {
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -135,6 +135,7 @@ fn a_full_pool_uses_one_more_machine_by_itself() {
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -397,13 +397,19 @@ fn a_disk_on_another_machine_changes_its_failure_domain() {
     assert!(report.disks.iter().all(|disk| disk.state == DiskState::Usable), "{report:#?}");
     // Two of three votes would be lost with that machine, and perhaps both copies.
     assert_eq!(report.survives, 0);
-    let told = bench.events().into_iter().find_map(|event| match event {
-        PoolEvent::DiskMoved { from, to, shared, .. } => Some((from, to, shared)),
+    let events = bench.events();
+    let moved = |event: &PoolEvent| match event {
+        PoolEvent::DiskMoved { from, to, .. } => Some((from.clone(), to.clone())),
         _ => None,
-    });
-    let (from, to, shared) = told.unwrap();
+    };
+    let joined = |event: &PoolEvent| match event {
+        PoolEvent::DomainsJoined { shared, .. } => Some(shared.clone()),
+        _ => None,
+    };
+    let (from, to) = events.iter().find_map(moved).unwrap();
     assert_eq!((from.as_str(), to.as_str()), ("node-1", "node-0"));
-    assert!(shared.contains("votes are"), "{shared}");
+    let shared = events.iter().find_map(joined).unwrap();
+    assert!(shared.contains("so many votes that the others are no majority are"), "{shared}");
 }
 
 /// Finding 1.11: stopped in the middle of a turn and resumed after a takeover, nothing is answered by the

@@ -58,6 +58,7 @@ fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
         failure_domain: FailureDomain::Disk,
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ impl Bench {
             force_disks: Vec::new(),
             extent_bytes: Some(256 << 10),
             spare,
+            domains: Vec::new(),
         };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()

@@ -27,6 +27,7 @@ fn request(disks: &[&str], witnesses: &[&str]) -> CreatePool {
         force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
         spare: None,
+        domains: Vec::new(),
     }
 }
 

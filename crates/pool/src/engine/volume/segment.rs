@@ -210,6 +210,20 @@ impl Volume {
     }
 }
 
+/// What a segment's copies are worth: in more failure domains is better, then more of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Copies {
+    domains: usize,
+    disks: usize,
+}
+
+impl Copies {
+    fn of<'a>(meta: &Metadata, copies: impl Iterator<Item = &'a SegmentCopyPlace>) -> Copies {
+        let disks: Vec<DiskNumber> = copies.map(|copy| copy.disk).collect();
+        Copies { domains: Pool::domains(meta, disks.iter().copied()), disks: disks.len() }
+    }
+}
+
 /// Why a log gets no segment now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoSegment {
@@ -249,39 +263,48 @@ impl Volume {
     }
 
     /// Whether a segment takes no batch any more: a disk with a copy was evicted since it was opened,
-    /// by whomever (the copy may be off the list again since that disk is back), or, opened with
-    /// fewer copies than wanted, it could have more now; or the volume is to have more copies, or fewer.
+    /// by whomever (the copy may be off the list again since that disk is back), or, in
+    /// fewer failure domains than wanted, it could be in more now; or the volume is to have more copies, or fewer.
     pub(crate) fn is_over(&self, opened: &Segment) -> bool {
         let now = {
             let meta = self.pool.meta.borrow();
             let live =
                 meta.volumes().get(&self.id).and_then(|v| v.log.segments.get(&opened.number));
-            live.map_or(0, |live| self.pool.copies_that_stay(live))
+            live.map_or(Copies::default(), |live| self.pool.copies_that_stay(live))
         };
         // It was opened for another layout.
         if usize::from(opened.wanted) != self.copies_wanted() {
             return true;
         }
-        if now < opened.copies.len() || now >= usize::from(opened.wanted) {
-            return now < opened.copies.len();
-        }
-        self.is_next_better(now)
+        let wanted = usize::from(opened.wanted);
+        now.disks < opened.copies.len()
+            || self.may_be_better(now, wanted) && self.is_next_better(now)
     }
 
-    /// Whether the next segment had more copies than that.
-    fn is_next_better(&self, copies: usize) -> bool {
-        self.plan_segment().is_ok_and(|(_, next)| next.copies.len() > copies)
+    /// Whether there may be better copies than these, where so many are wanted. In pools with fewer failure domains than
+    /// that this says no without looking for places.
+    fn may_be_better(&self, copies: Copies, wanted: usize) -> bool {
+        let domains = self.pool.meta.borrow().data_domains();
+        copies.disks < wanted || copies.domains < wanted.min(domains)
     }
 
-    /// Whether a closed segment has fewer copies than wanted: nothing brings them back, so what it
-    /// holds goes into place at once. What can't go there stays, unless a new segment had more copies.
+    /// Whether the next segment had better copies than these.
+    fn is_next_better(&self, copies: Copies) -> bool {
+        let next = self.plan_segment();
+        let meta = self.pool.meta.borrow();
+        next.is_ok_and(|(_, next)| Copies::of(&meta, next.copies.iter()) > copies)
+    }
+
+    /// Whether a closed segment has copies in fewer failure domains than wanted and possible: nothing brings them back,
+    /// so what it holds goes into place at once. What can't go there stays, unless a new segment had better copies.
     pub(crate) fn has_thin_segment(&self, destageable: bool) -> bool {
         let meta = self.pool.meta.borrow();
         let Some(volume) = meta.volumes().get(&self.id) else { return false };
         let wanted = usize::from(volume.wanted_layout().copies());
         let closed = volume.log.segments.values().filter(|live| live.end().is_some());
         let mut copies = closed.map(|live| self.pool.copies_that_stay(live));
-        copies.any(|now| now < wanted && (destageable || self.is_next_better(now)))
+        copies
+            .any(|now| self.may_be_better(now, wanted) && (destageable || self.is_next_better(now)))
     }
 
     /// Whether the segment that takes records has all the copies that are wanted.
@@ -294,7 +317,7 @@ impl Volume {
         let live = meta.volumes().get(&self.id);
         let wanted = live.map_or(0, |volume| usize::from(volume.wanted_layout().copies()));
         let live = live.and_then(|volume| volume.log.segments.get(&current.segment.number));
-        live.is_some_and(|live| self.pool.copies_that_stay(live) >= wanted)
+        live.is_some_and(|live| self.pool.copies_that_stay(live).disks >= wanted)
     }
 
     /// How many copies a segment should have: as many as the volume has, or is to have.
@@ -322,10 +345,10 @@ impl Pool {
     }
 
     /// The copies of a segment on disks that are in and stay.
-    fn copies_that_stay(&self, segment: &Segment) -> usize {
+    fn copies_that_stay(&self, segment: &Segment) -> Copies {
         let (config, leaving) = (self.config.borrow(), self.leaving());
         let stays = |disk: DiskNumber| !config.is_out(disk) && !leaving.contains(&disk);
-        segment.copies.iter().filter(|copy| stays(copy.disk)).count()
+        Copies::of(&self.meta.borrow(), segment.copies.iter().filter(|copy| stays(copy.disk)))
     }
 
     /// Those of them that don't refuse writes to logs.

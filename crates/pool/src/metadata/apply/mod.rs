@@ -12,6 +12,7 @@ mod volumes;
 
 use std::collections::BTreeSet;
 
+use super::labels::Domains;
 use super::{Counters, Disk, ExtentRange, GroupRun, MetaRecord, Metadata, RunKey, Segment, Volume};
 use crate::format::{
     DiskNumber, ExtentNumber, GenerationId, JobNumber, NAME_BYTES_MAX, ReleaseNumber,
@@ -99,6 +100,9 @@ impl Metadata {
         let changed = self.changed_by(record);
         self.change(record)?;
         self.changes.add(changed);
+        if record.changes_domains() {
+            self.domains = Domains::default();
+        }
         Ok(())
     }
 

@@ -105,6 +105,8 @@ impl Pond {
             force_disks: Vec::new(),
             extent_bytes: Some(EXTENT_BYTES),
             spare: None,
+            // They join nothing, and are read all the same.
+            domains: ["rack=A:e0.0", "batch=7:e1.0"].map(|label| label.parse().unwrap()).to_vec(),
         };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();
