@@ -49,8 +49,33 @@ impl Default for MailConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
-    /// `http://HOST[:PORT]/PATH`.
+    /// `https://HOST[:PORT]/PATH`, or `http`.
     pub url: String,
+    /// A file of certificates (PEM), which are trusted instead of those that the system trusts.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+impl WebhookConfig {
+    /// Whom it is for, without what only that one shall know: a path is often all that lets somebody in.
+    pub fn name(&self) -> String {
+        let end = self.url.find("://").map_or(0, |at| at + 3);
+        let path = self.url[end..].find('/').map_or(self.url.len(), |at| end + at);
+        format!("webhook {}", &self.url[..path])
+    }
+}
+
+/// What a webhook's URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookUrl {
+    /// Whether it is by TLS.
+    pub tls: bool,
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The rest.
+    pub path: String,
 }
 
 /// A program.
@@ -74,9 +99,13 @@ impl AlertsConfig {
                 return Err((to.clone(), format!("'{to}' is not the address of one person")));
             }
         }
-        for WebhookConfig { url } in &self.webhook {
-            if let Err(why) = webhook_host(url) {
+        for WebhookConfig { url, ca } in &self.webhook {
+            if let Err(why) = webhook_url(url) {
                 return Err((url.clone(), format!("'{url}' {why}")));
+            }
+            if let Some(ca) = ca.as_ref().filter(|ca| !ca.is_absolute()) {
+                let ca = ca.display().to_string();
+                return Err((ca.clone(), format!("'{ca}' must be an absolute path")));
             }
         }
         for CommandConfig { argv } in &self.command {
@@ -92,14 +121,12 @@ impl AlertsConfig {
     }
 }
 
-/// Host and port of a webhook, and the rest of its URL; or why it can't be used.
-pub fn webhook_host(url: &str) -> Result<(String, u16, String), &'static str> {
-    if url.starts_with("https://") {
-        return Err(
-            "is https, which is not spoken here: have a command do it (argv = [\"/usr/bin/curl\", ...])",
-        );
-    }
-    let rest = url.strip_prefix("http://").ok_or("is not http://HOST[:PORT]/PATH")?;
+/// What a webhook's URL says, or why it can't be used.
+pub fn webhook_url(url: &str) -> Result<WebhookUrl, &'static str> {
+    let (tls, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://").ok_or("is not https://HOST[:PORT]/PATH")?),
+    };
     if rest.contains(|c: char| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
         return Err("has a character that no URL has");
     }
@@ -116,11 +143,11 @@ pub fn webhook_host(url: &str) -> Result<(String, u16, String), &'static str> {
             &authority[..bare + at],
             authority[bare + at + 1..].parse().map_err(|_| "has no port")?,
         ),
-        None => (authority, 80),
+        None => (authority, if tls { 443 } else { 80 }),
     };
     match host.trim_matches(['[', ']']) {
         "" => Err("names no host"),
-        host => Ok((host.to_owned(), port, path.to_owned())),
+        host => Ok(WebhookUrl { tls, host: host.to_owned(), port, path: path.to_owned() }),
     }
 }
 
@@ -140,6 +167,9 @@ mod tests {
             to = ["root", "ops@example.com"]
             [[alerts.webhook]]
             url = "http://[::1]:8080/x?y"
+            [[alerts.webhook]]
+            url = "https://h/token"
+            ca = "/etc/ssl/own.pem"
             [[alerts.command]]
             argv = ["/usr/bin/logger", "-t", "etherpool"]
             "#,
@@ -149,11 +179,16 @@ mod tests {
         assert!(alerts.mail.enabled && !alerts.nobody);
         assert_eq!(alerts.mail.to.len(), 2);
         assert!(alerts.ignore.contains(&Kind::PoolSpace));
-        assert_eq!(
-            webhook_host(&alerts.webhook[0].url),
-            Ok(("::1".to_owned(), 8080, "/x?y".to_owned()))
-        );
-        assert_eq!(webhook_host("http://h"), Ok(("h".to_owned(), 80, "/".to_owned())));
+        let url = |tls, host: &str, port, path: &str| {
+            let (host, path) = (host.to_owned(), path.to_owned());
+            Ok(WebhookUrl { tls, host, port, path })
+        };
+        assert_eq!(webhook_url(&alerts.webhook[0].url), url(false, "::1", 8080, "/x?y"));
+        assert_eq!(webhook_url("http://h"), url(false, "h", 80, "/"));
+        let secret = &alerts.webhook[1];
+        assert_eq!(webhook_url(&secret.url), url(true, "h", 443, "/token"));
+        assert_eq!(secret.ca.as_deref(), Some(std::path::Path::new("/etc/ssl/own.pem")));
+        assert_eq!(secret.name(), "webhook https://h", "nobody else is to know the token");
         assert_eq!(alerts.command[0].argv.len(), 3);
     }
 
@@ -165,8 +200,8 @@ mod tests {
             ("[alerts.mail]\nto = [\"-x\"]\n", 2, "not the address"),
             ("[alerts.mail]\nto = [\"a b\"]\n", 2, "not the address"),
             ("[alerts.mail]\nsendmail = \"sendmail\"\n", 2, "absolute path"),
-            ("[[alerts.webhook]]\nurl = \"https://h/\"\n", 2, "not spoken here"),
-            ("[[alerts.webhook]]\nurl = \"ftp://h/\"\n", 2, "is not http://"),
+            ("[[alerts.webhook]]\nurl = \"https://h/\"\nca = \"own.pem\"\n", 3, "absolute path"),
+            ("[[alerts.webhook]]\nurl = \"ftp://h/\"\n", 2, "is not https://"),
             ("[[alerts.webhook]]\nurl = \"http://:80/\"\n", 2, "names no host"),
             ("[[alerts.webhook]]\nurl = \"http://h:x/\"\n", 2, "no port"),
             ("[[alerts.webhook]]\nurl = \"http://u:p@h/\"\n", 2, "password"),

@@ -14,7 +14,7 @@ use pool::Severity;
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, Kind, Seen, conditions};
-pub use config::{AlertsConfig, CommandConfig, MailConfig, WebhookConfig, webhook_host};
+pub use config::{AlertsConfig, CommandConfig, MailConfig, WebhookConfig, WebhookUrl, webhook_url};
 pub use incidents::Incidents;
 pub use message::{
     AlertsReport, Batch, ChannelAnswer, ChannelReport, Message, Step, mail_subject, text_of,

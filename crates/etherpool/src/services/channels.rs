@@ -7,15 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control::alerts::{
-    AlertsConfig, Batch, ChannelReport, Message, Step, mail_subject, text_of, webhook_host,
+    AlertsConfig, Batch, ChannelReport, Message, Step, WebhookConfig, mail_subject, text_of,
 };
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
 use pool::Severity;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -66,7 +61,7 @@ struct Channel {
 enum Way {
     Journal,
     Mail { sendmail: std::path::PathBuf, to: Vec<String> },
-    Webhook { url: String },
+    Webhook(WebhookConfig),
     Command { argv: Vec<String> },
 }
 
@@ -82,7 +77,7 @@ impl Channels {
         if wanted && !mail.to.is_empty() && mail.sendmail.exists() {
             ways.push(Way::Mail { sendmail: mail.sendmail.clone(), to: mail.to.clone() });
         }
-        ways.extend(config.webhook.iter().map(|hook| Way::Webhook { url: hook.url.clone() }));
+        ways.extend(config.webhook.iter().cloned().map(Way::Webhook));
         ways.extend(config.command.iter().map(|one| Way::Command { argv: one.argv.clone() }));
         let channels = ways.into_iter().map(|way| Channel::start(way, host.to_owned(), pace));
         Channels { host: host.to_owned(), channels: channels.collect() }
@@ -203,7 +198,7 @@ impl Way {
         match self {
             Way::Journal => "journal".to_owned(),
             Way::Mail { to, .. } => format!("mail to {}", to.join(", ")),
-            Way::Webhook { url } => format!("webhook {url}"),
+            Way::Webhook(hook) => hook.name(),
             Way::Command { argv } => {
                 format!("command {}", argv.first().map_or("", String::as_str))
             }
@@ -216,7 +211,7 @@ impl Way {
             match self {
                 Way::Journal => Ok(journal(batch)),
                 Way::Mail { sendmail, to } => mail(sendmail, to, batch).await,
-                Way::Webhook { url } => webhook(url, batch).await,
+                Way::Webhook(hook) => super::webhook::post(hook, batch).await,
                 Way::Command { argv } => {
                     let input = serde_json::to_vec(batch).map_err(|error| error.to_string())?;
                     let (program, arguments) = argv.split_first().ok_or("names no program")?;
@@ -287,32 +282,6 @@ async fn given(mut command: Command, input: &[u8]) -> Result<String, String> {
         Ok(status) if said.is_empty() => Err(format!("it ended with {status}")),
         Ok(status) => Err(format!("it ended with {status}: {said}")),
         Err(error) => Err(error.to_string()),
-    }
-}
-
-async fn webhook(url: &str, batch: &Batch) -> Result<String, String> {
-    let (host, port, path) = webhook_host(url)?;
-    let body = serde_json::to_vec(batch).map_err(|error| error.to_string())?;
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let connection = tokio::spawn(connection);
-    let authority =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header("host", authority)
-        .header("user-agent", concat!("etherpool/", env!("CARGO_PKG_VERSION")))
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| error.to_string())?;
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string());
-    connection.abort();
-    match answer?.status() {
-        status if status.is_success() => Ok(status.to_string()),
-        status => Err(format!("it answered {status}")),
     }
 }
 

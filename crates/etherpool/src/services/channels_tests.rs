@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use std::os::unix::fs::PermissionsExt;
 
-use control::alerts::{CommandConfig, MailConfig, WebhookConfig};
-use tokio::io::AsyncReadExt;
+use control::alerts::{CommandConfig, MailConfig};
 
 use super::*;
 
@@ -107,39 +106,4 @@ async fn a_channel_that_fails_is_tried_again_and_holds_up_no_other() {
     // At last what couldn't be delivered is given up.
     let seen = reports(&channels, |reports| reports[2].lost > seen[2].lost).await;
     assert!(seen[2].failures > 3, "{seen:?}");
-}
-
-#[tokio::test]
-async fn a_webhook_is_posted_to() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook?x=1", listener.local_addr().unwrap());
-    let config = AlertsConfig {
-        nobody: true,
-        webhook: vec![WebhookConfig { url }],
-        ..AlertsConfig::default()
-    };
-    let channels = Channels::start(&config, "host");
-    for (answer, good) in [("204 No Content", true), ("500 Oh", false)] {
-        let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"}") {
-                let mut some = [0; 4096];
-                let count = stream.read(&mut some).await.unwrap();
-                assert!(count > 0, "{}", String::from_utf8_lossy(&request));
-                request.extend_from_slice(&some[..count]);
-            }
-            let text = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(text.as_bytes()).await.unwrap();
-            String::from_utf8(request).unwrap()
-        };
-        let test = Message::test(7);
-        let (request, answers) = tokio::join!(serve, channels.test(&test));
-        assert!(request.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{request}");
-        assert!(request.contains("content-type: application/json"), "{request}");
-        let body = request.split("\r\n\r\n").nth(1).unwrap();
-        let batch: Batch = serde_json::from_str(body).unwrap();
-        assert_eq!(batch.messages[0], test);
-        assert_eq!(answers[1].1.is_ok(), good, "{answers:?}");
-    }
 }

@@ -28,6 +28,7 @@ mod timeouts;
 mod told;
 mod troubles;
 mod turns;
+mod webhook;
 mod witnesses;
 
 use std::os::unix::fs::PermissionsExt;
