@@ -122,7 +122,8 @@ pub(crate) fn outcome_by_range(
     let range = operation.range();
     let is_cut = matches!(operation,
         Operation::Write { data, .. } if !data.len().is_multiple_of(SECTOR_BYTES));
-    let is_long = range.len_bytes() > u64::from(TRANSFER_BYTES_MAX);
+    let has_data = matches!(operation, Operation::Read(_) | Operation::Write { .. });
+    let is_long = has_data && range.len_bytes() > u64::from(TRANSFER_BYTES_MAX);
     if is_cut || is_long || sectors.is_some_and(|sectors| !range.fits(sectors)) {
         return Some(Err(IoError::OutOfRange(range)));
     }

@@ -122,7 +122,7 @@ pub enum DeviceEvent {
 ///
 /// Operations may be issued concurrently. Overlapping operations are executed in the order in which
 /// they were submitted. A buffer belongs to its operation until that is answered. Ranges and buffers are
-/// whole sectors, at most [`Geometry::max_transfer_bytes`] long; what lies beyond the end is
+/// whole sectors, those with data at most [`Geometry::max_transfer_bytes`] long; what lies beyond the end is
 /// [`IoError::OutOfRange`], never a panic.
 pub trait BlockDevice {
     /// Size and block limits, as last known.

@@ -87,6 +87,8 @@ pub struct DiskOperations {
     pub write: OperationStats,
     /// Flushes of those.
     pub flush: OperationStats,
+    /// Discards of what nothing names any more.
+    pub discard: OperationStats,
     /// Questions whether we still own it. Its machine answers them out of memory: what they take, the
     /// network and that machine's program take.
     pub network: OperationStats,
@@ -126,6 +128,7 @@ pub(crate) enum Purpose {
     Log,
     Write,
     Flush,
+    Discard,
     Network,
 }
 
@@ -158,7 +161,7 @@ macro_rules! counted {
 
 counted!(RequestStats { bytes, errors, total, room, queue, device, log });
 counted!(DestageStats { blocks, bytes, total });
-counted!(DiskOperations { read, log, write, flush, network });
+counted!(DiskOperations { read, log, write, flush, discard, network });
 counted!(OperationStats { bytes, total });
 
 impl VolumeStats {
@@ -229,12 +232,13 @@ impl RequestStats {
 
 impl DiskOperations {
     /// The operations by their purposes' names.
-    pub fn by_purpose(&self) -> [(&'static str, &OperationStats); 5] {
+    pub fn by_purpose(&self) -> [(&'static str, &OperationStats); 6] {
         [
             ("read", &self.read),
             ("log", &self.log),
             ("write", &self.write),
             ("flush", &self.flush),
+            ("discard", &self.discard),
             ("network", &self.network),
         ]
     }
@@ -245,6 +249,7 @@ impl DiskOperations {
             Purpose::Log => &mut self.log,
             Purpose::Write => &mut self.write,
             Purpose::Flush => &mut self.flush,
+            Purpose::Discard => &mut self.discard,
             Purpose::Network => &mut self.network,
         }
     }
@@ -271,9 +276,14 @@ mod tests {
                     requests.stage_mut(stage).note(took);
                 }
             }
-            for purpose in
-                [Purpose::Read, Purpose::Log, Purpose::Write, Purpose::Flush, Purpose::Network]
-            {
+            for purpose in [
+                Purpose::Read,
+                Purpose::Log,
+                Purpose::Write,
+                Purpose::Flush,
+                Purpose::Discard,
+                Purpose::Network,
+            ] {
                 operations.of_mut(purpose).bytes += 4096;
                 operations.of_mut(purpose).total.note(took);
             }

@@ -25,6 +25,7 @@ use crate::random::{fork, fork_seed};
 use crate::runner::{Failure, Stage};
 use crate::world::{Clock, Killed, Process, World};
 
+mod domains;
 mod power;
 
 /// What to build.
@@ -48,6 +49,8 @@ pub struct Plan {
     pub checksum_bytes: Option<usize>,
     /// Whether large writes go in place.
     pub in_place: bool,
+    /// How long engines wait before they discard, if not as long as production.
+    pub trim_after: Option<Duration>,
     /// What disks are like.
     pub disk: Model,
     /// What cables carry.
@@ -72,6 +75,7 @@ impl Plan {
             failure_domain: FailureDomain::Node,
             checksum_bytes: None,
             in_place: true,
+            trim_after: None,
             disk: Model::Quick,
             line: None,
         }
@@ -100,6 +104,7 @@ pub struct Remains {
     mtu_bytes: usize,
     checksum_bytes: Option<usize>,
     in_place: bool,
+    trim_after: Option<Duration>,
 }
 
 impl Remains {
@@ -311,6 +316,7 @@ impl Cluster {
             mtu_bytes: remains.mtu_bytes,
             checksum_bytes: remains.checksum_bytes,
             in_place: remains.in_place,
+            trim_after: remains.trim_after,
             ..Plan::simple(0, 0)
         };
         let mut cluster = Cluster::build(stage, plan);
@@ -367,6 +373,7 @@ impl Cluster {
             mtu_bytes: self.plan.mtu_bytes,
             checksum_bytes: self.plan.checksum_bytes,
             in_place: self.plan.in_place,
+            trim_after: self.plan.trim_after,
         }
     }
 
@@ -417,33 +424,6 @@ impl Cluster {
     /// How many nodes there are.
     pub fn node_count(&self) -> usize {
         self.nodes.borrow().len()
-    }
-
-    /// What fails as a whole: the disks of each machine, or each disk, with all that share a label with some of these.
-    pub fn failure_units(&self, labels: &BTreeMap<Place, Labels>) -> Vec<Vec<Place>> {
-        let places = |number: usize| {
-            let slots = self.node(number).disks().len();
-            (0..slots).map(|slot| (number, slot)).collect::<Vec<Place>>()
-        };
-        let machines = (0..self.node_count()).map(places);
-        let units: Vec<Vec<Place>> = match self.plan.failure_domain {
-            FailureDomain::Node => machines.collect(),
-            FailureDomain::Disk => machines.flatten().map(|place| vec![place]).collect(),
-        };
-        let words = |unit: &[Place]| -> BTreeSet<(LabelKind, LabelValue)> {
-            unit.iter().filter_map(|place| labels.get(place).cloned()).flatten().collect()
-        };
-        let mut joined: Vec<Vec<Place>> = Vec::new();
-        for mut unit in units {
-            // What it is joined with may have joined nobody yet that others of it share something with.
-            let (with, apart) = joined
-                .into_iter()
-                .partition::<Vec<_>, _>(|other| !words(other).is_disjoint(&words(&unit)));
-            joined = apart;
-            unit.splice(0..0, with.into_iter().flatten());
-            joined.push(unit);
-        }
-        joined
     }
 
     /// A node.

@@ -24,6 +24,7 @@ use crate::story::Story;
 use crate::world::{Timeline, World};
 
 mod device;
+mod discard;
 mod faults;
 pub mod service;
 
@@ -90,6 +91,7 @@ pub struct Disk {
     /// When it looks at that next.
     service_wakes: Cell<Option<Instant>>,
     stuck_until: Cell<Instant>,
+    discards_stuck_until: Cell<Instant>,
     /// Answers of an earlier power cycle never come.
     power_cycle: Cell<u64>,
     next_write: Cell<WriteNumber>,
@@ -136,6 +138,8 @@ pub struct DiskCounters {
     pub read_bytes: u64,
     /// Bytes written.
     pub written_bytes: u64,
+    /// Bytes discarded.
+    pub discarded_bytes: u64,
     /// Flushes.
     pub flushes: u64,
 }
@@ -158,6 +162,7 @@ impl Disk {
             service: RefCell::default(),
             service_wakes: Cell::default(),
             stuck_until: Cell::new(Instant::default()),
+            discards_stuck_until: Cell::new(Instant::default()),
             power_cycle: Cell::new(0),
             next_write: Cell::new(1),
             bad_sectors: RefCell::default(),
@@ -446,11 +451,7 @@ impl Disk {
             Operation::WriteZeroes { durability, .. } => {
                 self.execute_write(range.start, &zeros(), durability)
             }
-            // Undefined contents: sometimes zeros, sometimes what was there.
-            Operation::Discard(_) if self.random.borrow_mut().random_bool(0.5) => {
-                self.execute_write(range.start, &zeros(), Durability::Volatile)
-            }
-            Operation::Discard(_) => Performed::Answered(Ok(Answer::Done)),
+            Operation::Discard(_) => self.execute_discard(range),
             Operation::Flush(_) | Operation::Claim(_) | Operation::Renew | Operation::AskHealth => {
                 Performed::Answered(Err(IoError::Unsupported))
             }

@@ -7,7 +7,8 @@
 //! - What a read returned stays: neither something older nor a newer operation that this read
 //!   should have seen may be returned later. Not after a crash either.
 //! - A block isn't torn: if any of an operation's sectors in a block took effect, all did.
-//! - After a discard, zeros and what was there before are allowed, until one of them was read.
+//! - After a discard, zeros and what was there before are allowed, until one of them was read; of a disk anything
+//!   that nobody wrote too.
 //!
 //! It doesn't know processes: an operation whose process died is one that was never acknowledged. So
 //! a deposed owner that answers reads or acknowledges writes is caught by the same rules.
@@ -310,6 +311,8 @@ impl Oracle {
                 volume == self.volume && sector == at && operation == candidate.operation
             }
             (Content::Zero, Change::Zero | Change::Discard) => true,
+            // Volumes promise more than disks.
+            (Content::Garbage { .. }, Change::Discard) => self.is_disk(),
             _ => false,
         }
     }

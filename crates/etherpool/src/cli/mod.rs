@@ -279,6 +279,7 @@ mod tests {
             "etherpool pool set cluster rebuild-rate 50M",
             "etherpool pool scrub cluster",
             "etherpool pool set cluster auto-rebalance off",
+            "etherpool pool set cluster trim off",
             "etherpool pool set cluster spare node",
             "etherpool pool create tank e1.0 e2.0 --domain rack=A:e1.0 --domain rack=B:node2",
             "etherpool pool extend tank e3.0 --domain batch=2019-03:/dev/disk/by-path/a:0,e3.0",

@@ -63,6 +63,12 @@ enum Setting {
         #[arg(value_parser = parse_switch, value_name = "on|off", action = clap::ArgAction::Set)]
         on: bool,
     },
+    /// Whether disks are told to discard what is freed or discarded, so that they can forget it (TRIM)
+    Trim {
+        /// on or off
+        #[arg(value_parser = parse_switch, value_name = "on|off", action = clap::ArgAction::Set)]
+        on: bool,
+    },
     /// For which loss space is kept free, so that what was lost finds a place again
     Spare {
         /// Of any one disk, any one node, or so many bytes of any one disk; off for none
@@ -228,6 +234,13 @@ impl Setting {
                     false => "no data moves unasked to make free space usable",
                 };
                 (SetPool { auto_rebalance: Some(on), ..none }, text.into())
+            }
+            Setting::Trim { on } => {
+                let text = match on {
+                    true => "disks discard what is freed or discarded from now on",
+                    false => "disks keep what is freed or discarded until it is written over",
+                };
+                (SetPool { trim: Some(on), ..none }, text.into())
             }
             Setting::Spare { spare: Kept(spare) } => {
                 let text = match spare {

@@ -216,6 +216,7 @@ impl Volume {
         };
         self.note_destage(began, &destages);
         for destage in destages {
+            self.pool.note_unwritten(destage.group.generation, self.unwritten_mask(&destage));
             let reached = reached_disks(&destage.group, &results);
             for next in destage.blocks {
                 self.checksums.committed(next.block, &reached);
@@ -380,6 +381,13 @@ impl Volume {
         let is_written = |data: &Option<BlockData>| data.as_ref().is_some_and(|data| !data.is_lost);
         let rows = destage.rows.iter().filter(|(_, data)| is_written(data));
         rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
+    }
+
+    /// The regions with rows that become unwritten.
+    fn unwritten_mask(&self, destage: &GroupDestage) -> u64 {
+        let shape = self.pool.shape();
+        let rows = destage.rows.iter().filter(|(_, data)| data.is_none());
+        rows.fold(0, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 
     /// Writes all of it on all usable members, each recorded as applied and flushed.

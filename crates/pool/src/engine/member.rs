@@ -9,6 +9,7 @@ use runtime::Semaphore;
 use uuid::Uuid;
 
 use super::DiskPlace;
+use super::trim::DiskTrim;
 use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange};
 use crate::stats::DiskOperations;
 
@@ -100,6 +101,7 @@ pub(crate) struct Member {
     pub(crate) recording_applied: Rc<Semaphore>,
     /// Bytes copied to it since it came back.
     pub(crate) resynced_bytes: Cell<u64>,
+    pub(crate) trim: DiskTrim,
     /// What it was asked to do, since the pool was opened.
     pub(crate) operations: RefCell<DiskOperations>,
 }
@@ -141,6 +143,7 @@ impl Member {
             read_until: Cell::default(),
             recording_applied: Semaphore::new(1),
             resynced_bytes: Cell::new(0),
+            trim: DiskTrim::new(),
             operations: RefCell::default(),
         })
     }

@@ -83,6 +83,7 @@ mod spare;
 mod status;
 mod taken;
 mod torn;
+mod trim;
 mod twins;
 mod undecided;
 mod unlabel;

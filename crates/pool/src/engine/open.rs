@@ -23,6 +23,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
+use super::trim::Trims;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
@@ -316,6 +317,7 @@ impl OpenRequest {
             group_locks: RefCell::default(),
             copied_bytes: Semaphore::new(COPIED_BYTES_MAX),
             resyncing: Cell::new(false),
+            trims: Trims::default(),
             credits: RefCell::default(),
         })
     }

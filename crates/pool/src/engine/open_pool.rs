@@ -17,7 +17,7 @@ use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pace::Pace;
 use super::pool::Pool;
-use super::settings::REBUILD_RATE;
+use super::settings::{REBUILD_RATE, TRIM};
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
@@ -37,6 +37,8 @@ pub(crate) struct OpenPool {
     pub(super) copy_pace: Pace,
     /// What disks have to do for that.
     pub(super) copy_loads: Rc<Loads>,
+    /// How fast is discarded.
+    pub(super) trim_pace: Pace,
     /// Groups of which nothing could be copied of late, and when.
     pub(super) in_vain: RefCell<BTreeMap<GenerationId, Instant>>,
     pub(super) unfit: Unfit,
@@ -57,6 +59,7 @@ impl OpenPool {
             jobs: Jobs::default(),
             copy_pace: Pace::by(REBUILD_RATE),
             copy_loads: Rc::default(),
+            trim_pace: Pace::by(TRIM),
             in_vain: RefCell::default(),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),
@@ -80,6 +83,7 @@ impl OpenPool {
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());
         self.pool.runtime.spawn(Rc::clone(self).run_history());
         self.pool.runtime.spawn(Rc::clone(self).run_places());
+        self.pool.runtime.spawn(Rc::clone(self).run_trims());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {

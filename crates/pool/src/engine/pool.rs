@@ -20,6 +20,7 @@ use super::config::Votes;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
+use super::trim::Trims;
 use super::volume::credit::Credit;
 use crate::format::{
     Configuration, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row, VolumeId,
@@ -75,6 +76,8 @@ pub(crate) struct Pool {
     pub(crate) copied_bytes: Rc<Semaphore>,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
+    /// What nothing names any more.
+    pub(crate) trims: Trims,
     /// The room of each log.
     pub(crate) credits: RefCell<Vec<Weak<Credit>>>,
 }

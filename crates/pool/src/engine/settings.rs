@@ -17,9 +17,10 @@ pub(super) const REBUILD_RATE: &str = "rebuild-rate";
 pub(super) const SCRUB_EVERY: &str = "scrub-every";
 /// Bytes that a scrub reads per second, of all disks together.
 pub(super) const SCRUB_RATE: &str = "scrub-rate";
-
 /// Whether a rebalance begins by itself.
 pub(super) const AUTO_REBALANCE: &str = "auto-rebalance";
+/// Whether disks are told what nothing names any more.
+pub(super) const TRIM: &str = "trim";
 
 /// What is to be set of a pool. What isn't named stays as it is; null switches it off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct PoolSettings {
     /// Whether groups move by themselves where space is free of which no volume can have anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_rebalance: Option<bool>,
+    /// Whether disks are told to discard what is freed or discarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trim: Option<bool>,
     /// Against which loss space is kept free: `disk`, `node` or bytes, as text; none with null.
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub spare: Option<Option<Spare>>,
@@ -73,12 +77,13 @@ impl PoolSettings {
             let value = value.map_or_else(|| OFF.to_owned(), |value| value.to_string());
             Ok(MetaRecord::PoolPropertySet { key: key.to_owned(), value: Some(value) })
         });
-        let auto = self.auto_rebalance.map(|on| {
-            let value = Some(if on { ON } else { OFF }.to_owned());
-            Ok(MetaRecord::PoolPropertySet { key: AUTO_REBALANCE.to_owned(), value })
+        let switches = [(AUTO_REBALANCE, self.auto_rebalance), (TRIM, self.trim)];
+        let switched = switches.into_iter().filter_map(|(key, on)| {
+            let value = Some(if on? { ON } else { OFF }.to_owned());
+            Some(Ok(MetaRecord::PoolPropertySet { key: key.to_owned(), value }))
         });
         let spare = self.spare.map(|spare| Ok(spare_record(spare)));
-        records.chain(auto).chain(spare).collect()
+        records.chain(switched).chain(spare).collect()
     }
 }
 
@@ -138,6 +143,10 @@ mod tests {
         assert!(nothing.records().is_err(), "it would never end");
         let spare = PoolSettings { spare: Some(Some(Spare::Node)), ..PoolSettings::default() };
         assert_eq!(spare.records().unwrap(), [spare_record(Some(Spare::Node))]);
+        let kept = PoolSettings { trim: Some(false), ..PoolSettings::default() };
+        let off =
+            MetaRecord::PoolPropertySet { key: TRIM.to_owned(), value: Some("off".to_owned()) };
+        assert_eq!(kept.records().unwrap(), [off]);
         let none = PoolSettings { spare: Some(None), ..PoolSettings::default() };
         assert_eq!(none.records().unwrap(), [spare_record(None)]);
     }

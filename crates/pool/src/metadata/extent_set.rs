@@ -75,6 +75,12 @@ impl ExtentSet {
         interval.map(|(before, before_end)| (*before, *before_end))
     }
 
+    /// How many consecutive extents from this one on are in.
+    pub fn count_from(&self, extent: ExtentNumber) -> u32 {
+        let before = self.intervals.range(..=extent.0).next_back();
+        before.map_or(0, |(_, end)| end.saturating_sub(extent.0))
+    }
+
     /// Number of extents.
     pub fn len(&self) -> u32 {
         self.len
@@ -148,6 +154,10 @@ mod tests {
                     .ranges()
                     .flat_map(|range| range.first.0..range.first.0 + range.count)
                     .collect();
+                for from in 0..46 {
+                    let count = (from..).take_while(|number| twin.contains(number)).count();
+                    prop_assert_eq!(set.count_from(ExtentNumber(from)) as usize, count);
+                }
                 prop_assert_eq!(listed, twin.iter().copied().collect::<Vec<_>>());
                 let gaps = set.ranges().zip(set.ranges().skip(1));
                 for (left, right) in gaps {

@@ -62,6 +62,7 @@ impl Cluster {
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
                 in_place: self.plan.in_place,
+                trim_after: self.plan.trim_after.unwrap_or(defaults.trim_after),
                 ..defaults
             },
         };

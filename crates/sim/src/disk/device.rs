@@ -83,7 +83,16 @@ impl Disk {
 
 /// Does `operation` and has `done` told when it is answered, unless the power goes before.
 fn execute(disk: &Rc<Disk>, operation: Operation, instance: Instance, done: Done) {
-    let due = disk.due(Job::of(&operation));
+    let due = disk.due_of(&operation);
+    if matches!(operation, Operation::Discard(_)) && disk.are_discards_stuck() {
+        // It is late: whoever gave it up and writes there would lose that.
+        return answer_when(disk, due, move |disk| {
+            let performed = disk.perform(operation);
+            let result = disk.complete(performed)?;
+            done(result.map(|answer| Completion::new(instance, answer)));
+            Some(())
+        });
+    }
     let performed = disk.perform(operation);
     answer_when(disk, due, move |disk| {
         let result = disk.complete(performed)?;

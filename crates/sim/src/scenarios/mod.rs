@@ -37,6 +37,7 @@ mod slots;
 mod space;
 mod spare;
 mod target_rules;
+mod trim;
 mod votes;
 
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub fn named() -> Vec<Scenario> {
         target_rules::SCENARIOS,
         leases::SCENARIOS,
         in_place::SCENARIOS,
+        trim::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
         layouts::SCENARIOS,

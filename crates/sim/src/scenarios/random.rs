@@ -138,7 +138,10 @@ async fn build(stage: &Stage) -> Result<Rc<Rig>, Failure> {
         FailureDomain::Node => sizes.len(),
         FailureDomain::Disk => sizes.iter().map(Vec::len).sum(),
     };
+    let mut trims = crate::random::fork(stage.world.seed(), "trim");
     let plan = Plan {
+        trim_after: [None, Some(Duration::ZERO), Some(Duration::from_millis(300))]
+            [trims.random_range(0..3)],
         nodes: sizes,
         failure_domain,
         mtu_bytes: if luck.random_bool(0.8) { 9000 } else { 1500 },
