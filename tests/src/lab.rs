@@ -171,6 +171,47 @@ impl Lab {
             .map_or("absent".into(), |item| state_name(&item["state"]))
     }
 
+    /// Waits until so many disks are present.
+    pub fn wait_for_disks(&self, count: usize) {
+        crate::wait_until("the disks are present", || {
+            self.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == count
+        });
+    }
+
+    /// Makes the volume, with two copies, and mounts it.
+    pub fn mount_volume(&self) {
+        self.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
+        self.cli(&["volume", "mkfs", VOLUME, "--yes"]);
+        std::fs::create_dir_all(self.mount()).unwrap();
+        self.cli(&["volume", "mount", VOLUME, self.mount().to_str().unwrap()]);
+    }
+
+    /// Whether it is mounted, by the supervisor's word, which may not answer yet: what a dead engine left mounted is
+    /// there for a moment more.
+    pub fn is_mounted(&self) -> bool {
+        self.service_is(|one| one["mount"] == "on")
+    }
+
+    fn service_is(&self, so: impl Fn(&Value) -> bool) -> bool {
+        let output = self.cli_output(&["status", "--json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let mut services = answer["services"].as_array().into_iter().flatten();
+        services.any(|one| one["volume"] == VOLUME && so(one))
+    }
+
+    /// Waits until the pool has so many votes, all is whole, and any one failure may come.
+    pub fn wait_until_one_may_go(&self, votes: u64) {
+        crate::wait_until("one may go", || {
+            let pool = self.json(&["pool", "show", "cluster"]);
+            let volume = &pool["volumes"][0];
+            crate::votes(&pool) == (votes, votes)
+                && pool["survives"] == 1
+                && pool["jobs"].as_array().is_some_and(Vec::is_empty)
+                && volume["degraded"] == false
+                && volume["dirty_bytes"] == 0
+        });
+    }
+
     /// Waits until every copy of everything is right again.
     pub fn wait_clean(&self) {
         crate::wait_until("the pool is clean again", || {
@@ -181,18 +222,9 @@ impl Lab {
     /// Waits until the file system is mounted and FTP greets.
     pub fn wait_served(&self) {
         crate::wait_until("the file system is served", || {
-            // By the supervisor's word: what a dead engine left mounted is there for a moment more.
-            let output = self.cli_output(&["status", "--json"]);
-            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let mut services = answer["services"].as_array().into_iter().flatten();
+            let is_on = self.service_is(|one| one["mount"] == "on" && one["ftp"] == "on");
             let lab = self.status();
-            lab["mount"].is_string()
-                && lab["ftp"].is_string()
-                && services.any(|one| {
-                    one["volume"] == "cluster/hyperspace"
-                        && one["mount"] == "on"
-                        && one["ftp"] == "on"
-                })
+            is_on && lab["mount"].is_string() && lab["ftp"].is_string()
         });
     }
 

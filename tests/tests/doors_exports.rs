@@ -307,9 +307,7 @@ fn lab_with_volume() -> Lab {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
-    });
+    lab.wait_for_disks(2);
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);
     lab

@@ -80,9 +80,7 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
 #[test]
 fn a_disk_belongs_to_one_pool() {
     let lab = Lab::up(&LabOptions { size: "256M", bare: true, ..LabOptions::default() });
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 6
-    });
+    lab.wait_for_disks(6);
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
     lab.cli(&["pool", "create", "other", "e1.1", "e2.1", "--no-witness", "--yes"]);
     for line in [
@@ -260,9 +258,7 @@ fn a_dry_run_answers_as_the_command_would() {
 
     // What would be done is said and not done.
     let lab = Lab::up(&LabOptions { size: "256M", disks: 1, bare: true, ..LabOptions::default() });
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 3
-    });
+    lab.wait_for_disks(3);
     let sees = |what: &str, count: usize| {
         let seen = lab.json(&[what, "list"]).as_array().map_or(0, Vec::len);
         assert_eq!(seen, count, "{what}");

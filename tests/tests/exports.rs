@@ -62,9 +62,7 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
-    });
+    lab.wait_for_disks(2);
     // A witness of the supervisor would answer everybody.
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--no-witness", "--yes"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);

@@ -38,9 +38,7 @@ fn up(kinds: &[&str]) -> (Lab, Vec<Volume>) {
     let options =
         LabOptions { nodes: 2, disks: 1, size: "2G", bare: true, ..LabOptions::default() };
     let lab = Lab::up(&options);
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().unwrap().len() == 2
-    });
+    lab.wait_for_disks(2);
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
     let volumes = kinds.iter().map(|kind| {
         let volume = Volume { name: format!("cluster/{kind}"), at: lab.dir().join(kind) };

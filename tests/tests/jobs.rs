@@ -19,9 +19,7 @@ impl Filled {
         let options =
             LabOptions { nodes: 5, disks: 2, size: "512M", bare: true, ..LabOptions::default() };
         let lab = Lab::up(&options);
-        wait_until("the disks are present", || {
-            lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 10
-        });
+        lab.wait_for_disks(10);
         lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "e4.0", "e5.0", "--yes"]);
         let create = ["volume", "create", "cluster/hyperspace", "--size", "256M"];
         lab.cli(&[&create[..], &["--layout", "mirror:2"]].concat());
@@ -175,9 +173,7 @@ fn a_pool_with_a_spare_is_filled_and_a_node_that_is_lost_finds_a_place() {
     let options =
         LabOptions { nodes: 4, disks: 1, size: "512M", bare: true, ..LabOptions::default() };
     let lab = Lab::up(&options);
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 4
-    });
+    lab.wait_for_disks(4);
     let create = ["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "e4.0", "--yes"];
     lab.cli(&[&create[..], &["--spare", "node"]].concat());
     let pool = || lab.json(&["pool", "show", "cluster"]);

@@ -2,11 +2,10 @@
 //! all that was promised is there. Labels change in use, and a rebalance moves copies apart.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use blackbox::{Lab, LabOptions, Load, votes, wait_until};
+use blackbox::{Lab, LabOptions, Load, wait_until};
 use serde_json::{Value, json};
 
 const BLOCKS: u64 = 512;
-const VOLUME: &str = "cluster/hyperspace";
 
 fn pool(lab: &Lab) -> Value {
     lab.json(&["pool", "show", "cluster"])
@@ -21,31 +20,14 @@ fn four_machines(labels: &[&str]) -> Lab {
         bare: true,
         ..LabOptions::default()
     });
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == 4
-    });
+    lab.wait_for_disks(4);
     let mut create = vec!["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "e4.0", "--yes"];
     for label in labels {
         create.extend(["--domain", label]);
     }
     lab.cli(&create);
-    lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
-    lab.cli(&["volume", "mkfs", VOLUME, "--yes"]);
-    std::fs::create_dir_all(lab.mount()).unwrap();
-    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
+    lab.mount_volume();
     lab
-}
-
-fn wait_until_a_rack_may_go(lab: &Lab) {
-    wait_until("a rack may go", || {
-        let pool = pool(lab);
-        let volume = &pool["volumes"][0];
-        votes(&pool) == (5, 5)
-            && pool["survives"] == 1
-            && pool["jobs"].as_array().is_some_and(Vec::is_empty)
-            && volume["degraded"] == false
-            && volume["dirty_bytes"] == 0
-    });
 }
 
 /// The rack is destroyed under load and the supervisor killed: the other rack has all of it.
@@ -59,12 +41,7 @@ fn destroy_rack(lab: &Lab, machines: [&str; 2]) {
     lab.lab(&["kill", "supervisor"]);
     let report = load.stop();
     lab.lab(&["start", "supervisor"]);
-    wait_until("the volume is mounted again", || {
-        let output = lab.cli_output(&["status", "--json"]);
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let mut services = answer["services"].as_array().into_iter().flatten();
-        services.any(|one| one["volume"] == VOLUME && one["mount"] == "on")
-    });
+    wait_until("the volume is mounted again", || lab.is_mounted());
     report.verify();
     let load = Load::start(&lab.mount().join("load2"), BLOCKS, 7);
     load.wait_for_promises();
@@ -74,7 +51,7 @@ fn destroy_rack(lab: &Lab, machines: [&str; 2]) {
 #[test]
 fn a_rack_of_two_is_destroyed() {
     let lab = four_machines(&["rack=A:n1,n2", "rack=B:e3.0,e4.0"]);
-    wait_until_a_rack_may_go(&lab);
+    lab.wait_until_one_may_go(5);
     let report = pool(&lab);
     let disks = report["disks"].as_array().unwrap();
     let of = |name: &str| disks.iter().find(|disk| disk["name"] == name).unwrap()["labels"].clone();
@@ -96,7 +73,7 @@ fn a_rack_of_two_is_destroyed() {
 #[test]
 fn machines_are_put_into_racks_in_use_and_copies_move_apart() {
     let lab = four_machines(&[]);
-    wait_until_a_rack_may_go(&lab);
+    lab.wait_until_one_may_go(5);
     let (code, said) = lab.said(&["pool", "label", "cluster", "node=1:n1", "--yes"]);
     assert!(code == 2 && said.contains("without any label"), "{said}");
     let labels = ["rack=A:e1.0,n3", "rack=B:n2,e4.0", "batch=7:n1"];
@@ -124,7 +101,7 @@ fn machines_are_put_into_racks_in_use_and_copies_move_apart() {
         (&json!(foreseen), &json!(0))
     );
     lab.cli(&["pool", "rebalance", "cluster", "--wait"]);
-    wait_until_a_rack_may_go(&lab);
+    lab.wait_until_one_may_go(5);
     // A label that means nothing more goes, and that joins nothing else.
     lab.cli(&["pool", "label", "cluster", "batch=:e1.0", "--yes"]);
     assert_eq!(pool(&lab)["disks"][0]["labels"], json!({"rack": "A"}));

@@ -6,12 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blackbox::{Lab, LabOptions, Load, Rival, etherpool, votes, wait_until};
+use blackbox::{Lab, LabOptions, Load, Rival, VOLUME, etherpool, votes, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const BLOCKS: u64 = 512;
-const VOLUME: &str = "cluster/hyperspace";
 
 fn pool(lab: &Lab) -> Value {
     lab.json(&["pool", "show", "cluster"])
@@ -36,48 +35,19 @@ fn two_machines() -> Lab {
 /// So many, with a disk each, and no pool.
 fn machines(nodes: u16, size: &'static str) -> Lab {
     let lab = Lab::up(&LabOptions { nodes, disks: 1, size, bare: true, ..LabOptions::default() });
-    wait_for_disks(&lab, usize::from(nodes));
+    lab.wait_for_disks(usize::from(nodes));
     lab
-}
-
-fn wait_for_disks(lab: &Lab, count: usize) {
-    wait_until("the disks are present", || {
-        lab.json(&["disk", "list"]).as_array().map_or(0, Vec::len) == count
-    });
 }
 
 fn mount_volume(lab: &Lab) {
     lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
-    lab.cli(&["volume", "create", VOLUME, "--size", "128M", "--layout", "mirror:2"]);
-    lab.cli(&["volume", "mkfs", VOLUME, "--yes"]);
-    std::fs::create_dir_all(lab.mount()).unwrap();
-    lab.cli(&["volume", "mount", VOLUME, lab.mount().to_str().unwrap()]);
-}
-
-/// By the supervisor's word, which may not answer yet: what a dead engine left mounted is there for a moment more.
-fn is_mounted(lab: &Lab) -> bool {
-    let output = lab.cli_output(&["status", "--json"]);
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let mut services = answer["services"].as_array().into_iter().flatten();
-    services.any(|one| one["volume"] == VOLUME && one["mount"] == "on")
-}
-
-fn wait_whole(lab: &Lab) {
-    wait_until("any machine may go", || {
-        let pool = pool(lab);
-        let volume = &pool["volumes"][0];
-        votes(&pool) == (3, 3)
-            && pool["survives"] == 1
-            && pool["jobs"].as_array().is_some_and(Vec::is_empty)
-            && volume["degraded"] == false
-            && volume["dirty_bytes"] == 0
-    });
+    lab.mount_volume();
 }
 
 /// `lost` is destroyed under load, a new machine takes its place; then `next` is destroyed.
 fn any_may_go(lost: usize, next: &str) {
     let lab = two_and_a_witness();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     let load = Load::start(&lab.mount().join("load"), BLOCKS, lost as u64);
     load.wait_for_promises();
     lab.lab(&["destroy", &format!("n{lost}")]);
@@ -88,7 +58,7 @@ fn any_may_go(lost: usize, next: &str) {
     lab.lab(&["kill", "supervisor"]);
     let before = load.stop();
     lab.lab(&["start", "supervisor"]);
-    wait_until("the volume is mounted again", || is_mounted(&lab));
+    wait_until("the volume is mounted again", || lab.is_mounted());
     let load = Load::start(&lab.mount().join("load2"), BLOCKS, lost as u64 + 7);
     load.wait_for_promises();
 
@@ -98,10 +68,10 @@ fn any_may_go(lost: usize, next: &str) {
         false => lab.cli(&["pool", "extend", "cluster", "e4.0", "--yes"]),
     };
     // Nobody has to say that what was lost is made anew, and who votes instead.
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     let gone = format!("e{lost}.0");
     lab.cli(&["pool", "remove", "cluster", &gone, "--yes", "--wait"]);
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     let disks = pool(&lab)["disks"].as_array().unwrap().len();
     assert_eq!(disks, 3, "{}", pool(&lab));
     lab.cli(&["volume", "verify", VOLUME]);
@@ -149,7 +119,7 @@ fn files_of(lab: &Lab) -> Vec<PathBuf> {
 /// started again. A new machine takes its place, and then the first one's partner may go.
 fn of_two_machines_one_goes(lost: usize) {
     let lab = two_machines();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     assert_eq!(files_of(&lab).len(), 1);
     let load = Load::start(&lab.mount().join("load"), BLOCKS, lost as u64);
     load.wait_for_promises();
@@ -159,15 +129,15 @@ fn of_two_machines_one_goes(lost: usize) {
     let before = load.stop();
     println!("a write took {} ms at most", before.longest.as_millis());
     lab.lab(&["start", "supervisor"]);
-    wait_until("the volume is mounted again", || is_mounted(&lab));
+    wait_until("the volume is mounted again", || lab.is_mounted());
     before.verify();
 
     lab.lab(&["add-node", "--disks", "1", "--size", "512M"]);
     let load = Load::start(&lab.mount().join("load2"), BLOCKS, lost as u64 + 7);
     lab.cli(&["pool", "extend", "cluster", "e3.0", "--yes"]);
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     lab.cli(&["pool", "remove", "cluster", &format!("e{lost}.0"), "--yes", "--wait"]);
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     assert_eq!(files_of(&lab).len(), 1, "it needs no second one");
     load.wait_for_promises();
     lab.lab(&["destroy", &format!("n{}", 3 - lost)]);
@@ -194,7 +164,7 @@ fn the_second_of_two_machines_is_destroyed() {
 #[test]
 fn the_supervisor_of_two_machines_is_destroyed() {
     let lab = two_machines();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     let load = Load::start(&lab.mount().join("load"), BLOCKS, 3);
     load.wait_for_promises();
     let rival = Rival::start(&lab);
@@ -239,7 +209,7 @@ fn the_supervisor_of_two_machines_is_destroyed() {
 #[test]
 fn another_supervisor_counts_the_vote_of_the_first() {
     let lab = two_machines();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     lab.cli(&["volume", "unmount", VOLUME]);
     lab.cli(&["pool", "release", "cluster", "--yes"]);
     let rival = Rival::start(&lab);
@@ -269,7 +239,7 @@ fn another_supervisor_counts_the_vote_of_the_first() {
 #[test]
 fn the_process_of_the_witness_is_killed() {
     let lab = two_machines();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     let load = Load::start(&lab.mount().join("load"), BLOCKS, 6);
     load.wait_for_promises();
     let exports = || lab.log("supervisor").matches("exported export=").count();
@@ -294,7 +264,7 @@ fn the_process_of_the_witness_is_killed() {
 #[test]
 fn a_witness_that_was_restored_has_no_vote() {
     let lab = two_machines();
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
     lab.lab(&["kill", "supervisor"]);
     let file = files_of(&lab).remove(0);
     let kept = lab.dir().join("kept");
@@ -302,7 +272,7 @@ fn a_witness_that_was_restored_has_no_vote() {
     std::fs::remove_file(&file).unwrap();
     std::fs::copy(&kept, &file).unwrap();
     lab.lab(&["start", "supervisor"]);
-    wait_until("the volume is mounted again", || is_mounted(&lab));
+    wait_until("the volume is mounted again", || lab.is_mounted());
     assert_eq!(votes(&pool(&lab)), (3, 2));
     let log = lab.log("supervisor");
     assert!(log.contains("is not exported") && log.contains("pool extend POOL"), "{log}");
@@ -311,7 +281,7 @@ fn a_witness_that_was_restored_has_no_vote() {
     lab.cli(&["pool", "extend", "cluster", "--witness", "supervisor", "--yes"]);
     let former = file.file_name().unwrap().to_str().unwrap();
     lab.cli(&["pool", "remove", "cluster", former, "--yes", "--wait"]);
-    wait_whole(&lab);
+    lab.wait_until_one_may_go(3);
 }
 
 /// Whoever asked for a pool is gone before its witness can be used: it is made all the same, with that.
@@ -402,7 +372,7 @@ fn a_witness_comes_where_it_helps_and_goes_with_its_pool() {
     lab.cli(&["pool", "remove", "one", &witness, "--yes", "--wait"]);
     wait_until("its file is removed", || files_of(&lab).is_empty());
     // Nothing is left of them.
-    wait_for_disks(&lab, 5);
+    lab.wait_for_disks(5);
 }
 
 /// A file system of so many bytes, that of the lab's supervisor's state.
@@ -446,7 +416,7 @@ fn why_no_witness(lab: &Lab) -> String {
 fn a_witness_that_has_no_room_is_not_begun() {
     let lab = machines(2, "128M");
     let small = SmallState::mount(&lab, "8M");
-    wait_for_disks(&lab, 2);
+    lab.wait_for_disks(2);
     let why = why_no_witness(&lab);
     assert!(why.contains("free"), "{why}");
     let create = ["pool", "create", "cluster", "e1.0", "e2.0", "--yes"];
@@ -464,7 +434,7 @@ fn a_witness_that_has_no_room_is_not_begun() {
 fn a_witness_keeps_its_room() {
     let lab = machines(2, "128M");
     let small = SmallState::mount(&lab, "160M");
-    wait_for_disks(&lab, 2);
+    lab.wait_for_disks(2);
     // Nobody asked for it: more would have to be left to others.
     let why = why_no_witness(&lab);
     assert!(why.contains("leaves 1.00 GiB to others"), "{why}");
