@@ -84,17 +84,12 @@ impl Disk {
 /// Does `operation` and has `done` told when it is answered, unless the power goes before.
 fn execute(disk: &Rc<Disk>, operation: Operation, instance: Instance, done: Done) {
     let due = disk.due_of(&operation);
-    if matches!(operation, Operation::Discard(_)) && disk.are_discards_stuck() {
-        // It is late: whoever gave it up and writes there would lose that.
-        return answer_when(disk, due, move |disk| {
-            let performed = disk.perform(operation);
-            let result = disk.complete(performed)?;
-            done(result.map(|answer| Completion::new(instance, answer)));
-            Some(())
-        });
-    }
-    let performed = disk.perform(operation);
+    // One that is stuck is late: whoever gave it up and writes there would lose that.
+    let is_late = matches!(operation, Operation::Discard(_)) && disk.are_discards_stuck();
+    let (performed, late) =
+        if is_late { (None, Some(operation)) } else { (Some(disk.perform(operation)), None) };
     answer_when(disk, due, move |disk| {
+        let performed = performed.or_else(|| late.map(|operation| disk.perform(operation)))?;
         let result = disk.complete(performed)?;
         done(result.map(|answer| Completion::new(instance, answer)));
         Some(())

@@ -11,7 +11,9 @@ use futures::future::{join, join_all, join3};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, OPENING_MAX, Rig, VOLUME, expect};
-use super::losses::{lose_any, lose_any_with, lose_node, power_cut, start_all, trickle};
+use super::losses::{
+    FAULTS, lose_any, lose_any_with, lose_node, one_fault, power_cut, start_all, trickle,
+};
 use super::over::verify_meanwhile;
 use super::scenario;
 use crate::cluster::Plan;
@@ -275,26 +277,8 @@ async fn large_writes(stage: Stage) -> Result<(), Failure> {
         rig.run_for(rig.between(20, 700)).await;
         in_place += intents(&rig);
         let node = rig.below(3);
-        let (cluster, pause) = (&rig.cluster, rig.between(1, 3000));
-        match rig.below(7) {
-            0 => rig.restart_supervisor(rig.between(0, 500)).await,
-            1 => power_cut(&rig),
-            2 => {
-                cluster.cut_node_power(node, cluster.any_survival());
-                rig.run_for(pause).await;
-            }
-            3 => {
-                cluster.kill_node(node);
-                rig.run_for(pause).await;
-            }
-            4 => cluster.node(node).disks()[0].stick_for(pause),
-            5 => {
-                cluster.cut_link(node, true);
-                rig.run_for(pause).await;
-                cluster.cut_link(node, false);
-            }
-            _ => cluster.node(node).disks()[0].set_latency(Latency::SLOW),
-        }
+        let pause = rig.between(1, 3000);
+        one_fault(&rig, rig.below(FAULTS), node, pause).await;
         lose_any(&rig, "after a fault");
         start_all(&rig);
         rig.run_for(rig.between(1, 1500)).await;

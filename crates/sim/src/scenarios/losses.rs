@@ -7,6 +7,7 @@ use block::{BLOCK_SECTORS, Lba, SectorRange};
 
 use super::common::{Rig, VOLUME};
 use crate::claim::Place;
+use crate::disk::Latency;
 use crate::fork::{Judgement, Loss, Owner};
 use crate::medium::Survival;
 use crate::oracle::Change;
@@ -43,6 +44,33 @@ pub fn power_cut(rig: &Rig) {
     rig.forget_clients();
     rig.cluster.cut_all_power();
     start_all(rig);
+}
+
+/// Kinds of [`one_fault`].
+pub const FAULTS: usize = 7;
+
+/// Something goes wrong with the supervisor, everything, or a node: for so long, or until somebody mends it.
+pub async fn one_fault(rig: &Rig, fault: usize, node: usize, pause: Duration) {
+    let cluster = &rig.cluster;
+    match fault {
+        0 => rig.restart_supervisor(rig.between(0, 500)).await,
+        1 => power_cut(rig),
+        2 => {
+            cluster.cut_node_power(node, cluster.any_survival());
+            rig.run_for(pause).await;
+        }
+        3 => {
+            cluster.kill_node(node);
+            rig.run_for(pause).await;
+        }
+        4 => cluster.node(node).disks()[0].stick_for(pause),
+        5 => {
+            cluster.cut_link(node, true);
+            rig.run_for(pause).await;
+            cluster.cut_link(node, false);
+        }
+        _ => cluster.node(node).disks()[0].set_latency(Latency::SLOW),
+    }
 }
 
 /// Starts whatever doesn't run.

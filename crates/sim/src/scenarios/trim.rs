@@ -11,7 +11,7 @@ use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, disk_of, expect};
 use super::in_place::{change, large};
-use super::losses::{lose_any, power_cut, start_all, trickle};
+use super::losses::{FAULTS, lose_any, one_fault, start_all, trickle};
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::Latency;
@@ -71,31 +71,17 @@ async fn trim(stage: Stage) -> Result<(), Failure> {
         rig.load(mix).await?;
         rig.run_for(rig.between(20, 900)).await;
         let node = rig.below(4);
-        let (cluster, pause) = (&rig.cluster, rig.between(1, 3000));
-        match rig.below(10) {
-            0 => rig.restart_supervisor(rig.between(0, 500)).await,
-            1 => power_cut(&rig),
-            2 => {
-                cluster.cut_node_power(node, cluster.any_survival());
-                rig.run_for(pause).await;
-            }
-            3 => {
-                cluster.kill_node(node);
-                rig.run_for(pause).await;
-            }
-            4 => cluster.node(node).disks()[0].stick_for(pause),
-            5 => {
-                cluster.cut_link(node, true);
-                rig.run_for(pause).await;
-                cluster.cut_link(node, false);
-            }
-            6 => cluster.node(node).disks()[0].set_latency(Latency::SLOW),
-            7 => (0..4).for_each(|node| cluster.node(node).station().set_quality(Quality::BAD)),
-            8 => {
+        let pause = rig.between(1, 3000);
+        let fault = rig.below(FAULTS + 3);
+        let station = |node| rig.cluster.node(node).station().clone();
+        match fault.checked_sub(FAULTS) {
+            None => one_fault(&rig, fault, node, pause).await,
+            Some(0) => (0..4).for_each(|node| station(node).set_quality(Quality::BAD)),
+            Some(1) => {
                 rig.empty(&disk_of(node), None).await?;
                 rig.run_for(pause).await;
             }
-            _ => rig.run_for(pause).await,
+            Some(_) => rig.run_for(pause).await,
         }
         lose_any(&rig, "after a fault");
         start_all(&rig);
