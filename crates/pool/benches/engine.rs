@@ -14,9 +14,7 @@ use block::{
     BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Done, Durability, Geometry, Instant, IoError,
     Lba, MemoryDevice, Operation, Outcome, OwnerId, SECTOR_BYTES, SectorRange,
 };
-use pool::{
-    CreatePool, DiskFacts, Engine, EngineConfig, FailureDomain, Layout, Limits, VolumeSize,
-};
+use pool::{CreatePool, DiskFacts, Engine, EngineConfig, Layout, Limits, VolumeSize};
 use runtime::{Executor, Order};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -265,16 +263,7 @@ impl Bench {
         }
         let maker = Rc::clone(&engine);
         let made = async move {
-            let request = CreatePool {
-                name: POOL.into(),
-                disks,
-                witnesses: Vec::new(),
-                failure_domain: FailureDomain::Node,
-                force_disks: Vec::new(),
-                extent_bytes: None,
-                spare: None,
-                domains: Vec::new(),
-            };
+            let request = CreatePool::of(POOL, &disks);
             maker.create_pool(request).await?;
             let (size, layout) = (VolumeSize::Bytes(VOLUME_BYTES), Layout::Mirror(2));
             maker.create_volume(POOL, VOLUME, size, layout).await?;

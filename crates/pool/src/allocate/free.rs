@@ -176,18 +176,12 @@ impl Space {
         least: u32,
     ) -> Option<DiskNumber> {
         let domain = self.domains.get(&domain).filter(|domain| domain.left() >= u64::from(run))?;
-        let disks = domain.disks.iter().rev().map(|(_, disk)| disk.0);
-        let mut best: Option<(u32, DiskNumber)> = None;
-        for disk in disks.filter(|disk| self.has_run(*disk, run)) {
-            let cost = cost(disk);
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, disk));
-            }
-            if cost <= least {
-                break;
-            }
-        }
-        best.map(|(_, disk)| disk)
+        let disks = || {
+            let disks = domain.disks.iter().rev().map(|(_, disk)| disk.0);
+            disks.filter(|disk| self.has_run(*disk, run))
+        };
+        let cheap = disks().find(|disk| cost(*disk) <= least);
+        cheap.or_else(|| disks().min_by_key(|disk| cost(*disk)))
     }
 
     /// Whether a disk has so many free extents in a row.

@@ -57,6 +57,22 @@ impl<Disk, Witnesses> CreatePool<Disk, Witnesses> {
     }
 }
 
+impl<Disk: Clone> CreatePool<Disk> {
+    /// Of disks that data may be on, none of which carries anything, where machines fail as a whole.
+    pub fn of(name: &str, disks: &[Disk]) -> CreatePool<Disk> {
+        CreatePool {
+            name: name.to_owned(),
+            disks: disks.to_vec(),
+            witnesses: Vec::new(),
+            failure_domain: FailureDomain::Node,
+            force_disks: Vec::new(),
+            extent_bytes: None,
+            spare: None,
+            domains: Vec::new(),
+        }
+    }
+}
+
 impl<Disk: ToString> CreatePool<Disk> {
     /// The same with the disks' names.
     pub fn by_name(self) -> CreatePool {

@@ -21,6 +21,7 @@ use super::pool::Pool;
 use super::rebalance::gain_bytes;
 use super::relocate::is_mapped_alike;
 use super::space::domain_word;
+use super::spare::others_of;
 use super::verify::{Manner, Silent};
 use super::volume::Volume;
 use super::volumes::check_layout;
@@ -215,7 +216,7 @@ impl OpenPool {
             Some((of, position, Checked::Right(at)))
                 if is_mapped_alike(of, run)
                     && now.since(*at) < CHECKED_FOR
-                    && self.can_go(meta, run, usize::from(*position)) =>
+                    && self.can_go(meta, run, *position) =>
             {
                 return Some(Step::Drop { run: run.clone(), position: *position });
             }
@@ -252,23 +253,22 @@ impl OpenPool {
     /// Of the positions that can be done without one that is of least use, else that on the fullest disk.
     fn position_to_drop(&self, meta: &Metadata, run: &GroupRun) -> Option<u8> {
         let leaving = self.pool.leaving();
-        let positions = run.members.iter().map(|member| member.disk).enumerate();
-        let least_use = |(_, disk): &(usize, DiskNumber)| {
+        let positions = (0..).zip(run.members.iter().map(|member| member.disk));
+        let least_use = |(_, disk): &(u8, DiskNumber)| {
             let free = meta.disks().get(disk).map_or(0, |disk| {
                 u64::from(disk.free.len()) * 1000 / u64::from(disk.room().max(1))
             });
             (self.is_there(*disk), !leaving.contains(disk), meta.lacks_nothing(run, *disk), free)
         };
         let chosen = positions.filter(|(position, _)| self.can_go(meta, run, *position));
-        chosen.min_by_key(least_use).map(|(position, _)| position as u8)
+        chosen.min_by_key(least_use).map(|(position, _)| position)
     }
 
     /// Whether a position can be done without: the others are there, lack nothing, and are in as many failure
     /// domains as they can be.
-    pub(super) fn can_go(&self, meta: &Metadata, run: &GroupRun, position: usize) -> bool {
+    pub(super) fn can_go(&self, meta: &Metadata, run: &GroupRun, position: u8) -> bool {
         let disks = run.members.iter().map(|member| member.disk);
-        let others = disks.clone().enumerate().filter(|(other, _)| *other != position);
-        let others: Vec<DiskNumber> = others.map(|(_, disk)| disk).collect();
+        let others = others_of(run, position);
         let domains = Pool::domains(meta, disks).min(others.len());
         others.iter().all(|disk| self.is_there(*disk) && meta.lacks_nothing(run, *disk))
             && Pool::domains(meta, others.iter().copied()) >= domains

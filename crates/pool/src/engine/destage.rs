@@ -377,16 +377,23 @@ impl Volume {
     }
 
     fn touched_mask(&self, destage: &GroupDestage) -> u64 {
-        let shape = self.pool.shape();
         let is_written = |data: &Option<BlockData>| data.as_ref().is_some_and(|data| !data.is_lost);
-        let rows = destage.rows.iter().filter(|(_, data)| is_written(data));
-        rows.fold(ExtentShape::CHECKSUMS, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
+        ExtentShape::CHECKSUMS | self.regions_of(destage, is_written)
     }
 
     /// The regions with rows that become unwritten.
     fn unwritten_mask(&self, destage: &GroupDestage) -> u64 {
+        self.regions_of(destage, Option::is_none)
+    }
+
+    /// The regions with rows that get what counts.
+    fn regions_of(
+        &self,
+        destage: &GroupDestage,
+        counts: impl Fn(&Option<BlockData>) -> bool,
+    ) -> u64 {
         let shape = self.pool.shape();
-        let rows = destage.rows.iter().filter(|(_, data)| data.is_none());
+        let rows = destage.rows.iter().filter(|(_, data)| counts(data));
         rows.fold(0, |mask, (row, _)| mask | 1 << shape.region_of_row(*row))
     }
 

@@ -140,8 +140,6 @@ impl OpenPool {
             labels,
             labels_then,
         });
-        let domains =
-            |meta: &Metadata| Pool::domains(meta, meta.data_disks().map(|disk| disk.number)) as u32;
         let none = BTreeSet::new();
         let shared = then.volumes().values().filter_map(|volume| {
             let groups = shared_groups(then, volume);
@@ -156,8 +154,8 @@ impl OpenPool {
         LabelForecast {
             disks: disks.collect(),
             joined: words_of_joints(then, None, name),
-            domains: domains(meta),
-            domains_then: domains(then),
+            domains: meta.data_domains() as u32,
+            domains_then: then.data_domains() as u32,
             shared: shared.collect(),
         }
     }

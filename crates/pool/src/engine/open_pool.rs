@@ -17,7 +17,7 @@ use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::pace::Pace;
 use super::pool::Pool;
-use super::settings::{REBUILD_RATE, TRIM};
+use super::settings::REBUILD_RATE;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
@@ -57,9 +57,9 @@ impl OpenPool {
             removing,
             adding,
             jobs: Jobs::default(),
-            copy_pace: Pace::by(REBUILD_RATE),
+            copy_pace: Pace::by(Some(REBUILD_RATE)),
             copy_loads: Rc::default(),
-            trim_pace: Pace::by(TRIM),
+            trim_pace: Pace::by(None),
             in_vain: RefCell::default(),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),

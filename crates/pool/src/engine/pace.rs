@@ -23,8 +23,8 @@ const READS_JUDGED: u64 = 32;
 
 /// What keeps it slow.
 pub(super) struct Pace {
-    /// The pool's property that says how fast.
-    setting: &'static str,
+    /// The pool's property that says how fast, if there is one.
+    setting: Option<&'static str>,
     /// By which rate it went.
     rate: Cell<Option<u64>>,
     /// When more may be read, by the rate.
@@ -41,8 +41,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// As the pool's property says.
-    pub(super) fn by(setting: &'static str) -> Pace {
+    /// As the pool's property says, if there is one for it.
+    pub(super) fn by(setting: Option<&'static str>) -> Pace {
         let (rate, next, begun_bytes) = (Cell::default(), Cell::default(), Cell::default());
         let (answered, looked_at, busy_at) = (Cell::default(), Cell::default(), Cell::default());
         let (reads, read_took) = (Cell::default(), Cell::default());
@@ -113,7 +113,8 @@ impl Pace {
 
     /// Bytes per second that somebody said. By another rate nothing is owed.
     fn rate(&self, open: &OpenPool) -> Option<u64> {
-        let rate = setting(&open.pool.meta.borrow(), self.setting, None).filter(|rate| *rate > 0);
+        let said = |key| setting(&open.pool.meta.borrow(), key, None);
+        let rate = self.setting.and_then(said).filter(|rate| *rate > 0);
         if self.rate.replace(rate) != rate {
             self.next.set(open.pool.runtime.now());
         }

@@ -106,7 +106,7 @@ impl OpenPool {
                 self.forget_check(whose.id, &of);
                 whose.destage_soon();
             }
-            is_known && self.can_go(meta, &of, usize::from(position))
+            is_known && self.can_go(meta, &of, position)
         };
         Some(change(volume, run, vec![dropped, freed(run, left)], may_go))
     }

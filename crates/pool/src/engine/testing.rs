@@ -18,7 +18,7 @@ use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Executor, Handle, Notify, Order};
 use uuid::Uuid;
 
-use super::{DiskFacts, Engine, EngineConfig, KnownPool, Limits};
+use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits};
 use crate::format::DiskGeometry;
 
 /// Writes of several disks in the order in which they took effect: disk, place, contents.
@@ -447,6 +447,13 @@ impl Bench {
         let disks =
             (0..nodes).map(|n| TestDisk::new(&format!("e{n}.0"), n, mib << 20)).collect::<Vec<_>>();
         Bench::with(seed, disks, Instant::from_nanos(1_000_000_000), 1)
+    }
+
+    /// What asks for a pool of the first of its disks.
+    pub(crate) fn request(&self, disks: usize) -> CreatePool {
+        let names: Vec<String> =
+            self.disks.iter().take(disks).map(|disk| disk.name.clone()).collect();
+        CreatePool { extent_bytes: Some(256 << 10), ..CreatePool::of("pool", &names) }
     }
 
     /// An engine of `owner` over `disks`, at time `now`.

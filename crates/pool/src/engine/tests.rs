@@ -10,7 +10,6 @@ use super::testing::{Bench, Mode};
 use super::volume::Volume;
 use super::{CreatePool, ExtendPool, ImportOptions, VolumeSize};
 use crate::error::PoolError;
-use crate::format::FailureDomain;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
@@ -44,16 +43,8 @@ impl Bench {
     }
 
     fn create_with(&self, extent_bytes: u64) -> PoolReport {
-        let request = CreatePool {
-            name: "pool".into(),
-            disks: self.disks.iter().map(|disk| disk.name.clone()).collect(),
-            witnesses: Vec::new(),
-            failure_domain: FailureDomain::Node,
-            force_disks: Vec::new(),
-            extent_bytes: Some(extent_bytes),
-            spare: None,
-            domains: Vec::new(),
-        };
+        let request =
+            CreatePool { extent_bytes: Some(extent_bytes), ..self.request(self.disks.len()) };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()
     }
@@ -558,16 +549,7 @@ fn damaged_labels_are_mended_or_refused_by_name() {
 #[test]
 fn pools_grow_and_volumes_come_and_go() {
     let bench = Bench::new(95, 4, 48);
-    let request = CreatePool {
-        name: "pool".into(),
-        disks: (0..3).map(|n| format!("e{n}.0")).collect(),
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
-        extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
-    };
+    let request = bench.request(3);
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
     let volume = bench.create_volume(8, Layout::Mirror(2));
@@ -613,14 +595,8 @@ fn disks_that_carry_something_are_refused_unless_forced() {
     bench.disks[1].damage(0x438, |byte| *byte = 0x53);
     bench.disks[1].damage(0x439, |byte| *byte = 0xef);
     let request = |force: &[&str]| CreatePool {
-        name: "pool".into(),
-        disks: (0..3).map(|n| format!("e{n}.0")).collect(),
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
         force_disks: force.iter().map(ToString::to_string).collect(),
-        extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
+        ..bench.request(3)
     };
     let (engine, refused) = (Rc::clone(&bench.engine), request(&[]));
     let error = bench.run(async move { engine.create_pool(refused).await }).unwrap_err();

@@ -225,23 +225,20 @@ impl Pool {
             let result = discarding.await;
             let (now, trim) = (runtime.now(), &member.trim);
             let took = now.since(began);
-            match result {
-                _ if took >= too_long => {}
+            let trouble = match result {
+                _ if took >= too_long => Some(format!("one took {took:?}")),
                 Ok(_) => {
                     trim.failures.set(0);
                     trim.judge(bytes, took);
+                    None
                 }
                 // It went, and comes back.
-                Err(IoError::Lost | IoError::Restarted { .. } | IoError::Fenced { .. }) => {}
-                Err(error) => {
-                    let rest = trim.gave_trouble(now);
-                    let disk = member.display_name();
-                    tracing::warn!(%disk, %error, ?rest, "discards nothing, and is left alone");
-                }
-            }
-            if took >= too_long {
+                Err(IoError::Lost | IoError::Restarted { .. } | IoError::Fenced { .. }) => None,
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(why) = trouble {
                 let (rest, disk) = (trim.gave_trouble(now), member.display_name());
-                tracing::warn!(%disk, ?took, ?rest, "a discard took too long; it is left alone");
+                tracing::warn!(%disk, why, ?rest, "is asked for no discard for a while");
             }
             drop((underway, turn));
             let _ = done.send(());

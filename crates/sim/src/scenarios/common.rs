@@ -121,16 +121,8 @@ impl Rig {
 
     /// What is asked of an engine that is to make the pool.
     pub fn pool_of(&self, disks: Vec<String>, extent_bytes: Option<u64>) -> CreatePool {
-        CreatePool {
-            name: POOL.to_string(),
-            disks,
-            witnesses: Vec::new(),
-            failure_domain: self.cluster.plan().failure_domain,
-            force_disks: Vec::new(),
-            extent_bytes,
-            spare: None,
-            domains: Vec::new(),
-        }
+        let failure_domain = self.cluster.plan().failure_domain;
+        CreatePool { failure_domain, extent_bytes, ..CreatePool::of(POOL, &disks) }
     }
 
     /// Waits until so many disks are present.

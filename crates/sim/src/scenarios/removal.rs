@@ -386,16 +386,9 @@ async fn witness(stage: Stage) -> Result<(), Failure> {
     rig.see_disks(3).await?;
     let joins_later = rig.below(2) == 0;
     let of = |is_now: bool| if is_now { vec![disk_of(WITNESS)] } else { Vec::new() };
-    let request = CreatePool {
-        name: POOL.to_owned(),
-        disks: vec![disk_of(0), disk_of(1)],
-        witnesses: of(!joins_later),
-        failure_domain: rig.cluster.plan().failure_domain,
-        force_disks: Vec::new(),
-        extent_bytes: Some(rig.cluster.plan().extent_bytes),
-        spare: None,
-        domains: Vec::new(),
-    };
+    let extent_bytes = Some(rig.cluster.plan().extent_bytes);
+    let disks = vec![disk_of(0), disk_of(1)];
+    let request = CreatePool { witnesses: of(!joins_later), ..rig.pool_of(disks, extent_bytes) };
     rig.with(|engine| async move { engine.create_pool(request).await }).await?;
     rig.create_volume(VOLUME, 4 << 20, Layout::Mirror(2)).await?;
     rig.load(Mix::BUSY).await?;

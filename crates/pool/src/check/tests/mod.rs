@@ -18,7 +18,6 @@ use block::{BLOCK_BYTES, BlockDevice, Buffer, Durability, Lba};
 use super::*;
 use crate::engine::testing::{Bench, Mode};
 use crate::engine::{CreatePool, VolumeSize};
-use crate::format::FailureDomain;
 use crate::metadata::Layout;
 
 const MIB: u64 = 1 << 20;
@@ -36,16 +35,9 @@ impl Machines {
 
     fn with(seed: u64, nodes: u8, mib: usize, layout: Layout, extent_bytes: u64) -> Machines {
         let bench = Bench::new(seed, nodes, mib);
-        let request = CreatePool {
-            name: "pond".into(),
-            disks: bench.disks.iter().map(|disk| disk.name.clone()).collect(),
-            witnesses: Vec::new(),
-            failure_domain: FailureDomain::Node,
-            force_disks: Vec::new(),
-            extent_bytes: Some(extent_bytes),
-            spare: None,
-            domains: Vec::new(),
-        };
+        let disks: Vec<String> = bench.disks.iter().map(|disk| disk.name.clone()).collect();
+        let request =
+            CreatePool { extent_bytes: Some(extent_bytes), ..CreatePool::of("pond", &disks) };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();
         let engine = Rc::clone(&bench.engine);

@@ -165,7 +165,7 @@ impl OpenPool {
             state.bad = structures.bad;
             state.unread = structures.unread;
         }
-        let (pace, mut noted) = (Rc::new(Pace::by(SCRUB_RATE)), self.pool.runtime.now());
+        let (pace, mut noted) = (Rc::new(Pace::by(Some(SCRUB_RATE))), self.pool.runtime.now());
         let opened_by = noted + OPENING_MAX;
         while self.is_wanted(begun) {
             let next = self.next_groups(&state);

@@ -12,9 +12,7 @@ use super::super::open_pool::OpenPool;
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::{MIB, pattern};
 use crate::check::{CheckOptions, DiskImage, Severity, check};
-use crate::format::{
-    DiskGeometry, DiskNumber, ExtentNumber, ExtentRange, FailureDomain, Label, LabelState,
-};
+use crate::format::{DiskGeometry, DiskNumber, ExtentNumber, ExtentRange, Label, LabelState};
 use crate::metadata::Layout;
 use crate::report::PoolState;
 
@@ -279,16 +277,8 @@ fn a_label_that_names_another_place_is_not_believed() {
 #[test]
 fn a_disk_too_small_for_an_area_makes_no_pool() {
     let bench = Bench::new(720, 1, 11);
-    let request = |extent_bytes| CreatePool {
-        name: "pool".into(),
-        disks: vec!["e0.0".into()],
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
-        extent_bytes: Some(extent_bytes),
-        spare: None,
-        domains: Vec::new(),
-    };
+    let request =
+        |extent_bytes| CreatePool { extent_bytes: Some(extent_bytes), ..bench.request(1) };
     let plan = |extent_bytes| {
         let (engine, request) = (Rc::clone(&bench.engine), request(extent_bytes));
         bench.run(async move { engine.plan_create(&request).await })

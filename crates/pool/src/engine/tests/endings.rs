@@ -83,15 +83,11 @@ fn votes_on(disk: &TestDisk) -> Vec<Destruction> {
 }
 
 fn create(bench: &Bench, name: &str, disks: &[&str]) {
+    let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
     let request = CreatePool {
-        name: name.into(),
-        disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
-        witnesses: Vec::new(),
         failure_domain: FailureDomain::Disk,
-        force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
+        ..CreatePool::of(name, &disks)
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();

@@ -7,11 +7,11 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, BlockDevice, Buffer};
 
 use super::super::testing::{Bench, Mode};
-use super::super::{CreatePool, EmptyDisks, ExtendPool, PoolSettings};
+use super::super::{EmptyDisks, ExtendPool, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
 use crate::forecast::EmptyForecast;
-use crate::format::{DiskNumber, FailureDomain};
+use crate::format::DiskNumber;
 use crate::metadata::Layout;
 use crate::report::{JobState, PoolEvent, PoolState};
 
@@ -485,16 +485,7 @@ fn a_write_in_place_that_a_move_overtakes_goes_into_the_log() {
 
 /// A pool of so many of the bench's disks.
 fn pool_of(bench: &Bench, disks: usize) {
-    let request = CreatePool {
-        name: "pool".into(),
-        disks: (0..disks).map(|disk| format!("e{disk}.0")).collect(),
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
-        extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
-    };
+    let request = bench.request(disks);
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
 }

@@ -9,7 +9,7 @@ use super::pattern;
 use crate::allocate::MovePlan;
 use crate::error::PoolError;
 use crate::forecast::LabelForecast;
-use crate::format::{FailureDomain, MIB};
+use crate::format::MIB;
 use crate::metadata::{DomainLabel, Labels, Layout, MetaRecord};
 use crate::report::{PoolEvent, PoolReport, VolumeReport};
 use crate::spare::Spare;
@@ -18,21 +18,12 @@ fn labels(of: &[&str]) -> Vec<DomainLabel> {
     of.iter().map(|label| label.parse().unwrap()).collect()
 }
 
-fn request(disks: usize, domains: &[&str]) -> CreatePool {
-    CreatePool {
-        name: "pool".into(),
-        disks: (0..disks).map(|disk| format!("e{disk}.0")).collect(),
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
-        extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: labels(domains),
-    }
+fn request(bench: &Bench, disks: usize, domains: &[&str]) -> CreatePool {
+    CreatePool { domains: labels(domains), ..bench.request(disks) }
 }
 
 fn create(bench: &Bench, disks: usize, domains: &[&str]) -> Result<PoolReport, PoolError> {
-    let (engine, request) = (Rc::clone(&bench.engine), request(disks, domains));
+    let (engine, request) = (Rc::clone(&bench.engine), request(bench, disks, domains));
     bench.run(async move { engine.create_pool(request).await })
 }
 
@@ -78,7 +69,7 @@ fn copies_are_on_different_racks_and_one_of_them_may_be_lost() {
 fn with_a_witness_a_whole_rack_may_be_lost() {
     let bench = Bench::new(2, 5, 48);
     let witnesses = vec!["e4.0".to_owned()];
-    let request = CreatePool { witnesses, ..request(4, &RACKS) };
+    let request = CreatePool { witnesses, ..request(&bench, 4, &RACKS) };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
     add(&bench, "v", Layout::Mirror(2)).unwrap();
@@ -237,7 +228,7 @@ fn a_rebalance_moves_apart_and_ends_also_where_that_costs_the_spare() {
     let request = CreatePool {
         spare: Some(Spare::Disk),
         witnesses: vec!["e4.0".to_owned()],
-        ..request(4, &["rack=A:e0.0,e2.0", "rack=B:e1.0,e3.0"])
+        ..request(&bench, 4, &["rack=A:e0.0,e2.0", "rack=B:e1.0,e3.0"])
     };
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
@@ -259,10 +250,7 @@ fn a_machine_is_lost_with_a_label_that_only_one_of_its_disks_has() {
     let disks = [("e1.0", 1, 48), ("e1.1", 1, 96), ("e2.0", 2, 48)];
     let disks = disks.map(|(name, node, mib)| TestDisk::new(name, node, mib * MIB as usize));
     let bench = Bench::with(9, disks.to_vec(), block::Instant::from_nanos(1_000_000_000), 1);
-    let request = CreatePool {
-        disks: ["e1.0", "e1.1", "e2.0"].map(str::to_owned).to_vec(),
-        ..request(0, &[])
-    };
+    let request = bench.request(3);
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
     add(&bench, "v", Layout::Mirror(2)).unwrap();

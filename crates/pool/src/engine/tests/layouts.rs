@@ -4,11 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::testing::{Bench, Mode};
-use super::super::{CreatePool, ExtendPool, VolumeSize};
+use super::super::{ExtendPool, VolumeSize};
 use super::jobs::written;
 use crate::error::PoolError;
 use crate::forecast::{ConvertForecast, RebalanceForecast};
-use crate::format::FailureDomain;
 use crate::metadata::Layout;
 use crate::report::{JobState, PoolReport};
 
@@ -127,16 +126,7 @@ fn no_copy_goes_while_another_one_is_behind_or_away() {
 #[test]
 fn a_full_pool_uses_one_more_machine_by_itself() {
     let bench = Bench::new(35, 4, 48);
-    let request = CreatePool {
-        name: "pool".into(),
-        disks: ["e0.0", "e1.0", "e2.0"].map(str::to_owned).to_vec(),
-        witnesses: Vec::new(),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
-        extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
-    };
+    let request = bench.request(3);
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.create_pool(request).await }).unwrap();
     let engine = Rc::clone(&bench.engine);

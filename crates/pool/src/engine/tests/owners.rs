@@ -51,14 +51,10 @@ impl Bench {
 fn request(name: &str, disks: &[&str], force: bool) -> CreatePool {
     let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
     CreatePool {
-        name: name.into(),
         force_disks: if force { disks.clone() } else { Vec::new() },
-        disks,
-        witnesses: Vec::new(),
         failure_domain: FailureDomain::Disk,
         extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
+        ..CreatePool::of(name, &disks)
     }
 }
 

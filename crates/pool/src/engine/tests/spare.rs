@@ -7,16 +7,7 @@ use crate::{EmptyDisks, PoolSettings};
 
 impl Bench {
     fn create_keeping(&self, spare: Option<Spare>) -> PoolReport {
-        let request = CreatePool {
-            name: "pool".into(),
-            disks: self.disks.iter().map(|disk| disk.name.clone()).collect(),
-            witnesses: Vec::new(),
-            failure_domain: FailureDomain::Node,
-            force_disks: Vec::new(),
-            extent_bytes: Some(256 << 10),
-            spare,
-            domains: Vec::new(),
-        };
+        let request = CreatePool { spare, ..self.request(self.disks.len()) };
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.create_pool(request).await }).unwrap()
     }

@@ -10,7 +10,7 @@ use super::super::{CreatePool, ExtendPool};
 use super::{MIB, pattern};
 use crate::check::{CheckOptions, DiskImage, Severity, check};
 use crate::error::PoolError;
-use crate::format::{DiskGeometry, ExtentNumber, ExtentRange, FailureDomain};
+use crate::format::{DiskGeometry, ExtentNumber, ExtentRange};
 use crate::metadata::{AreaLayout, Layout};
 use crate::report::{DiskState, JobState, PoolReport, PoolState};
 
@@ -18,16 +18,11 @@ use crate::report::{DiskState, JobState, PoolReport, PoolState};
 const SMALL: usize = 10;
 
 fn request(disks: &[&str], witnesses: &[&str]) -> CreatePool {
-    let names = |disks: &[&str]| disks.iter().map(ToString::to_string).collect();
+    let names = |disks: &[&str]| -> Vec<String> { disks.iter().map(ToString::to_string).collect() };
     CreatePool {
-        name: "pool".into(),
-        disks: names(disks),
         witnesses: names(witnesses),
-        failure_domain: FailureDomain::Node,
-        force_disks: Vec::new(),
         extent_bytes: Some(256 << 10),
-        spare: None,
-        domains: Vec::new(),
+        ..CreatePool::of("pool", &names(disks))
     }
 }
 

@@ -97,16 +97,12 @@ pub(super) struct Told {
 impl Pond {
     pub(super) fn new(seed: u64) -> Pond {
         let bench = Bench::new(seed, 3, DISK_MIB);
+        let disks: Vec<String> = bench.disks.iter().map(|disk| disk.name.clone()).collect();
         let request = CreatePool {
-            name: "pond".into(),
-            disks: bench.disks.iter().map(|disk| disk.name.clone()).collect(),
-            witnesses: Vec::new(),
-            failure_domain: FailureDomain::Node,
-            force_disks: Vec::new(),
             extent_bytes: Some(EXTENT_BYTES),
-            spare: None,
             // They join nothing, and are read all the same.
             domains: ["rack=A:e0.0", "batch=7:e1.0"].map(|label| label.parse().unwrap()).to_vec(),
+            ..CreatePool::of("pond", &disks)
         };
         let engine = Rc::clone(&bench.engine);
         bench.run(async move { engine.create_pool(request).await }).unwrap();
