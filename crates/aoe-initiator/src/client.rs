@@ -81,6 +81,12 @@ pub(crate) trait Client {
         let _ = now;
     }
 
+    /// Whether an observer's reads are of all that is on a medium whose owner is silent. Nothing to do for a
+    /// client that can't claim.
+    fn look_inside(&mut self, looks: bool) {
+        let _ = looks;
+    }
+
     /// Ends: all operations fail, and the target is told where it can be.
     fn close(&mut self, now: Instant);
 

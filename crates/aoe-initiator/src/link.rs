@@ -89,6 +89,15 @@ pub(crate) enum Verdict {
     Gone,
 }
 
+/// As whom is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller {
+    /// That of the claim.
+    pub epoch: Epoch,
+    /// An observer wants all that is on a medium whose owner is silent.
+    pub looks_inside: bool,
+}
+
 /// An open session.
 pub(crate) struct Link {
     version: SessionVersion,
@@ -196,8 +205,8 @@ impl Link {
         }
     }
 
-    /// Sends what the window admits. `epoch` is that of the claim.
-    pub fn fill(&mut self, now: Instant, epoch: Epoch, traffic: &mut Traffic) {
+    /// Sends what the window admits.
+    pub fn fill(&mut self, now: Instant, caller: Caller, traffic: &mut Traffic) {
         let Traffic { operations, outlet, statistics, .. } = traffic;
         let fragment = self.fragment_sectors(&outlet.paths);
         let reserve = NUMBERS_RESERVE.min(self.numbers / 2);
@@ -227,7 +236,7 @@ impl Link {
             }
             let Some(piece) = operations.take_piece(limits) else { return };
             let Some(operation) = operations.get(piece.operation) else { return };
-            match self.request_of(piece, operation, epoch) {
+            match self.request_of(piece, operation, caller) {
                 Ok(request) => {
                     statistics.requests += 1;
                     self.send(now, request, outlet);
@@ -436,16 +445,19 @@ impl Link {
         &self,
         piece: Piece,
         operation: &Operation,
-        epoch: Epoch,
+        caller: Caller,
     ) -> Result<Request, IoError> {
         let base = |verb| Request {
             piece: Some(piece),
             range: piece.range,
-            epoch,
+            epoch: caller.epoch,
             ..Request::new(verb, self.clock)
         };
         Ok(match operation {
-            Operation::Read(_) => base(Verb::Read),
+            Operation::Read(_) => {
+                let force = caller.looks_inside && caller.epoch == Epoch::OBSERVER;
+                Request { force, ..base(Verb::Read) }
+            }
             Operation::Write { start, data, durability } => {
                 let from = (piece.range.start.0 - start.0) as usize * block::SECTOR_BYTES;
                 Request {

@@ -24,7 +24,7 @@ use block::{
 };
 
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
-use super::link::{Link, Told, Verdict};
+use super::link::{Caller, Link, Told, Verdict};
 use super::opening::{Opened, Opening, Progress};
 use super::outlet::Traffic;
 use super::paths::PathId;
@@ -85,6 +85,8 @@ pub struct Session {
     state: State,
     traffic: Traffic,
     claim: Option<Claim>,
+    /// As an observer we read all that is on a medium whose owner is silent.
+    looks_inside: bool,
     export: Option<ExportInfo>,
     told: Option<Told>,
     /// The highest epoch that an answer of this session has named.
@@ -123,6 +125,7 @@ impl Session {
             state: State::Opening(opening),
             traffic: Traffic::new(options.address, first_tag),
             claim: None,
+            looks_inside: false,
             export: None,
             told: None,
             highest: Epoch::OBSERVER,
@@ -446,6 +449,10 @@ impl Client for Session {
         self.advance(now);
     }
 
+    fn look_inside(&mut self, looks: bool) {
+        self.looks_inside = looks;
+    }
+
     fn close(&mut self, now: Instant) {
         if let State::Open(link) = std::mem::replace(&mut self.state, State::Closed) {
             link.close(now, &mut self.traffic.outlet);
@@ -484,7 +491,7 @@ impl Client for Session {
             self.start_opening(now);
         }
         let must_probe = is_due(self.probe_deadline());
-        let epoch = self.epoch();
+        let caller = Caller { epoch: self.epoch(), looks_inside: self.looks_inside };
         match &mut self.state {
             State::Opening(opening) if opening.deadline() <= now => {
                 if opening.tries() > 0 {
@@ -503,7 +510,7 @@ impl Client for Session {
                 if must_probe {
                     link.probe(now, &mut self.traffic.outlet);
                 }
-                link.fill(now, epoch, &mut self.traffic);
+                link.fill(now, caller, &mut self.traffic);
             }
         }
         self.note_wanting(now);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BlockDevice, DriveHealth, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
 
@@ -31,6 +32,9 @@ const QUEUE_BYTES_MAX: u64 = 16 << 20;
 const PLAIN_SECTORS_DEFAULT: u8 = 16;
 /// The fewest buffers to advertise: with one, Linux never comes up.
 const BUFFER_COUNT_MIN: u16 = 4;
+/// An owner that wasn't heard for so long answers nobody any more: its lease runs for six seconds, and is renewed
+/// every two.
+const OWNER_SILENT: Duration = Duration::from_secs(7);
 
 /// How requests that are refused for who asks (a reservation) are answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -260,6 +264,13 @@ impl Export {
     pub(crate) fn holder(&self, now: Instant) -> Holder {
         let heard = self.owner_heard.map(|at| now.since(at));
         Holder { heard, ..self.device.ownership.holder() }
+    }
+
+    /// Whether the medium has an owner who wasn't heard for so long that it answers nobody any more, by which
+    /// observers who ask for it may read all.
+    pub(crate) fn is_owner_silent(&self, now: Instant) -> bool {
+        let is_silent = |at: Instant| now.since(at) >= OWNER_SILENT;
+        matches!(self.device.ownership, Ownership::Held(_)) && self.owner_heard.is_none_or(is_silent)
     }
 
     /// Takes note of whose the medium is. Another owner than before hasn't been heard yet.

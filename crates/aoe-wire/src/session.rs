@@ -189,7 +189,7 @@ pub struct SessionRequest {
     pub operation: Operation,
     /// WRITE, WRITE_ZEROES: answer when it is on stable storage.
     pub durable: bool,
-    /// CLAIM: whatever the medium carries.
+    /// CLAIM: whatever the medium carries. READ of an observer: whatever has an owner, as long as that is silent.
     pub force: bool,
     /// The session; none in HELLO.
     pub session: SessionId,
@@ -265,7 +265,7 @@ impl SessionRequest {
         let writes = matches!(raw.operation, Operation::Write | Operation::WriteZeroes);
         let in_fragments = raw.version.has_fragments() && raw.operation == Operation::Write;
         if durable && !writes
-            || force && raw.operation != Operation::Claim
+            || force && !may_force(raw.operation, raw.epoch)
             || together && raw.version < SessionVersion::Three
             || (last || raw.first != 0) && !in_fragments
             || raw.status != 0
@@ -545,6 +545,15 @@ impl Raw {
         let crc = checksum(self.operation, self.session, &head, &payload);
         head[CRC..SESSION].copy_from_slice(&crc.to_be_bytes());
         Frame::alone(head, payload)
+    }
+}
+
+/// Where force means something.
+fn may_force(operation: Operation, epoch: Epoch) -> bool {
+    match operation {
+        Operation::Claim => true,
+        Operation::Read => epoch == Epoch::OBSERVER,
+        _ => false,
     }
 }
 

@@ -286,6 +286,15 @@ fn lengths_and_reserved_bits_are_strict() {
     assert_eq!(refused(&|r| r.sectors = u32::MAX, 512), Some(ParseError::Length));
     assert_eq!(refused(&|r| r.operation = Operation::Flush, 0), Some(ParseError::Reserved));
     assert_eq!(refused(&|r| r.force = true, 512), Some(ParseError::Reserved));
+    let forced_read = |epoch| {
+        let read = move |r: &mut SessionRequest| {
+            (r.operation, r.durable, r.force) = (Operation::Read, false, true);
+            r.epoch = Epoch(epoch);
+        };
+        refused(&read, 0)
+    };
+    assert_eq!(forced_read(0), None);
+    assert_eq!(forced_read(1), Some(ParseError::Reserved));
     assert_eq!(
         refused(&|r| r.header.error = Some(crate::AoeError::Reserved), 512),
         Some(ParseError::Reserved)
@@ -416,7 +425,8 @@ proptest! {
             version,
             operation,
             durable: durable && matches!(operation, Operation::Write | Operation::WriteZeroes),
-            force: force && operation == Operation::Claim,
+            force: force
+                && (operation == Operation::Claim || operation == Operation::Read && epoch == 0),
             session: SessionId(session),
             instance: Instance(instance),
             epoch: Epoch(epoch),

@@ -154,6 +154,13 @@ pub trait BlockDevice {
     /// server's record stays as it is.
     fn disown(&self) {}
 
+    /// Whether an observer's reads are of everything on a medium whose owner is silent, not only of what
+    /// every medium shows: for who reads what an owner that died has left, and changes nothing. While the owner is
+    /// heard such reads are refused ([`RefusalReason::Owned`](crate::RefusalReason)) like any others.
+    fn look_inside(&self, looks: bool) {
+        let _ = looks;
+    }
+
     /// The next hint; pending for ever on a device that never has one. One listener at a time.
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         futures::future::pending().boxed_local()

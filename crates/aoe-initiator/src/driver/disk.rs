@@ -233,6 +233,10 @@ impl BlockDevice for RemoteDisk {
         self.act(|client, now| client.disown(now));
     }
 
+    fn look_inside(&self, looks: bool) {
+        self.act(|client, _| client.look_inside(looks));
+    }
+
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         let hints = Rc::clone(&self.hints);
         async move { hints.next().await }.boxed_local()

@@ -1,7 +1,7 @@
 //! Commands within a session: who may do what, and at most once.
 
 use block::{
-    Access, Answer, Buffer, Claim, Durability, Epoch, IoError, Lba, OwnerId, RefusalReason,
+    Access, Answer, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, OwnerId, RefusalReason,
     SECTOR_BYTES, SectorRange,
 };
 
@@ -132,7 +132,9 @@ pub(crate) fn handle(
         }
     }
     let judged = permit(export, port.trusted, &request)
-        .and_then(|()| judge(export, export.session_sectors_max(port, version), &request, owner));
+        .and_then(|()| {
+            judge(export, now, export.session_sectors_max(port, version), &request, owner)
+        });
     match judged {
         Ok(Verdict::Queue(access)) => {
             enqueue(export, shared, port, request, payload, owner, access);
@@ -284,6 +286,7 @@ fn changes(request: &SessionRequest) -> bool {
 /// claim may have come between.
 fn judge(
     export: &Export,
+    now: Instant,
     sectors_max: u32,
     request: &SessionRequest,
     owner: OwnerId,
@@ -301,7 +304,9 @@ fn judge(
             return Err(IoError::OutOfRange(range));
         }
         Operation::Read
-            if request.epoch == Epoch::OBSERVER && !observer::may_read(&export.device, range) =>
+            if request.epoch == Epoch::OBSERVER
+                && !observer::may_read(&export.device, range)
+                && !(request.force && export.is_owner_silent(now)) =>
         {
             return Err(IoError::Refused(RefusalReason::Owned));
         }
@@ -377,7 +382,7 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
     }
     // What fits into a message was judged at arrival.
     let judged = permit(export, work.trusted, &request)
-        .and_then(|()| judge(export, u32::MAX, &request, work.owner));
+        .and_then(|()| judge(export, shared.now, u32::MAX, &request, work.owner));
     match judged {
         Ok(Verdict::Queue(_)) => {}
         // It never is in the queue.

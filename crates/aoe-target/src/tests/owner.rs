@@ -156,6 +156,45 @@ fn others_read_labels_votes_and_reservation_only() {
     assert!(text.contains("owner"), "{text}");
 }
 
+#[test]
+fn an_observer_who_asks_for_it_reads_all_while_the_owner_is_silent() {
+    let mut bench = Bench::new(OPEN, |_| ());
+    bench.disk = vec![3; 8192 * 512];
+    bench.target.set_device(bench.export, labelled(held(5, 1)));
+    bench.collect();
+    bench.sent.clear();
+    let (owner_session, observer) = (connect(&mut bench, 1), connect(&mut bench, 2));
+    let mut sequence = 0;
+    let mut inside = |bench: &mut Bench, force| {
+        sequence += 1;
+        let request = of(Operation::Read, observer, sequence, OBSERVER);
+        let request = SessionRequest { lba: Lba(500), sectors: 1, force, ..request };
+        ask(bench, request, &[]).0.status
+    };
+    assert_eq!(inside(&mut bench, true), Status::Ok, "not heard since the target serves it");
+    assert_eq!(inside(&mut bench, false), Status::Refused);
+    assert_eq!(holder(&mut bench, observer, 900).heard, None, "who looks isn't the owner");
+    assert_eq!(ask(&mut bench, read(owner_session, 1, 0), &[]).0.status, Status::Ok);
+    assert_eq!(inside(&mut bench, true), Status::Refused);
+    bench.pass(6999 * MILLISECOND);
+    assert_eq!(inside(&mut bench, true), Status::Refused);
+    bench.pass(MILLISECOND);
+    assert_eq!(inside(&mut bench, true), Status::Ok);
+    assert_eq!(inside(&mut bench, false), Status::Refused);
+    assert_eq!(ask(&mut bench, read(owner_session, 2, 0), &[]).0.status, Status::Ok);
+    assert_eq!(inside(&mut bench, true), Status::Refused, "the owner is back");
+
+    let mut unreadable = Bench::new(OPEN, |_| ());
+    unreadable.disk = vec![3; 8192 * 512];
+    unreadable.target.set_device(unreadable.export, labelled(Ownership::Unreadable));
+    unreadable.collect();
+    unreadable.sent.clear();
+    let session = connect(&mut unreadable, 1);
+    let request = of(Operation::Read, session, 1, OBSERVER);
+    let request = SessionRequest { lba: Lba(500), sectors: 1, force: true, ..request };
+    assert_eq!(ask(&mut unreadable, request, &[]).0.status, Status::Refused);
+}
+
 /// It was nobody's when it was asked for.
 #[test]
 fn a_read_that_waited_for_a_claim_is_judged_after_it() {
