@@ -270,7 +270,8 @@ impl Export {
     /// observers who ask for it may read all.
     pub(crate) fn is_owner_silent(&self, now: Instant) -> bool {
         let is_silent = |at: Instant| now.since(at) >= OWNER_SILENT;
-        matches!(self.device.ownership, Ownership::Held(_)) && self.owner_heard.is_none_or(is_silent)
+        matches!(self.device.ownership, Ownership::Held(_))
+            && self.owner_heard.is_none_or(is_silent)
     }
 
     /// Takes note of whose the medium is. Another owner than before hasn't been heard yet.

@@ -157,7 +157,8 @@ impl Registry {
     /// that it counts as unknown when it comes back: others may have written its settings meanwhile.
     /// What is only absent, or is being opened, stays as it is.
     pub fn take_note(&mut self, pools: &[PoolReport]) {
-        for report in pools {
+        // Who only reads a pool isn't to have it after a restart.
+        for report in pools.iter().filter(|report| !report.read_only) {
             let Ok(id) = report.id.parse::<Uuid>() else { continue };
             match report.state {
                 // Not what couldn't be opened: nothing is told of its volumes, so all of its settings
@@ -206,6 +207,8 @@ impl Registry {
     pub fn set_apart(&self, pools: &mut [PoolReport]) {
         for report in pools {
             let known = report.id.parse().ok().and_then(|id| self.pool(id));
+            // Of one that is only read nothing came along: what it has was set here.
+            let known = known.filter(|_| !report.read_only);
             for volume in &mut report.volumes {
                 // Only we say what waits, whatever the pool has under such a key.
                 volume.properties.retain(|key, _| !key.starts_with(HELD_PREFIX));
@@ -257,6 +260,7 @@ mod tests {
     fn report(state: PoolState, properties: &[&str]) -> PoolReport {
         let properties = properties.iter().map(|key| ((*key).to_owned(), "{}".to_owned()));
         PoolReport {
+            read_only: false,
             stale_secs: None,
             name: "tank".into(),
             id: Uuid::from_u128(1).to_string(),
@@ -292,6 +296,7 @@ mod tests {
                 survives_labels: Default::default(),
                 shared_groups: 0,
                 suspended: None,
+                lacks: None,
                 replayed: Replayed::default(),
             }],
         }

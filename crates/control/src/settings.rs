@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use aoe_target::Remembered;
 use aoe_wire::{MacAddr, ShelfSlot};
 use block::FsType;
+use pool::PoolReport;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,22 @@ pub struct MountSetting {
     #[serde(default)]
     pub options: Vec<String>,
 }
+
+impl MountSetting {
+    /// The same as it is done in a pool: of one that was imported read-only nothing is mounted otherwise.
+    #[must_use]
+    pub fn as_in(mut self, pool: &PoolReport) -> MountSetting {
+        if pool.read_only && !self.options.iter().any(|option| option == READ_ONLY) {
+            self.options.retain(|option| option != WRITABLE);
+            self.options.push(READ_ONLY.to_owned());
+        }
+        self
+    }
+}
+
+/// The options of a mount that say whether it is written to.
+const READ_ONLY: &str = "ro";
+const WRITABLE: &str = "rw";
 
 /// That a volume's mount is served by FTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

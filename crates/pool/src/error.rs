@@ -73,6 +73,15 @@ pub enum PoolError {
         /// What to do.
         remedy: String,
     },
+    /// The pool is open for reading only.
+    #[error(
+        "pool {pool} was imported read-only; to change it, release it and import it as usual (`etherpool pool \
+         release {pool}`, `etherpool pool import {pool}`)"
+    )]
+    ReadOnly {
+        /// The pool.
+        pool: String,
+    },
     /// The pool's owner lives: it was heard within its lease and didn't give the pool up.
     #[error("pool {pool} is in use by {owner}, which was heard {heard} ago; {remedy}")]
     InUse {

@@ -121,6 +121,9 @@ pub struct PoolReport {
     pub id: String,
     /// Its state.
     pub state: PoolState,
+    /// Whether it was imported read-only: nothing that happens to it here reaches its disks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
     /// Its owner.
     pub owner: String,
     /// The epoch under which it is owned.
@@ -401,6 +404,9 @@ pub struct VolumeReport {
     pub shared_groups: u64,
     /// Why its requests wait, when they do.
     pub suspended: Option<String>,
+    /// In a pool that was imported read-only: what of it can't be read, and fails where others would wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// What the last opening found in the log.
     pub replayed: Replayed,
 }
@@ -432,6 +438,9 @@ pub struct ImportPlan {
     pub heard_ms: Option<u64>,
     /// Why it isn't imported without force: its owner was heard within its lease and didn't release it.
     pub refusal: Option<PoolError>,
+    /// Why it can be imported read-only alone: there is no majority of its votes, or no current copy of its metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_quorum: Option<PoolError>,
     /// Its disks present.
     pub disks: Vec<String>,
     /// Its vote disks present, and in all.

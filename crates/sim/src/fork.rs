@@ -40,6 +40,10 @@ const OFTEN_MAX: usize = 12;
 const SELDOM: f64 = 0.3;
 /// Sectors read at once.
 const PIECE_SECTORS: u64 = 128;
+/// How a pool is imported by a new owner, and by one that only reads.
+const TAKES_IT: ImportOptions =
+    ImportOptions { force: true, grace: None, outdated_metadata: false, read_only: false };
+const READS_IT: ImportOptions = ImportOptions { force: false, read_only: true, ..TAKES_IT };
 /// Lines of the run's story that a fork keeps.
 const LINES: usize = 45;
 
@@ -59,6 +63,8 @@ pub enum Owner {
     Same,
     /// One that never saw it, by import.
     New,
+    /// One that never saw it, read-only: it leaves all as it was for who comes after it.
+    Reader,
 }
 
 /// What to do to the copy.
@@ -236,11 +242,13 @@ fn any_loss(cluster: &Cluster, claim: Option<&Claim>, random: &mut SmallRng) -> 
             None => &unit[..],
         });
     }
-    let owners = match random.random_range(0..4) {
+    let owners = match random.random_range(0..6) {
         0 => vec![Owner::Same],
         1 => vec![Owner::New],
         2 => vec![Owner::Same, Owner::New],
-        _ => vec![Owner::New, Owner::Same],
+        3 => vec![Owner::New, Owner::Same],
+        4 => vec![Owner::Reader, Owner::Same],
+        _ => vec![Owner::Reader, Owner::New],
     };
     let survival = random.random_bool(0.3).then_some(Survival::All);
     let what = match claim {
@@ -324,34 +332,58 @@ impl Fork {
     /// Opens what is left and looks at all of it.
     pub async fn judge(self: Rc<Self>, stage: Stage) -> Result<(), Failure> {
         let cluster = Cluster::rebuild(&stage, &self.remains);
-        let records: BTreeMap<String, Rc<Record>> = self
-            .oracles
-            .iter()
-            .map(|oracle| {
-                let verdict = Rc::clone(&stage.verdict);
-                let record = Record::new(&stage.world, Rc::clone(oracle), verdict);
-                if self.loss.judgement == Judgement::RightOrNamed {
-                    record.expect_unreadable(SectorRange::new(Lba(0), u64::MAX >> 1));
-                }
-                (oracle.name().to_string(), record)
-            })
-            .collect();
+        let records = self.records(&stage, Rc::clone);
         for (round, owner) in self.loss.owners.iter().enumerate() {
             if round > 0 {
                 cluster.cut_all_power();
             }
             self.start_nodes(&cluster);
-            let number = match owner {
-                Owner::Same => 0,
-                Owner::New => 1,
-            };
             cluster.tell(&format!("round {round}: opened by {owner:?} owner"));
+            if *owner == Owner::Reader {
+                // What it saw isn't kept, so that another one may see something else.
+                let seen = self.records(&stage, |oracle| oracle.fork());
+                self.look_only(&cluster, &seen).await?;
+                continue;
+            }
+            let number = if *owner == Owner::Same { 0 } else { 1 };
             cluster.start_supervisor(number);
             // Whoever opened it before isn't its owner any more once another one had it.
-            let imports = *owner == Owner::New || round > 0;
-            self.look(&cluster, number, imports, &records).await?;
+            let as_usual = (*owner == Owner::New || round > 0).then_some(TAKES_IT);
+            self.look(&cluster, number, as_usual, &records).await?;
         }
         Ok(())
+    }
+
+    fn records(
+        &self,
+        stage: &Stage,
+        oracle: impl Fn(&Rc<Oracle>) -> Rc<Oracle>,
+    ) -> BTreeMap<String, Rc<Record>> {
+        let record = |of: &Rc<Oracle>| {
+            let record = Record::new(&stage.world, oracle(of), Rc::clone(&stage.verdict));
+            if self.loss.judgement == Judgement::RightOrNamed {
+                record.expect_unreadable(SectorRange::new(Lba(0), u64::MAX >> 1));
+            }
+            (of.name().to_string(), record)
+        };
+        self.oracles.iter().map(record).collect()
+    }
+
+    /// Reads everything without changing anything.
+    async fn look_only(
+        &self,
+        cluster: &Rc<Cluster>,
+        records: &BTreeMap<String, Rc<Record>>,
+    ) -> Result<(), Failure> {
+        let digests = || cluster.disks().iter().map(|(_, disk)| disk.digest()).collect::<Vec<_>>();
+        let before = digests();
+        cluster.start_supervisor(1);
+        self.look(cluster, 1, Some(READS_IT), records).await?;
+        cluster.kill_supervisor(1);
+        match digests() == before {
+            true => Ok(()),
+            false => Err(Failure("an import that only reads has written".into())),
+        }
     }
 
     fn start_nodes(&self, cluster: &Cluster) {
@@ -376,10 +408,10 @@ impl Fork {
         &self,
         cluster: &Rc<Cluster>,
         owner: usize,
-        imports: bool,
+        import: Option<ImportOptions>,
         records: &BTreeMap<String, Rc<Record>>,
     ) -> Result<(), Failure> {
-        let waiting = wait_served(cluster, owner, imports, records).await;
+        let waiting = wait_served(cluster, owner, import, records).await;
         if let Err(why) = &waiting {
             cluster.tell(&format!("it doesn't serve: {why}"));
             match self.loss.judgement {
@@ -507,7 +539,7 @@ fn open_report(cluster: &Cluster, owner: usize) -> Option<PoolReport> {
 async fn wait_served(
     cluster: &Rc<Cluster>,
     owner: usize,
-    imports: bool,
+    import: Option<ImportOptions>,
     records: &BTreeMap<String, Rc<Record>>,
 ) -> Result<(), String> {
     let supervisor = Rc::clone(cluster.supervisor(owner));
@@ -535,9 +567,13 @@ async fn wait_served(
                 .collect();
             return Err(format!("{state:?}; {}; {refused}", volumes.join("; ")));
         }
-        if report.is_none() && imports {
+        if let (None, Some(options)) = (&report, import) {
             let importing = supervisor.with(|engine| async move {
-                let options = ImportOptions { force: true, ..ImportOptions::default() };
+                if options.read_only {
+                    // Without a majority what is there may be older than the oracle knows.
+                    let plan = engine.plan_import(crate::scenarios::POOL).await?;
+                    plan.no_quorum.map_or(Ok(()), Err)?;
+                }
                 engine.import_pool(crate::scenarios::POOL, options).await.map(drop)
             });
             let asked = runtime::timeout(&cluster.director(), SERVED_MAX, importing).await;

@@ -1,8 +1,8 @@
 //! Commands within a session: who may do what, and at most once.
 
 use block::{
-    Access, Answer, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, OwnerId, RefusalReason,
-    SECTOR_BYTES, SectorRange,
+    Access, Answer, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, OwnerId,
+    RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
 use crate::Shared;
@@ -131,10 +131,9 @@ pub(crate) fn handle(
             None => {}
         }
     }
-    let judged = permit(export, port.trusted, &request)
-        .and_then(|()| {
-            judge(export, now, export.session_sectors_max(port, version), &request, owner)
-        });
+    let judged = permit(export, port.trusted, &request).and_then(|()| {
+        judge(export, now, export.session_sectors_max(port, version), &request, owner)
+    });
     match judged {
         Ok(Verdict::Queue(access)) => {
             enqueue(export, shared, port, request, payload, owner, access);

@@ -181,6 +181,7 @@ fn volume() -> VolumeReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         suspended: None,
+        lacks: None,
         replayed: Default::default(),
     }
 }
@@ -192,6 +193,7 @@ fn pool() -> PoolReport {
         state: PoolState::Online,
         owner: "host".into(),
         epoch: 1,
+        read_only: false,
         stale_secs: None,
         capacity_bytes: 1000,
         free_bytes: 500,

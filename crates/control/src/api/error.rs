@@ -129,6 +129,7 @@ impl From<PoolError> for ApiError {
         let code = match &error {
             PoolError::NotFound { .. } => ErrorCode::NotFound,
             PoolError::Exists { .. } | PoolError::Namesake { .. } => ErrorCode::Exists,
+            PoolError::ReadOnly { .. } => ErrorCode::Refused,
             PoolError::Invalid { .. } => ErrorCode::Invalid,
             PoolError::Refused { .. } | PoolError::InUse { .. } => ErrorCode::Refused,
             PoolError::NoSpace { .. } => ErrorCode::NoSpace,
@@ -145,6 +146,12 @@ impl From<PoolError> for ApiError {
             PoolError::Refused { disk, why, remedy } => {
                 (format!("disk {disk} refused: {why}"), remedy)
             }
+            PoolError::ReadOnly { pool } => (
+                format!("pool {pool} was imported read-only"),
+                format!(
+                    "to change it: `etherpool pool release {pool}`, `etherpool pool import {pool}`"
+                ),
+            ),
             PoolError::NotOwner { pool, owner, remedy } => {
                 (format!("pool {pool} belongs to {owner}"), remedy)
             }

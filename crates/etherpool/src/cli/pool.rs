@@ -167,6 +167,11 @@ pub struct ImportArgs {
     #[arg(long, conflicts_with = "all")]
     outdated_metadata: bool,
 
+    /// Change nothing on its disks, of which a majority need not be there: volumes can be read, mounted and
+    /// exported, and it ends when it is released, or as soon as its owner is back
+    #[arg(long, conflicts_with_all = ["all", "force"])]
+    read_only: bool,
+
     /// How long to wait for disks that are not present, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: Option<u64>,
@@ -368,19 +373,27 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
         return Err(ApiError::from(refusal).into());
     }
+    if let Some(lacks) = plan.no_quorum.clone().filter(|_| !args.read_only) {
+        let look = format!("to read what is there: etherpool pool import {pool} --read-only");
+        return Err(ApiError::from(lacks).remedy(look).into());
+    }
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
         return Ok(Exit::Ok);
     }
-    let what = output::import_plan(&plan);
+    let what = output::import_plan(&plan, args.read_only);
     // Nobody is deprived where nobody owns it; whoever else does is named first.
-    let asks = plan.owner.is_some() && !plan.is_ours;
+    let asks = match args.read_only {
+        true => plan.no_quorum.is_some() || args.outdated_metadata,
+        false => plan.owner.is_some() && !plan.is_ours,
+    };
     if (asks || args.confirmation.dry_run) && !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let outdated_metadata = args.outdated_metadata;
     let grace = args.grace.map(Duration::from_secs);
-    let request = ImportPool { grace, force: args.force, outdated_metadata };
+    let (force, read_only) = (args.force, args.read_only);
+    let request = ImportPool { grace, force, outdated_metadata, read_only };
     let wait = grace.unwrap_or_default();
     let report: PoolReport = context.client.post_and_wait(&path, &request, wait).await?;
     show(context, &report)?;
@@ -401,12 +414,15 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
             ImportResult { pool, report, error: Some(error) }
         };
         match context.client.get::<ImportPlan>(&path).await {
-            Ok(ImportPlan { refusal: Some(refusal), .. }) => results.push(failed(refusal.into())),
+            Ok(
+                ImportPlan { refusal: Some(refusal), .. }
+                | ImportPlan { no_quorum: Some(refusal), .. },
+            ) => results.push(failed(refusal.into())),
             Ok(plan) => plans.push(plan),
             Err(failure) => results.push(failed(failure.into())),
         }
     }
-    let what: String = plans.iter().map(output::import_plan).collect();
+    let what: String = plans.iter().map(|plan| output::import_plan(plan, false)).collect();
     if args.confirmation.dry_run || !plans.is_empty() {
         let refused =
             results.iter().filter_map(|result| result.error.as_ref().map(|e| (result, e)));

@@ -43,7 +43,7 @@ impl HeldExports {
     /// Takes note of pools that are open: of one that wasn't known every export waits. One that is
     /// another's or nobody's isn't known any more.
     pub fn take_note(&mut self, pools: &[PoolReport]) {
-        for pool in pools {
+        for pool in pools.iter().filter(|pool| !pool.read_only) {
             match pool.state {
                 _ if pool.may_stay() => {
                     if self.importing.remove(&pool.id) {
@@ -76,6 +76,7 @@ impl HeldExports {
 
     /// Whether a volume's exports wait. Those of a pool that isn't known do.
     pub fn waits(&self, pool: &PoolReport, volume: &str) -> bool {
-        self.pools.get(&pool.id).is_none_or(|volumes| volumes.contains(volume))
+        // Of one that is only read nothing came along: what it has was set here.
+        !pool.read_only && self.pools.get(&pool.id).is_none_or(|volumes| volumes.contains(volume))
     }
 }

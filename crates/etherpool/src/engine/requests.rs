@@ -243,7 +243,7 @@ impl Work<'_> {
             return Err(ApiError::new(ErrorCode::Suspended, format!("{volume} is not served now"))
                 .remedy("see `etherpool pool show`"));
         }
-        let device = self.process.engine.open_volume(volume.pool(), volume.volume())?;
+        let device = self.process.engine.open_to_mount(volume.pool(), volume.volume())?;
         value(self.process.volumes.attach(volume, device, connection)?)
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Services;
 use super::kept::Paused;
-use super::mounts::check_open;
+use super::mounts::{check_open, check_writable};
 use super::operations::find;
 use super::platform::{Linux, Platform};
 use super::troubles::{filesystem_trouble, not_mountable};
@@ -38,6 +38,7 @@ impl Services {
         let _turn = self.turns.on(name).await?;
         let settings = self.settings(name).await?;
         check_not_mounted(name, &settings)?;
+        check_writable(find(&self.fresh_pools().await?, name)?.0)?;
         if let Some(export) = settings.exports.first() {
             return Err(ApiError::new(
                 ErrorCode::Busy,
@@ -135,6 +136,7 @@ impl Services {
         let pools = self.fresh_pools().await?;
         let (pool, volume) = find(&pools, name)?;
         check_open(pool)?;
+        check_writable(pool)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
         let mut effects = Vec::new();
         if request.resizefs && request.size == VolumeSize::Bytes(volume.size_bytes) {

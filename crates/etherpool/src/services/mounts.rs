@@ -12,7 +12,7 @@ use control::settings::{
     ExportSetting, FTP_KEY, MOUNT_KEY, MountSetting, VolumeSettings, property_text,
 };
 use frontend::filesystem::{self, FilesystemError};
-use pool::{PoolReport, VolumeReport};
+use pool::{PoolError, PoolReport, VolumeReport};
 
 use super::Services;
 use super::kept::Shown;
@@ -36,6 +36,7 @@ impl Services {
         let former = settings.mount.as_ref().map(|mount| mount.fstype);
         let known = fstype.or(former);
         let asked = MountSetting { path, fstype: known.unwrap_or_default(), options };
+        let asked = asked.as_in(pool);
         let mut setting = self.check_mount(name, &asked, &pools).await?;
         check_not_exported(name, &settings.exports)?;
         if known.is_none() {
@@ -248,10 +249,13 @@ impl Services {
                 effects.push(format!("{name} has no block device here any more"));
             }
         }
-        effects.push(format!(
-            "pool {0} is closed and nobody's, until `etherpool pool import {0}` here or elsewhere",
-            report.name
-        ));
+        let name = &report.name;
+        effects.push(match report.read_only {
+            true => format!("pool {name} is not read here any more; it is as it was"),
+            false => format!(
+                "pool {name} is closed and nobody's, until `etherpool pool import {name}` here or elsewhere"
+            ),
+        });
         Preview { effects, ends_something: true, move_from: None }
     }
 
@@ -316,6 +320,14 @@ pub(super) fn check_open(pool: &PoolReport) -> Result<(), ApiError> {
     let name = &pool.name;
     Err(ApiError::new(ErrorCode::Suspended, format!("pool {name} is not open here"))
         .remedy(format!("see `etherpool pool show {name}`")))
+}
+
+/// Refuses what would have to be kept in a pool that was imported read-only.
+pub(super) fn check_writable(pool: &PoolReport) -> Result<(), ApiError> {
+    match pool.read_only {
+        true => Err(PoolError::ReadOnly { pool: pool.name.clone() }.into()),
+        false => Ok(()),
+    }
 }
 
 /// The volume whose mount would be above or below this one, and where that is.

@@ -127,7 +127,7 @@ impl<P: Platform> Reconciler<P> {
             served_by: service.filter(|_| stays || pool.serves(name)),
             ftp: settings.ftp.filter(|_| settings.mount.is_some()),
             device: settings.device,
-            mount: settings.mount,
+            mount: settings.mount.map(|mount| mount.as_in(pool)),
         }
     }
 

@@ -131,6 +131,7 @@ fn pool_report() -> PoolReport {
         (FTP_KEY.to_string(), "{}".to_string()),
     ]);
     PoolReport {
+        read_only: false,
         stale_secs: None,
         name: "p".into(),
         id: "1".into(),
@@ -166,6 +167,7 @@ fn pool_report() -> PoolReport {
             survives_labels: Default::default(),
             shared_groups: 0,
             suspended: None,
+            lacks: None,
             replayed: Replayed::default(),
         }],
     }

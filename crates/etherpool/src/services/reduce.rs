@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Services;
 use super::filesystems::told_to;
-use super::mounts::check_open;
+use super::mounts::{check_open, check_writable};
 use super::operations::{check_detached, check_not_used_here, find};
 use super::troubles::filesystem_trouble;
 
@@ -133,6 +133,7 @@ impl Services {
         let pools = self.fresh_pools().await?;
         let (pool, volume) = find(&pools, name)?;
         check_open(pool)?;
+        check_writable(pool)?;
         let settings = VolumeSettings::from_properties(&volume.properties);
         check_not_used_here(name, &settings)?;
         if let Some(export) = settings.exports.first().filter(|_| request.resizefs) {

@@ -224,7 +224,7 @@ impl PoolRegistry {
     async fn tell_engine(&self, pools: &[PoolReport]) {
         let Some(instance) = self.engine.instance() else { return };
         // What isn't open may be another's by the time that the engine hears of it.
-        for report in pools.iter().filter(|report| report.may_stay()) {
+        for report in pools.iter().filter(|report| report.may_stay() && !report.read_only) {
             let Ok(id) = report.id.parse::<Uuid>() else { continue };
             let volumes: BTreeSet<String> = {
                 let inner = self.inner();
@@ -253,7 +253,7 @@ impl PoolRegistry {
 impl Turn<'_> {
     /// Takes note of what the engine told since this turn began.
     pub async fn take_note(&self, pools: &[PoolReport]) -> Result<(), ApiError> {
-        let open = pools.iter().filter(|pool| pool.may_stay());
+        let open = pools.iter().filter(|pool| pool.may_stay() && !pool.read_only);
         let imported: Vec<Uuid> = {
             let mut inner = self.registry.inner();
             let are_open = pools.iter().filter(|pool| pool.is_open());

@@ -172,6 +172,9 @@ pub struct ImportOptions {
     /// Open it with metadata that is older than what votes or disks know of: what was changed since is
     /// given up.
     pub outdated_metadata: bool,
+    /// Change nothing on its disks: volumes refuse writes, and what else is changed is this import's alone. Needs no
+    /// majority of votes, a silent owner and a copy of the metadata.
+    pub read_only: bool,
 }
 
 /// Disks that are to take no part, or to take part again.

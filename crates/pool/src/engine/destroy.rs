@@ -149,7 +149,7 @@ impl Engine {
     async fn plan_end(self: &Rc<Self>, slot: &Slot) -> Result<DestroyPlan, PoolError> {
         let state = slot.state.borrow().clone();
         match state {
-            SlotState::Open(open) => Ok(self.plan_of_open(&open)),
+            SlotState::Open(open) => open.check_writable().map(|()| self.plan_of_open(&open)),
             SlotState::Opening => Err(PoolError::Suspended {
                 name: slot.name.borrow().clone(),
                 reason: "it is being opened; try again".into(),

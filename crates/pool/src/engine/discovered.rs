@@ -208,6 +208,7 @@ impl Engine {
             name: slot.name.borrow().clone(),
             id: slot.id.to_string(),
             state,
+            read_only: false,
             owner: owner_name,
             epoch,
             stale_secs,

@@ -111,7 +111,7 @@ impl Engine {
         pool: &str,
         request: &ExtendPool,
     ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let ExtendPool { disks, witnesses, force_disks, domains } = request;
         // Of nothing more it can be told how the pool is.
         if !disks.is_empty() || !witnesses.is_empty() {
@@ -174,25 +174,35 @@ impl Engine {
         options: ImportOptions,
     ) -> Result<PoolReport, PoolError> {
         let slot = self.importable(name_or_id)?;
-        if let SlotState::Open(open) = &*slot.state.borrow() {
-            return Ok(open.report());
+        if let Some(open) = already_open(&slot, options) {
+            return open;
         }
         let plan = self.plan_of(&slot).await?;
-        if let Some(refusal) = plan.refusal.filter(|_| !options.force) {
+        // Where its owner lives, nothing can be read either.
+        if let Some(refusal) = plan.refusal.filter(|_| !options.force || options.read_only) {
             return Err(refusal);
+        }
+        if let Some(no_quorum) = plan.no_quorum.filter(|_| !options.read_only) {
+            return Err(no_quorum);
         }
         // It may have been opened meanwhile. An import of what is open would stay, until the pool is somebody else's
         // and it takes it from him.
-        if let SlotState::Open(open) = &*slot.state.borrow() {
-            return Ok(open.report());
+        if let Some(open) = already_open(&slot, options) {
+            return open;
+        }
+        let other = slot.import.get().filter(|other| other.read_only != options.read_only);
+        if let Some(other) = other {
+            let how = if other.read_only { "read-only" } else { "as usual" };
+            let reason = format!("it is being imported {how} already");
+            return Err(PoolError::Suspended { name: slot.name.borrow().clone(), reason });
         }
         *slot.error.borrow_mut() = None;
         if matches!(*slot.state.borrow(), SlotState::Ended(_)) {
             *slot.state.borrow_mut() = SlotState::Closed;
         }
         let grace = options.grace.unwrap_or(self.config.limits.grace);
-        let (force, outdated) = (options.force, options.outdated_metadata);
-        slot.import.set(Some(Import { grace, force, outdated }));
+        let ImportOptions { force, outdated_metadata: outdated, read_only, .. } = options;
+        slot.import.set(Some(Import { grace, force, outdated, read_only }));
         self.changed.notify_all();
         self.wait_open(&slot, grace).await
     }
@@ -240,9 +250,10 @@ impl Engine {
         self.look_again(slot.id).await;
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
-        if !quorum.suffices() {
+        if quorum.newest.is_none() {
             return Err(self.request(slot).no_quorum(&quorum));
         }
+        let no_quorum = (!quorum.suffices()).then(|| self.request(slot).no_quorum(&quorum));
         if quorum.destruction() != Destruction::None {
             return Err(self.request(slot).is_destroyed());
         }
@@ -252,6 +263,7 @@ impl Engine {
         let lives = heard.filter(|heard| *heard < ALIVE_WITHIN);
         Ok(ImportPlan {
             refusal: lives.map(|heard| owner_lives(&name, &owner_name(&quorum), heard)),
+            no_quorum,
             name,
             id: slot.id.to_string(),
             owner: (owner != OwnerId::NONE).then(|| owner_name(&quorum)),
@@ -273,7 +285,8 @@ impl Engine {
             });
             open.collect()
         };
-        open.iter().for_each(|open| self.remember_disks(open));
+        let kept = open.iter().filter(|open| !open.pool.read_only);
+        kept.for_each(|open| self.remember_disks(open));
         let known = self.known.borrow();
         let disk = |(id, place): (&DiskId, &super::DiskPlace)| KnownDisk {
             id: id.0,
@@ -287,7 +300,16 @@ impl Engine {
     }
 }
 
-fn owner_lives(pool: &str, owner: &str, heard: Duration) -> PoolError {
+/// What comes of an import of a pool that is open here.
+fn already_open(slot: &Slot, options: ImportOptions) -> Option<Result<PoolReport, PoolError>> {
+    let SlotState::Open(open) = &*slot.state.borrow() else { return None };
+    Some(match options.read_only {
+        true => Ok(open.report()),
+        false => open.check_writable().map(|()| open.report()),
+    })
+}
+
+pub(super) fn owner_lives(pool: &str, owner: &str, heard: Duration) -> PoolError {
     PoolError::InUse {
         pool: pool.to_owned(),
         owner: owner.to_owned(),

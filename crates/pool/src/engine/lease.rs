@@ -14,6 +14,7 @@ use runtime::{Handle, Notify};
 
 use super::measure::Underway;
 use super::pool::Pool;
+use crate::format::Voters;
 use crate::stats::Purpose;
 
 /// How long a round of answers is worth.
@@ -137,6 +138,9 @@ impl Pool {
     /// Lets every other disk hear that its owner lives, so that nobody takes it for another pool, the
     /// vote disks being absent for him.
     fn show_life(&self) {
+        if self.read_only {
+            return;
+        }
         let others = self.members().into_iter();
         let others = others
             .filter(|member| member.claimed.get() && !self.is_voter(member.id))
@@ -152,8 +156,12 @@ impl Pool {
 
     async fn ask_votes(&self) {
         let sent = self.runtime.now();
-        let voters = self.present_voters();
-        let renewals = voters.iter().filter_map(|member| {
+        let asked = match self.read_only {
+            // Its owner may be back on any disk.
+            true => self.members().into_iter().filter(|member| member.claimed.get()).collect(),
+            false => self.present_voters(),
+        };
+        let renewals = asked.iter().filter_map(|member| {
             let renewal = member.device()?.renew();
             let underway = Underway::new(&self.runtime, member, Purpose::Network, 0);
             let disk = member.id;
@@ -174,7 +182,9 @@ impl Pool {
             if self.is_majority(|disk| ours.contains(&disk)) {
                 self.lease.renewed(sent);
             }
-            if self.voters().iter().any(|voters| voters.is_blocked(|disk| theirs.contains(&disk))) {
+            let blocks = |voters: &Voters| voters.is_blocked(|disk| theirs.contains(&disk));
+            // What is only read is left as soon as its owner speaks anywhere.
+            if self.read_only && !theirs.is_empty() || self.voters().iter().any(blocks) {
                 self.lease.end(Ended::Fenced);
                 self.changed.notify_all();
             }

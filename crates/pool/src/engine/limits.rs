@@ -62,6 +62,9 @@ pub struct Limits {
     pub administer: Duration,
     /// Memory for checksum blocks, of all volumes together: each takes 4 KiB and is for 4 MiB of a volume.
     pub checksum_bytes: usize,
+    /// Memory for what pools that were imported read-only change for themselves: a checkpoint for each copy of their
+    /// metadata, the ends of their logs, and what mounts of their volumes write.
+    pub private_bytes: u64,
     /// Whether large writes go in place. An opening decides what became of those that did all
     /// the same.
     pub in_place: bool,
@@ -88,6 +91,7 @@ impl Default for Limits {
             rebuild_delay: Duration::from_secs(600),
             administer: Duration::from_secs(30),
             checksum_bytes: 16 << 20,
+            private_bytes: 512 << 20,
             in_place: true,
         }
     }

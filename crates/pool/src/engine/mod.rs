@@ -50,24 +50,29 @@ mod known;
 mod labels;
 mod lease;
 mod limits;
+mod log_loss;
 mod measure;
 mod member;
 mod metadata_copies;
 mod missing;
 mod moved;
+mod named;
 mod observe;
 mod offline;
 mod open;
 mod open_pool;
 mod opening;
+mod overlay;
 mod pace;
 mod places;
 mod pool;
 mod quorum;
 mod re_add;
 mod read;
+mod read_only;
 mod rebalance;
 mod reduce;
+mod release;
 mod relocate;
 mod remove;
 mod rename;
@@ -103,7 +108,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, OwnerId};
+use block::{BlockDevice, Holder, OwnerId};
 
 pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks};
 pub use block::size::VolumeSize;
@@ -122,6 +127,7 @@ use crate::history::HistoryEntry;
 use crate::metadata::Layout;
 use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
 use crate::stats::VolumeStats;
+use overlay::Overlay;
 use volume::device::VolumeDevice;
 
 /// Who an engine works for, and its limits.
@@ -205,7 +211,7 @@ impl Engine {
         size: VolumeSize,
         layout: Layout,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let made = open.create_volume(volume, size, layout).await?;
         open.report_of(&made).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
@@ -218,7 +224,7 @@ impl Engine {
         size: VolumeSize,
         layout: Layout,
     ) -> Result<VolumeForecast, PoolError> {
-        self.open_pool(pool)?.plan_volume(volume, size, layout)
+        self.writable_pool(pool)?.plan_volume(volume, size, layout)
     }
 
     /// What [`Engine::extend_volume`] would do, or why it wouldn't.
@@ -228,7 +234,7 @@ impl Engine {
         volume: &str,
         size: VolumeSize,
     ) -> Result<VolumeForecast, PoolError> {
-        self.open_pool(pool)?.plan_growth(volume, size)
+        self.writable_pool(pool)?.plan_growth(volume, size)
     }
 
     /// Grows a volume.
@@ -238,7 +244,7 @@ impl Engine {
         volume: &str,
         size: VolumeSize,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let grown = open.extend_volume(volume, size).await?;
         open.report_of(&grown).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
@@ -250,7 +256,7 @@ impl Engine {
         volume: &str,
         bytes: u64,
     ) -> Result<VolumeForecast, PoolError> {
-        self.open_pool(pool)?.plan_reduction(volume, bytes)
+        self.writable_pool(pool)?.plan_reduction(volume, bytes)
     }
 
     /// Makes a volume smaller: what lies beyond its new end is lost. Requests there fail from now on.
@@ -260,7 +266,7 @@ impl Engine {
         volume: &str,
         bytes: u64,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let reduced = open.reduce_volume(volume, bytes).await?;
         open.report_of(&reduced).ok_or_else(|| PoolError::no_volume(pool, volume))
     }
@@ -272,20 +278,34 @@ impl Engine {
         volume: &str,
         name: &str,
     ) -> Result<VolumeReport, PoolError> {
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let renamed = open.rename_volume(volume, name).await?;
         open.report_of(&renamed).ok_or_else(|| PoolError::no_volume(pool, name))
     }
 
     /// Removes a volume. Requests under way fail.
     pub async fn remove_volume(&self, pool: &str, volume: &str) -> Result<(), PoolError> {
-        self.open_pool(pool)?.remove_volume(volume).await
+        self.writable_pool(pool)?.remove_volume(volume).await
     }
 
     /// A volume as a block device; several front ends may hold one each.
     pub fn open_volume(&self, pool: &str, volume: &str) -> Result<Rc<dyn BlockDevice>, PoolError> {
         let volume = self.open_pool(pool)?.volume_by_name(volume)?;
         Ok(Rc::new(VolumeDevice::new(volume)))
+    }
+
+    /// The same for who makes a file system of it: in a pool that was imported read-only it takes writes, which are
+    /// its own and gone with it. A mount that only reads replays a journal first.
+    pub fn open_to_mount(
+        &self,
+        pool: &str,
+        volume: &str,
+    ) -> Result<Rc<dyn BlockDevice>, PoolError> {
+        let device = self.open_volume(pool, volume)?;
+        Ok(match device.geometry().read_only {
+            true => Overlay::over(device, Holder::default(), &self.private_room, &self.runtime),
+            false => device,
+        })
     }
 
     /// What services remember of a volume, as it is now.
@@ -375,7 +395,7 @@ impl Engine {
         pool: &str,
         request: &EmptyDisks,
     ) -> Result<EmptyForecast, PoolError> {
-        self.open_pool(pool)?.empty_disks(request).await
+        self.writable_pool(pool)?.empty_disks(request).await
     }
 
     /// Takes disks out of use until they are taken into use again, or tells what that would mean. Refused where
@@ -385,7 +405,7 @@ impl Engine {
         pool: &str,
         request: &NamedDisks,
     ) -> Result<OfflineForecast, PoolError> {
-        self.open_pool(pool)?.offline_disks(request).await
+        self.writable_pool(pool)?.offline_disks(request).await
     }
 
     /// Takes disks into use again that were taken out of it, or tells what that would mean.
@@ -394,7 +414,7 @@ impl Engine {
         pool: &str,
         request: &NamedDisks,
     ) -> Result<OnlineForecast, PoolError> {
-        self.open_pool(pool)?.online_disks(request).await
+        self.writable_pool(pool)?.online_disks(request).await
     }
 
     /// Has groups move so that more space can be given out and disks are evenly full, by a job, or tells what that
@@ -404,7 +424,7 @@ impl Engine {
         pool: &str,
         dry_run: bool,
     ) -> Result<RebalanceForecast, PoolError> {
-        self.open_pool(pool)?.rebalance(dry_run).await
+        self.writable_pool(pool)?.rebalance(dry_run).await
     }
 
     /// Gives a volume another layout while it is in use, by a job, or tells what that would do.
@@ -415,13 +435,13 @@ impl Engine {
         layout: Layout,
         dry_run: bool,
     ) -> Result<ConvertForecast, PoolError> {
-        self.open_pool(pool)?.convert_volume(volume, layout, dry_run).await
+        self.writable_pool(pool)?.convert_volume(volume, layout, dry_run).await
     }
 
     /// Ends a job before it is done: what it moved stays where it is; a volume whose layout it changes gets its
     /// former one back.
     pub async fn cancel_job(&self, pool: &str, number: u32) -> Result<(), PoolError> {
-        self.open_pool(pool)?.cancel_job(JobNumber(number)).await
+        self.writable_pool(pool)?.cancel_job(JobNumber(number)).await
     }
 
     /// Gives disks of a pool labels, by which failure domains are joined, or tells what that would mean.
@@ -430,18 +450,18 @@ impl Engine {
         pool: &str,
         request: &LabelDisks,
     ) -> Result<LabelForecast, PoolError> {
-        self.open_pool(pool)?.label_disks(request).await
+        self.writable_pool(pool)?.label_disks(request).await
     }
 
     /// Sets what is named of a pool.
     pub async fn set_pool(&self, pool: &str, settings: &PoolSettings) -> Result<(), PoolError> {
-        self.open_pool(pool)?.change_settings(settings).await
+        self.writable_pool(pool)?.change_settings(settings).await
     }
 
     /// Begins to read and compare everything, unless that is under way, with new settings if there are any; tells
     /// the job's number.
     pub async fn scrub_pool(&self, pool: &str, settings: &PoolSettings) -> Result<u32, PoolError> {
-        let begun = self.open_pool(pool)?.begin_scrub(settings).await;
+        let begun = self.writable_pool(pool)?.begin_scrub(settings).await;
         begun.map(|number| number.0)
     }
 

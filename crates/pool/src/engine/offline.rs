@@ -29,7 +29,8 @@ impl Pool {
     /// Whether a disk takes no part because somebody wants that. One that is to take none and isn't out is still
     /// needed, and used.
     pub(crate) fn is_offline(&self, disk: DiskNumber) -> bool {
-        self.is_out(disk) && self.meta.borrow().offline_since(disk).is_some()
+        // Nobody works on a disk that is only read.
+        !self.read_only && self.is_out(disk) && self.meta.borrow().offline_since(disk).is_some()
     }
 
     /// Of a pool that is being opened with the disks that are claimed: where those that are offline are needed for a

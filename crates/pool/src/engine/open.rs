@@ -55,6 +55,8 @@ pub(crate) struct OpenRequest {
     pub(crate) import: bool,
     /// Somebody said that older metadata will do.
     pub(crate) outdated: bool,
+    /// Its disks have private layers, and volumes refuse writes.
+    pub(crate) read_only: bool,
 }
 
 /// A disk that has accepted our epoch.
@@ -99,7 +101,7 @@ impl OpenRequest {
             out: before.out.clone(),
         };
         let pool = self.build(epoch, config, metadata, area);
-        let pool = OpenPool::new(pool, before.owner_name.clone());
+        let pool = OpenPool::new(pool, &before);
         let readying = self.make_ready(&pool, &claimed, &before, claimed_at);
         // Nobody takes back a disk that is lost while it is being claimed: begin again instead.
         let ready = runtime::timeout(&self.runtime, READY_MAX, readying).await;
@@ -300,6 +302,7 @@ impl OpenRequest {
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             epoch,
+            read_only: self.read_only,
             members: RefCell::new(members),
             leaving: RefCell::new(metadata.leaving()),
             recalled: RefCell::default(),

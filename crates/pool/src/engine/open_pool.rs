@@ -1,10 +1,10 @@
 //! An open pool with its volumes, and the tasks that run as long as it is open.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, DeviceEvent, Instant};
+use block::{BlockDevice, DeviceEvent, Epoch, Instant};
 use futures::channel::oneshot;
 use futures::future::join_all;
 use runtime::Semaphore;
@@ -21,8 +21,8 @@ use super::settings::REBUILD_RATE;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
-use crate::format::{DiskNumber, GenerationId, VolumeId};
-use crate::report::{PoolEvent, PoolState};
+use crate::format::{Configuration, DiskNumber, GenerationId, VolumeId};
+use crate::report::{PoolEvent, PoolState, VotesReport};
 
 /// An open pool.
 pub(crate) struct OpenPool {
@@ -44,12 +44,14 @@ pub(crate) struct OpenPool {
     pub(super) unfit: Unfit,
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
-    /// The name of who owned it before it was opened here.
-    owned_before: String,
+    /// Who owned it before it was opened here, by name, and under which epoch.
+    pub(super) owned_before: (String, Epoch),
+    /// How its votes stood when it was imported read-only.
+    pub(super) votes_before: Cell<Option<VotesReport>>,
 }
 
 impl OpenPool {
-    pub(crate) fn new(pool: Rc<Pool>, owned_before: String) -> Rc<OpenPool> {
+    pub(crate) fn new(pool: Rc<Pool>, before: &Configuration) -> Rc<OpenPool> {
         let (removing, adding) = (Semaphore::new(1), Semaphore::new(1));
         Rc::new(OpenPool {
             pool,
@@ -63,18 +65,30 @@ impl OpenPool {
             in_vain: RefCell::default(),
             unfit: Unfit::default(),
             offline_waits: RefCell::default(),
-            owned_before,
+            owned_before: (before.owner_name.clone(), before.epoch),
+            votes_before: Cell::new(None),
         })
     }
 
-    /// Starts what runs beside requests, and opens the volumes.
+    /// Opens the volumes, and starts what runs beside requests where something may change.
     pub(crate) fn start(self: &Rc<Self>) {
+        if !self.pool.read_only {
+            self.start_maintenance();
+        }
+        let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
+        for id in ids {
+            self.open_volume(id);
+        }
+    }
+
+    /// Starts what runs beside requests.
+    fn start_maintenance(self: &Rc<Self>) {
         self.pool.events.begin_history(&self.pool.name);
         self.pool.events.tell(PoolEvent::Owned {
             pool: self.pool.name.clone(),
             owner: self.pool.owner_name.clone(),
             epoch: self.pool.epoch.0,
-            before: self.owned_before.clone(),
+            before: self.owned_before.0.clone(),
         });
         self.pool.runtime.spawn(Rc::clone(self).run_resync());
         self.pool.runtime.spawn(Rc::clone(self).run_judging());
@@ -85,10 +99,6 @@ impl OpenPool {
         self.pool.runtime.spawn(Rc::clone(self).run_places());
         self.pool.runtime.spawn(Rc::clone(self).run_trims());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
-        let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
-        for id in ids {
-            self.open_volume(id);
-        }
         self.pool.resync_soon();
     }
 

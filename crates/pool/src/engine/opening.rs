@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use super::Engine;
 use super::lease::{Ended, TAKEOVER_WAIT};
+use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::slot::{Slot, SlotState};
+use block::BlockDevice;
+use block::size::Human;
+
 use crate::error::PoolError;
 use crate::format::PoolId;
 use crate::report::PoolReport;
@@ -50,7 +54,7 @@ impl Engine {
         }
         *slot.state.borrow_mut() = SlotState::Opening;
         self.changed.notify_all();
-        let opened = self.request(slot).open().await;
+        let opened = self.open_slot(slot).await;
         let opened = opened.and_then(|open| {
             // Its metadata has the last word on its name.
             *slot.name.borrow_mut() = open.pool.name.clone();
@@ -67,16 +71,57 @@ impl Engine {
             Ok(open) => {
                 *slot.error.borrow_mut() = None;
                 slot.import.set(None);
-                // It was brought back from copies of its disks.
-                self.destroyed.borrow_mut().remove(&slot.id);
+                if !open.pool.read_only {
+                    // It was brought back from copies of its disks.
+                    self.destroyed.borrow_mut().remove(&slot.id);
+                    self.remember_disks(&open);
+                }
                 open.start();
-                self.remember_disks(&open);
                 self.set_state(slot, SlotState::Open(Rc::clone(&open)));
                 self.attach_late(&open);
             }
             Err(error) => {
+                self.lift_layers(slot);
                 self.look_again(slot.id).await;
                 self.not_opened(slot, error);
+            }
+        }
+    }
+
+    async fn open_slot(&self, slot: &Slot) -> Result<Rc<OpenPool>, PoolError> {
+        let request = self.request(slot);
+        match request.read_only {
+            true => {
+                let before = self.private_room.refusals();
+                let opened = self.open_laid_over(slot, request).await;
+                match self.private_room.refusals() == before {
+                    true => opened,
+                    false => opened.map_err(|_| PoolError::Suspended {
+                        name: slot.name.borrow().clone(),
+                        reason: format!(
+                            "opening it takes more memory than the {} that there are for pools that are only read",
+                            Human(self.private_room.bytes())
+                        ),
+                    }),
+                }
+            }
+            false => request.open().await,
+        }
+    }
+
+    async fn open_laid_over(
+        &self,
+        slot: &Slot,
+        request: OpenRequest,
+    ) -> Result<Rc<OpenPool>, PoolError> {
+        let (disks, votes) = self.lay_over(slot, request.outdated).await?;
+        let open = OpenRequest { disks, ..request }.open().await?;
+        open.votes_before.set(Some(votes));
+        match open.forget_properties().await {
+            Ok(()) => Ok(open),
+            Err(error) => {
+                open.pool.lease.end(Ended::Closed);
+                Err(error)
             }
         }
     }
@@ -92,7 +137,23 @@ impl Engine {
     /// taken. What was last read of those says nothing: where the answer to our claim got lost, nothing can
     /// be read under the former one.
     fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
-        for seen in self.seen_disks(open.pool.id) {
+        let late = match open.pool.read_only {
+            true => {
+                // What went meanwhile nobody told who wasn't open yet.
+                let devices = self.devices.borrow();
+                let is_there = |held: &Rc<dyn BlockDevice>| {
+                    devices.values().any(|device| device.is_held(held))
+                };
+                for member in open.pool.members() {
+                    if member.device().is_some_and(|held| !is_there(&held)) {
+                        member.detach();
+                    }
+                }
+                Vec::new()
+            }
+            false => self.seen_disks(open.pool.id),
+        };
+        for seen in late {
             let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
             if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
                 open.attach(&member, seen.place, seen.machine, seen.device);

@@ -43,6 +43,8 @@ pub(crate) struct Pool {
     pub(crate) owner_name: String,
     /// The epoch under which we own it.
     pub(crate) epoch: Epoch,
+    /// It was imported read-only: nothing of it reaches its disks.
+    pub(crate) read_only: bool,
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,
     /// Changed only by [`Pool::commit`], with [`Pool::set_meta`].
     pub(crate) meta: RefCell<Metadata>,

@@ -13,7 +13,7 @@ use super::belief::LoadError;
 use super::pool::{GroupPlace, ended_error};
 use super::right_copy::{NoRightCopy, SPREAD_ROWS};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, Entry, Row};
+use crate::format::{ChecksumBlock, Entry, ExtentShape, Row};
 use crate::layout::{STRIPE_UNIT_ROWS, VolumeBlock};
 use crate::report::PoolEvent;
 
@@ -161,6 +161,12 @@ impl Volume {
                 // Those who were asked may not have it any more.
                 Err(_) if let Some(now) = self.pool.mapped_anew(group) => moved = Some(now),
                 Err(LoadError::Doubtful(_)) => {
+                    self.tell_unrepairable(group, block, 1);
+                    return Err(IoError::Medium(sectors_of(block, 1)));
+                }
+                Err(LoadError::Unreachable(_))
+                    if self.pool.all_stay_away(group, ExtentShape::CHECKSUMS) =>
+                {
                     self.tell_unrepairable(group, block, 1);
                     return Err(IoError::Medium(sectors_of(block, 1)));
                 }

@@ -17,7 +17,7 @@ impl Engine {
     /// Whether an open pool may have this name.
     pub fn plan_rename(&self, pool: &str, new: &str) -> Result<PoolReport, PoolError> {
         check_name("pool", new)?;
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let others = self.slots_named(new);
         match others.iter().any(|slot| slot.id != open.pool.id) {
             // Also closed ones: one of them couldn't be opened any more.
@@ -36,7 +36,7 @@ impl Engine {
         let new = new.to_owned();
         let _taking = self.taken.take(&[], Some(&new))?;
         self.plan_rename(pool, &new)?;
-        let open = self.open_pool(pool)?;
+        let open = self.writable_pool(pool)?;
         let slot = self.slots.borrow().get(&open.pool.id).cloned();
         let slot = slot.ok_or_else(|| PoolError::no_pool(pool))?;
         if open.pool.name == new {

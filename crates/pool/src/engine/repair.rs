@@ -38,6 +38,9 @@ impl Volume {
     /// Repairs a row in the background on the members that were found wrong.
     pub(crate) fn repair_soon(self: &Rc<Self>, place: &GroupPlace, row: Row, wrong: &[usize]) {
         let group = place.generation;
+        if self.pool.read_only {
+            return;
+        }
         for (disk, _) in wrong.iter().filter_map(|member| place.members.get(*member)).copied() {
             let key = (group, row, disk);
             let is_full = self.repairing.borrow().len() >= REPAIRS_MAX;
@@ -163,7 +166,7 @@ impl Volume {
     pub(crate) fn mend_checksums_soon(self: &Rc<Self>, group: GenerationId) {
         let key = (group, Row(u32::MAX), DiskNumber(u32::MAX));
         let mut repairing = self.repairing.borrow_mut();
-        if repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
+        if self.pool.read_only || repairing.len() >= REPAIRS_MAX || !repairing.insert(key) {
             return;
         }
         let volume = Rc::clone(self);

@@ -4,7 +4,7 @@
 //! Only then does the volume serve. A log that is damaged, and not merely at its end, is told from one
 //! that ends, and isn't opened before somebody says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{
@@ -16,6 +16,7 @@ use futures::future::{join_all, select};
 
 use super::lease::Ended;
 use super::limits::{LOOKS_MAX, READ_TRIES, REPLAY_MIB_MAX};
+use super::log_loss::Damage;
 use super::member::Member;
 use super::volume::log::Append;
 use super::volume::segment::current_copies;
@@ -46,32 +47,6 @@ enum Blocked {
     /// What was read can't be adopted, whoever returns.
     Contradiction(String),
     Ended(Ended),
-}
-
-/// What is missing of a log.
-struct Damage {
-    /// Numbers, from and to.
-    ranges: Vec<(RecordNumber, RecordNumber)>,
-    /// Where they should be.
-    disks: BTreeSet<DiskNumber>,
-}
-
-impl Damage {
-    fn describe(&self) -> String {
-        let ranges: Vec<String> = self
-            .ranges
-            .iter()
-            .map(|(from, to)| match from == to {
-                true => format!("{}", from.0),
-                false => format!("{} to {}", from.0, to.0),
-            })
-            .collect();
-        format!(
-            "records {} were acknowledged and can't be read (the blocks that they wrote go back to what \
-             they were before, nobody can tell which these are)",
-            ranges.join(", ")
-        )
-    }
 }
 
 /// A copy of a segment as it was read.
@@ -162,6 +137,9 @@ impl Volume {
             return;
         }
         self.set_serving(Serving::Yes);
+        if self.pool.read_only {
+            return;
+        }
         let runtime = self.pool.runtime.clone();
         runtime.spawn(Rc::clone(&self).run_destage());
         self.run_log().await;
@@ -181,19 +159,24 @@ impl Volume {
                 }
                 Err(Blocked::Ended(ended)) => return Err(ended),
                 Err(Blocked::Missing(disks)) => {
-                    let names = self.names_of(disks);
-                    self.set_serving(Serving::Suspended(format!(
-                        "no current copy of its log is present; bring back {names}"
-                    )));
+                    let waits_for = format!(
+                        "no current copy of its log is present; bring back {}",
+                        self.names_of(disks.iter().copied())
+                    );
+                    let stays = disks.iter().all(|disk| self.pool.stays_away(*disk));
+                    let remedy = match stays {
+                        true => self.remedy_of_loss(),
+                        false => String::new(),
+                    };
+                    self.set_serving(Serving::Suspended(format!("{waits_for}{remedy}")));
+                    *self.log.damage.borrow_mut() = stays.then_some(waits_for);
                 }
                 Err(Blocked::Damaged(damage)) => {
                     let names = self.names_of(damage.disks.iter().copied());
                     let loss = damage.describe();
+                    let remedy = self.remedy_of_loss();
                     self.set_serving(Serving::Suspended(format!(
-                        "its log is damaged: {loss}; bring back {names} with them; if nobody can, \
-                         `etherpool volume accept-loss {}/{}` does without them for ever",
-                        self.pool.name,
-                        self.name()
+                        "its log is damaged: {loss}; bring back {names} with them{remedy}"
                     )));
                     *self.log.damage.borrow_mut() = Some(loss);
                 }
@@ -222,7 +205,11 @@ impl Volume {
         self.decide_intents(&adopted.records, adopted.complete).await?;
         self.is_decided.set(true);
         self.replayed.set(Replayed { blocks: self.pending.borrow().len() as u64, ..replayed });
-        self.destage_all(adopted.last).await
+        match self.pool.read_only {
+            // What isn't in place is read from memory.
+            true => Ok(()),
+            false => self.destage_all(adopted.last).await,
+        }
     }
 
     /// What isn't on all current copies was perhaps never acknowledged, and what it overwrites was: it
@@ -260,16 +247,6 @@ impl Volume {
         names.join(" or ")
     }
 
-    /// Serves without the records that can't be read; tells what is lost with them.
-    pub(crate) fn accept_log_loss(&self, dry_run: bool) -> Option<String> {
-        let damage = self.log.damage.borrow().clone()?;
-        if !dry_run {
-            self.log.accepts_loss.set(true);
-            self.pool.changed.notify_all();
-        }
-        Some(damage)
-    }
-
     /// Reads all segments that hold anything beyond what is in place, and decides what counts. A number
     /// that no copy has ends the log, unless something proves that it was acknowledged, or what can't be
     /// read may hide it. `reads_again`: unreadable sectors that matter are an answer of their own.
@@ -294,14 +271,23 @@ impl Volume {
         let mut unread = false;
         for segment in &needed {
             let current = current_copies(segment, &config);
-            let (copies, contents) = self.contents_of(segment, &current, released).await?;
+            if let SegmentState::Closed(end) = segment.state {
+                proven = proven.max(end);
+            }
+            let (copies, contents) = match self.contents_of(segment, &current, released).await {
+                // Nobody brings its copies back into this pool.
+                Err(Blocked::Missing(disks))
+                    if self.log.accepts_loss.get()
+                        && disks.iter().all(|disk| self.pool.stays_away(*disk)) =>
+                {
+                    continue;
+                }
+                contents => contents?,
+            };
             let all_unread = copies.iter().all(|copy| copy.is_unread);
             unread |= copies.iter().any(|copy| copy.is_unread);
             if reads_again && unread && (all_unread || !contents.records.values().all(is_whole)) {
                 return Err(Blocked::Unread);
-            }
-            if let SegmentState::Closed(end) = segment.state {
-                proven = proven.max(end);
             }
             witness = witness.max(contents.witness);
             for (number, found) in contents.records {

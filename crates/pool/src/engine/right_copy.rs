@@ -12,7 +12,7 @@
 //!
 //! While nobody is right and somebody's answer differs, all are asked again, some times, unless somebody
 //! hangs: what a disk answers may be wrong now and right next time. Then the row is **lost** if all that
-//! should have it are wrong. What is done where somebody is silent depends on the locks that the caller
+//! should have it are wrong, or stay away as long as the pool is open. What is done where somebody is silent depends on the locks that the caller
 //! holds: nobody is waited for here.
 
 use std::cell::Cell;
@@ -112,9 +112,13 @@ impl Volume {
             let mut order: Vec<(usize, bool)> = (0..group.members.len()).map(should_have).collect();
             order.sort_by_key(|(member, should_have)| (!should_have, Some(*member) != suspect));
             let (mut wrong, mut is_silent, mut differs) = (Vec::new(), false, false);
+            let mut stays_away = false;
             for (member, should_have) in order {
                 match self.ask_for_row(group, row, crc, member, limit).await {
                     Answer::Right(data) => return Ok(RightCopy { data, wrong }),
+                    Answer::Silent if self.pool.stays_away(group.members[member].0) => {
+                        stays_away |= should_have;
+                    }
                     Answer::Silent => is_silent |= should_have,
                     answer => {
                         differs |= matches!(answer, Answer::Differs);
@@ -129,7 +133,7 @@ impl Volume {
             }
             let others_wrong = !wrong.is_empty();
             return Err(match is_silent {
-                false if others_wrong => NoRightCopy::Lost,
+                false if others_wrong || stays_away => NoRightCopy::Lost,
                 _ => NoRightCopy::Silent { others_wrong },
             });
         }

@@ -17,12 +17,13 @@ use super::member::Member;
 use super::observe::{Content, explain};
 use super::open::{OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
+use super::overlay::Room;
 use super::quorum::Quorum;
 use super::taken::Taken;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{Destruction, DiskId, PoolId};
-use crate::report::{PoolEvent, PoolState};
+use crate::report::PoolEvent;
 
 /// The engine. Its tasks share it.
 pub struct Engine {
@@ -41,9 +42,11 @@ pub struct Engine {
     pub(super) told_health: RefCell<BTreeMap<DiskId, HealthState>>,
     /// What commands under way are about to use.
     pub(super) taken: Taken,
+    /// For what pools that were imported read-only have for themselves.
+    pub(super) private_room: Rc<Room>,
     /// A device was looked at, or a pool changed its state.
     pub(super) changed: Notify,
-    closing: Cell<bool>,
+    pub(super) closing: Cell<bool>,
 }
 
 /// Where the disks of a known pool were last present.
@@ -53,6 +56,8 @@ pub(super) type KnownDisks = BTreeMap<DiskId, DiskPlace>;
 pub(super) struct Device {
     pub(super) facts: DiskFacts,
     pub(super) device: Rc<dyn BlockDevice>,
+    /// The layer over it, while a pool that was imported read-only holds it.
+    pub(super) overlay: RefCell<Option<Rc<dyn BlockDevice>>>,
     pub(super) content: RefCell<Content>,
     /// The epoch of the reservation on it, when it was last looked at.
     pub(super) epoch: Cell<Epoch>,
@@ -73,6 +78,8 @@ pub(super) struct Slot {
     /// An import was asked for.
     pub(super) import: Cell<Option<Import>>,
     pub(super) error: RefCell<Option<PoolError>>,
+    /// The devices that have layers, while it is imported read-only.
+    pub(super) laid_over: RefCell<Vec<Rc<Device>>>,
     /// Disks of it were wiped here: it is shown as long as others are present.
     pub(super) wiped: Cell<bool>,
     /// A command ends it here for a moment: it is still ours.
@@ -90,6 +97,8 @@ pub(super) struct Import {
     pub(super) force: bool,
     /// Also with older metadata than is known of.
     pub(super) outdated: bool,
+    /// Without any change of its disks, and without a majority.
+    pub(super) read_only: bool,
 }
 
 /// A pool's owner by its votes.
@@ -101,6 +110,16 @@ pub(super) struct KnownOwner {
 }
 
 impl Device {
+    /// What an open pool holds of it.
+    pub(super) fn held(&self) -> Rc<dyn BlockDevice> {
+        self.overlay.borrow().as_ref().map_or_else(|| Rc::clone(&self.device), Rc::clone)
+    }
+
+    /// Whether it is what an open pool holds.
+    pub(super) fn is_held(&self, held: &Rc<dyn BlockDevice>) -> bool {
+        Rc::ptr_eq(&self.held(), held)
+    }
+
     /// Whether it carries a label of a pool.
     pub(super) fn is_of(&self, pool: PoolId) -> bool {
         self.content.borrow().label().is_some_and(|label| label.pool == pool)
@@ -126,6 +145,7 @@ impl Engine {
         Rc::new(Engine {
             known: RefCell::new(known.collect()),
             checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
+            private_room: Room::new(config.limits.private_bytes),
             config,
             events: Rc::new(Events::new(runtime.clone())),
             runtime,
@@ -148,6 +168,7 @@ impl Engine {
         let device = Rc::new(Device {
             facts,
             device,
+            overlay: RefCell::default(),
             content: RefCell::new(Content::Unread),
             epoch: Cell::default(),
             parted: Cell::new(false),
@@ -177,7 +198,7 @@ impl Engine {
     fn member_on(&self, device: &Device) -> Option<(Rc<OpenPool>, Rc<Member>)> {
         let (open, disk) = self.open_pool_of(device)?;
         let member = open.pool.member_by_id(disk)?;
-        let held = member.device().is_some_and(|held| Rc::ptr_eq(&held, &device.device));
+        let held = member.device().is_some_and(|held| device.is_held(&held));
         held.then_some((open, member))
     }
 
@@ -288,6 +309,7 @@ impl Engine {
             state: RefCell::new(SlotState::Closed),
             import: Cell::new(None),
             error: RefCell::new(None),
+            laid_over: RefCell::default(),
             wiped: Cell::new(false),
             between: Cell::new(false),
             owner: RefCell::new(None),
@@ -357,6 +379,13 @@ impl Engine {
     /// they were claimed with they wouldn't even tell who has them.
     async fn ended(&self, slot: &Slot, open: &OpenPool, ended: Ended) {
         self.events.end_history(&open.pool.name);
+        if open.pool.read_only {
+            self.lift_layers(slot);
+            let told = (ended == Ended::Fenced).then(|| open.over(ended));
+            told.iter().for_each(|error| tracing::warn!(pool = %open.pool.name, %error, "closed"));
+            *slot.error.borrow_mut() = told;
+            return self.set_state(slot, SlotState::Closed);
+        }
         if ended == Ended::Fenced {
             self.known.borrow_mut().remove(&slot.id);
         } else if self.known.borrow().contains_key(&slot.id) {
@@ -399,7 +428,12 @@ impl Engine {
         let ours = owner == Some(self.config.owner) && self.known.borrow().contains_key(&slot.id);
         let name_taken = self.namesake(slot).is_some() && slot.error.borrow().is_some();
         let stays = quorum.destruction() == Destruction::None;
-        quorum.suffices() && stays && !name_taken && (slot.import.get().is_some() || ours)
+        let import = slot.import.get();
+        let is_enough = match import {
+            Some(import) if import.read_only => quorum.newest.is_some(),
+            _ => quorum.suffices(),
+        };
+        is_enough && stays && !name_taken && (import.is_some() || ours)
     }
 
     /// The disks of a pool present, without those that aren't who they say (`twins`).
@@ -412,7 +446,7 @@ impl Engine {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
                     machine: device.facts.node,
-                    device: Rc::clone(&device.device),
+                    device: device.held(),
                     label: label.label.clone(),
                     vote: vote.clone(),
                 });
@@ -422,7 +456,7 @@ impl Engine {
     }
 
     /// Whether a device present has a label of it.
-    fn is_present(&self, pool: PoolId) -> bool {
+    pub(super) fn is_present(&self, pool: PoolId) -> bool {
         let devices = self.devices.borrow();
         devices.values().any(|device| device.is_of(pool))
     }
@@ -446,6 +480,7 @@ impl Engine {
             known: self.known.borrow().get(&slot.id).cloned().unwrap_or_default(),
             import: slot.import.get().is_some(),
             outdated: slot.import.get().is_some_and(|import| import.outdated),
+            read_only: slot.import.get().is_some_and(|import| import.read_only),
         }
     }
 
@@ -490,100 +525,6 @@ impl Engine {
         for name in names {
             if let Some(device) = self.devices.borrow().get(name) {
                 device.poked.notify_all();
-            }
-        }
-    }
-
-    /// The pool of this name or id. Of several of one name ours is meant: the open one, then one that
-    /// our records name; anybody may bring disks of a pool of the same name.
-    pub(super) fn find_slot(&self, name_or_id: &str) -> Option<Rc<Slot>> {
-        self.slots_named(name_or_id).into_iter().next()
-    }
-
-    /// All pools of this name or id, ours first; of others those that are present.
-    pub(super) fn slots_named(&self, name_or_id: &str) -> Vec<Rc<Slot>> {
-        let slots = self.slots.borrow();
-        let is_named = |slot: &&Rc<Slot>| {
-            *slot.name.borrow() == name_or_id || slot.id.to_string() == name_or_id
-        };
-        let is_there = |slot: &&Rc<Slot>| self.rank(slot) < 2 || self.is_present(slot.id);
-        let mut found: Vec<_> = slots.values().filter(is_named).filter(is_there).cloned().collect();
-        found.sort_by_key(|slot| self.rank(slot));
-        found
-    }
-
-    /// Ours before others'.
-    pub(super) fn rank(&self, slot: &Slot) -> u8 {
-        match *slot.state.borrow() {
-            SlotState::Open(_) => 0,
-            _ if self.known.borrow().contains_key(&slot.id) => 1,
-            _ => 2,
-        }
-    }
-
-    /// An open pool, or why it isn't.
-    pub(crate) fn open_pool(&self, name: &str) -> Result<Rc<OpenPool>, PoolError> {
-        let slot = self.find_slot(name).ok_or_else(|| PoolError::no_pool(name))?;
-        let state = slot.state.borrow().clone();
-        match state {
-            SlotState::Open(open) => Ok(open),
-            SlotState::Opening => {
-                Err(PoolError::Suspended { name: name.into(), reason: "it is being opened".into() })
-            }
-            SlotState::Closed | SlotState::Ended(_) => Err(self.why_closed(&slot)),
-        }
-    }
-
-    fn why_closed(&self, slot: &Slot) -> PoolError {
-        let name = slot.name.borrow().clone();
-        if let Some(error) = slot.error.borrow().clone() {
-            return error;
-        }
-        match self.report_slot(slot).map(|report| report.state) {
-            Some(PoolState::Foreign { owner, .. }) => PoolError::NotOwner {
-                pool: name,
-                owner,
-                remedy: "take it over with pool import".into(),
-            },
-            Some(PoolState::Fenced) => PoolError::NotOwner {
-                pool: name,
-                owner: "another supervisor".into(),
-                remedy:
-                    "it was taken over; pool show says by whom; release it there, then pool import \
-                         takes it back"
-                        .into(),
-            },
-            Some(PoolState::Incomplete { missing }) => {
-                PoolError::NoQuorum { pool: name, why: missing, missing: Vec::new() }
-            }
-            _ => PoolError::Suspended { name, reason: "it is not open; see pool import".into() },
-        }
-    }
-
-    /// Gives a pool up: everything in place, closed, and nobody's.
-    pub async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
-        let open = self.open_pool(name)?;
-        self.known.borrow_mut().remove(&open.pool.id);
-        let closed = open.close(true).await;
-        self.look_again(open.pool.id).await;
-        self.changed.notify_all();
-        closed.map_err(|_| PoolError::Suspended {
-            name: name.into(),
-            reason: "it is closed here, but a majority of its votes could not be told; import it \
-                     to take it over"
-                .into(),
-        })
-    }
-
-    /// Closes all pools in good order; they stay ours.
-    pub async fn shutdown(self: &Rc<Self>) {
-        self.closing.set(true);
-        let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
-        for slot in slots {
-            let state = slot.state.borrow().clone();
-            if let SlotState::Open(open) = state {
-                // What isn't destaged stays in the log; without a majority there is nobody to tell.
-                let _ = open.close(false).await;
             }
         }
     }

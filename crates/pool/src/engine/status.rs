@@ -43,12 +43,18 @@ impl OpenPool {
         let metadata = self.domains_there(&meta, whole.iter().map(|member| member.number));
         let spare_metadata = metadata.saturating_sub(1);
         let survives = self.survives(&meta, &least).min(spare_votes).min(spare_metadata);
+        // Who only reads it owns nothing, has its epoch for itself, and its votes are all that are present.
+        let ours = (pool.owner_name.clone(), pool.epoch);
+        let (owner, epoch) = if pool.read_only { &self.owned_before } else { &ours };
+        let votes = self.votes_before.get().unwrap_or(votes);
         PoolReport {
             name: pool.name.clone(),
             id: pool.id.to_string(),
             state: self.state(&disks, &volumes, lease_ok),
-            owner: pool.owner_name.clone(),
-            epoch: pool.epoch.0,
+            read_only: pool.read_only,
+            // Who only reads it owns nothing, and has its epoch for itself.
+            owner: owner.clone(),
+            epoch: epoch.0,
             stale_secs: None,
             capacity_bytes: extents * extent_bytes,
             free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
@@ -82,10 +88,13 @@ impl OpenPool {
         let suspended = volumes
             .iter()
             .find_map(|v| v.suspended.as_ref().map(|why| format!("volume {}: {why}", v.name)));
-        if let Some(reason) = suspended {
+        // What is only read is what there is: that one volume can't be says nothing of the others.
+        let is_partial = self.pool.read_only && suspended.is_some();
+        if let Some(reason) = suspended.filter(|_| !is_partial) {
             return PoolState::Suspended { reason };
         }
-        let whole = disks.iter().all(|disk| disk.state == DiskState::Usable)
+        let whole = !is_partial
+            && disks.iter().all(|disk| disk.state == DiskState::Usable)
             && volumes.iter().all(|volume| !volume.degraded);
         if whole { PoolState::Online } else { PoolState::Degraded }
     }
@@ -138,7 +147,9 @@ impl OpenPool {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
+        let read_only = self.pool.read_only;
         let suspended = match volume.serving() {
+            Serving::Yes | Serving::Gone if read_only => None,
             Serving::Yes | Serving::Gone => {
                 self.blocked(meta, known).or_else(|| volume.lacks_space())
             }
@@ -175,6 +186,7 @@ impl OpenPool {
             // Copies that share one count once, so it is degraded.
             shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
             suspended,
+            lacks: read_only.then(|| self.blocked(meta, known)).flatten(),
             replayed: volume.replayed.get(),
         })
     }

@@ -89,6 +89,7 @@ pub(crate) struct TestDevice {
     disk: Rc<TestDisk>,
     runtime: Handle,
     epoch: Cell<Epoch>,
+    looks_inside: Cell<bool>,
     events: Rc<EventQueue<DeviceEvent, 8>>,
 }
 
@@ -144,6 +145,11 @@ impl TestDisk {
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.mode.set(mode);
         self.mode_changed.notify_all();
+    }
+
+    /// Its owner speaks to it.
+    pub(crate) fn hear(&self, runtime: &Handle) {
+        self.heard.set(Some(runtime.now()));
     }
 
     /// Changes what is on the medium, behind everybody's back.
@@ -359,6 +365,9 @@ impl TestDevice {
         let tail = self.geometry().sectors - 2048;
         let open = range.end().0 <= 96 || range.start.0 >= tail && range.end().0 <= tail + 32;
         let owned = self.disk.holder.get().epoch != Epoch::OBSERVER;
+        let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
+        let silent = heard.is_none_or(|heard| heard >= Duration::from_secs(7));
+        let open = open || self.looks_inside.get() && silent;
         if owned && self.epoch.get() == Epoch::OBSERVER && !open {
             return Err(IoError::Refused(block::RefusalReason::Owned));
         }
@@ -425,6 +434,10 @@ impl BlockDevice for TestDevice {
         self.epoch.set(Epoch::OBSERVER);
     }
 
+    fn look_inside(&self, looks: bool) {
+        self.looks_inside.set(looks);
+    }
+
     fn next_event(&self) -> LocalBoxFuture<'static, DeviceEvent> {
         let events = Rc::clone(&self.events);
         async move { events.next().await }.boxed_local()
@@ -484,8 +497,18 @@ impl Bench {
         owner: u128,
         pools: Vec<KnownPool>,
     ) -> Bench {
+        Bench::of(seed, disks, now, owner, pools, Limits::default())
+    }
+
+    fn of(
+        seed: u64,
+        disks: Vec<Rc<TestDisk>>,
+        now: Instant,
+        owner: u128,
+        pools: Vec<KnownPool>,
+        limits: Limits,
+    ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
-        let limits = Limits::default();
         let engine = Engine::new(executor.handle(), Bench::config(owner, limits, pools));
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }
@@ -500,12 +523,28 @@ impl Bench {
         }
     }
 
+    /// An engine with other limits over `disks`, all present.
+    pub(crate) fn limited(
+        seed: u64,
+        disks: Vec<Rc<TestDisk>>,
+        now: Instant,
+        owner: u128,
+        change: impl FnOnce(&mut Limits),
+    ) -> Bench {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let bench = Bench::of(seed, disks, now, owner, Vec::new(), limits);
+        bench.disks.iter().for_each(|disk| bench.attach(disk));
+        bench
+    }
+
     /// Has `disk` discovered.
     pub(crate) fn attach(&self, disk: &Rc<TestDisk>) {
         let device = Rc::new(TestDevice {
             disk: Rc::clone(disk),
             runtime: self.executor.handle(),
             epoch: Cell::new(Epoch::OBSERVER),
+            looks_inside: Cell::new(false),
             events: Rc::default(),
         });
         self.devices.borrow_mut().push(Rc::clone(&device));

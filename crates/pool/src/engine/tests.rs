@@ -27,6 +27,7 @@ mod metadata;
 mod offline;
 mod owners;
 mod places;
+mod read_only;
 mod reads;
 mod right_copies;
 mod scrub;

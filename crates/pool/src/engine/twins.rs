@@ -29,8 +29,8 @@ impl Engine {
         }
         let held = self.open_pool_of(device).and_then(|(open, disk)| open.pool.member_by_id(disk));
         if let Some(held) = held.and_then(|member| member.device()) {
-            let holder = devices.values().find(|other| Rc::ptr_eq(&other.device, &held))?;
-            return (!Rc::ptr_eq(&held, &device.device)).then(|| refusal(&holder.facts.name));
+            let holder = devices.values().find(|other| other.is_held(&held))?;
+            return (!device.is_held(&held)).then(|| refusal(&holder.facts.name));
         }
         let newest = twins.iter().max_by_key(|twin| twin.epoch.get())?;
         match device.epoch.get().cmp(&newest.epoch.get()) {
@@ -56,7 +56,8 @@ impl Engine {
         device: &Rc<Device>,
     ) {
         match member.device() {
-            Some(held) if Rc::ptr_eq(&held, &device.device) => {}
+            Some(held) if device.is_held(&held) => {}
+            _ if open.pool.read_only => {}
             Some(_) if device.parted.replace(true) => {}
             Some(_) => {
                 let (this, open) = (Rc::clone(self), Rc::clone(open));
@@ -88,7 +89,7 @@ impl Engine {
                 return false;
             }
             let Some(held) = member.device() else { return true };
-            if Rc::ptr_eq(&held, &device.device) {
+            if device.is_held(&held) {
                 return false;
             }
             let limit = self.config.limits.eviction;

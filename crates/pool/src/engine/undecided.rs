@@ -326,11 +326,8 @@ impl Volume {
             "blocks were being written when the pool was left ({number}), and whether they were is known \
              where they are, and nowhere else (reading them fails until they are written anew)"
         );
-        self.set_serving(Serving::Suspended(format!(
-            "{loss}; bring back {names}; if nobody can, `etherpool volume accept-loss {}/{}` does without \
-             them for ever",
-            self.pool.name, self.name()
-        )));
+        let remedy = self.remedy_of_loss();
+        self.set_serving(Serving::Suspended(format!("{loss}; bring back {names}{remedy}")));
         *self.log.damage.borrow_mut() = Some(loss);
         self.wait_for_change().await
     }

@@ -16,7 +16,7 @@ use super::lease::Ended;
 use super::pool::GroupPlace;
 use super::right_copy::{Answer, is_unreadable};
 use super::volume::Volume;
-use crate::format::{ChecksumBlock, DiskNumber, Entry, GenerationId, Row};
+use crate::format::{ChecksumBlock, DiskNumber, Entry, ExtentShape, GenerationId, Row};
 use crate::metadata::Volume as VolumeMeta;
 use crate::report::{BadBlock, Progress, VerifyReport};
 
@@ -131,7 +131,7 @@ impl Volume {
     /// Brings what the log holds into place, so that it is verified there.
     async fn replay_for_verify(self: &Rc<Self>) -> Result<(), Ended> {
         let last = self.log.state.borrow().releasable();
-        if self.pending.borrow().is_empty() {
+        if self.pending.borrow().is_empty() || self.pool.read_only {
             return Ok(());
         }
         let (done, receiver) = futures::channel::oneshot::channel();
@@ -220,7 +220,11 @@ impl Volume {
                     return Ok(Some(Found::dirty(all)));
                 }
                 Err(LoadError::Doubtful(_)) => None,
-                Err(LoadError::Unreachable(_)) if left_out => return Ok(Some(Found::dirty(all))),
+                Err(LoadError::Unreachable(_))
+                    if left_out || self.pool.all_stay_away(&place, ExtentShape::CHECKSUMS) =>
+                {
+                    return Ok(Some(Found::dirty(all)));
+                }
                 // Not with the lock held: a destage that needs it would wait for them too.
                 Err(LoadError::Unreachable(disks)) => {
                     drop(lock);
@@ -229,11 +233,16 @@ impl Volume {
                 }
             };
             // A disk that doesn't answer is for those to see to who need it.
-            let unseen = if shown.replace(true) { 0 } else { self.try_show(&place).await.len() };
+            let read_only = self.pool.read_only;
+            let unseen = match shown.replace(true) || read_only {
+                true => 0,
+                false => self.try_show(&place).await.len(),
+            };
             let mut found = self.verify_block(&place, index, block.as_deref(), manner).await;
             found.report.dirty += unseen as u64;
             drop(lock);
-            for (row, member) in std::mem::take(&mut found.wrong) {
+            let wrong = std::mem::take(&mut found.wrong);
+            for (row, member) in wrong.into_iter().filter(|_| !read_only) {
                 let Some((disk, _)) = place.members.get(member).copied() else { continue };
                 let repair = self.repair_now(generation, row, disk);
                 let Some(is_right) = self.as_long_as_suits(manner, repair).await else {

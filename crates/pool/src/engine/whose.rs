@@ -212,12 +212,12 @@ impl Engine {
             SlotState::Open(open) => Some(Rc::clone(open)),
             _ => None,
         });
+        let devices = self.devices.borrow();
+        let mut devices = devices.values();
+        let device = devices.find(|device| Rc::ptr_eq(&device.device, &candidate.device))?;
         let has = |open: &Rc<OpenPool>| {
-            let members = open.pool.members();
-            members
-                .iter()
-                .filter_map(|member| member.device())
-                .any(|held| std::ptr::addr_eq(Rc::as_ptr(&held), Rc::as_ptr(&candidate.device)))
+            let held = open.pool.members().into_iter().filter_map(|member| member.device());
+            held.into_iter().any(|held| device.is_held(&held))
         };
         open.into_iter().find(has).map(|open| open.pool.name.clone())
     }
@@ -291,6 +291,7 @@ fn loss_of(label: &Label, disks: &[SeenDisk], quorum: &Quorum) -> String {
 /// Whether a label is what is left of an extension that was cut off, or of a disk that was removed while it was
 /// away: `target` is the pool that it names, and doesn't know the disk.
 fn is_unknown_to(target: Option<&OpenPool>, pool: PoolId, disk: DiskId) -> bool {
-    let target = target.filter(|open| open.pool.id == pool);
+    // What is only read may be older than the disk.
+    let target = target.filter(|open| open.pool.id == pool && !open.pool.read_only);
     target.is_some_and(|open| open.pool.meta.borrow().disk_by_id(disk).is_none())
 }

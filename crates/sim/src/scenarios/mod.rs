@@ -26,6 +26,7 @@ mod over;
 mod owners;
 mod racks;
 mod random;
+mod read_only;
 mod reduce;
 mod removal;
 mod resync;
@@ -62,6 +63,7 @@ pub fn named() -> Vec<Scenario> {
         shapes::SCENARIOS,
         nodes::SCENARIOS,
         owners::SCENARIOS,
+        read_only::SCENARIOS,
         damage::SCENARIOS,
         disks::SCENARIOS,
         flushes::SCENARIOS,

@@ -27,7 +27,7 @@ pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
     for pool in pools {
         table.add_row([
             pool.name.clone(),
-            pool_state(&pool.state),
+            format!("{}{}", pool_state(&pool.state), read_only(pool)),
             Human(pool.capacity_bytes).to_string(),
             Human(pool.free_beside_spare_bytes()).to_string(),
             pool.disks.len().to_string(),
@@ -47,7 +47,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     let mut rows = vec![
         ("pool", report.name.clone()),
         ("id", report.id.clone()),
-        ("state", pool_state(&report.state)),
+        ("state", format!("{}{}", pool_state(&report.state), read_only(report))),
         ("owner", owner(report)),
         ("space", space(report)),
         ("survives", survives(report)),
@@ -269,7 +269,7 @@ pub fn forecast(forecast: &PoolForecast) -> String {
 }
 
 /// Whose a pool is that would be imported.
-pub fn import_plan(plan: &ImportPlan) -> String {
+pub fn import_plan(plan: &ImportPlan, read_only: bool) -> String {
     let heard = match plan.heard_ms {
         Some(ms) => format!("last heard by its disks {} ago", spoken(Duration::from_millis(ms))),
         None => "not heard by its disks since their machines were started".into(),
@@ -279,13 +279,26 @@ pub fn import_plan(plan: &ImportPlan) -> String {
         (Some(name), Some(id)) => format!("the supervisor on {name} ({id}), {heard}"),
         _ => "nobody: it was released".to_owned(),
     };
-    let mut text = format!("Pool {} ({}) would be imported.\n", plan.name, plan.id);
+    let how = if read_only { " read-only" } else { "" };
+    let mut text = format!("Pool {} ({}) would be imported{how}.\n", plan.name, plan.id);
     text.push_str(&facts(&[
         ("owner", owner),
         ("votes", format!("{} of {} present", plan.votes.present, plan.votes.total)),
         ("disks", plan.disks.join(", ")),
     ]));
-    if plan.refusal.is_some() {
+    if read_only {
+        text.push_str(
+            "Nothing is written to its disks, and what is set for its volumes is gone when it is released. It \
+             ends by\nitself as soon as its owner uses it again.\n",
+        );
+        if plan.no_quorum.is_some() {
+            text.push_str(
+                "** Without a majority of its votes nobody can tell whether its newest state is among these \
+                 disks: what is\n** read may be older than what was written, and what is on other disks alone \
+                 can't be read.\n",
+            );
+        }
+    } else if plan.refusal.is_some() {
         text.push_str(
             "** Its owner is alive: what its clients have open would be cut off at once, and what \
              they were not told\n** to be written would be lost.\n",
@@ -331,6 +344,11 @@ fn owner(report: &PoolReport) -> String {
             )
         }
     }
+}
+
+/// Marks a pool that was imported read-only.
+fn read_only(report: &PoolReport) -> &'static str {
+    if report.read_only { ", read-only" } else { "" }
 }
 
 /// A pool's state in words, and what to do about it.

@@ -70,6 +70,7 @@ pub fn volume() -> VolumeReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         suspended: None,
+        lacks: None,
         replayed: Replayed { records: 2, blocks: 9 },
     }
 }
@@ -116,6 +117,7 @@ pub fn volume_stats() -> VolumeStats {
 /// A pool in order.
 pub fn pool() -> PoolReport {
     PoolReport {
+        read_only: false,
         stale_secs: None,
         name: "cluster".into(),
         id: "11111111-1111-1111-1111-111111111111".into(),

@@ -59,6 +59,7 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", layout(&report.layout, report.converting_to.as_deref())),
         ("state", state(report)),
+        ("lacks", report.lacks.clone().unwrap_or_default()),
         ("copies survive", survives(report)),
         ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),
@@ -79,6 +80,7 @@ pub fn volume(named: &NamedVolume) -> String {
 fn state(volume: &VolumeReport) -> String {
     match (&volume.suspended, volume.degraded) {
         (Some(reason), _) => format!("suspended: {reason}"),
+        _ if volume.lacks.is_some() => "incomplete".into(),
         (None, true) => "degraded".into(),
         (None, false) => "usable".into(),
     }

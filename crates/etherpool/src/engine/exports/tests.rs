@@ -172,9 +172,11 @@ fn report(state: pool::PoolState) -> PoolReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         suspended: None,
+        lacks: None,
         replayed: pool::Replayed::default(),
     };
     PoolReport {
+        read_only: false,
         stale_secs: None,
         name: "pool".into(),
         id: uuid::Uuid::from_u128(7).to_string(),

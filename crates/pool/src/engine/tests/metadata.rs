@@ -279,7 +279,7 @@ fn votes_are_read_again_once_they_are_claimed() {
         let inner = &second.engine;
         let slot = inner.find_slot("pool").unwrap();
         let (force, outdated) = (true, false);
-        slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated }));
+        slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated, read_only: false }));
         let request = inner.request(&slot);
         slot.import.set(None);
         request
@@ -354,7 +354,7 @@ fn metadata_older_than_any_witness_is_refused() {
     assert!(reason.contains("knows of") && reason.contains("e0.0"), "{reason}");
     let engine = Rc::clone(&bench.engine);
     let options =
-        ImportOptions { grace: Some(Duration::ZERO), force: true, outdated_metadata: true };
+        ImportOptions { outdated_metadata: true, force: true, ..ImportOptions::default() };
     bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
     let open = bench.engine.open_pool("pool").unwrap();
     assert!(open.pool.meta.borrow().volume_by_name("first").is_some());

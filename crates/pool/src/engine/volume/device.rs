@@ -135,7 +135,7 @@ impl BlockDevice for VolumeDevice {
             sectors: self.volume.size_bytes.get() / SECTOR_BYTES as u64,
             physical_block_bytes: BLOCK_BYTES as u32,
             max_transfer_bytes: TRANSFER_BYTES_MAX,
-            read_only: false,
+            read_only: self.volume.pool.read_only,
             class: DurabilityClass::Durable,
         }
     }
@@ -150,6 +150,9 @@ impl BlockDevice for VolumeDevice {
         let is_too_long = moves && range.len_bytes() > u64::from(TRANSFER_BYTES_MAX);
         if !is_whole || is_too_long || !self.fits(range) {
             return done(Err(IoError::OutOfRange(range)));
+        }
+        if self.volume.pool.read_only && operation.changes_sectors() {
+            return done(Err(IoError::ReadOnly));
         }
         let volume = Rc::clone(&self.volume);
         let begin = |kind| self.volume.begin_request(kind, range.len_bytes());

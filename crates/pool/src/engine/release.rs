@@ -1,0 +1,48 @@
+//! Giving pools up: one that nobody is to own from now on, or all, which stay ours, at the supervisor's end.
+
+use std::rc::Rc;
+
+use super::Engine;
+use super::lease::Ended;
+use super::slot::{Slot, SlotState};
+use crate::error::PoolError;
+
+impl Engine {
+    /// Gives a pool up: everything in place, closed, and nobody's.
+    pub async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
+        let open = self.open_pool(name)?;
+        if open.pool.read_only {
+            open.pool.lease.end(Ended::Closed);
+            open.pool.changed.notify_all();
+            if let Some(slot) = self.find_slot(name) {
+                self.let_go(&slot).await;
+            }
+            return Ok(());
+        }
+        self.known.borrow_mut().remove(&open.pool.id);
+        let closed = open.close(true).await;
+        self.look_again(open.pool.id).await;
+        self.changed.notify_all();
+        closed.map_err(|_| PoolError::Suspended {
+            name: name.into(),
+            reason: "it is closed here, but a majority of its votes could not be told; import it \
+                     to take it over"
+                .into(),
+        })
+    }
+
+    /// Closes all pools in good order; they stay ours.
+    pub async fn shutdown(self: &Rc<Self>) {
+        self.closing.set(true);
+        let slots: Vec<Rc<Slot>> = self.slots.borrow().values().cloned().collect();
+        for slot in slots {
+            let state = slot.state.borrow().clone();
+            if let SlotState::Open(open) = state
+                && !open.pool.read_only
+            {
+                // What isn't destaged stays in the log; without a majority there is nobody to tell.
+                let _ = open.close(false).await;
+            }
+        }
+    }
+}
