@@ -31,12 +31,6 @@ block::words!(AccessOperation {
 block::words!(Access { Accept = "accept", Reject = "reject" });
 block::serde_as_text!(AccessOperation, Access);
 
-impl AccessOperation {
-    /// All of them.
-    pub const ALL: [AccessOperation; 5] =
-        [Self::Discover, Self::ConfigRead, Self::ConfigSet, Self::Read, Self::Write];
-}
-
 /// What becomes of a client that no list names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {

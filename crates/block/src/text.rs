@@ -11,11 +11,14 @@ pub struct UnknownWord {
     pub known: &'static [&'static str],
 }
 
-/// Gives an enum a word for each of its values: `FromStr`, `Display` and `name`.
+/// Gives an enum a word for each of its values: `FromStr`, `Display`, `name`, and all of them as `ALL`.
 #[macro_export]
 macro_rules! words {
     ($type:ident { $($value:ident = $word:literal),+ $(,)? }) => {
         impl $type {
+            /// All of them.
+            pub const ALL: [$type; [$($word),+].len()] = [$($type::$value),+];
+
             /// Its word.
             pub fn name(self) -> &'static str {
                 match self { $($type::$value => $word,)+ }

@@ -14,7 +14,7 @@ use block::{
     BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Done, Durability, Geometry, Instant, IoError,
     Lba, MemoryDevice, Operation, Outcome, OwnerId, SECTOR_BYTES, SectorRange,
 };
-use pool::{CreatePool, DiskFacts, Engine, EngineConfig, Layout, Limits, VolumeSize};
+use pool::{CreatePool, DiskFacts, Engine, EngineConfig, Layout, Limits, Stops, VolumeSize};
 use runtime::{Executor, Order};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -238,6 +238,7 @@ impl Bench {
             owner_name: "bench".into(),
             pools: Vec::new(),
             limits: Limits::default(),
+            stops: Stops::default(),
         };
         let engine = Engine::new(executor.handle(), config);
         let answers = Rc::new(Answers::default());

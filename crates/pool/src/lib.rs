@@ -27,7 +27,8 @@ pub use endings::{
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
-    KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, PoolSettings, VolumeSize, WipeDisks,
+    InvalidStopAt, KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, PoolSettings, StopAt,
+    StopPoint, Stops, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
 pub use forecast::{

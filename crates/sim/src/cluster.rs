@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Instant, OwnerId};
-use pool::engine::{Engine, EngineConfig, Limits};
+use pool::engine::{Engine, EngineConfig, Limits, Stops};
 use pool::format::FailureDomain;
 use pool::{DiskState, JobState, KnownPool, LabelKind, LabelValue, Labels, PoolReport, PoolState};
 use rand::Rng;

@@ -123,6 +123,14 @@ impl Count {
         Ok(())
     }
 
+    /// What no step of our own leaves, wherever it was cut short: a member without its label, or one that hasn't
+    /// applied what it is credited with.
+    pub fn members_are_known(&self) -> Result<(), String> {
+        let kinds = [Kind::DiskMissing, Kind::RolledBack];
+        let found = self.report.all_findings().find(|found| kinds.contains(&found.kind));
+        found.map_or(Ok(()), |found| Err(line(found)))
+    }
+
     /// What a scrub leaves nothing of: slots that don't hold what was written to them, also those that aren't the
     /// newest.
     pub fn slots_are_sound(&self) -> Result<(), String> {

@@ -8,6 +8,9 @@
 //! step included, happens: an engine's death spares the writes of a node.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use pool::{StopAt, StopPoint};
 
 /// What kind of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,13 +32,15 @@ impl Kind {
     }
 }
 
-/// One of the steps, counted from zero.
+/// One of the steps, counted from zero, or a place that an engine passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nth {
     /// Among all.
     Step(u64),
     /// Among those on disks.
     OnDisk(u64),
+    /// A place between two of them, where everything of the one before has happened.
+    Named(StopAt),
 }
 
 /// When the crash comes, seen from its step.
@@ -70,6 +75,7 @@ pub struct Steps {
     counting: Cell<bool>,
     kinds: RefCell<Vec<Kind>>,
     on_disks: Cell<u64>,
+    passed: RefCell<BTreeSet<StopPoint>>,
     armed: Cell<Option<(Nth, When)>>,
     crash: RefCell<Option<(Dies, Crash)>>,
     /// Where the step struck, and what it was: the world holds still.
@@ -83,6 +89,7 @@ impl Steps {
         self.counting.set(true);
         self.kinds.borrow_mut().clear();
         self.on_disks.set(0);
+        self.passed.borrow_mut().clear();
     }
 
     /// Ends counting and forgets what hasn't struck; tells what steps there were.
@@ -121,14 +128,12 @@ impl Steps {
         let is_it = |nth| match nth {
             Nth::Step(nth) => nth == number,
             Nth::OnDisk(nth) => kind.is_on_disk() && nth == on_disks,
+            Nth::Named(_) => false,
         };
         let Some((_, when)) = self.armed.get().filter(|(armed, _)| is_it(*armed)) else {
             return Effect::All;
         };
-        self.armed.set(None);
-        self.holds_still.set(true);
-        let what = format!("{when:?} {kind:?} {number} at {place}");
-        *self.struck.borrow_mut() = Some((place.to_string(), what));
+        self.strikes_at(place, format!("{when:?} {kind:?} {number} at {place}"));
         match when {
             _ if !self.is_void(place) => Effect::All,
             When::Before => Effect::Nothing,
@@ -137,6 +142,29 @@ impl Steps {
             When::Middle => Effect::Half,
             When::After => Effect::All,
         }
+    }
+
+    /// The named places that were passed since the beginning.
+    pub fn passed(&self) -> BTreeSet<StopPoint> {
+        self.passed.borrow().clone()
+    }
+
+    /// The engine at `place` passes a named place; whether it halts there, because the crash comes.
+    pub fn pass(&self, point: StopPoint, place: &str) -> bool {
+        self.passed.borrow_mut().insert(point);
+        let Some((Nth::Named(mut at), when)) = self.armed.get() else { return false };
+        let is_it = !self.holds_still.get() && at.is_reached(point);
+        self.armed.set(Some((Nth::Named(at), when)));
+        if is_it {
+            self.strikes_at(place, format!("{point} at {place}"));
+        }
+        is_it
+    }
+
+    fn strikes_at(&self, place: &str, what: String) {
+        self.armed.set(None);
+        self.holds_still.set(true);
+        *self.struck.borrow_mut() = Some((place.to_string(), what));
     }
 
     /// Whether a crash is due as soon as the present task waits.

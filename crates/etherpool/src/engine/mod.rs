@@ -10,6 +10,7 @@ mod hardening;
 mod held;
 mod network;
 mod requests;
+mod stops;
 mod volumes;
 
 use std::cell::Cell;
@@ -123,6 +124,7 @@ impl Process {
             owner_name: args.host.clone(),
             pools: known_pools(&registry),
             limits: limits(),
+            stops: stops::from_environment()?,
         };
         let engine = Engine::new(handle.runtime().clone(), owner);
         registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));

@@ -26,6 +26,7 @@ use super::member::Member;
 use super::observe;
 use super::pool::Pool;
 use super::re_add::{NotFit, not_fit};
+use super::stops::StopPoint;
 use super::unlabel::wipe;
 use crate::allocate::plan_area;
 use crate::format::{DiskGeometry, DiskId, ExtentRange, Label, LabelState, SelectedLabel};
@@ -231,6 +232,7 @@ impl Pool {
             member.labelled_area.set(label.area);
             member.label_resolved.set(true);
         }
+        self.stops.pass(StopPoint::AreaLabelled).await;
         self.commit_locked(&self.end_of_area(member)).await?;
         self.measure_areas();
         if self.is_voter(member.id) {

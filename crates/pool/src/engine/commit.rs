@@ -252,6 +252,7 @@ impl Pool {
                 Err(LogFull::AreaTooSmall { .. }) => return Err(CommitError::TooLarge),
             }
         }
+        self.stops.pass_committed(records).await;
         self.note_freed(records);
         self.set_meta(next);
         Ok(())

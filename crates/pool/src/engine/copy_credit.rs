@@ -12,6 +12,7 @@ use super::copy_order::Loads;
 use super::disk_work::{WorkResult, failures};
 use super::lease::Ended;
 use super::pool::Pool;
+use super::stops::StopPoint;
 use super::volume::Volume;
 use crate::format::{DiskNumber, GenerationId};
 use crate::metadata::{DirtyRegions, MetaRecord};
@@ -57,8 +58,10 @@ impl Pool {
         }
         // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
         // would wait for it.
+        self.stops.pass(StopPoint::CopyWritten).await;
         let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
         let flushed = self.unless_over(self.flush_disks(written)).await?;
+        self.stops.pass(StopPoint::CopyFlushed).await;
         took.retain(|disk, instance| {
             instance.is_none() || flushed.get(disk).is_some_and(WorkResult::is_done)
         });
@@ -100,6 +103,7 @@ impl Pool {
         let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
         let release = self.meta.borrow().counters().release;
         let recorded = self.unless_over(self.record_applied(took, release)).await?;
+        self.stops.pass(StopPoint::CopyApplied).await;
         let applied: BTreeSet<DiskNumber> =
             recorded.iter().filter(|(_, done)| done.is_done()).map(|(disk, _)| *disk).collect();
         let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;

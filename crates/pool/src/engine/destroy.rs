@@ -418,7 +418,7 @@ impl Engine {
             labelled_bytes: disk.label.geometry.labelled_bytes(),
             newest_vote: Some(slot),
         };
-        self.in_time(unlabelled.wipe()).await
+        self.in_time(unlabelled.wipe(&self.config.stops)).await
     }
 
     /// What a disk that is to be looked at or wiped answers in time.

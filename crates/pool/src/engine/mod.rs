@@ -86,6 +86,7 @@ mod slot;
 mod space;
 mod spare;
 mod status;
+mod stops;
 mod taken;
 mod torn;
 mod trim;
@@ -115,6 +116,7 @@ pub use block::size::VolumeSize;
 pub use limits::Limits;
 pub use settings::PoolSettings;
 pub use slot::Engine;
+pub use stops::{InvalidStopAt, StopAt, StopPoint, Stops};
 pub use wipe_disks::WipeDisks;
 
 use crate::error::PoolError;
@@ -142,6 +144,8 @@ pub struct EngineConfig {
     pub pools: Vec<KnownPool>,
     /// Times and sizes.
     pub limits: Limits,
+    /// Where it halts: nowhere, but in tests.
+    pub stops: Stops,
 }
 
 /// What the outside knows about a device. Names mean nothing to the engine.

@@ -23,6 +23,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
+use super::stops::StopPoint;
 use super::trim::Trims;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
@@ -81,6 +82,7 @@ impl OpenRequest {
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
         let (epoch, claimed) = self.claim_all(&quorum, &before).await?;
         let claimed_at = self.runtime.now();
+        self.config.stops.pass(StopPoint::OpenClaimed).await;
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
         let before = self.reread_votes(&claimed, before).await?;
@@ -107,7 +109,10 @@ impl OpenRequest {
         let ready = runtime::timeout(&self.runtime, READY_MAX, readying).await;
         let ready = ready.unwrap_or(Err(Ended::Closed));
         match ready {
-            Ok(()) => Ok(pool),
+            Ok(()) => {
+                self.config.stops.pass(StopPoint::OpenDone).await;
+                Ok(pool)
+            }
             Err(ended) => {
                 pool.pool.lease.end(Ended::Closed);
                 Err(pool.over(ended))
@@ -295,6 +300,7 @@ impl OpenRequest {
         Rc::new(Pool {
             runtime: self.runtime.clone(),
             limits: self.config.limits.clone(),
+            stops: self.config.stops.clone(),
             events: Rc::clone(&self.events),
             checksum_cache: Rc::clone(&self.checksum_cache),
             id: self.id,
@@ -354,6 +360,7 @@ impl OpenRequest {
         }
         pool.runtime.spawn(Rc::clone(pool).run_lease());
         self.evict_missing(pool, &fit).await?;
+        pool.stops.pass(StopPoint::OpenConfigured).await;
         let lock = pool.meta_lock.acquire(1).await;
         match pool.write_checkpoint(None).await {
             Ok(()) => {}
@@ -364,6 +371,7 @@ impl OpenRequest {
             }
         }
         drop(lock);
+        pool.stops.pass(StopPoint::OpenCheckpointed).await;
         for (member, rolled_back) in &fit {
             pool.use_at_once(member, *rolled_back);
         }

@@ -20,6 +20,7 @@ use super::config::Votes;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
+use super::stops::Stops;
 use super::trim::Trims;
 use super::volume::credit::Credit;
 use crate::format::{
@@ -35,6 +36,7 @@ const PLACES_MAX: usize = 4096;
 pub(crate) struct Pool {
     pub(crate) runtime: Handle,
     pub(crate) limits: Limits,
+    pub(crate) stops: Stops,
     pub(crate) events: Rc<Events>,
     pub(crate) checksum_cache: Rc<ChecksumCache>,
     pub(crate) id: PoolId,

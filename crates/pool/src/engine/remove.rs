@@ -70,7 +70,8 @@ impl OpenPool {
                         labelled_bytes: member.geometry.labelled_bytes(),
                         newest_vote: pool.votes.newest_slot(member.id),
                     };
-                    let wiped = pool.within(pool.limits.background, unlabelled.wipe()).await;
+                    let wiped =
+                        pool.within(pool.limits.background, unlabelled.wipe(&pool.stops)).await;
                     wiped.map_err(|error| error.to_string())
                 }
                 false => Err("it doesn't show its label".to_owned()),

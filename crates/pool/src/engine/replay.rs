@@ -18,6 +18,7 @@ use super::lease::Ended;
 use super::limits::{LOOKS_MAX, READ_TRIES, REPLAY_MIB_MAX};
 use super::log_loss::Damage;
 use super::member::Member;
+use super::stops::StopPoint;
 use super::volume::log::Append;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
@@ -199,17 +200,21 @@ impl Volume {
                 return Err(Ended::Closed);
             }
             self.pool.commit_locked(&adopted.ends).await?;
+            self.pool.stops.pass(StopPoint::LogBounded).await;
         }
         self.append_again(&adopted).await?;
+        self.pool.stops.pass(StopPoint::LogRepeated).await;
         let replayed = self.adopt(&adopted.records, &adopted.lost);
         self.decide_intents(&adopted.records, adopted.complete).await?;
         self.is_decided.set(true);
         self.replayed.set(Replayed { blocks: self.pending.borrow().len() as u64, ..replayed });
-        match self.pool.read_only {
+        if self.pool.read_only {
             // What isn't in place is read from memory.
-            true => Ok(()),
-            false => self.destage_all(adopted.last).await,
+            return Ok(());
         }
+        self.destage_all(adopted.last).await?;
+        self.pool.stops.pass(StopPoint::LogReplayed).await;
+        Ok(())
     }
 
     /// What isn't on all current copies was perhaps never acknowledged, and what it overwrites was: it

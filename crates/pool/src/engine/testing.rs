@@ -18,7 +18,7 @@ use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Executor, Handle, Notify, Order};
 use uuid::Uuid;
 
-use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits};
+use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, Stops};
 use crate::format::DiskGeometry;
 
 /// Writes of several disks in the order in which they took effect: disk, place, contents.
@@ -520,6 +520,7 @@ impl Bench {
             owner: OwnerId(Uuid::from_u128(owner)),
             owner_name: format!("supervisor-{owner}"),
             limits,
+            stops: Stops::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 
 use super::config::vote_place;
 use super::observe::{read_slots, read_vote};
+use super::stops::{StopPoint, Stops};
 use crate::format::{
     APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, PoolId, VOTE_BYTES,
     VOTE_MAGIC,
@@ -30,17 +31,21 @@ pub(super) struct Unlabelled<'a> {
 
 impl Unlabelled<'_> {
     /// Takes off labels, votes and applied blocks.
-    pub(super) async fn wipe(&self) -> Result<(), IoError> {
+    pub(super) async fn wipe(&self, stops: &Stops) -> Result<(), IoError> {
         let votes = DiskGeometry::vote_slots().map(|slot| (slot, VOTE_BYTES));
         let newest = self.newest_vote.unwrap_or(0);
         self.zero(&[votes[1 - newest]]).await?;
+        stops.pass(StopPoint::WipeOlderVote).await;
         self.zero(&DiskGeometry::applied_slots().map(|slot| (slot, APPLIED_BYTES))).await?;
         // A disk that was cut short has those at its end no more.
         let sectors = self.device.geometry().sectors;
         let labels = DiskGeometry::label_slots(self.labelled_bytes).into_iter();
         let labels = labels.filter(|slot| SectorRange::new(*slot, LABEL_SECTORS).fits(sectors));
         self.zero(&labels.map(|slot| (slot, LABEL_BYTES)).collect::<Vec<_>>()).await?;
-        self.zero(&[votes[newest]]).await
+        stops.pass(StopPoint::WipeLabels).await;
+        self.zero(&[votes[newest]]).await?;
+        stops.pass(StopPoint::WipeNewestVote).await;
+        Ok(())
     }
 
     /// Makes zeros of some places, durably.

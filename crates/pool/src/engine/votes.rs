@@ -21,6 +21,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::status::{losses_survived, spare_of};
+use super::stops::StopPoint;
 use crate::forecast::VotesForecast;
 use crate::format::{DiskId, DiskNumber, FailureDomain, VOTE_DISKS_MAX, Voters, has_majority};
 use crate::metadata::{Disk, JobKind, Metadata, area_extents_for};
@@ -246,6 +247,10 @@ impl OpenPool {
 
     /// Who votes from now on, unless somebody changed that, or a copy of the metadata that this needs is gone.
     async fn set_voters(self: &Rc<Self>, from: &Voters, to: Voters) -> Result<bool, Ended> {
+        let behind = match to.next {
+            Some(_) => StopPoint::VotesBoth,
+            None => StopPoint::VotesMoved,
+        };
         let mut done = false;
         let change = self.pool.change_configuration(|config| {
             let copies: BTreeSet<DiskId> =
@@ -272,6 +277,9 @@ impl OpenPool {
             done
         });
         change.await?;
+        if done {
+            self.pool.stops.pass(behind).await;
+        }
         let _meta = self.pool.meta_lock.acquire(1).await;
         let voters = self.pool.all_voters();
         self.pool.area.borrow_mut().copies.retain(|disk, _| voters.contains(disk));

@@ -14,6 +14,7 @@ use super::create::check_once;
 use super::format_disk::Candidate;
 use super::observe::{Content, read_content};
 use super::slot::{Device, SlotState};
+use super::stops::Stops;
 use super::unlabel::{Unlabelled, is_left_over, newest_slot_of, newest_vote, wipe};
 use crate::endings::{LeftDisk, WipePlan, WipeReport, WipedDisk};
 use crate::error::PoolError;
@@ -84,7 +85,7 @@ impl Engine {
     ) -> Result<WipeReport, PoolError> {
         let holds = candidates.into_iter().map(|(shown, one)| self.hold(shown, one, signatures));
         let held = join_all(holds).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
-        let wipes = held.iter().map(|held| self.in_time(held.wipe(signatures)));
+        let wipes = held.iter().map(|held| self.in_time(held.wipe(signatures, &self.config.stops)));
         let mut report = WipeReport::default();
         for (held, result) in held.iter().zip(join_all(wipes).await) {
             let disk = held.candidate.place.name.clone();
@@ -235,7 +236,7 @@ fn is_ours(carries: &str) -> bool {
 
 impl Held {
     /// Wipes it; tells what is still recognised on it.
-    async fn wipe(&self, signatures: bool) -> Result<Vec<Signature>, IoError> {
+    async fn wipe(&self, signatures: bool, stops: &Stops) -> Result<Vec<Signature>, IoError> {
         let device: &dyn BlockDevice = &*self.candidate.device;
         let bytes = self.candidate.size_bytes();
         let labelled_bytes = match &self.content {
@@ -253,7 +254,7 @@ impl Held {
         };
         let instance = Some(self.instance);
         let ours = Unlabelled { device, instance, labelled_bytes, newest_vote };
-        ours.wipe().await?;
+        ours.wipe(stops).await?;
         if signatures {
             let device_bytes = device.geometry().sectors.saturating_mul(SECTOR_BYTES as u64);
             let tail = bytes.saturating_sub(MIB);

@@ -55,6 +55,7 @@ impl Cluster {
         let process = self.world().start_process(&supervisor.name, supervisor.clock);
         let Some(handle) = process.handle() else { return };
         let defaults = Limits::default();
+        let (timeline, name) = (Rc::clone(self.world().timeline()), supervisor.name.clone());
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
@@ -65,6 +66,7 @@ impl Cluster {
                 trim_after: self.plan.trim_after.unwrap_or(defaults.trim_after),
                 ..defaults
             },
+            stops: Stops::at(move |point| timeline.steps().pass(point, &name)),
         };
         let engine = Engine::new(handle.clone(), config);
         let ports = open(&self.networks, &supervisor.stations);

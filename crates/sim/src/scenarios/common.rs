@@ -447,6 +447,11 @@ impl Rig {
         Count::of(&self.cluster, &self.oracles()).wrong().map_err(Failure)
     }
 
+    /// And so is what the metadata says of its disks.
+    pub fn count_members_now(&self) -> Result<(), Failure> {
+        Count::of(&self.cluster, &self.oracles()).members_are_known().map_err(Failure)
+    }
+
     /// At some moment of the next `most_ms`: what was acknowledged is on the disks, and status goes on
     /// claiming no more than they hold.
     pub fn count_by_luck(self: &Rc<Self>, most_ms: u64) {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pool::InvalidStopAt;
+
 use super::nth_step::{Operation, operation_of};
 use crate::steps::{Kind, Nth, When};
 
@@ -48,6 +50,7 @@ impl fmt::Display for Point {
         let nth = match self.nth {
             Nth::Step(number) => number.to_string(),
             Nth::OnDisk(number) => format!("{ON_DISK}{number}"),
+            Nth::Named(at) => at.to_string(),
         };
         write!(f, "{}/{nth}/{when}/{what}", self.operation.name)
     }
@@ -61,14 +64,15 @@ impl FromStr for Point {
         let [operation, nth, when, what] = parts[..] else {
             return Err(format!("`{text}` isn't OPERATION/NUMBER/WHEN/WHAT"));
         };
-        let (number, on_disk) = match nth.strip_prefix(ON_DISK) {
-            Some(number) => (number, true),
-            None => (nth, false),
+        let number = |text: &str| text.parse().map_err(|_| format!("`{text}` isn't a number"));
+        let nth = match (nth.strip_prefix(ON_DISK), nth.contains('.')) {
+            (Some(nth), _) => Nth::OnDisk(number(nth)?),
+            (None, true) => Nth::Named(nth.parse().map_err(|why: InvalidStopAt| why.to_string())?),
+            (None, false) => Nth::Step(number(nth)?),
         };
-        let number = number.parse().map_err(|_| format!("`{number}` isn't a number"))?;
         Ok(Point {
             operation: operation_of(operation)?,
-            nth: if on_disk { Nth::OnDisk(number) } else { Nth::Step(number) },
+            nth,
             when: WHENS
                 .iter()
                 .find_map(|(known, name)| (*name == when).then_some(*known))

@@ -37,6 +37,7 @@ mod shapes;
 mod slots;
 mod space;
 mod spare;
+mod stops;
 mod target_rules;
 mod trim;
 mod votes;
@@ -84,6 +85,7 @@ pub fn named() -> Vec<Scenario> {
         trim::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
+        stops::SCENARIOS,
         layouts::SCENARIOS,
         offline::SCENARIOS,
         removal::SCENARIOS,

@@ -27,7 +27,7 @@ use super::scenario;
 use crate::cluster::Plan;
 use crate::fork::{Judgement, Loss, Owner};
 use crate::runner::{Failure, Scenario, Stage};
-use crate::steps::{Kind, Nth};
+use crate::steps::{Kind, Nth, When};
 
 /// A crash at some step, by seed.
 pub const SCENARIOS: &[Scenario] = &[
@@ -372,7 +372,7 @@ async fn by_luck(stage: Stage, operation: &'static Operation) -> Result<(), Fail
 pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
     let rig = (point.operation.prepare)(stage).await?;
     rig.cluster.tell(&format!("to crash at {point}"));
-    let struck = arm(&rig, point);
+    let struck = arm(&rig, point.nth, point.when, point.what);
     let outcome: Rc<RefCell<Option<Result<(), Failure>>>> = Rc::default();
     rig.cluster.director().spawn({
         let (rig, outcome) = (Rc::clone(&rig), Rc::clone(&outcome));
@@ -418,13 +418,17 @@ pub async fn crash_at(stage: Stage, point: Point) -> Result<(), Failure> {
     Ok(())
 }
 
-fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
+/// Has `what` go at a step; whether it did.
+pub(super) fn arm(rig: &Rc<Rig>, nth: Nth, when: When, what: What) -> Rc<Cell<bool>> {
     let struck = Rc::new(Cell::new(false));
     let (weak, strikes) = (Rc::downgrade(rig), Rc::clone(&struck));
-    let (Nth::Step(number) | Nth::OnDisk(number)) = point.nth;
-    let (number, nodes) = (number as usize, rig.cluster.node_count());
+    let number = match nth {
+        Nth::Step(number) | Nth::OnDisk(number) => number as usize,
+        Nth::Named(at) => at.passings as usize,
+    };
+    let nodes = rig.cluster.node_count();
     let victim = move |place: &str| machine_of(place).unwrap_or(number % nodes);
-    let dies = move |at: &str, place: &str| match point.what {
+    let dies = move |at: &str, place: &str| match what {
         What::Process => place.starts_with("super-"),
         What::Power => true,
         What::Machine => machine_of(place) == Some(victim(at)),
@@ -434,8 +438,8 @@ fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
         strikes.set(true);
         rig.forget_clients();
         let cluster = &rig.cluster;
-        cluster.tell(&format!("{:?} goes: {step}", point.what));
-        match point.what {
+        cluster.tell(&format!("{what:?} goes: {step}"));
+        match what {
             What::Process => cluster.kill_supervisor(rig.active()),
             What::Power => cluster.cut_all_power(),
             What::Machine => {
@@ -444,7 +448,7 @@ fn arm(rig: &Rc<Rig>, point: Point) -> Rc<Cell<bool>> {
             }
         }
     };
-    rig.cluster.world().timeline().steps().arm(point.nth, point.when, dies, crash);
+    rig.cluster.world().timeline().steps().arm(nth, when, dies, crash);
     struck
 }
 
@@ -454,7 +458,7 @@ fn machine_of(place: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_sub(1)
 }
 
-fn is_open(rig: &Rig) -> bool {
+pub(super) fn is_open(rig: &Rig) -> bool {
     rig.report().is_some_and(|report| {
         report.lease_ok && matches!(report.state, PoolState::Online | PoolState::Degraded)
     })

@@ -67,7 +67,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 impl Rig {
     /// The machines whose disks vote.
-    fn voters(&self) -> BTreeSet<usize> {
+    pub(super) fn voters(&self) -> BTreeSet<usize> {
         let report = self.report();
         let disks = report.iter().flat_map(|report| &report.disks).filter(|disk| disk.holds_vote);
         let nodes = 0..self.cluster.node_count();
@@ -86,7 +86,7 @@ impl Rig {
             .map_err(|failure| Failure(format!("{}\nlast report: {:#?}", failure.0, self.report())))
     }
 
-    async fn wait_removed(&self, disk: &str) -> Result<(), Failure> {
+    pub(super) async fn wait_removed(&self, disk: &str) -> Result<(), Failure> {
         self.wait_until("the disk is removed", |report| {
             report.jobs.is_empty() && report.disks.iter().all(|other| other.name != disk)
         })
@@ -95,6 +95,17 @@ impl Rig {
 
     async fn extend(&self, disk: &str) -> Result<(), Failure> {
         self.extend_by(ExtendPool::of(&[disk.to_owned()])).await
+    }
+
+    /// Adds a disk that was removed.
+    pub(super) async fn extend_again(&self, disk: &str) -> Result<(), Failure> {
+        if self.extend(disk).await.is_ok() {
+            return Ok(());
+        }
+        // What was being wiped when the power went may still say what it was.
+        let mut added = ExtendPool::of(&[disk.to_owned()]);
+        added.force_disks = added.disks.clone();
+        self.extend_by(added).await
     }
 
     pub(super) async fn extend_by(&self, added: ExtendPool) -> Result<(), Failure> {
@@ -118,12 +129,7 @@ async fn remove_disk(stage: Stage) -> Result<(), Failure> {
     lose_node(&rig, leaves, "its disk was removed", Survival::None);
     if rig.below(2) == 0 {
         rig.run_for(Duration::from_secs(10)).await;
-        if rig.extend(&disk).await.is_err() {
-            // What was being wiped when the power went may still say what it was.
-            let mut added = ExtendPool::of(std::slice::from_ref(&disk));
-            added.force_disks = added.disks.clone();
-            rig.with(|engine| async move { engine.extend_pool(POOL, &added).await }).await?;
-        }
+        rig.extend_again(&disk).await?;
         rig.run_for(rig.between(1, 8000)).await;
         lose_one_of(&rig, nodes, "it is added again");
     }

@@ -62,30 +62,6 @@ pub enum StructureKind {
     ChecksumBlock,
 }
 
-impl StructureKind {
-    /// All kinds.
-    pub const ALL: [StructureKind; 16] = [
-        StructureKind::Label,
-        StructureKind::Reservation,
-        StructureKind::Vote,
-        StructureKind::Applied,
-        StructureKind::CheckpointHeader,
-        StructureKind::CheckpointTable,
-        StructureKind::CheckpointSection,
-        StructureKind::MetadataEntry,
-        StructureKind::SegmentHeader,
-        StructureKind::DataRecord,
-        StructureKind::ZeroRecord,
-        StructureKind::MarkRecord,
-        StructureKind::LostRecord,
-        StructureKind::FreshIntent,
-        StructureKind::OverwriteIntent,
-        StructureKind::ChecksumBlock,
-    ];
-}
-
-const _: () = assert!(StructureKind::ChecksumBlock as usize + 1 == StructureKind::ALL.len());
-
 block::words!(StructureKind {
     Label = "label",
     Reservation = "reservation",
