@@ -56,12 +56,11 @@ impl Pool {
         for (disk, copied) in copies.iter().flat_map(|copy| &copy.bytes) {
             *bytes.entry(*disk).or_default() += copied;
         }
+        self.stops.pass(StopPoint::CopyWritten).await;
         // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
         // would wait for it.
-        self.stops.pass(StopPoint::CopyWritten).await;
         let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
         let flushed = self.unless_over(self.flush_disks(written)).await?;
-        self.stops.pass(StopPoint::CopyFlushed).await;
         took.retain(|disk, instance| {
             instance.is_none() || flushed.get(disk).is_some_and(WorkResult::is_done)
         });
@@ -99,13 +98,14 @@ impl Pool {
         if cleared.is_empty() {
             return Ok((0, BTreeMap::new()));
         }
+        self.stops.pass(StopPoint::CopyFlushed).await;
         // A disk that was rolled back behind what it is credited with now must be told by its number.
         let _releases = self.unless_over(self.release_lock.acquire(1)).await?;
         let release = self.meta.borrow().counters().release;
         let recorded = self.unless_over(self.record_applied(took, release)).await?;
-        self.stops.pass(StopPoint::CopyApplied).await;
         let applied: BTreeSet<DiskNumber> =
             recorded.iter().filter(|(_, done)| done.is_done()).map(|(disk, _)| *disk).collect();
+        self.stops.pass(StopPoint::CopyApplied).await;
         let _meta = self.unless_over(self.meta_lock.acquire(1)).await?;
         // Whoever removes a volume frees its extents only once nobody works on its groups.
         let is_there = |generation: GenerationId| {
