@@ -16,7 +16,7 @@ ETHERPOOL := $(TARGET)/release/etherpool
 QUICK := --profile quick --locked
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
-.PHONY: blackbox guests-long bench bench-target bench-engine setup setup-qemu deny clean
+.PHONY: blackbox guests-long kills-long bench bench-target bench-engine setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -47,7 +47,7 @@ lab: setup build
 
 test: setup setup-qemu check unit bytes hostile sim mutants-few blackbox
 
-test-long: bytes-long sim-long mutants guests-long
+test-long: bytes-long sim-long mutants guests-long kills-long
 
 # Formatting and lints: no warning passes.
 check:
@@ -112,6 +112,11 @@ blackbox: build
 guests-long: build
 	MEMORY_MEBIBYTES=2048 ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox \
 		--test local_volumes -- --test-threads=1 --include-ignored
+
+# The supervisor killed at every named place of evacuation, replacement, rebuild and import.
+kills-long: build
+	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test kills -- \
+		--test-threads=1 --ignored
 
 bench: setup build
 	$(CARGO) build --release --locked -p blackbox --bins

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// What an engine's environment names the place by where it stands still.
+pub(crate) const STOP_VARIABLE: &str = "ETHERPOOL_STOP_AT";
+
 /// The pool and volume that `lab up` makes.
 pub const VOLUME: &str = "cluster/hyperspace";
 
@@ -24,11 +27,13 @@ pub struct LabOptions {
     pub mtu: u32,
     /// No pool.
     pub bare: bool,
+    /// Where the engine stands still, until its supervisor is started again (docs/engine.md, 20).
+    pub stop_at: Option<&'static str>,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false }
+        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false, stop_at: None }
     }
 }
 
@@ -80,7 +85,9 @@ impl Lab {
         if options.bare {
             args.push("--bare");
         }
-        lab.lab(&args);
+        let mut command = lab.lab_command(&args);
+        command.envs(options.stop_at.map(|place| (STOP_VARIABLE, place)));
+        success(&args, run(command));
         lab
     }
 
@@ -91,9 +98,13 @@ impl Lab {
 
     /// `etherpool lab ARGS`, however it ends.
     pub fn lab_output(&self, args: &[&str]) -> Output {
+        run(self.lab_command(args))
+    }
+
+    fn lab_command(&self, args: &[&str]) -> Command {
         let mut command = etherpool();
         command.arg("lab").arg("--dir").arg(self.dir.path()).args(args);
-        run(command)
+        command
     }
 
     /// `etherpool ARGS` against the lab's supervisor; fails the test if the command fails.
@@ -103,9 +114,14 @@ impl Lab {
 
     /// `etherpool ARGS`, however it ends.
     pub fn cli_output(&self, args: &[&str]) -> Output {
+        run(self.cli_command(args))
+    }
+
+    /// `etherpool ARGS`, to be run.
+    pub fn cli_command(&self, args: &[&str]) -> Command {
         let mut command = etherpool();
         command.arg("--socket").arg(self.dir.path().join("supervisor/run/api.sock")).args(args);
-        run(command)
+        command
     }
 
     /// Exit code of `etherpool ARGS`, and all that it says.

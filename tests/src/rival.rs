@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::lab::STOP_VARIABLE;
 use crate::{Lab, etherpool, text_of, wait_until};
 
 /// A second supervisor on the lab's network; it ends with the test.
@@ -17,11 +18,20 @@ pub struct Rival {
 impl Rival {
     /// Starts it; it has its own identity, state and addresses.
     pub fn start(lab: &Lab) -> Rival {
-        Rival::start_as(lab, None)
+        Rival::begin(lab, None, None)
     }
 
     /// One that says to be `owner`, as anybody can who has read that id off a disk.
     pub fn start_as(lab: &Lab, owner: Option<&str>) -> Rival {
+        Rival::begin(lab, owner, None)
+    }
+
+    /// One whose engine stands still at a named place (docs/engine.md, 20).
+    pub fn start_stopping_at(lab: &Lab, place: &str) -> Rival {
+        Rival::begin(lab, None, Some(place))
+    }
+
+    fn begin(lab: &Lab, owner: Option<&str>, stop_at: Option<&str>) -> Rival {
         let netns = lab.status()["netns"].as_str().unwrap().to_owned();
         for line in [
             "link add sup1 mtu 9000 type veth peer name psup1 mtu 9000",
@@ -56,6 +66,7 @@ impl Rival {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let child = etherpool()
             .args(["supervisor", "--config", file.to_str().unwrap()])
+            .envs(stop_at.map(|place| (STOP_VARIABLE, place)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -64,6 +75,30 @@ impl Rival {
         let rival = Rival { child, socket: dir.join("run/api.sock"), mounts };
         wait_until("the rival answers", || rival.cli(&["pool", "list", "--json"]).0);
         rival
+    }
+
+    /// SIGKILL, of it and so of its children.
+    pub fn kill(mut self) {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let is_there = |pid: &str| std::path::Path::new("/proc").join(pid).exists();
+        wait_until("the rival's children are gone", || {
+            !children.split(' ').any(|pid| !pid.is_empty() && is_there(pid))
+        });
+    }
+
+    /// What it and its children logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.socket.with_file_name("../log")).unwrap_or_default()
+    }
+
+    /// `etherpool ARGS` against it, to be run.
+    pub fn cli_command(&self, args: &[&str]) -> Command {
+        let mut command = etherpool();
+        command.arg("--socket").arg(&self.socket).args(args);
+        command
     }
 
     /// The directory below which it mounts; removed with it.
@@ -86,13 +121,7 @@ impl Rival {
 
     /// The same as [`Rival::cli`] with the exit code.
     pub fn code(&self, args: &[&str]) -> (i32, String) {
-        let output = etherpool()
-            .arg("--socket")
-            .arg(&self.socket)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = self.cli_command(args).stdin(Stdio::null()).output().unwrap();
         (output.status.code().unwrap_or(-1), text_of(&output))
     }
 
@@ -115,8 +144,7 @@ impl Drop for Rival {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let log = self.socket.with_file_name("../log");
-            eprintln!("--- log of the rival\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            eprintln!("--- log of the rival\n{}", self.log());
         }
     }
 }

@@ -200,7 +200,7 @@ fn a_directory_without_a_lab_is_left_alone() {
 
 #[test]
 fn sizes_are_understood_as_they_are_printed() {
-    let lab = Lab::up(&LabOptions { nodes: 1, disks: 2, size: "1G", bare: true, mtu: 9000 });
+    let lab = Lab::up(&LabOptions { nodes: 1, bare: true, ..LabOptions::default() });
     wait_until("the disks are present", || {
         let disks = lab.json(&["disk", "list"]).to_string();
         disks.contains("e1.0") && disks.contains("e1.1")

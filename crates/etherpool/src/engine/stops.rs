@@ -26,7 +26,8 @@ pub fn from_environment() -> anyhow::Result<Stops> {
 
 /// Nothing more leaves the process, and nobody who waits for it is told that it is gone, until it is killed.
 fn stand_still(point: StopPoint) -> bool {
-    tracing::warn!("stopped at {point}");
+    // Not by the log, whose thread may be stopped before it has it.
+    eprintln!("stopped at {point}");
     if let Err(error) = kill_process(getpid(), Signal::STOP) {
         tracing::error!(%error, "only the event loop stops");
     }
