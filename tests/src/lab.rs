@@ -27,7 +27,7 @@ pub struct LabOptions {
     pub mtu: u32,
     /// No pool.
     pub bare: bool,
-    /// Where the engine stands still, until its supervisor is started again (docs/engine.md, 20).
+    /// Where the engine stands still, until its supervisor is started again (docs/engine.md, 21).
     pub stop_at: Option<&'static str>,
 }
 

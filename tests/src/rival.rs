@@ -26,7 +26,7 @@ impl Rival {
         Rival::begin(lab, owner, None)
     }
 
-    /// One whose engine stands still at a named place (docs/engine.md, 20).
+    /// One whose engine stands still at a named place (docs/engine.md, 21).
     pub fn start_stopping_at(lab: &Lab, place: &str) -> Rival {
         Rival::begin(lab, None, Some(place))
     }

@@ -1,5 +1,5 @@
 //! The supervisor is killed with its children at a named place of evacuation, replacement, rebuild or import, while
-//! a mounted volume is written: what was promised is there, and the work goes on to its end (docs/engine.md, 20).
+//! a mounted volume is written: what was promised is there, and the work goes on to its end (docs/engine.md, 21).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! Where tests have the whole process stand still (docs/engine.md, 20): the only way to kill a real supervisor between
+//! Where tests have the whole process stand still (docs/engine.md, 21): the only way to kill a real supervisor between
 //! two particular steps.
 
 use std::cell::Cell;
