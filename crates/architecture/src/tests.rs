@@ -120,6 +120,16 @@ fn the_second_reader_of_disks_can_reach_the_engine_by_no_name() {
     assert_eq!(faults("pool", &format!("{engine}{check}")), Vec::<String>::new());
 }
 
+/// Each name may come through each glob, and through one that another brings.
+#[test]
+fn many_globs_cost_little_and_hide_nothing() {
+    let globs: String = (0..12).map(|n| format!("use E{n}::*; use e{n}::g::*; ")).collect();
+    let text = format!("{globs} fn f() {{ let _ = (a(), b::c(), d::e::f()); }}");
+    assert_eq!(faults("pool", &text), Vec::<String>::new());
+    let deep = "mod a { pub use std::*; } use a::*; use fs::*; fn f() { read(); }";
+    assert!(!faults("pool", &format!("{globs} {deep}")).is_empty());
+}
+
 #[test]
 fn unsafe_is_seen_in_every_form() {
     for text in [
