@@ -140,9 +140,12 @@ impl Rival {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
+        // One that was killed is nobody by now, or another's.
+        if let Ok(None) = self.child.try_wait() {
+            let pid = rustix::process::Pid::from_child(&self.child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = self.child.wait();
+        }
         if std::thread::panicking() {
             eprintln!("--- log of the rival\n{}", self.log());
         }

@@ -55,9 +55,11 @@ impl MountSetting {
     /// The same as it is done in a pool: of one that was imported read-only nothing is mounted otherwise.
     #[must_use]
     pub fn as_in(mut self, pool: &PoolReport) -> MountSetting {
-        if pool.read_only && !self.options.iter().any(|option| option == READ_ONLY) {
-            self.options.retain(|option| option != WRITABLE);
-            self.options.push(READ_ONLY.to_owned());
+        if pool.read_only {
+            let options = self.options.iter().flat_map(|options| options.split(','));
+            let others = options.map(str::trim).filter(|one| ![READ_ONLY, WRITABLE].contains(one));
+            let options = others.chain([READ_ONLY]).map(str::to_owned).collect();
+            self.options = options;
         }
         self
     }

@@ -232,6 +232,15 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
     let about = (Some(name), "");
     let show = format!("see `etherpool pool show {name}`");
     let is_known = seen.known_pools.iter().any(|(id, _)| *id == pool.id);
+    if pool.read_only {
+        // It isn't this supervisor's to heal; but if it was to be served here, it isn't.
+        if is_known {
+            let text = format!("pool {name} is only read here, it isn't open");
+            let remedy = format!("when that is done: etherpool pool release {name}");
+            found.add(Kind::PoolNotOpen, about, Severity::Error, text, &remedy);
+        }
+        return;
+    }
     match &pool.state {
         PoolState::Suspended { reason } => {
             let text = format!("pool {name} is suspended, its requests wait: {reason}");

@@ -10,7 +10,7 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, WitnessArgument};
-use pool::{DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolReport, Spare};
+use pool::{DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolError, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -362,8 +362,12 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let is_open =
         |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
     if let Some(open) = present.iter().find(is_open) {
-        if args.confirmation.dry_run {
-            return done(context, &format!("Pool {pool} is open here already.\n"));
+        if open.read_only && !args.read_only {
+            return Err(ApiError::from(PoolError::ReadOnly { pool: open.name.clone() }).into());
+        }
+        if args.confirmation.dry_run || args.read_only {
+            let how = if open.read_only { " read-only" } else { "" };
+            return done(context, &format!("Pool {pool} is open here already{how}.\n"));
         }
         show(context, open)?;
         super::held::ask(context, &open.name, args.confirmation).await?;
@@ -374,8 +378,9 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
         return Err(ApiError::from(refusal).into());
     }
     if let Some(lacks) = plan.no_quorum.clone().filter(|_| !args.read_only) {
-        let look = format!("to read what is there: etherpool pool import {pool} --read-only");
-        return Err(ApiError::from(lacks).remedy(look).into());
+        return Err(ApiError::from(lacks)
+            .remedy(format!("to read what is there: etherpool pool import {pool} --read-only"))
+            .into());
     }
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;

@@ -256,7 +256,8 @@ impl Turn<'_> {
         let open = pools.iter().filter(|pool| pool.may_stay() && !pool.read_only);
         let imported: Vec<Uuid> = {
             let mut inner = self.registry.inner();
-            let are_open = pools.iter().filter(|pool| pool.is_open());
+            // What is set in one that is only read says nothing of what waits.
+            let are_open = pools.iter().filter(|pool| pool.is_open() && !pool.read_only);
             inner.open = are_open.filter_map(|pool| pool.id.parse().ok()).collect();
             let ids = open.filter_map(|pool| pool.id.parse().ok());
             ids.filter(|id| inner.importing.remove(id)).collect()

@@ -100,7 +100,7 @@ impl OpenRequest {
             // No later number means two things. Logs may know of more than votes and applied blocks.
             chosen.position.number = RecordNumber(record.0.saturating_add(RECORDS_SKIPPED));
         }
-        if chosen.config > before.number && !self.outdated {
+        if chosen.config > self.found.unwrap_or(before.number) && !self.outdated {
             return Err(PoolError::NoQuorum {
                 pool: self.name.clone(),
                 why: format!(

@@ -89,7 +89,11 @@ impl Engine {
         let slot = self.slots.borrow().get(&pool).cloned()?;
         let open = match &*slot.state.borrow() {
             SlotState::Open(open) => {
-                Some((open.pool.owner_name.clone(), self.disks_of(&slot, open)))
+                let owner = match open.pool.read_only {
+                    true => open.owned_before.0.clone(),
+                    false => open.pool.owner_name.clone(),
+                };
+                Some((owner, self.disks_of(&slot, open)))
             }
             _ => None,
         };

@@ -179,7 +179,8 @@ impl Pool {
                 Err(IoError::Fenced { .. }) => theirs.insert(disk),
                 _ => false,
             };
-            if self.is_majority(|disk| ours.contains(&disk)) {
+            // Who only reads keeps nobody out: one disk that says that its owner is silent will do.
+            if self.read_only && !ours.is_empty() || self.is_majority(|disk| ours.contains(&disk)) {
                 self.lease.renewed(sent);
             }
             let blocks = |voters: &Voters| voters.is_blocked(|disk| theirs.contains(&disk));

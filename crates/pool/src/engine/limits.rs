@@ -63,7 +63,7 @@ pub struct Limits {
     /// Memory for checksum blocks, of all volumes together: each takes 4 KiB and is for 4 MiB of a volume.
     pub checksum_bytes: usize,
     /// Memory for what pools that were imported read-only change for themselves: a checkpoint for each copy of their
-    /// metadata, the ends of their logs, and what mounts of their volumes write.
+    /// metadata, the ends of their logs. As much again for what mounts of their volumes write.
     pub private_bytes: u64,
     /// Whether large writes go in place. An opening decides what became of those that did all
     /// the same.

@@ -34,7 +34,7 @@ impl Damage {
 
 impl Volume {
     /// What people can do where nobody has what is missing of the log any more.
-    pub(super) fn remedy_of_loss(&self) -> String {
+    pub(super) fn doing_without(&self) -> String {
         let until = match self.pool.read_only {
             true => "until the pool is released",
             false => "for ever",

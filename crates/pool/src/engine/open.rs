@@ -27,7 +27,9 @@ use super::stops::StopPoint;
 use super::trim::Trims;
 use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
-use crate::format::{Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId};
+use crate::format::{
+    ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId,
+};
 use crate::metadata::Metadata;
 
 /// A labelled disk that is present.
@@ -58,6 +60,8 @@ pub(crate) struct OpenRequest {
     pub(crate) outdated: bool,
     /// Its disks have private layers, and volumes refuse writes.
     pub(crate) read_only: bool,
+    /// The newest configuration that was found before the layers said something else.
+    pub(crate) found: Option<ConfigNumber>,
 }
 
 /// A disk that has accepted our epoch.
@@ -412,7 +416,7 @@ impl OpenRequest {
             true
         })
         .await?;
-        for disk in newly {
+        for disk in newly.into_iter().filter(|_| !pool.read_only) {
             pool.events.tell(crate::report::PoolEvent::DiskOut {
                 pool: pool.name.clone(),
                 disk: pool.disk_name(disk),

@@ -8,6 +8,7 @@ use super::Engine;
 use super::lease::{Ended, TAKEOVER_WAIT};
 use super::open::OpenRequest;
 use super::open_pool::OpenPool;
+use super::read_only::LaidOver;
 use super::slot::{Slot, SlotState};
 use block::BlockDevice;
 use block::size::Human;
@@ -114,8 +115,8 @@ impl Engine {
         slot: &Slot,
         request: OpenRequest,
     ) -> Result<Rc<OpenPool>, PoolError> {
-        let (disks, votes) = self.lay_over(slot, request.outdated).await?;
-        let open = OpenRequest { disks, ..request }.open().await?;
+        let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
+        let open = OpenRequest { disks, found: Some(found), ..request }.open().await?;
         open.votes_before.set(Some(votes));
         match open.forget_properties().await {
             Ok(()) => Ok(open),

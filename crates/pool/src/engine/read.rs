@@ -274,6 +274,10 @@ impl Volume {
     }
 
     fn tell_unrepairable(&self, group: &GroupPlace, block: u64, count: u64) {
+        // Where most of a pool is away that would be all that is told.
+        if self.pool.read_only {
+            return;
+        }
         let disks = group.members.iter().map(|(disk, _)| self.pool.disk_name(*disk));
         self.pool.events.tell(PoolEvent::Unrepairable {
             pool: self.pool.name.clone(),

@@ -25,12 +25,21 @@ use super::quorum::Quorum;
 use super::slot::Slot;
 use super::whose::{ALIVE_WITHIN, owner_name};
 use crate::error::PoolError;
-use crate::format::{Configuration, DiskGeometry, DiskId, DiskNumber, VOTE_DISKS_MAX, Voters};
+use crate::format::{
+    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, VOTE_DISKS_MAX, Voters,
+};
 use crate::metadata::{MetaRecord, Volume as VolumeMeta};
 use crate::report::VotesReport;
 
 /// So often an owner is waited for to be silent: one that was released or ended a moment ago is, after the first.
 const SILENCE_TRIES: u32 = 3;
+
+/// A pool's disks with layers over them, and what they said before.
+pub(super) struct LaidOver {
+    pub(super) disks: Vec<SeenDisk>,
+    pub(super) votes: VotesReport,
+    pub(super) found: ConfigNumber,
+}
 
 impl Engine {
     /// The disks of a closed pool that are present, with layers over them in which their votes are all that there are.
@@ -38,7 +47,7 @@ impl Engine {
         &self,
         slot: &Slot,
         outdated: bool,
-    ) -> Result<(Vec<SeenDisk>, VotesReport), PoolError> {
+    ) -> Result<LaidOver, PoolError> {
         self.lift_layers(slot);
         let owners = self.silent_owners(slot).await?;
         let mut disks = Vec::new();
@@ -49,7 +58,7 @@ impl Engine {
             base.look_inside(true);
             let layer: Rc<dyn BlockDevice> =
                 Overlay::over(base, owner, &self.private_room, &self.runtime);
-            *device.overlay.borrow_mut() = Some(Rc::clone(&layer));
+            *device.overlay.borrow_mut() = Some((slot.id, Rc::clone(&layer)));
             slot.laid_over.borrow_mut().push(device);
             disks.push(SeenDisk { device: layer, ..seen });
         }
@@ -63,7 +72,7 @@ impl Engine {
                 disk.vote = Some(self.put_votes(slot, disk, &config).await?);
             }
         }
-        Ok((disks, quorum.votes()))
+        Ok(LaidOver { disks, votes: quorum.votes(), found: config.number })
     }
 
     /// Takes the layers off a pool's disks, and with them what was written there; whatever these carry by now.

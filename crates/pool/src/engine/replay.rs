@@ -165,19 +165,19 @@ impl Volume {
                         self.names_of(disks.iter().copied())
                     );
                     let stays = disks.iter().all(|disk| self.pool.stays_away(*disk));
-                    let remedy = match stays {
-                        true => self.remedy_of_loss(),
+                    let without = match stays {
+                        true => self.doing_without(),
                         false => String::new(),
                     };
-                    self.set_serving(Serving::Suspended(format!("{waits_for}{remedy}")));
+                    self.set_serving(Serving::Suspended(format!("{waits_for}{without}")));
                     *self.log.damage.borrow_mut() = stays.then_some(waits_for);
                 }
                 Err(Blocked::Damaged(damage)) => {
                     let names = self.names_of(damage.disks.iter().copied());
                     let loss = damage.describe();
-                    let remedy = self.remedy_of_loss();
+                    let without = self.doing_without();
                     self.set_serving(Serving::Suspended(format!(
-                        "its log is damaged: {loss}; bring back {names} with them{remedy}"
+                        "its log is damaged: {loss}; bring back {names} with them{without}"
                     )));
                     *self.log.damage.borrow_mut() = Some(loss);
                 }

@@ -44,6 +44,8 @@ pub struct Engine {
     pub(super) taken: Taken,
     /// For what pools that were imported read-only have for themselves.
     pub(super) private_room: Rc<Room>,
+    /// For what mounts of their volumes write, so that these don't use that up.
+    pub(super) mounts_room: Rc<Room>,
     /// A device was looked at, or a pool changed its state.
     pub(super) changed: Notify,
     pub(super) closing: Cell<bool>,
@@ -56,8 +58,8 @@ pub(super) type KnownDisks = BTreeMap<DiskId, DiskPlace>;
 pub(super) struct Device {
     pub(super) facts: DiskFacts,
     pub(super) device: Rc<dyn BlockDevice>,
-    /// The layer over it, while a pool that was imported read-only holds it.
-    pub(super) overlay: RefCell<Option<Rc<dyn BlockDevice>>>,
+    /// The layer over it, while that pool is imported read-only.
+    pub(super) overlay: RefCell<Option<(PoolId, Rc<dyn BlockDevice>)>>,
     pub(super) content: RefCell<Content>,
     /// The epoch of the reservation on it, when it was last looked at.
     pub(super) epoch: Cell<Epoch>,
@@ -110,14 +112,19 @@ pub(super) struct KnownOwner {
 }
 
 impl Device {
-    /// What an open pool holds of it.
-    pub(super) fn held(&self) -> Rc<dyn BlockDevice> {
-        self.overlay.borrow().as_ref().map_or_else(|| Rc::clone(&self.device), Rc::clone)
+    /// What a pool has of it. It may carry another one's label by now than when a layer was put over it.
+    pub(super) fn held_for(&self, pool: PoolId) -> Rc<dyn BlockDevice> {
+        match &*self.overlay.borrow() {
+            Some((of, layer)) if *of == pool => Rc::clone(layer),
+            _ => Rc::clone(&self.device),
+        }
     }
 
     /// Whether it is what an open pool holds.
     pub(super) fn is_held(&self, held: &Rc<dyn BlockDevice>) -> bool {
-        Rc::ptr_eq(&self.held(), held)
+        let overlay = self.overlay.borrow();
+        let is_layer = overlay.as_ref().is_some_and(|(_, layer)| Rc::ptr_eq(layer, held));
+        is_layer || Rc::ptr_eq(&self.device, held)
     }
 
     /// Whether it carries a label of a pool.
@@ -146,6 +153,7 @@ impl Engine {
             known: RefCell::new(known.collect()),
             checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
             private_room: Room::new(config.limits.private_bytes),
+            mounts_room: Room::new(config.limits.private_bytes),
             config,
             events: Rc::new(Events::new(runtime.clone())),
             runtime,
@@ -381,7 +389,10 @@ impl Engine {
         self.events.end_history(&open.pool.name);
         if open.pool.read_only {
             self.lift_layers(slot);
-            let told = (ended == Ended::Fenced).then(|| open.over(ended));
+            let told = (ended == Ended::Fenced).then(|| PoolError::Suspended {
+                name: open.pool.name.clone(),
+                reason: "it was only read here, and somebody uses it again".into(),
+            });
             told.iter().for_each(|error| tracing::warn!(pool = %open.pool.name, %error, "closed"));
             *slot.error.borrow_mut() = told;
             return self.set_state(slot, SlotState::Closed);
@@ -446,7 +457,7 @@ impl Engine {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
                     machine: device.facts.node,
-                    device: device.held(),
+                    device: device.held_for(pool),
                     label: label.label.clone(),
                     vote: vote.clone(),
                 });
@@ -481,6 +492,7 @@ impl Engine {
             import: slot.import.get().is_some(),
             outdated: slot.import.get().is_some_and(|import| import.outdated),
             read_only: slot.import.get().is_some_and(|import| import.read_only),
+            found: None,
         }
     }
 

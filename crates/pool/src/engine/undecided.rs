@@ -326,8 +326,8 @@ impl Volume {
             "blocks were being written when the pool was left ({number}), and whether they were is known \
              where they are, and nowhere else (reading them fails until they are written anew)"
         );
-        let remedy = self.remedy_of_loss();
-        self.set_serving(Serving::Suspended(format!("{loss}; bring back {names}{remedy}")));
+        let without = self.doing_without();
+        self.set_serving(Serving::Suspended(format!("{loss}; bring back {names}{without}")));
         *self.log.damage.borrow_mut() = Some(loss);
         self.wait_for_change().await
     }
