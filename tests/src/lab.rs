@@ -27,13 +27,11 @@ pub struct LabOptions {
     pub mtu: u32,
     /// No pool.
     pub bare: bool,
-    /// Where the engine stands still, until its supervisor is started again (docs/engine.md, 21).
-    pub stop_at: Option<&'static str>,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false, stop_at: None }
+        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false }
     }
 }
 
@@ -85,9 +83,7 @@ impl Lab {
         if options.bare {
             args.push("--bare");
         }
-        let mut command = lab.lab_command(&args);
-        command.envs(options.stop_at.map(|place| (STOP_VARIABLE, place)));
-        success(&args, run(command));
+        success(&args, run(lab.lab_command(&args)));
         lab
     }
 
@@ -105,6 +101,15 @@ impl Lab {
         let mut command = etherpool();
         command.arg("lab").arg("--dir").arg(self.dir.path()).args(args);
         command
+    }
+
+    /// Starts the supervisor with an engine that stands still at a named place (docs/engine.md, 21), until it is started
+    /// again without.
+    pub fn start_supervisor_stopping_at(&self, place: &str) {
+        let args = ["start", "supervisor"];
+        let mut command = self.lab_command(&args);
+        command.env(STOP_VARIABLE, place);
+        success(&args, run(command));
     }
 
     /// `etherpool ARGS` against the lab's supervisor; fails the test if the command fails.

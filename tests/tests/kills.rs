@@ -20,15 +20,9 @@ enum Work {
 }
 
 /// A lab with a pool of a disk of each of four machines, and a mounted volume with something on all of them.
-fn filled(stop_at: Option<&'static str>) -> Lab {
-    let options = LabOptions {
-        nodes: 4,
-        disks: 2,
-        size: "512M",
-        bare: true,
-        stop_at,
-        ..LabOptions::default()
-    };
+fn filled() -> Lab {
+    let options =
+        LabOptions { nodes: 4, disks: 2, size: "512M", bare: true, ..LabOptions::default() };
     let lab = Lab::up(&options);
     lab.wait_for_disks(8);
     lab.cli(&[&["pool", "create", "cluster"], &DISKS[..], &["--yes"]].concat());
@@ -66,7 +60,13 @@ fn verify(lab: &Lab, reports: &[&LoadReport]) {
 /// Kills the supervisor at `place` of the work.
 fn killed_at(place: &'static str, work: Work) {
     println!("{work:?}, {place}");
-    let lab = filled(Some(place));
+    let lab = filled();
+    // Only now: a disk that was slow for a moment while that was filled would be copied to, and whoever wrote there
+    // would wait for an engine that nobody ends.
+    lab.wait_clean();
+    lab.lab(&["kill", "supervisor"]);
+    lab.start_supervisor_stopping_at(place);
+    wait_until("it is mounted before the work", || lab.is_mounted());
     let [node, disk, other] = LEAVES;
     if let Work::Rebuild = work {
         lab.cli(&["pool", "set", "cluster", "rebuild-delay", "2s"]);
@@ -121,7 +121,7 @@ fn killed_at(place: &'static str, work: Work) {
 /// Another supervisor is killed at `place` of its import; the former owner takes the pool back.
 fn import_killed_at(place: &'static str) {
     println!("import, {place}");
-    let lab = filled(None);
+    let lab = filled();
     let before = load(&lab, "before");
     let rival = Rival::start_stopping_at(&lab, place);
     wait_until("the rival sees whose pool it is", || rival.pool_state() == "foreign");
