@@ -399,11 +399,15 @@ impl World {
                         let all = session::be32(asked, 80) as usize;
                         let (first, count) = session::part(reply);
                         let in_parts = session::has_fragments(reply);
-                        session::is_shown(asked)
+                        // Who is heard in the target's ears may be less than what counts here.
+                        (session::is_shown(asked) || session::is_forced(asked))
                             && reply.len() == session::header_bytes(reply) + count * SECTOR
                             && (in_parts && count > 0 && first + count <= all || count == all)
                     }
-                    session::READ if withheld => !session::is_shown(asked),
+                    session::READ if withheld => {
+                        let is_silent = self.owner_heard.is_none();
+                        !session::is_shown(asked) && !(session::is_forced(asked) && is_silent)
+                    }
                     _ => !withheld,
                 }
         });

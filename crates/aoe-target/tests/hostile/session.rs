@@ -31,6 +31,7 @@ pub const STATUS: u8 = 0x16;
 pub const INCOMPLETE: u8 = 12;
 /// No other fragment follows at once.
 const LAST: u8 = 0x08;
+const FORCE: u8 = 0x04;
 /// It and its answer may go with others.
 const TOGETHER: u8 = 0x10;
 const OPERATIONS: [u8; 9] = [WRITE, WRITE, WRITE, READ, 0x12, DISCARD, ZEROES, STATUS, CLAIM];
@@ -150,6 +151,11 @@ pub fn is_shown(read: &[u8]) -> bool {
     epoch_of(read) != 0 || SHOWN.iter().any(within)
 }
 
+/// Whether a READ asks for all that is on a disk whose owner is silent.
+pub fn is_forced(read: &[u8]) -> bool {
+    epoch_of(read) == 0 && read[26] & FORCE != 0
+}
+
 /// Where an answer says how long the owner wasn't heard.
 pub fn heard_at(reply: &[u8]) -> Option<usize> {
     match reply[25] {
@@ -224,6 +230,9 @@ impl Owner {
         };
         let mut frame = self.frame(version, operation, lba, sectors, &payload, self.sequence);
         frame[48..56].copy_from_slice(&epoch.to_be_bytes());
+        if looks_on && operation == READ && choices.often(96) {
+            frame[26] |= FORCE;
+        }
         seal(&mut frame);
         frame
     }
