@@ -406,7 +406,7 @@ impl World {
                     }
                     session::READ if withheld => {
                         let is_silent = self.owner_heard.is_none();
-                        !session::is_shown(asked) && !(session::is_forced(asked) && is_silent)
+                        !(session::is_shown(asked) || session::is_forced(asked) && is_silent)
                     }
                     _ => !withheld,
                 }
