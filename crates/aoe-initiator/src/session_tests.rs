@@ -345,6 +345,22 @@ fn observers_may_only_read() {
 }
 
 #[test]
+fn observers_see_all_of_a_disk_while_they_look_inside() {
+    let mut pair = pair(11, 9000);
+    pair.server.holder.epoch = Epoch(9);
+    let inside = |pair: &mut SessionPair| {
+        let id = pair.submit(read(500, 1));
+        pair.outcome(id, SECOND).map(|_| ())
+    };
+    let refused = Err(IoError::Refused(block::RefusalReason::Owned));
+    assert_eq!(inside(&mut pair), refused);
+    pair.client.look_inside(true);
+    assert_eq!(inside(&mut pair), Ok(()));
+    pair.client.look_inside(false);
+    assert_eq!(inside(&mut pair), refused);
+}
+
+#[test]
 fn a_cut_path_is_left_for_another() {
     let mut pair = claimed(12, 9000);
     pair.connect(2, 9000);

@@ -340,7 +340,9 @@ impl ScriptedTarget {
             return (status, detail, Buffer::empty());
         }
         match request.operation {
-            Verb::Read if request.epoch == Epoch::OBSERVER && !self.shows(request) => {
+            Verb::Read
+                if request.epoch == Epoch::OBSERVER && !request.force && !self.shows(request) =>
+            {
                 return (Status::Refused, 6, Buffer::empty());
             }
             Verb::Read => {

@@ -40,10 +40,11 @@ const OFTEN_MAX: usize = 12;
 const SELDOM: f64 = 0.3;
 /// Sectors read at once.
 const PIECE_SECTORS: u64 = 128;
-/// How a pool is imported by a new owner, and by one that only reads.
+/// How a pool is imported by a new owner.
 const TAKES_IT: ImportOptions =
     ImportOptions { force: true, grace: None, outdated_metadata: false, read_only: false };
-const READS_IT: ImportOptions = ImportOptions { force: false, read_only: true, ..TAKES_IT };
+/// How it is by one that only reads.
+pub const READS_IT: ImportOptions = ImportOptions { force: false, read_only: true, ..TAKES_IT };
 /// Lines of the run's story that a fork keeps.
 const LINES: usize = 45;
 
@@ -375,12 +376,11 @@ impl Fork {
         cluster: &Rc<Cluster>,
         records: &BTreeMap<String, Rc<Record>>,
     ) -> Result<(), Failure> {
-        let digests = || cluster.disks().iter().map(|(_, disk)| disk.digest()).collect::<Vec<_>>();
-        let before = digests();
+        let before = digests(cluster);
         cluster.start_supervisor(1);
         self.look(cluster, 1, Some(READS_IT), records).await?;
         cluster.kill_supervisor(1);
-        match digests() == before {
+        match digests(cluster) == before {
             true => Ok(()),
             false => Err(Failure("an import that only reads has written".into())),
         }
@@ -522,6 +522,11 @@ impl Fork {
             why => Err(Failure(format!("{name}: a read of {range} hangs; suspended: {why:?}"))),
         }
     }
+}
+
+/// Checksums of all disks, to see whether anything was written.
+pub fn digests(cluster: &Cluster) -> Vec<u64> {
+    cluster.disks().iter().map(|(_, disk)| disk.digest()).collect()
 }
 
 /// Whether `text` has `name`, and not only as the beginning of a longer one.

@@ -17,6 +17,16 @@ fn holder(bench: &mut Bench, observer: SessionId, sequence: u64) -> Holder {
     HolderPayload::parse(&payload).unwrap()
 }
 
+/// A labelled disk with something on it.
+fn with_data(ownership: Ownership) -> Bench {
+    let mut bench = Bench::new(OPEN, |_| ());
+    bench.disk = vec![3; 8192 * 512];
+    bench.target.set_device(bench.export, labelled(ownership));
+    bench.collect();
+    bench.sent.clear();
+    bench
+}
+
 #[test]
 fn the_owners_requests_are_heard_and_nobody_elses() {
     let mut bench = Bench::new(held(5, 1), |_| ());
@@ -136,11 +146,7 @@ fn others_read_labels_votes_and_reservation_only() {
         (OPEN, OBSERVER, false),
         (Ownership::Unclaimed { labelled: true }, OBSERVER, false),
     ] {
-        let mut bench = Bench::new(OPEN, |_| ());
-        bench.disk = vec![3; 8192 * 512];
-        bench.target.set_device(bench.export, labelled(ownership));
-        bench.collect();
-        bench.sent.clear();
+        let mut bench = with_data(ownership);
         let session = connect(&mut bench, 1);
         for (sequence, (lba, sectors, expected)) in (1..).zip(shown.into_iter().chain(hidden)) {
             let request = of(Operation::Read, session, sequence, epoch);
@@ -158,11 +164,7 @@ fn others_read_labels_votes_and_reservation_only() {
 
 #[test]
 fn an_observer_who_asks_for_it_reads_all_while_the_owner_is_silent() {
-    let mut bench = Bench::new(OPEN, |_| ());
-    bench.disk = vec![3; 8192 * 512];
-    bench.target.set_device(bench.export, labelled(held(5, 1)));
-    bench.collect();
-    bench.sent.clear();
+    let mut bench = with_data(held(5, 1));
     let (owner_session, observer) = (connect(&mut bench, 1), connect(&mut bench, 2));
     let mut sequence = 0;
     let mut inside = |bench: &mut Bench, force| {
@@ -184,11 +186,7 @@ fn an_observer_who_asks_for_it_reads_all_while_the_owner_is_silent() {
     assert_eq!(ask(&mut bench, read(owner_session, 2, 0), &[]).0.status, Status::Ok);
     assert_eq!(inside(&mut bench, true), Status::Refused, "the owner is back");
 
-    let mut unreadable = Bench::new(OPEN, |_| ());
-    unreadable.disk = vec![3; 8192 * 512];
-    unreadable.target.set_device(unreadable.export, labelled(Ownership::Unreadable));
-    unreadable.collect();
-    unreadable.sent.clear();
+    let mut unreadable = with_data(Ownership::Unreadable);
     let session = connect(&mut unreadable, 1);
     let request = of(Operation::Read, session, 1, OBSERVER);
     let request = SessionRequest { lba: Lba(500), sectors: 1, force: true, ..request };

@@ -377,8 +377,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
         return Err(ApiError::from(refusal).into());
     }
-    if let Some(lacks) = plan.no_quorum.clone().filter(|_| !args.read_only) {
-        return Err(ApiError::from(lacks)
+    if let Some(no_quorum) = plan.no_quorum.clone().filter(|_| !args.read_only) {
+        return Err(ApiError::from(no_quorum)
             .remedy(format!("to read what is there: etherpool pool import {pool} --read-only"))
             .into());
     }

@@ -36,9 +36,11 @@ impl Services {
         progress: UnboundedSender<Progress>,
     ) -> Result<(), ApiError> {
         let _turn = self.turns.on(name).await?;
-        let settings = self.settings(name).await?;
+        let pools = self.fresh_pools().await?;
+        let (pool, volume) = find(&pools, name)?;
+        let settings = VolumeSettings::from_properties(&volume.properties);
         check_not_mounted(name, &settings)?;
-        check_writable(find(&self.fresh_pools().await?, name)?.0)?;
+        check_writable(pool)?;
         if let Some(export) = settings.exports.first() {
             return Err(ApiError::new(
                 ErrorCode::Busy,

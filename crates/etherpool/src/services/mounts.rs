@@ -35,8 +35,7 @@ impl Services {
         let settings = VolumeSettings::from_properties(&volume.properties);
         let former = settings.mount.as_ref().map(|mount| mount.fstype);
         let known = fstype.or(former);
-        let asked = MountSetting { path, fstype: known.unwrap_or_default(), options };
-        let asked = asked.as_in(pool);
+        let asked = MountSetting { path, fstype: known.unwrap_or_default(), options }.as_in(pool);
         let mut setting = self.check_mount(name, &asked, &pools).await?;
         check_not_exported(name, &settings.exports)?;
         if known.is_none() {

@@ -88,13 +88,7 @@ impl Engine {
     fn in_pool(&self, pool: PoolId) -> Option<InPool> {
         let slot = self.slots.borrow().get(&pool).cloned()?;
         let open = match &*slot.state.borrow() {
-            SlotState::Open(open) => {
-                let owner = match open.pool.read_only {
-                    true => open.owned_before.0.clone(),
-                    false => open.pool.owner_name.clone(),
-                };
-                Some((owner, self.disks_of(&slot, open)))
-            }
+            SlotState::Open(open) => Some((open.owner().0.to_owned(), self.disks_of(&slot, open))),
             _ => None,
         };
         let told = || self.report_slot(&slot).map(|report| (report.owner, report.disks));

@@ -45,7 +45,7 @@ pub(crate) struct OpenPool {
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
     /// Who owned it before it was opened here, by name, and under which epoch.
-    pub(super) owned_before: (String, Epoch),
+    owned_before: (String, Epoch),
     /// How its votes stood when it was imported read-only.
     pub(super) votes_before: Cell<Option<VotesReport>>,
 }
@@ -78,6 +78,15 @@ impl OpenPool {
         let ids: Vec<VolumeId> = self.pool.meta.borrow().volumes().keys().copied().collect();
         for id in ids {
             self.open_volume(id);
+        }
+    }
+
+    /// Who owns it, and under which epoch: who only reads it owns nothing, and has its epoch for itself.
+    pub(super) fn owner(&self) -> (&str, Epoch) {
+        let (name, epoch) = &self.owned_before;
+        match self.pool.read_only {
+            true => (name, *epoch),
+            false => (&self.pool.owner_name, self.pool.epoch),
         }
     }
 

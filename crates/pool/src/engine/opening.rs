@@ -6,13 +6,8 @@ use std::time::Duration;
 
 use super::Engine;
 use super::lease::{Ended, TAKEOVER_WAIT};
-use super::open::OpenRequest;
 use super::open_pool::OpenPool;
-use super::read_only::LaidOver;
 use super::slot::{Slot, SlotState};
-use block::BlockDevice;
-use block::size::Human;
-
 use crate::error::PoolError;
 use crate::format::PoolId;
 use crate::report::PoolReport;
@@ -55,7 +50,11 @@ impl Engine {
         }
         *slot.state.borrow_mut() = SlotState::Opening;
         self.changed.notify_all();
-        let opened = self.open_slot(slot).await;
+        let request = self.request(slot);
+        let opened = match request.read_only {
+            true => self.open_read_only(slot, request).await,
+            false => request.open().await,
+        };
         let opened = opened.and_then(|open| {
             // Its metadata has the last word on its name.
             *slot.name.borrow_mut() = open.pool.name.clone();
@@ -89,44 +88,6 @@ impl Engine {
         }
     }
 
-    async fn open_slot(&self, slot: &Slot) -> Result<Rc<OpenPool>, PoolError> {
-        let request = self.request(slot);
-        match request.read_only {
-            true => {
-                let before = self.private_room.refusals();
-                let opened = self.open_laid_over(slot, request).await;
-                match self.private_room.refusals() == before {
-                    true => opened,
-                    false => opened.map_err(|_| PoolError::Suspended {
-                        name: slot.name.borrow().clone(),
-                        reason: format!(
-                            "opening it takes more memory than the {} that there are for pools that are only read",
-                            Human(self.private_room.bytes())
-                        ),
-                    }),
-                }
-            }
-            false => request.open().await,
-        }
-    }
-
-    async fn open_laid_over(
-        &self,
-        slot: &Slot,
-        request: OpenRequest,
-    ) -> Result<Rc<OpenPool>, PoolError> {
-        let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
-        let open = OpenRequest { disks, found: Some(found), ..request }.open().await?;
-        open.votes_before.set(Some(votes));
-        match open.forget_properties().await {
-            Ok(()) => Ok(open),
-            Err(error) => {
-                open.pool.lease.end(Ended::Closed);
-                Err(error)
-            }
-        }
-    }
-
     fn not_opened(&self, slot: &Slot, error: PoolError) {
         tracing::warn!(pool = %slot.name.borrow(), %error, "not opened");
         *slot.error.borrow_mut() = Some(error);
@@ -138,26 +99,14 @@ impl Engine {
     /// taken. What was last read of those says nothing: where the answer to our claim got lost, nothing can
     /// be read under the former one.
     fn attach_late(self: &Rc<Self>, open: &Rc<OpenPool>) {
-        let late = match open.pool.read_only {
-            true => {
-                // What went meanwhile nobody told who wasn't open yet.
-                let devices = self.devices.borrow();
-                let is_there = |held: &Rc<dyn BlockDevice>| {
-                    devices.values().any(|device| device.is_held(held))
-                };
-                for member in open.pool.members() {
-                    if member.device().is_some_and(|held| !is_there(&held)) {
-                        member.detach();
-                    }
+        if open.pool.read_only {
+            self.detach_gone(open);
+        } else {
+            for seen in self.seen_disks(open.pool.id) {
+                let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
+                if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
+                    open.attach(&member, seen.place, seen.machine, seen.device);
                 }
-                Vec::new()
-            }
-            false => self.seen_disks(open.pool.id),
-        };
-        for seen in late {
-            let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
-            if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
-                open.attach(&member, seen.place, seen.machine, seen.device);
             }
         }
         for member in open.pool.members() {

@@ -9,15 +9,17 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use block::size::Human;
 use block::{BlockDevice, Durability, Holder};
 use futures::future::join_all;
 
 use super::Engine;
 use super::config::vote_place;
 use super::import::owner_lives;
+use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::observe::Vote;
-use super::open::SeenDisk;
+use super::open::{OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
 use super::overlay::Overlay;
 use super::pool::{GroupPlace, Pool};
@@ -35,19 +37,63 @@ use crate::report::VotesReport;
 const SILENCE_TRIES: u32 = 3;
 
 /// A pool's disks with layers over them, and what they said before.
-pub(super) struct LaidOver {
-    pub(super) disks: Vec<SeenDisk>,
-    pub(super) votes: VotesReport,
-    pub(super) found: ConfigNumber,
+struct LaidOver {
+    disks: Vec<SeenDisk>,
+    votes: VotesReport,
+    found: ConfigNumber,
 }
 
 impl Engine {
-    /// The disks of a closed pool that are present, with layers over them in which their votes are all that there are.
-    pub(super) async fn lay_over(
+    /// Opens a pool over layers. They stay if it fails: [`Engine::lift_layers`].
+    pub(super) async fn open_read_only(
         &self,
         slot: &Slot,
-        outdated: bool,
-    ) -> Result<LaidOver, PoolError> {
+        request: OpenRequest,
+    ) -> Result<Rc<OpenPool>, PoolError> {
+        let refusals = self.private_room.refusals();
+        let opened = self.open_laid_over(slot, request).await;
+        if self.private_room.refusals() == refusals {
+            return opened;
+        }
+        opened.map_err(|_| PoolError::Suspended {
+            name: slot.name.borrow().clone(),
+            reason: format!(
+                "opening it takes more memory than the {} that there are for pools that are only read",
+                Human(self.private_room.bytes())
+            ),
+        })
+    }
+
+    async fn open_laid_over(
+        &self,
+        slot: &Slot,
+        request: OpenRequest,
+    ) -> Result<Rc<OpenPool>, PoolError> {
+        let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
+        let open = OpenRequest { disks, found: Some(found), ..request }.open().await?;
+        open.votes_before.set(Some(votes));
+        match open.forget_properties().await {
+            Ok(()) => Ok(open),
+            Err(error) => {
+                open.pool.lease.end(Ended::Closed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Of a pool that has just been opened: nobody told it of devices that went meanwhile.
+    pub(super) fn detach_gone(&self, open: &OpenPool) {
+        let devices = self.devices.borrow();
+        for member in open.pool.members() {
+            let Some(held) = member.device() else { continue };
+            if !devices.values().any(|device| device.is_held(&held)) {
+                member.detach();
+            }
+        }
+    }
+
+    /// The disks of a closed pool that are present, with layers over them in which their votes are all that there are.
+    async fn lay_over(&self, slot: &Slot, outdated: bool) -> Result<LaidOver, PoolError> {
         self.lift_layers(slot);
         let owners = self.silent_owners(slot).await?;
         let mut disks = Vec::new();

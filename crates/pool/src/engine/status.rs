@@ -43,9 +43,8 @@ impl OpenPool {
         let metadata = self.domains_there(&meta, whole.iter().map(|member| member.number));
         let spare_metadata = metadata.saturating_sub(1);
         let survives = self.survives(&meta, &least).min(spare_votes).min(spare_metadata);
-        // Who only reads it owns nothing, has its epoch for itself, and its votes are all that are present.
-        let ours = (pool.owner_name.clone(), pool.epoch);
-        let (owner, epoch) = if pool.read_only { &self.owned_before } else { &ours };
+        let (owner, epoch) = self.owner();
+        // To who only reads it all votes are present.
         let votes = self.votes_before.get().unwrap_or(votes);
         PoolReport {
             name: pool.name.clone(),
@@ -53,7 +52,7 @@ impl OpenPool {
             state: self.state(&disks, &volumes, lease_ok),
             read_only: pool.read_only,
             // Who only reads it owns nothing, and has its epoch for itself.
-            owner: owner.clone(),
+            owner: owner.to_owned(),
             epoch: epoch.0,
             stale_secs: None,
             capacity_bytes: extents * extent_bytes,

@@ -67,6 +67,12 @@ impl Bench {
         (bench, volume)
     }
 
+    /// Gives the pool up.
+    fn release(&self, pool: &'static str) {
+        let engine = Rc::clone(&self.engine);
+        self.run(async move { engine.release_pool(pool).await }).unwrap();
+    }
+
     /// Waits until the pool is open, and opens the volume.
     fn reopened(&self) -> Rc<dyn BlockDevice> {
         self.until(|report| {
@@ -439,8 +445,7 @@ fn a_pool_of_another_owner_is_opened_only_by_import_and_deposes_the_former() {
 fn a_released_pool_is_imported_without_waiting() {
     let (first, volume) = Bench::mirrored(80);
     first.write(&volume, 0, pattern(0, 64, 1)).unwrap();
-    let engine = Rc::clone(&first.engine);
-    first.run(async move { engine.release_pool("pool").await }).unwrap();
+    first.release("pool");
     assert!(first.read(&volume, 0, 1).is_err());
     let again = first.crash_engine();
     again.pass(Duration::from_secs(10));

@@ -1,7 +1,6 @@
 //! Imports that change nothing: another supervisor looks at what an owner that died has left, whole or in parts, and
 //! the owner comes back.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use pool::metadata::Layout;
 use super::common::{OPENING_MAX, POOL, Rig, VOLUME, expect};
 use super::scenario;
 use crate::cluster::Plan;
+use crate::fork::{READS_IT, digests};
 use crate::pattern::{self, Content};
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::{Mix, Record, Watched};
@@ -36,14 +36,10 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const SIZE_BYTES: u64 = 4 << 20;
-const READS_IT: ImportOptions =
-    ImportOptions { force: false, grace: None, outdated_metadata: false, read_only: true };
 /// Longest that it may take until a reader knows that the owner is back: a round of renewals, and its answer.
 const NOTICED_MAX: Duration = Duration::from_secs(6);
-
-fn digests(rig: &Rig) -> Vec<u64> {
-    rig.cluster.disks().iter().map(|(_, disk)| disk.digest()).collect()
-}
+/// So often, with a second in between, a reader asks before it takes no for an answer.
+const IMPORT_TRIES: usize = 19;
 
 async fn start(stage: &Stage) -> Result<Rc<Rig>, Failure> {
     let layout = Layout::Mirror(2);
@@ -57,16 +53,14 @@ async fn start(stage: &Stage) -> Result<Rc<Rig>, Failure> {
 /// Has the second supervisor read the pool, as soon as that lets it.
 async fn import(rig: &Rig, options: ImportOptions) -> Result<(), Failure> {
     rig.set_active(1);
-    let imported = RefCell::new(Err(Failure("never tried".into())));
-    for _ in 0..20 {
-        let import = rig.with(|engine| async move { engine.import_pool(POOL, options).await });
-        *imported.borrow_mut() = import.await.map(drop);
-        if imported.borrow().is_ok() {
-            break;
+    let import = || rig.with(|engine| async move { engine.import_pool(POOL, options).await });
+    for _ in 0..IMPORT_TRIES {
+        if import().await.is_ok() {
+            return Ok(());
         }
         rig.run_for(Duration::from_secs(1)).await;
     }
-    imported.into_inner()
+    import().await.map(drop)
 }
 
 /// The volume as the reader has it.
@@ -107,17 +101,14 @@ async fn read_only(stage: Stage) -> Result<(), Failure> {
     rig.run_for(rig.between(0, 9000)).await;
     // What was under way on the disks is over.
     rig.run_for(Duration::from_secs(8)).await;
-    let before = digests(&rig);
+    let before = digests(&rig.cluster);
     rig.cluster.start_supervisor(1);
     import(&rig, READS_IT).await?;
     let report = rig.report().ok_or_else(|| Failure("the reader has no pool".into()))?;
     expect(report.read_only, || format!("it isn't read-only: {report:#?}"))?;
     let serves = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none());
     rig.cluster.wait_for("the reader serves", OPENING_MAX, serves).await?;
-    let watched = look(&rig)?;
-    let process = rig.cluster.supervisor(1).process();
-    let process = process.ok_or_else(|| Failure("the reader is dead".into()))?;
-    let device = device(&rig)?;
+    let (watched, device) = (look(&rig)?, device(&rig)?);
     let work = async move {
         watched.read_all().await?;
         let data = Buffer::zeroed(BLOCK_BYTES);
@@ -126,11 +117,9 @@ async fn read_only(stage: Stage) -> Result<(), Failure> {
             other => Err(other.err().unwrap_or(IoError::Unsupported)),
         }
     };
-    let done = process.run(work);
-    let done = runtime::timeout(&rig.cluster.director(), Duration::from_secs(60), done).await;
-    let done = done.map_err(|_| Failure("reading hangs".into()))?;
-    done.map_err(|_| Failure("the reader died".into()))?
-        .map_err(|error| Failure(format!("reading, or a write that must be refused: {error}")))?;
+    let (director, limit) = (rig.cluster.director(), Duration::from_secs(60));
+    let done = runtime::timeout(&director, limit, rig.with(|_| work)).await;
+    done.map_err(|_| Failure("reading, or a write that must be refused, hangs".into()))??;
     // Machines come and go under it.
     if rig.below(2) == 0 {
         let node = rig.below(3);
@@ -139,7 +128,7 @@ async fn read_only(stage: Stage) -> Result<(), Failure> {
         rig.cluster.start_node(node);
         rig.run_for(rig.between(100, 4000)).await;
     }
-    expect(digests(&rig) == before, || "a reader has written".into())?;
+    expect(digests(&rig.cluster) == before, || "a reader has written".into())?;
     let releases = rig.below(3) == 0;
     if releases {
         rig.with(|engine| async move { engine.release_pool(POOL).await }).await?;
@@ -178,7 +167,7 @@ async fn read_only_rest(stage: Stage) -> Result<(), Failure> {
     rig.cluster.kill_supervisor(0);
     rig.forget_clients();
     rig.run_for(Duration::from_secs(8)).await;
-    let before = digests(&rig);
+    let before = digests(&rig.cluster);
     rig.cluster.start_supervisor(1);
     rig.set_active(1);
     let refused = rig.with(|engine| async move {
@@ -198,8 +187,6 @@ async fn read_only_rest(stage: Stage) -> Result<(), Failure> {
     };
     rig.cluster.wait_for("what is left serves", OPENING_MAX, settled).await?;
     let device = device(&rig)?;
-    let process = rig.cluster.supervisor(1).process();
-    let process = process.ok_or_else(|| Failure("the reader is dead".into()))?;
     let operations = rig.record(VOLUME).oracle().operations();
     let work = async move {
         let sectors = device.geometry().sectors;
@@ -221,15 +208,12 @@ async fn read_only_rest(stage: Stage) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let (director, limit) = (rig.cluster.director(), Duration::from_secs(100));
-    let done = runtime::timeout(&director, limit, process.run(work));
-    let done = done.await.map_err(|_| Failure("reading hangs".into()))?;
-    done.map_err(|_| Failure("the reader died".into()))?.map_err(Failure)?;
-    expect(digests(&rig) == before, || "a reader has written".into())?;
+    rig.with(|_| work).await?;
+    expect(digests(&rig.cluster) == before, || "a reader has written".into())?;
     // The others are back, under the reader's feet: it goes on with what it has.
     gone.iter().for_each(|node| rig.cluster.start_node(*node));
     rig.run_for(rig.between(0, 9000)).await;
-    expect(digests(&rig) == before, || "a reader has written to what came back".into())?;
+    expect(digests(&rig.cluster) == before, || "a reader has written to what came back".into())?;
     let votes = rig.report().map(|report| report.votes.present);
     expect(votes == Some(1), || format!("of node {left} alone {votes:?} votes were present"))?;
     rig.set_active(0);

@@ -60,8 +60,7 @@ fn a_disk_that_goes_is_known_with_the_states_of_the_pool() {
 fn a_release_is_known_to_whoever_has_the_pool_then() {
     let (bench, _volume) = Bench::mirrored(402);
     bench.engine.tell_command("pool".into(), "root".into(), "release".into(), "begun".into());
-    let engine = Rc::clone(&bench.engine);
-    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.release("pool");
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.import_pool("pool", Default::default()).await }).unwrap();
     assert_eq!(bench.knows("command", "release"), 1);

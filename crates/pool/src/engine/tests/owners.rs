@@ -121,8 +121,7 @@ fn a_deposed_engine_takes_the_pool_back() {
     assert_eq!(first.report().state, PoolState::Fenced);
     assert!(first.engine.known_pools().is_empty(), "it isn't opened by itself any more");
 
-    let engine = Rc::clone(&second.engine);
-    second.run(async move { engine.release_pool("pool").await }).unwrap();
+    second.release("pool");
     assert!(second.engine.known_pools().is_empty());
     first.pass(Duration::from_secs(15));
     let plan = first.plan_import().unwrap();
@@ -219,8 +218,7 @@ fn what_others_do_is_seen() {
     let (first, _) = Bench::mirrored(240);
     let second = first.other(2);
     second.pass(Duration::from_secs(2));
-    let engine = Rc::clone(&first.engine);
-    first.run(async move { engine.release_pool("pool").await }).unwrap();
+    first.release("pool");
     second.pass(Duration::from_secs(12));
     assert_eq!(second.report().state, PoolState::Released);
     first.import(false).unwrap();
@@ -291,8 +289,7 @@ fn of_one_name_one_pool_is_open() {
     let id = first.create_of("tank", &["e0.0"], false).unwrap().id;
     let other = Bench::with(281, of(1), now, 2);
     let stranger = other.create_of("tank", &["e1.0"], false).unwrap().id;
-    let engine = Rc::clone(&other.engine);
-    other.run(async move { engine.release_pool("tank").await }).unwrap();
+    other.release("tank");
     drop(other);
     first.attach(&disks[1]);
     first.pass(Duration::from_secs(10));
@@ -310,8 +307,7 @@ fn of_one_name_one_pool_is_open() {
     assert_eq!(open(&first), std::slice::from_ref(&id));
 
     // When the one is given up, the other may be had; and both may be known from before.
-    let engine = Rc::clone(&first.engine);
-    first.run(async move { engine.release_pool("tank").await }).unwrap();
+    first.release("tank");
     import(&first, &stranger).unwrap();
     assert_eq!(open(&first), std::slice::from_ref(&stranger));
     let mut pools = first.engine.known_pools();
@@ -334,8 +330,7 @@ fn of_one_name_one_pool_is_open() {
     assert!(reason.contains("release"), "{reason}");
     // The same through an opening that is asked for by name: the open one is meant.
     assert!(import(&both, "tank").is_ok());
-    let engine = Rc::clone(&both.engine);
-    both.run(async move { engine.release_pool("tank").await }).unwrap();
+    both.release("tank");
     both.pass(Duration::from_secs(10));
     assert_eq!(open(&both), [closed.id]);
 }

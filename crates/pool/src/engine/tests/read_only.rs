@@ -104,8 +104,7 @@ fn nothing_of_a_read_only_import_reaches_a_disk() {
 
     second.pass(Duration::from_secs(120));
     assert_eq!(second.read(&volume, 0, 32).unwrap(), pattern(0, 32, 1));
-    let engine = Rc::clone(&second.engine);
-    second.run(async move { engine.release_pool("pool").await }).unwrap();
+    second.release("pool");
     second.pass(Duration::from_secs(30));
     assert!(matches!(second.report().state, PoolState::Foreign { .. }), "{:?}", second.report());
     assert!(second.images() == before, "something was written");
@@ -164,8 +163,7 @@ fn without_a_majority_what_is_present_can_be_read() {
         second.pass(Duration::from_secs(30));
         let votes = second.report().votes;
         assert_eq!((votes.present, votes.total), (1, 3), "as it was when it was imported");
-        let engine = Rc::clone(&second.engine);
-        second.run(async move { engine.release_pool("pool").await }).unwrap();
+        second.release("pool");
         // A new look finds all that is there.
         second.set_mode((lost + 2) % 3, Mode::Well);
         second.pass(Duration::from_secs(15));
@@ -222,8 +220,7 @@ fn our_own_pool_is_opened_as_usual_afterwards() {
     bench.set_mode(2, Mode::Well);
     bench.pass(Duration::from_secs(30));
     assert!(bench.report().read_only, "not under the feet of who reads");
-    let engine = Rc::clone(&bench.engine);
-    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.release("pool");
     let volume = bench.reopened();
     assert!(!bench.report().read_only);
     assert_eq!(bench.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
