@@ -60,7 +60,8 @@ async fn scrub(stage: Stage) -> Result<(), Failure> {
     rig.in_place(VOLUME).await?;
     let victim = rig.below(nodes);
     rot(&rig, &rig.cluster.node(victim).disks()[0].clone());
-    let whole = 2 * (6 << 20);
+    // The volume's six MiB are up to two extents of four.
+    let whole = layout.copies() as u64 * (8 << 20);
     // Some take so long that how far they are is noted now and then.
     let is_slow = rig.below(2) == 0;
     let seconds = if is_slow { 20 + rig.below(40) } else { 1 + rig.below(8) };
