@@ -36,6 +36,8 @@ const VOLUME: &str = "v";
 const FILLED_PERCENT: u64 = 75;
 /// Longest that any step takes in virtual time.
 const STEP_MAX: Duration = Duration::from_secs(3600);
+/// After that long nobody passes for somebody who asks for something.
+const REST: Duration = Duration::from_secs(3);
 /// How long the load is measured without a rebuild.
 const ALONE: Duration = Duration::from_secs(8);
 /// How long it is judged what the pool can do.
@@ -60,6 +62,8 @@ pub struct Row {
     pub cable_allows: Rate,
     /// The part of the time that the busiest disk and an average one were at work.
     pub disk_busy: (f64, f64),
+    /// The part of the time that the arm of an average one was on the way.
+    pub positioning: f64,
     /// Requests a second, and how long they took before and beside the rebuild.
     pub load: Option<(f64, Latencies, Latencies)>,
 }
@@ -93,6 +97,7 @@ impl Row {
             format!("{times:.1}"),
             percent(self.disk_busy.0),
             percent(self.disk_busy.1),
+            percent(self.positioning),
         ];
         let milliseconds = |took: Duration| format!("{:.2}", took.as_secs_f64() * 1000.0);
         match &self.load {
@@ -130,6 +135,7 @@ pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
             "disks' speed",
             "busiest disk",
             "average disk",
+            "of it positioning",
             "requests",
             "p50 / p99 alone, ms",
             "beside it, ms",
@@ -206,6 +212,7 @@ impl Bench {
         let (name, disk) = &disks[GONE];
         disk.set_gone(true);
         self.wait_out(name).await?;
+        self.rest().await?;
         let rate = match loaded {
             true => Some(self.most_a_second().await? / 2.0),
             false => None,
@@ -214,7 +221,9 @@ impl Bench {
             Some(rate) => {
                 let load = self.begin_load(rate)?;
                 self.rig.run_for(ALONE).await;
-                Some(load.end())
+                let alone = load.end();
+                self.rest().await?;
+                Some(alone)
             }
             None => None,
         };
@@ -227,12 +236,13 @@ impl Bench {
         let end = self.mark();
         let beside = load.map(|load| load.end());
         let seconds = end.at.since(begin.at).as_secs_f64().max(1e-9);
-        let busy = begin
-            .usage
-            .iter()
-            .zip(&end.usage)
-            .map(|(begin, end)| end.busy.saturating_sub(begin.busy).as_secs_f64() / seconds);
-        let busy: Vec<f64> = busy.collect();
+        let part_of = |what: fn(&Usage) -> Duration| {
+            let pairs = begin.usage.iter().zip(&end.usage);
+            let part = |(begin, end)| what(end).saturating_sub(what(begin)).as_secs_f64() / seconds;
+            pairs.map(part).collect::<Vec<f64>>()
+        };
+        let busy = part_of(|usage| usage.busy);
+        let positioning = part_of(|usage| usage.positioning);
         let line = self.hardware.line.bytes_per_second as f64;
         let of_bytes = |bytes: f64| Rate { per_second: bytes / MIB as f64, len_bytes: MIB };
         let load = rate.zip(alone).zip(beside);
@@ -245,8 +255,16 @@ impl Bench {
             disks_allow: of_bytes(self.disks_allow()),
             cable_allows: of_bytes(line),
             disk_busy: (busy.iter().copied().fold(0.0, f64::max), busy.iter().sum::<f64>() / LEFT),
+            positioning: positioning.iter().sum::<f64>() / LEFT,
             load: load.map(|((rate, alone), beside)| (rate, alone, beside)),
         })
+    }
+
+    /// Until nothing is left to do of what was asked, and the pool knows that nobody asks for anything.
+    async fn rest(&self) -> Result<(), Failure> {
+        self.rig.in_place(VOLUME).await?;
+        self.rig.run_for(REST).await;
+        Ok(())
     }
 
     fn disks_allow(&self) -> f64 {
