@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{Instance, IoError};
+use block::{Instance, Instant, IoError};
 use runtime::Permit;
 
-use super::copy_order::Loads;
+use super::copy_order::{Load, Loads};
 use super::disk_work::{WorkResult, failures};
 use super::lease::Ended;
 use super::pool::Pool;
@@ -30,6 +30,8 @@ pub(super) struct GroupCopy {
     pub(super) cleared: DirtyRegions,
     /// The disks that took it, and which instance of each, if anything had to be written.
     pub(super) took: BTreeMap<DiskNumber, Option<Instance>>,
+    /// How long a piece took at most.
+    pub(super) slowest_piece: Duration,
     pub(super) _lock: Permit,
 }
 
@@ -39,42 +41,158 @@ impl GroupCopy {
     }
 }
 
+/// What was copied to a disk, on the way to be durable there.
+pub(super) struct CopyFlush {
+    disk: DiskNumber,
+    instance: Instance,
+    groups: BTreeSet<GenerationId>,
+    bytes: u64,
+}
+
+/// What became of it: nothing if the disk doesn't take part any more.
+pub(super) struct Flushed {
+    of: CopyFlush,
+    result: Option<WorkResult>,
+}
+
+/// Copies that are durable where they are to be credited, and disks whose flush failed meanwhile.
+pub(super) struct Credit {
+    copies: Vec<GroupCopy>,
+    failed: BTreeMap<DiskNumber, IoError>,
+}
+
+impl Credit {
+    pub(super) fn groups(&self) -> Vec<GenerationId> {
+        self.copies.iter().map(|copy| copy.generation).collect()
+    }
+}
+
+/// What was copied and isn't credited yet. Each disk is flushed by itself, so that none waits for another one's arm;
+/// what is durable is credited together, since that costs a write to each disk and a commit.
+#[derive(Default)]
+pub(super) struct UncreditedCopies {
+    copies: Vec<Uncredited>,
+    flushing: BTreeSet<DiskNumber>,
+    failed: BTreeMap<DiskNumber, IoError>,
+}
+
+struct Uncredited {
+    copy: GroupCopy,
+    copied_at: Instant,
+    /// The disks that are to make it durable, the instances that took it, and that they have it to do.
+    unflushed: BTreeMap<DiskNumber, (Instance, Option<Load>)>,
+}
+
+impl UncreditedCopies {
+    pub(super) fn is_empty(&self) -> bool {
+        self.copies.is_empty() && self.failed.is_empty()
+    }
+
+    /// A group was copied: that `writes` is still to be done by its disks.
+    pub(super) fn push(&mut self, copy: GroupCopy, writes: Vec<Load>, copied_at: Instant) {
+        let mut loads: BTreeMap<_, _> =
+            writes.into_iter().map(|load| (load.disk(), load)).collect();
+        // One that wasn't known to lack something when the group was chosen has no such load, and is flushed as well.
+        let unflushed = copy.took.iter().filter_map(|(disk, instance)| {
+            let load = loads.remove(&Some(*disk));
+            Some((*disk, ((*instance)?, load)))
+        });
+        self.copies.push(Uncredited { unflushed: unflushed.collect(), copy, copied_at });
+    }
+
+    /// What is to be flushed now, for each disk all that it took.
+    pub(super) fn take_flushes(
+        &mut self,
+        is_due: impl Fn(DiskNumber, Instant, &[&GroupCopy]) -> bool,
+    ) -> Vec<CopyFlush> {
+        let mut oldest = BTreeMap::new();
+        for uncredited in &self.copies {
+            for (disk, (instance, _)) in &uncredited.unflushed {
+                oldest.entry(*disk).or_insert((*instance, uncredited.copied_at));
+            }
+        }
+        oldest.retain(|disk, _| !self.flushing.contains(disk));
+        let flushes = oldest.into_iter().filter_map(|(disk, (instance, copied_at))| {
+            // What another instance took is flushed next, under that one.
+            let its = self.copies.iter().filter(|copy| {
+                copy.unflushed.get(&disk).is_some_and(|(took, _)| *took == instance)
+            });
+            let its: Vec<&GroupCopy> = its.map(|uncredited| &uncredited.copy).collect();
+            is_due(disk, copied_at, &its).then(|| CopyFlush {
+                disk,
+                instance,
+                groups: its.iter().map(|copy| copy.generation).collect(),
+                bytes: its.iter().filter_map(|copy| copy.bytes.get(&disk)).sum(),
+            })
+        });
+        let flushes: Vec<CopyFlush> = flushes.collect();
+        self.flushing.extend(flushes.iter().map(|flush| flush.disk));
+        flushes
+    }
+
+    /// What a disk didn't make durable it isn't credited with.
+    pub(super) fn was_flushed(&mut self, Flushed { of, result }: Flushed) {
+        self.flushing.remove(&of.disk);
+        let is_done = result.as_ref().is_some_and(WorkResult::is_done);
+        if let Some(error) = result.as_ref().and_then(|result| result.failed) {
+            self.failed.insert(of.disk, error);
+        }
+        for uncredited in &mut self.copies {
+            if !of.groups.contains(&uncredited.copy.generation) {
+                continue;
+            }
+            uncredited.unflushed.remove(&of.disk);
+            if !is_done {
+                uncredited.copy.took.remove(&of.disk);
+                uncredited.copy.cleared.retain(|(_, disk), _| *disk != of.disk);
+            }
+        }
+    }
+
+    /// What no disk is waited for any more.
+    pub(super) fn take_credit(&mut self) -> Option<Credit> {
+        let ready = self.copies.extract_if(.., |copy| copy.unflushed.is_empty());
+        let copies: Vec<GroupCopy> = ready.map(|uncredited| uncredited.copy).collect();
+        if copies.is_empty() && self.failed.is_empty() {
+            return None;
+        }
+        Some(Credit { copies, failed: std::mem::take(&mut self.failed) })
+    }
+}
+
 impl Pool {
-    /// Makes what was copied durable on the disks that took it, and commits that they have it; tells of how many
-    /// groups. A disk that can't make it durable is out.
+    /// Makes what was copied durable on a disk.
+    pub(super) async fn flush_copies(
+        &self,
+        of: CopyFlush,
+        loads: &Loads,
+    ) -> Result<Flushed, Ended> {
+        self.stops.pass(StopPoint::CopyWritten).await;
+        // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
+        // would wait for it.
+        let flush = self.flush_disk(of.disk, of.instance, Rc::clone(&loads.flushing));
+        let result = self.unless_over(flush).await?;
+        if let Some(done) = result.as_ref().filter(|result| result.is_done()) {
+            loads.was_flushed(of.disk, of.bytes, done.took, self.limits.eviction / FLUSHES);
+        }
+        Ok(Flushed { of, result })
+    }
+
+    /// Commits that disks have what was copied to them and is durable there; tells of how many groups. A disk that
+    /// can't make it durable is out.
     pub(super) async fn credit_copies(
         self: &Rc<Self>,
-        copies: Vec<GroupCopy>,
-        loads: &Loads,
+        Credit { copies, mut failed }: Credit,
     ) -> Result<usize, Ended> {
         let mut took: BTreeMap<DiskNumber, Option<Instance>> = BTreeMap::new();
         for (disk, instance) in copies.iter().flat_map(|copy| &copy.took) {
             let first = took.entry(*disk).or_insert(*instance);
             *first = first.or(*instance);
         }
-        let mut bytes: BTreeMap<DiskNumber, u64> = BTreeMap::new();
-        for (disk, copied) in copies.iter().flat_map(|copy| &copy.bytes) {
-            *bytes.entry(*disk).or_default() += copied;
-        }
-        self.stops.pass(StopPoint::CopyWritten).await;
-        // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
-        // would wait for it.
-        let written = took.iter().filter_map(|(disk, instance)| Some((*disk, (*instance)?)));
-        let flushed = self.unless_over(self.flush_disks(written)).await?;
-        took.retain(|disk, instance| {
-            instance.is_none() || flushed.get(disk).is_some_and(WorkResult::is_done)
-        });
         let (credited, recorded) = self.commit_copies(&copies, took).await?;
-        for (disk, result) in flushed.iter().filter(|(_, done)| done.is_done()) {
-            // A drive without FUA flushes for the applied number once more.
-            let again = recorded.get(disk).map_or(Duration::ZERO, |done| done.took);
-            let bytes = bytes.get(disk).copied().unwrap_or(0);
-            loads.was_flushed(*disk, bytes, result.took + again, self.limits.eviction / FLUSHES);
-        }
         // Whoever waits for their groups has no reason to wait until a disk is out.
         drop(copies);
-        let failed: BTreeMap<DiskNumber, IoError> =
-            failures(&flushed).into_iter().chain(failures(&recorded)).collect();
+        failed.extend(failures(&recorded));
         if !failed.is_empty() {
             self.evict(&failed, true).await?;
         }

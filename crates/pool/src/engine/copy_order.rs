@@ -4,13 +4,15 @@
 //! each has its part of the work, and an arm isn't sent from one place to another and back. The groups of a disk
 //! come in the order in which they were made, in which they mostly lie on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::BLOCK_BYTES;
+use block::{BLOCK_BYTES, Instant};
 
+use super::limits::COPIED_BYTES_MAX;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
 /// Beside requests a piece may keep a disk for about as long as each of them takes, by so many bytes a second.
@@ -21,6 +23,17 @@ const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=2 << 20;
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
 /// So many times as much as before is flushed at once, at most.
 const HELD_GROWTH: u64 = 4;
+/// What is under way at once, of all groups together: at first, and the least.
+const WINDOW_BYTES: u64 = 32 << 20;
+const WINDOW_BYTES_MIN: u64 = 4 << 20;
+/// So much more after each group that didn't take too long.
+const WINDOW_GROWTH: u64 = 1 << 20;
+/// A piece that takes longer waits in front of a cable that all of them share.
+const PIECE_TAKES: Duration = Duration::from_millis(200);
+/// For so long at most its disks wait for it.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// So often the line that was served least lately has its turn, whatever its disks do for others.
+const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// How much is copied at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +77,11 @@ impl Width {
         }
     }
 
+    /// What of a group is under way at once.
+    fn group_bytes(self, extent_bytes: u64) -> u64 {
+        extent_bytes.min(self.pieces as u64 * self.piece_bytes)
+    }
+
     pub(crate) fn piece_rows(self) -> usize {
         (self.piece_bytes as usize / BLOCK_BYTES).max(1)
     }
@@ -87,17 +105,28 @@ pub(super) struct Between {
     pub(super) to: Vec<DiskNumber>,
 }
 
+impl Between {
+    fn disks(&self) -> impl Iterator<Item = DiskNumber> {
+        self.from.iter().chain(&self.to).copied()
+    }
+}
+
 /// Groups that wait to be copied, those between the same disks in a line of their own: whom one disk keeps waiting
 /// stands in nobody else's way.
 #[derive(Default)]
 pub(super) struct Lines {
     lines: BTreeMap<Between, VecDeque<(VolumeId, GenerationId)>>,
+    /// In how many groups that wait a disk has a part.
+    of_disk: BTreeMap<DiskNumber, usize>,
     len: usize,
 }
 
 impl Lines {
     /// Puts a group at the end of its line.
     pub(super) fn push(&mut self, between: Between, volume: VolumeId, generation: GenerationId) {
+        for disk in between.disks() {
+            *self.of_disk.entry(disk).or_default() += 1;
+        }
         self.lines.entry(between).or_default().push_back((volume, generation));
         self.len += 1;
     }
@@ -110,23 +139,32 @@ impl Lines {
         self.len == 0
     }
 
+    fn of(&self, disk: DiskNumber) -> usize {
+        self.of_disk.get(&disk).copied().unwrap_or(0)
+    }
+
     fn remove(&mut self, between: &Between, at: usize) -> Option<(VolumeId, GenerationId)> {
         let line = self.lines.get_mut(between)?;
         let group = line.remove(at)?;
         if line.is_empty() {
             self.lines.remove(between);
         }
+        for disk in between.disks() {
+            self.of_disk.entry(disk).and_modify(|count| *count = count.saturating_sub(1));
+        }
         self.len -= 1;
         Some(group)
     }
 }
 
-/// What is copied next, how much of it, and what it is for its disks: to copy it, and to hold it until they are
-/// credited.
+/// What is copied next, how much of it, and what it is for its disks: to copy it, to make it durable, and to hold it
+/// until they are credited.
 pub(super) struct Next {
     pub(super) generation: GenerationId,
     pub(super) width: Width,
     pub(super) copies: Load,
+    /// One for each disk that takes it.
+    pub(super) writes: Vec<Load>,
     pub(super) holds: Load,
 }
 
@@ -135,16 +173,36 @@ pub(super) struct Next {
 pub(super) enum Role {
     Gives,
     Takes,
+    /// It takes it, or has it in its cache.
+    Writes,
     /// Its group is locked.
     Holds,
 }
 
 /// What disks have to do.
-#[derive(Default)]
 pub(super) struct Loads {
     counts: RefCell<BTreeMap<(DiskNumber, Role), usize>>,
+    /// Of which line each gave or took last.
+    at_line: RefCell<BTreeMap<DiskNumber, Between>>,
     /// What each may take before it is flushed.
     held_bytes: RefCell<BTreeMap<DiskNumber, u64>>,
+    turns: RefCell<Turns>,
+    /// So much may be under way.
+    window_bytes: Cell<u64>,
+    /// So many are being flushed.
+    pub(super) flushing: Rc<Cell<usize>>,
+}
+
+/// Who is served though others go on: else two disks that have much to do for each other, however slowly, would keep
+/// all others waiting for them.
+#[derive(Default)]
+struct Turns {
+    /// When each line was served last, counted in turns.
+    served: BTreeMap<Between, u64>,
+    count: u64,
+    /// Whose disks begin nothing for others, and since when.
+    next: Option<(Between, Instant)>,
+    looked_at: Instant,
 }
 
 /// A part of it, for as long as it lives.
@@ -153,7 +211,81 @@ pub(super) struct Load {
     parts: Vec<(DiskNumber, Role)>,
 }
 
+impl Load {
+    /// The disk, if it is one's.
+    pub(super) fn disk(&self) -> Option<DiskNumber> {
+        self.parts.first().map(|(disk, _)| *disk)
+    }
+}
+
+impl Default for Loads {
+    fn default() -> Loads {
+        Loads {
+            counts: RefCell::default(),
+            at_line: RefCell::default(),
+            held_bytes: RefCell::default(),
+            turns: RefCell::default(),
+            window_bytes: Cell::new(WINDOW_BYTES),
+            flushing: Rc::default(),
+        }
+    }
+}
+
+impl Turns {
+    /// A line had its turn.
+    fn serve(&mut self, between: &Between) {
+        self.count += 1;
+        self.served.insert(between.clone(), self.count);
+        self.next.take_if(|(next, _)| next == between);
+    }
+
+    /// Looks whose turn it is, if nobody has it: of the most endangered the one that was served least lately.
+    fn look(&mut self, waiting: &Lines, now: Instant) {
+        let is_over = |(_, since): &mut (Between, Instant)| now.since(*since) >= TURN_MAX;
+        if let Some((between, _)) = self.next.take_if(is_over) {
+            self.serve(&between);
+        }
+        self.next.take_if(|(between, _)| !waiting.lines.contains_key(between));
+        if self.next.is_some() || now.since(self.looked_at) < TURN_EVERY {
+            return;
+        }
+        self.looked_at = now;
+        self.served.retain(|between, _| waiting.lines.contains_key(between));
+        let served = |between: &Between| self.served.get(between).copied().unwrap_or(0);
+        let lines = waiting.lines.keys();
+        let next = lines.min_by_key(|between| (between.from.len(), served(between)));
+        self.next = next.map(|between| (between.clone(), now));
+    }
+
+    /// Whether a disk may begin something of this line.
+    fn allow(&self, disk: DiskNumber, between: &Between) -> bool {
+        let next = self.next.as_ref().map(|(next, _)| next);
+        next.is_none_or(|next| next == between || !next.disks().any(|of_next| of_next == disk))
+    }
+}
+
 impl Loads {
+    /// Whether one more group may be copied beside so many.
+    pub(super) fn has_room(&self, groups: usize, width: Width, extent_bytes: u64) -> bool {
+        let bytes = (groups as u64 + 1) * width.group_bytes(extent_bytes);
+        groups == 0 || bytes <= self.window_bytes.get()
+    }
+
+    /// A group was copied of which no piece took longer: others share the cables, and wait behind them.
+    pub(super) fn was_copied(&self, slowest_piece: Duration) {
+        let window = self.window_bytes.get();
+        let next = match slowest_piece > PIECE_TAKES {
+            true => window - window / 8,
+            false => window + WINDOW_GROWTH,
+        };
+        self.window_bytes.set(next.clamp(WINDOW_BYTES_MIN, COPIED_BYTES_MAX));
+    }
+
+    /// Whether something is being copied to it.
+    pub(super) fn is_taking(&self, disk: DiskNumber) -> bool {
+        self.of(disk, Role::Takes) > 0
+    }
+
     fn of(&self, disk: DiskNumber, role: Role) -> usize {
         self.counts.borrow().get(&(disk, role)).copied().unwrap_or(0)
     }
@@ -197,37 +329,61 @@ impl Loads {
         is_free: impl Fn(VolumeId, GenerationId) -> bool,
         width: Width,
         extent_bytes: u64,
+        now: Instant,
     ) -> Option<Next> {
+        let mut turns = self.turns.borrow_mut();
+        turns.look(waiting, now);
         let held_bytes = |between: &Between| {
             let held = between.to.iter().map(|disk| self.held_bytes(*disk)).min();
             held.map_or(width.held_bytes, |held| held.min(width.held_bytes))
         };
-        let gives = |between: &Between| {
-            let disks = between.from.iter().copied();
-            disks.min_by_key(|disk| self.of(*disk, Role::Gives))
+        let groups_of = |bytes: u64| (bytes / extent_bytes).max(1) as usize;
+        let at_line = self.at_line.borrow();
+        let is_at = |disk: DiskNumber, between: &Between| at_line.get(&disk) == Some(between);
+        let may = |disk: DiskNumber, role, between: &Between| match self.of(disk, role) {
+            0 => turns.allow(disk, between),
+            count => count < width.groups && is_at(disk, between) && turns.allow(disk, between),
+        };
+        let giver = |between: &Between| {
+            let least = |disk: &DiskNumber| (self.of(*disk, Role::Gives), waiting.of(*disk));
+            let may_give = |disk: &DiskNumber| {
+                self.of(*disk, Role::Writes) == 0 && may(*disk, Role::Gives, between)
+            };
+            between.from.iter().copied().filter(may_give).min_by_key(least)
         };
         let first = waiting.lines.iter().filter_map(|(between, line)| {
-            let held = (held_bytes(between) / extent_bytes).max(1) as usize;
-            let may_give =
-                gives(between).is_none_or(|disk| self.of(disk, Role::Gives) < width.groups);
             let may_take = |disk: &DiskNumber| {
-                self.of(*disk, Role::Takes) < width.groups && self.of(*disk, Role::Holds) < held
+                self.of(*disk, Role::Gives) == 0
+                    && may(*disk, Role::Takes, between)
+                    && self.of(*disk, Role::Writes) < groups_of(held_bytes(between))
+                    && self.of(*disk, Role::Holds) < groups_of(width.held_bytes)
             };
-            if !may_give || !between.to.iter().all(may_take) {
+            let gives = giver(between);
+            if gives.is_none() && !between.from.is_empty() || !between.to.iter().all(may_take) {
                 return None;
             }
+            let both = gives.iter().chain(&between.to);
+            let goes_on = both.clone().all(|disk| is_at(*disk, between));
+            let most = both.map(|disk| waiting.of(*disk)).sum::<usize>();
             let at = line.iter().position(|(volume, generation)| is_free(*volume, *generation))?;
-            Some((between.from.len(), line.get(at)?.1, at, between))
+            let order = (between.from.len(), !goes_on, Reverse(most), line.get(at)?.1);
+            Some((order, at, gives, between))
         });
-        let (.., at, between) = first.min()?;
-        let (between, held_bytes, gives) = (between.clone(), held_bytes(between), gives(between));
+        let (_, at, gives, between) = first.min()?;
+        let (between, held_bytes) = (between.clone(), held_bytes(between));
+        drop(at_line);
         let (_, generation) = waiting.remove(&between, at)?;
+        turns.serve(&between);
+        for disk in gives.iter().chain(&between.to) {
+            self.at_line.borrow_mut().insert(*disk, between.clone());
+        }
         let as_role = |role| between.to.iter().map(move |disk| (*disk, role));
         let copies = as_role(Role::Takes).chain(gives.map(|disk| (disk, Role::Gives))).collect();
         let (copies, holds) = (self.add(copies), self.add(as_role(Role::Holds).collect()));
+        let writes = as_role(Role::Writes).map(|part| self.add(vec![part])).collect();
         // A part is copied before anybody looks how much it was.
         let width = Width { held_bytes, part_bytes: width.part_bytes.min(held_bytes), ..width };
-        Some(Next { generation, width, copies, holds })
+        Some(Next { generation, width, copies, writes, holds })
     }
 }
 
@@ -254,7 +410,11 @@ mod tests {
     }
 
     fn take(loads: &Rc<Loads>, lines: &mut Lines, width: Width) -> Vec<Next> {
-        let next = || loads.take_next(lines, |_, _| true, width, EXTENT);
+        take_at(loads, lines, width, Instant::default())
+    }
+
+    fn take_at(loads: &Rc<Loads>, lines: &mut Lines, width: Width, now: Instant) -> Vec<Next> {
+        let next = || loads.take_next(lines, |_, _| true, width, EXTENT, now);
         std::iter::from_fn(next).collect()
     }
 
@@ -274,17 +434,74 @@ mod tests {
     }
 
     #[test]
-    fn each_disk_gives_and_takes_few_groups_and_all_have_work() {
+    fn each_disk_gives_or_takes_few_groups_of_one_line() {
         let runs = [(0, [1], [2]), (100, [1], [3]), (200, [2], [1]), (300, [4], [3])];
         let (loads, mut lines) = (quick(), Lines::default());
         for (first, from, to) in runs {
             (first..first + 16).for_each(|generation| push(&mut lines, generation, &from, &to));
         }
         let mut taken = take(&loads, &mut lines, Width::alone(EXTENT));
-        assert_eq!(numbers(&taken), [0, 1, 200, 201, 300, 301]);
-        // Who copied one goes on behind it.
+        assert_eq!(numbers(&taken), [0, 1, 300, 301]);
+        // Who copied one goes on behind it, and doesn't begin elsewhere.
         drop(taken.remove(0).copies);
         assert_eq!(numbers(&take(&loads, &mut lines, Width::alone(EXTENT))), [2]);
+    }
+
+    #[test]
+    fn who_has_taken_something_gives_only_once_that_is_durable() {
+        let (loads, mut lines) = (quick(), Lines::default());
+        push(&mut lines, 0, &[1], &[2]);
+        push(&mut lines, 1, &[2], &[3]);
+        let next = take(&loads, &mut lines, Width::alone(EXTENT)).pop().unwrap();
+        drop(next.copies);
+        assert!(take(&loads, &mut lines, Width::alone(EXTENT)).is_empty());
+        drop(next.writes);
+        assert_eq!(numbers(&take(&loads, &mut lines, Width::alone(EXTENT))), [1]);
+    }
+
+    #[test]
+    fn two_disks_that_have_much_to_do_for_each_other_keep_nobody_waiting_for_ever() {
+        let (loads, mut lines) = (quick(), Lines::default());
+        (0..1000).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
+        push(&mut lines, 2000, &[3], &[1]);
+        push(&mut lines, 2001, &[2], &[4]);
+        let (mut now, mut under_way) = (Instant::default(), VecDeque::new());
+        for _ in 0..40 {
+            now = now + Duration::from_millis(300);
+            under_way.extend(take_at(&loads, &mut lines, Width::alone(EXTENT), now));
+            let done: Option<Next> = under_way.pop_front();
+            if done.is_some_and(|next| next.generation.0 >= 2000) && lines.lines.len() == 1 {
+                return;
+            }
+        }
+        panic!("these still wait: {:?}", lines.lines.keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_whose_turn_it_is_and_that_cannot_begin_stands_in_no_way_for_long() {
+        let (loads, mut lines) = (quick(), Lines::default());
+        (0..9).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
+        push(&mut lines, 100, &[2], &[3]);
+        let at = |secs| Instant::default() + Duration::from_secs(secs);
+        let width = Width::alone(EXTENT);
+        assert_eq!(numbers(&take_at(&loads, &mut lines, width, Instant::default())), [0, 1]);
+        // What was taken is gone at once, and yet somebody else has the other group.
+        let free = |_, generation: GenerationId| generation.0 != 100;
+        let next = |lines: &mut Lines, now| loads.take_next(lines, free, width, EXTENT, now);
+        assert!(next(&mut lines, at(1)).is_none());
+        assert_eq!(next(&mut lines, at(7)).map(|next| next.generation.0), Some(2));
+    }
+
+    #[test]
+    fn pieces_that_take_long_make_less_be_under_way() {
+        let loads = Loads::default();
+        let width = Width::alone(EXTENT);
+        let groups = || (0..100).find(|groups| !loads.has_room(*groups, width, EXTENT));
+        assert_eq!(groups(), Some(8));
+        (0..100).for_each(|_| loads.was_copied(Duration::from_millis(10)));
+        assert_eq!(groups(), Some(24));
+        (0..100).for_each(|_| loads.was_copied(Duration::from_secs(1)));
+        assert_eq!(groups(), Some(1));
     }
 
     #[test]
@@ -347,7 +564,7 @@ mod tests {
     fn one_of_several_gives_and_it_is_the_one_with_least_to_do() {
         let (loads, mut lines) = (quick(), Lines::default());
         (0..9).for_each(|number| push(&mut lines, number, &[1, 2], &[3 + number as u32]));
-        assert_eq!(take(&loads, &mut lines, Width::alone(EXTENT)).len(), 4);
+        assert_eq!(take(&loads, &mut lines, Width::alone(EXTENT)).len(), 2);
     }
 
     #[test]

@@ -170,9 +170,7 @@ impl Pool {
         let runs = works.into_iter().map(|(disk, mut work)| {
             work.unfinished = Rc::clone(&unfinished);
             async move {
-                let begun = self.runtime.now();
-                let mut result = self.run_work(&work, release).await;
-                result.took = self.runtime.now().since(begun);
+                let result = self.run_work(&work, release).await;
                 // Who failed has done nothing that another one could be done without for.
                 if result.is_done() {
                     work.unfinished.update(|count| count - 1);
@@ -183,13 +181,20 @@ impl Pool {
         join_all(runs).await.into_iter().collect()
     }
 
-    /// Flushes disks, each under the instance that took what is to be durable.
-    pub(crate) async fn flush_disks(
+    /// Flushes a disk under the instance that took what is to be durable, beside so many others; nothing if it doesn't
+    /// take part.
+    pub(crate) async fn flush_disk(
         &self,
-        took: impl Iterator<Item = (DiskNumber, Instance)>,
-    ) -> BTreeMap<DiskNumber, WorkResult> {
-        let works = took.filter_map(|(disk, instance)| self.work_by(disk, Some(instance)));
-        self.run_works(works.collect(), None).await
+        disk: DiskNumber,
+        instance: Instance,
+        beside: Rc<Cell<usize>>,
+    ) -> Option<WorkResult> {
+        let (_, mut work) = self.work_by(disk, Some(instance))?;
+        beside.update(|count| count + 1);
+        work.unfinished = Rc::clone(&beside);
+        let result = self.run_work(&work, None).await;
+        beside.update(|count| count - 1);
+        Some(result)
     }
 
     /// Has disks record a release number as applied, each under the instance that took what is to be credited to it and
@@ -247,9 +252,10 @@ impl Pool {
     /// Ends with the work, or when others evict the disk meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let done = self.while_in(work.member.number, self.repeat_work(work, release));
+        let begun = self.runtime.now();
+        let done = self.while_in(work.member.number, self.repeat_work(work, release)).await;
         let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
-        done.await.unwrap_or(lost)
+        WorkResult { took: self.runtime.now().since(begun), ..done.unwrap_or(lost) }
     }
 
     /// Work on one disk, at most for `limit`; over at once when the disk is evicted, since whoever

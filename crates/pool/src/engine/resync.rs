@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
-use super::copy_credit::GroupCopy;
+use super::copy_credit::{GroupCopy, UncreditedCopies};
 use super::copy_order::{Between, Lines, Next, Width};
 use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::known::SaidBy;
@@ -44,6 +44,8 @@ pub(crate) struct Copied {
     bytes: u64,
     /// The instance that took it, if anything had to be written.
     instance: Option<Instance>,
+    /// How long a piece took at most.
+    slowest_piece: Duration,
 }
 
 impl Pool {
@@ -131,8 +133,9 @@ impl OpenPool {
         let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
         let (mut usable, mut locked) = (None, BTreeMap::new());
         let mut looked_at = self.pool.runtime.now();
-        let (mut copying, mut crediting) = (FuturesUnordered::new(), FuturesUnordered::new());
-        let mut copied: Vec<GroupCopy> = Vec::new();
+        let (mut copying, mut flushing) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let (mut crediting, mut uncredited) =
+            (FuturesUnordered::new(), UncreditedCopies::default());
         loop {
             // Others may be more endangered by now, above all when a disk went, and of some groups there is more to copy.
             let is_short = begun >= LOOK_ANEW_AFTER || waiting.len() < LOOK_ANEW_AFTER;
@@ -163,13 +166,14 @@ impl OpenPool {
             }
             // Whoever asks for something comes first.
             let width = self.copy_pace.width(self, extent_bytes);
-            while self.copy_pace.is_due(self) {
+            while self.copy_pace.is_due(self) && loads.has_room(copying.len(), width, extent_bytes)
+            {
                 let is_free = |volume, generation| {
                     let volume = self.volume(volume);
                     !volume.is_some_and(|volume| volume.is_lock_wanted(generation))
                 };
-                let next = loads.take_next(&mut waiting, is_free, width, extent_bytes);
-                let Some(Next { generation, width, copies, holds }) = next else { break };
+                let next = loads.take_next(&mut waiting, is_free, width, extent_bytes, now);
+                let Some(Next { generation, width, copies, writes, holds }) = next else { break };
                 begun += 1;
                 locked.insert(generation, holds);
                 let bytes_at_most = extent_bytes.min(width.held_bytes);
@@ -177,10 +181,10 @@ impl OpenPool {
                 let copy = self.copy_one(generation, width);
                 copying.push(copy.map(move |copy| {
                     drop(copies);
-                    (generation, bytes_at_most, copy)
+                    (generation, bytes_at_most, copy, writes)
                 }));
             }
-            let is_idle = copying.is_empty() && crediting.is_empty() && copied.is_empty();
+            let is_idle = copying.is_empty() && crediting.is_empty() && uncredited.is_empty();
             if is_idle && waiting.is_empty() {
                 return Ok(cleared > 0);
             }
@@ -189,34 +193,54 @@ impl OpenPool {
             }
             // Whether more may be copied by now is seen only here.
             let mut look_again = self.pool.runtime.sleep(LOOK_AT_PACE).fuse();
-            if crediting.is_empty() && !copied.is_empty() {
-                let copies = std::mem::take(&mut copied);
-                let groups: Vec<GenerationId> = copies.iter().map(|copy| copy.generation).collect();
-                let credit = self.pool.credit_copies(copies, &loads);
+            let now = self.pool.runtime.now();
+            let flushes = uncredited.take_flushes(|disk, copied_at, copies| {
+                let is_wanted = |copy: &&GroupCopy| self.is_copy_wanted(copy);
+                !loads.is_taking(disk)
+                    || now.since(copied_at) >= self.pool.limits.hedge
+                    || copies.iter().any(is_wanted)
+            });
+            flushing.extend(flushes.into_iter().map(|flush| self.pool.flush_copies(flush, &loads)));
+            if crediting.is_empty()
+                && let Some(credit) = uncredited.take_credit()
+            {
+                let groups = credit.groups();
+                let credit = self.pool.credit_copies(credit);
                 crediting.push(credit.map(move |credited| (groups, credited)));
             }
             // In this order, and by no lot: a history follows from its seed. None is passed over for long, since at most
-            // one credit and a few copies are under way.
+            // one credit, and a flush and a few copies of each disk, are under way.
             futures::select_biased! {
                 (groups, credited) = crediting.select_next_some() => {
                     locked.retain(|generation, _| !groups.contains(generation));
                     cleared += credited?;
                 },
-                (generation, bytes_at_most, copy) = copying.select_next_some() => {
+                flushed = flushing.select_next_some() => uncredited.was_flushed(flushed?),
+                (generation, bytes_at_most, copy, writes) = copying.select_next_some() => {
                     let copy = copy?;
                     let bytes = copy.as_ref().map_or(0, GroupCopy::bytes);
                     self.copy_pace.end(self, bytes_at_most, bytes);
-                    if copy.is_none() {
-                        locked.remove(&generation);
-                        self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
-                    } else {
-                        self.in_vain.borrow_mut().remove(&generation);
+                    match copy {
+                        None => {
+                            locked.remove(&generation);
+                            self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
+                        }
+                        Some(copy) => {
+                            loads.was_copied(copy.slowest_piece);
+                            self.in_vain.borrow_mut().remove(&generation);
+                            uncredited.push(copy, writes, self.pool.runtime.now());
+                        }
                     }
-                    copied.extend(copy);
                 },
                 () = look_again => {}
             }
         }
+    }
+
+    /// Whether somebody waits for the lock of a group that was copied.
+    fn is_copy_wanted(&self, copy: &GroupCopy) -> bool {
+        copy.volume.is_lock_wanted(copy.generation)
+            || self.pool.group_lock(copy.generation).is_wanted()
     }
 
     /// Copies what usable members miss of one group, if its lock can be had.
@@ -268,6 +292,7 @@ impl Volume {
             bytes: BTreeMap::new(),
             cleared: DirtyRegions::new(),
             took: BTreeMap::new(),
+            slowest_piece: Duration::ZERO,
             volume: Rc::clone(&self),
             _lock: lock,
         };
@@ -293,6 +318,7 @@ impl Volume {
                 let Some(copied) = self.copy_regions(&group, index, part, width).await? else {
                     break;
                 };
+                copy.slowest_piece = copy.slowest_piece.max(copied.slowest_piece);
                 if copied.mask == 0 {
                     continue;
                 }
@@ -329,7 +355,8 @@ impl Volume {
         };
         let new_work = || DiskWork::new(Rc::clone(&member), Rc::clone(&device)).stay_volatile();
         let mut work = new_work();
-        let mut copied = Copied { mask: dirty, bytes: 0, instance: None };
+        let mut copied =
+            Copied { mask: dirty, bytes: 0, instance: None, slowest_piece: Duration::ZERO };
         let (mut runs, is_silent) = (Vec::new(), Cell::new(false));
         let blocks = shape.checksum_blocks();
         for index in 0..blocks {
@@ -422,7 +449,7 @@ impl Volume {
                 let took = self.pool.runtime.now().since(begun);
                 is_silent.set(is_silent.get() || right.is_none() && took >= self.pool.limits.hedge);
                 let Some(right) = right else {
-                    return (WorkResult::default(), regions, 0);
+                    return (WorkResult::default(), regions, 0, took);
                 };
                 let bytes = right.iter().map(|(_, data)| data.len() as u64).sum();
                 let mut result = write(right.clone()).await;
@@ -431,14 +458,14 @@ impl Volume {
                     let parts = right.into_iter().flat_map(|run| by_regions(shape, run));
                     result = write(parts.collect()).await;
                 }
-                (result, 0, bytes)
+                (result, 0, bytes, self.pool.runtime.now().since(begun))
             }
         });
         let pieces = futures::stream::iter(pieces).buffer_unordered(width.pieces);
-        let checksums = checksums.map(|done| (done, 0, 0));
+        let checksums = checksums.map(|done| (done, 0, 0, Duration::ZERO));
         let mut pieces = Box::pin(futures::stream::once(checksums).chain(pieces));
         let mut instances = BTreeSet::new();
-        while let Some((result, missed, bytes)) = pieces.next().await {
+        while let Some((result, missed, bytes, took)) = pieces.next().await {
             if let Some(error) = result.failed {
                 // The others aren't wanted any more, and nobody is to wait for what they hold until the disk is out.
                 drop(pieces);
@@ -447,6 +474,7 @@ impl Volume {
             }
             instances.extend(result.instance);
             copied.bytes += bytes;
+            copied.slowest_piece = copied.slowest_piece.max(took);
             copied.mask &= !(missed | result.dirty.get(&group.generation).copied().unwrap_or(0));
         }
         drop(pieces);
