@@ -71,25 +71,28 @@ impl Credit {
 /// what is durable is credited together, since that costs a write to each disk and a commit.
 #[derive(Default)]
 pub(super) struct UncreditedCopies {
-    copies: Vec<Uncredited>,
+    copies: BTreeMap<GenerationId, Uncredited>,
+    /// What each disk is to make durable, and since when the first of it was copied.
+    unflushed: BTreeMap<DiskNumber, (Instant, BTreeSet<GenerationId>)>,
     flushing: BTreeSet<DiskNumber>,
+    /// What no disk is waited for any more.
+    durable: Vec<GroupCopy>,
     failed: BTreeMap<DiskNumber, IoError>,
 }
 
 struct Uncredited {
     copy: GroupCopy,
-    copied_at: Instant,
     /// The disks that are to make it durable, the instances that took it, and that they have it to do.
     unflushed: BTreeMap<DiskNumber, (Instance, Option<Load>)>,
 }
 
 impl UncreditedCopies {
     pub(super) fn is_empty(&self) -> bool {
-        self.copies.is_empty() && self.failed.is_empty()
+        self.copies.is_empty() && self.durable.is_empty() && self.failed.is_empty()
     }
 
     /// A group was copied: that `writes` is still to be done by its disks.
-    pub(super) fn push(&mut self, copy: GroupCopy, writes: Vec<Load>, copied_at: Instant) {
+    pub(super) fn push(&mut self, copy: GroupCopy, writes: Vec<Load>, now: Instant) {
         let mut loads: BTreeMap<_, _> =
             writes.into_iter().map(|load| (load.disk(), load)).collect();
         // One that wasn't known to lack something when the group was chosen has no such load, and is flushed as well.
@@ -97,32 +100,47 @@ impl UncreditedCopies {
             let load = loads.remove(&Some(*disk));
             Some((*disk, ((*instance)?, load)))
         });
-        self.copies.push(Uncredited { unflushed: unflushed.collect(), copy, copied_at });
+        let unflushed: BTreeMap<_, _> = unflushed.collect();
+        for disk in unflushed.keys() {
+            let (_, groups) = self.unflushed.entry(*disk).or_insert((now, BTreeSet::new()));
+            groups.insert(copy.generation);
+        }
+        match unflushed.is_empty() {
+            true => self.durable.push(copy),
+            false => {
+                self.copies.insert(copy.generation, Uncredited { copy, unflushed });
+            }
+        }
     }
 
     /// What is to be flushed now, for each disk all that it took.
     pub(super) fn take_flushes(
         &mut self,
-        is_due: impl Fn(DiskNumber, Instant, &[&GroupCopy]) -> bool,
+        is_due: impl Fn(DiskNumber, Instant) -> bool,
+        is_wanted: impl Fn(&GroupCopy) -> bool,
     ) -> Vec<CopyFlush> {
-        let mut oldest = BTreeMap::new();
-        for uncredited in &self.copies {
-            for (disk, (instance, _)) in &uncredited.unflushed {
-                oldest.entry(*disk).or_insert((*instance, uncredited.copied_at));
+        let idle = self
+            .unflushed
+            .iter()
+            .filter(|(disk, _)| !self.flushing.contains(*disk) && !self.failed.contains_key(*disk));
+        let flushes = idle.filter_map(|(disk, (since, groups))| {
+            let copies = groups.iter().filter_map(|group| self.copies.get(group));
+            let is_any_wanted = || copies.clone().any(|copy| is_wanted(&copy.copy));
+            if !is_due(*disk, *since) && !is_any_wanted() {
+                return None;
             }
-        }
-        oldest.retain(|disk, _| !self.flushing.contains(disk));
-        let flushes = oldest.into_iter().filter_map(|(disk, (instance, copied_at))| {
+            let took = |copy: &Uncredited| copy.unflushed.get(disk).map(|(instance, _)| *instance);
+            let instance = copies.clone().find_map(took)?;
             // What another instance took is flushed next, under that one.
-            let its = self.copies.iter().filter(|copy| {
-                copy.unflushed.get(&disk).is_some_and(|(took, _)| *took == instance)
-            });
-            let its: Vec<&GroupCopy> = its.map(|uncredited| &uncredited.copy).collect();
-            is_due(disk, copied_at, &its).then(|| CopyFlush {
-                disk,
+            let its: Vec<&GroupCopy> = copies
+                .filter(|copy| took(copy) == Some(instance))
+                .map(|uncredited| &uncredited.copy)
+                .collect();
+            Some(CopyFlush {
+                disk: *disk,
                 instance,
                 groups: its.iter().map(|copy| copy.generation).collect(),
-                bytes: its.iter().filter_map(|copy| copy.bytes.get(&disk)).sum(),
+                bytes: its.iter().filter_map(|copy| copy.bytes.get(disk)).sum(),
             })
         });
         let flushes: Vec<CopyFlush> = flushes.collect();
@@ -131,32 +149,44 @@ impl UncreditedCopies {
     }
 
     /// What a disk didn't make durable it isn't credited with.
-    pub(super) fn was_flushed(&mut self, Flushed { of, result }: Flushed) {
+    pub(super) fn was_flushed(&mut self, Flushed { of, result }: Flushed, now: Instant) {
         self.flushing.remove(&of.disk);
         let is_done = result.as_ref().is_some_and(WorkResult::is_done);
         if let Some(error) = result.as_ref().and_then(|result| result.failed) {
-            self.failed.insert(of.disk, error);
+            self.failed.entry(of.disk).or_insert(error);
         }
-        for uncredited in &mut self.copies {
-            if !of.groups.contains(&uncredited.copy.generation) {
-                continue;
-            }
+        let left = self.unflushed.remove(&of.disk).map(|(_, mut groups)| {
+            groups.retain(|group| !of.groups.contains(group));
+            groups
+        });
+        if let Some(groups) = left.filter(|groups| !groups.is_empty()) {
+            self.unflushed.insert(of.disk, (now, groups));
+        }
+        for generation in of.groups {
+            let Some(uncredited) = self.copies.get_mut(&generation) else { continue };
             uncredited.unflushed.remove(&of.disk);
             if !is_done {
                 uncredited.copy.took.remove(&of.disk);
                 uncredited.copy.cleared.retain(|(_, disk), _| *disk != of.disk);
             }
+            if uncredited.unflushed.is_empty() {
+                self.durable.extend(self.copies.remove(&generation).map(|done| done.copy));
+            }
         }
     }
 
-    /// What no disk is waited for any more.
-    pub(super) fn take_credit(&mut self) -> Option<Credit> {
-        let ready = self.copies.extract_if(.., |copy| copy.unflushed.is_empty());
-        let copies: Vec<GroupCopy> = ready.map(|uncredited| uncredited.copy).collect();
-        if copies.is_empty() && self.failed.is_empty() {
-            return None;
+    /// What is durable, if it is due to be credited or somebody wants a group of it; or if a disk is to go.
+    pub(super) fn take_credit(
+        &mut self,
+        is_due: bool,
+        is_wanted: impl Fn(&GroupCopy) -> bool,
+    ) -> Option<Credit> {
+        let is_due = is_due || self.durable.iter().any(is_wanted);
+        if !self.failed.is_empty() || is_due && !self.durable.is_empty() {
+            let copies = std::mem::take(&mut self.durable);
+            return Some(Credit { copies, failed: std::mem::take(&mut self.failed) });
         }
-        Some(Credit { copies, failed: std::mem::take(&mut self.failed) })
+        None
     }
 }
 
@@ -170,7 +200,7 @@ impl Pool {
         self.stops.pass(StopPoint::CopyWritten).await;
         // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
         // would wait for it.
-        let flush = self.flush_disk(of.disk, of.instance, Rc::clone(&loads.flushing));
+        let flush = self.flush_disk(of.disk, of.instance, &loads.flushes);
         let result = self.unless_over(flush).await?;
         if let Some(done) = result.as_ref().filter(|result| result.is_done()) {
             loads.was_flushed(of.disk, of.bytes, done.took, self.limits.eviction / FLUSHES);
@@ -189,10 +219,14 @@ impl Pool {
             let first = took.entry(*disk).or_insert(*instance);
             *first = first.or(*instance);
         }
+        // What it made durable before counts once it is back, and nobody waits for it here.
+        took.retain(|disk, _| !failed.contains_key(disk));
         let (credited, recorded) = self.commit_copies(&copies, took).await?;
         // Whoever waits for their groups has no reason to wait until a disk is out.
         drop(copies);
-        failed.extend(failures(&recorded));
+        for (disk, error) in failures(&recorded) {
+            failed.entry(disk).or_insert(error);
+        }
         if !failed.is_empty() {
             self.evict(&failed, true).await?;
         }

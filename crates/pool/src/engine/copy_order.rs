@@ -4,7 +4,7 @@
 //! each has its part of the work, and an arm isn't sent from one place to another and back. The groups of a disk
 //! come in the order in which they were made, in which they mostly lie on it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use block::{BLOCK_BYTES, Instant};
 
-use super::limits::COPIED_BYTES_MAX;
+use super::disk_work::Flushes;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
 /// Beside requests a piece may keep a disk for about as long as each of them takes, by so many bytes a second.
@@ -23,13 +23,13 @@ const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=2 << 20;
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
 /// So many times as much as before is flushed at once, at most.
 const HELD_GROWTH: u64 = 4;
-/// What is under way at once, of all groups together: at first, and the least.
-const WINDOW_BYTES: u64 = 32 << 20;
-const WINDOW_BYTES_MIN: u64 = 4 << 20;
-/// So much more after each group that didn't take too long.
-const WINDOW_GROWTH: u64 = 1 << 20;
-/// A piece that takes longer waits in front of a cable that all of them share.
+/// Pieces of a group that are under way at once, at most.
+const PIECES: usize = 8;
+/// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
+/// then. Of those that take less than half of it there may be more.
 const PIECE_TAKES: Duration = Duration::from_millis(200);
+/// Turns after which it is forgotten when a line had its last one.
+const TURNS_REMEMBERED: u64 = 1000;
 /// For so long at most its disks wait for it.
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// So often the line that was served least lately has its turn, whatever its disks do for others.
@@ -38,7 +38,7 @@ const TURN_EVERY: Duration = Duration::from_secs(1);
 /// How much is copied at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Width {
-    /// Groups that a disk gives, and that it takes, at a time.
+    /// Groups that a disk gives, or that it takes, at a time.
     pub(crate) groups: usize,
     /// What a disk took, or takes, and isn't credited with yet: that much of its groups is locked.
     pub(crate) held_bytes: u64,
@@ -56,7 +56,7 @@ impl Width {
         Width {
             groups: groups_at_once(extent_bytes),
             held_bytes: *HELD_BYTES.end(),
-            pieces: 8,
+            pieces: PIECES,
             piece_bytes: 1 << 20,
             part_bytes: 16 << 20,
         }
@@ -75,11 +75,6 @@ impl Width {
             piece_bytes,
             part_bytes: piece_bytes.max(1 << 20),
         }
-    }
-
-    /// What of a group is under way at once.
-    fn group_bytes(self, extent_bytes: u64) -> u64 {
-        extent_bytes.min(self.pieces as u64 * self.piece_bytes)
     }
 
     pub(crate) fn piece_rows(self) -> usize {
@@ -180,17 +175,17 @@ pub(super) enum Role {
 }
 
 /// What disks have to do.
+#[derive(Default)]
 pub(super) struct Loads {
     counts: RefCell<BTreeMap<(DiskNumber, Role), usize>>,
     /// Of which line each gave or took last.
     at_line: RefCell<BTreeMap<DiskNumber, Between>>,
     /// What each may take before it is flushed.
     held_bytes: RefCell<BTreeMap<DiskNumber, u64>>,
+    /// Pieces of a group that are under way at once where a disk gives it, and since when so many.
+    pieces: RefCell<BTreeMap<DiskNumber, (usize, Instant)>>,
     turns: RefCell<Turns>,
-    /// So much may be under way.
-    window_bytes: Cell<u64>,
-    /// So many are being flushed.
-    pub(super) flushing: Rc<Cell<usize>>,
+    pub(super) flushes: Rc<Flushes>,
 }
 
 /// Who is served though others go on: else two disks that have much to do for each other, however slowly, would keep
@@ -218,19 +213,6 @@ impl Load {
     }
 }
 
-impl Default for Loads {
-    fn default() -> Loads {
-        Loads {
-            counts: RefCell::default(),
-            at_line: RefCell::default(),
-            held_bytes: RefCell::default(),
-            turns: RefCell::default(),
-            window_bytes: Cell::new(WINDOW_BYTES),
-            flushing: Rc::default(),
-        }
-    }
-}
-
 impl Turns {
     /// A line had its turn.
     fn serve(&mut self, between: &Between) {
@@ -242,17 +224,21 @@ impl Turns {
     /// Looks whose turn it is, if nobody has it: of the most endangered the one that was served least lately.
     fn look(&mut self, waiting: &Lines, now: Instant) {
         let is_over = |(_, since): &mut (Between, Instant)| now.since(*since) >= TURN_MAX;
-        if let Some((between, _)) = self.next.take_if(is_over) {
-            self.serve(&between);
+        let passed_over = self.next.take_if(is_over).map(|(between, _)| between);
+        if let Some(between) = &passed_over {
+            self.serve(between);
         }
         self.next.take_if(|(between, _)| !waiting.lines.contains_key(between));
         if self.next.is_some() || now.since(self.looked_at) < TURN_EVERY {
             return;
         }
         self.looked_at = now;
-        self.served.retain(|between, _| waiting.lines.contains_key(between));
+        self.served.retain(|_, at| *at + TURNS_REMEMBERED > self.count);
         let served = |between: &Between| self.served.get(between).copied().unwrap_or(0);
+        // What nobody has whole is tried before all others as it is.
         let lines = waiting.lines.keys();
+        let lines =
+            lines.filter(|line| !line.from.is_empty() && Some(*line) != passed_over.as_ref());
         let next = lines.min_by_key(|between| (between.from.len(), served(between)));
         self.next = next.map(|between| (between.clone(), now));
     }
@@ -265,20 +251,20 @@ impl Turns {
 }
 
 impl Loads {
-    /// Whether one more group may be copied beside so many.
-    pub(super) fn has_room(&self, groups: usize, width: Width, extent_bytes: u64) -> bool {
-        let bytes = (groups as u64 + 1) * width.group_bytes(extent_bytes);
-        groups == 0 || bytes <= self.window_bytes.get()
-    }
-
-    /// A group was copied of which no piece took longer: others share the cables, and wait behind them.
-    pub(super) fn was_copied(&self, slowest_piece: Duration) {
-        let window = self.window_bytes.get();
-        let next = match slowest_piece > PIECE_TAKES {
-            true => window - window / 8,
-            false => window + WINDOW_GROWTH,
+    /// A group was copied of which no piece took longer.
+    pub(super) fn was_copied(&self, copied: &Load, slowest_piece: Duration, now: Instant) {
+        let giver = copied.parts.iter().find(|(_, role)| *role == Role::Gives);
+        let Some((disk, _)) = giver else { return };
+        let mut all = self.pieces.borrow_mut();
+        let (pieces, since) = all.entry(*disk).or_insert((PIECES, now));
+        // What is seen now may be of those before.
+        let next = match now.since(*since) >= PIECE_TAKES {
+            false => return,
+            true if slowest_piece > PIECE_TAKES => (*pieces * 3 / 4).max(1),
+            true if slowest_piece < PIECE_TAKES / 2 => (*pieces + 1).min(PIECES),
+            true => *pieces,
         };
-        self.window_bytes.set(next.clamp(WINDOW_BYTES_MIN, COPIED_BYTES_MAX));
+        (*pieces, *since) = (next, now);
     }
 
     /// Whether something is being copied to it.
@@ -352,14 +338,18 @@ impl Loads {
             between.from.iter().copied().filter(may_give).min_by_key(least)
         };
         let first = waiting.lines.iter().filter_map(|(between, line)| {
+            let held = groups_of(held_bytes(between));
             let may_take = |disk: &DiskNumber| {
                 self.of(*disk, Role::Gives) == 0
                     && may(*disk, Role::Takes, between)
-                    && self.of(*disk, Role::Writes) < groups_of(held_bytes(between))
+                    && self.of(*disk, Role::Writes) < held
                     && self.of(*disk, Role::Holds) < groups_of(width.held_bytes)
             };
+            if !between.to.iter().all(may_take) {
+                return None;
+            }
             let gives = giver(between);
-            if gives.is_none() && !between.from.is_empty() || !between.to.iter().all(may_take) {
+            if gives.is_none() && !between.from.is_empty() {
                 return None;
             }
             let both = gives.iter().chain(&between.to);
@@ -382,7 +372,10 @@ impl Loads {
         let (copies, holds) = (self.add(copies), self.add(as_role(Role::Holds).collect()));
         let writes = as_role(Role::Writes).map(|part| self.add(vec![part])).collect();
         // A part is copied before anybody looks how much it was.
-        let width = Width { held_bytes, part_bytes: width.part_bytes.min(held_bytes), ..width };
+        let part_bytes = width.part_bytes.min(held_bytes);
+        let pieces = gives.and_then(|disk| self.pieces.borrow().get(&disk).map(|(most, _)| *most));
+        let pieces = width.pieces.min(pieces.unwrap_or(PIECES));
+        let width = Width { held_bytes, part_bytes, pieces, ..width };
         Some(Next { generation, width, copies, writes, holds })
     }
 }
@@ -493,15 +486,21 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_take_long_make_less_be_under_way() {
-        let loads = Loads::default();
-        let width = Width::alone(EXTENT);
-        let groups = || (0..100).find(|groups| !loads.has_room(*groups, width, EXTENT));
-        assert_eq!(groups(), Some(8));
-        (0..100).for_each(|_| loads.was_copied(Duration::from_millis(10)));
-        assert_eq!(groups(), Some(24));
-        (0..100).for_each(|_| loads.was_copied(Duration::from_secs(1)));
-        assert_eq!(groups(), Some(1));
+    fn where_pieces_take_long_fewer_are_under_way() {
+        let (loads, mut lines, mut now) = (quick(), Lines::default(), Instant::default());
+        (0..300).for_each(|generation| push(&mut lines, generation, &[1], &[2]));
+        let mut copy = |slowest| {
+            now = now + PIECE_TAKES;
+            let next = take_at(&loads, &mut lines, Width::alone(EXTENT), now).remove(0);
+            loads.was_copied(&next.copies, slowest, now);
+            // At once there is nothing new to be seen.
+            loads.was_copied(&next.copies, slowest, now);
+            next.width.pieces
+        };
+        let slow: Vec<usize> = (0..9).map(|_| copy(Duration::from_secs(1))).collect();
+        assert_eq!(slow, [8, 8, 6, 4, 3, 2, 1, 1, 1]);
+        let quick: Vec<usize> = (0..9).map(|_| copy(Duration::from_millis(10))).collect();
+        assert_eq!(quick, [1, 2, 3, 4, 5, 6, 7, 8, 8]);
     }
 
     #[test]

@@ -53,8 +53,25 @@ pub(crate) struct DiskWork {
     is_alone: bool,
     /// When it becomes durable.
     durable: Durable,
+    beside: Beside,
+}
+
+/// Who does the same at the time.
+enum Beside {
     /// Of the works that are run with this one, those that aren't done.
-    unfinished: Rc<Cell<usize>>,
+    Together(Rc<Cell<usize>>),
+    /// Flushes that begin and end when they like; this is the number of this one, and how many had succeeded then.
+    Flushes { of: Rc<Flushes>, number: u64, done: u64 },
+}
+
+/// Flushes of several disks, each for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Flushes {
+    begun: Cell<u64>,
+    under_way: Cell<u64>,
+    done: Cell<u64>,
+    /// The last one to begin of those that succeeded.
+    newest_done: Cell<u64>,
 }
 
 /// What became of them.
@@ -89,9 +106,9 @@ pub(super) fn failures(
 
 impl DiskWork {
     pub(crate) fn new(member: Rc<Member>, device: Rc<dyn BlockDevice>) -> DiskWork {
-        let (writes, unfinished) = (Vec::new(), Rc::default());
+        let (writes, beside) = (Vec::new(), Beside::Together(Rc::default()));
         let (shown, is_alone, durable) = (None, false, Durable::Flushed);
-        DiskWork { member, device, writes, shown, is_alone, durable, unfinished }
+        DiskWork { member, device, writes, shown, is_alone, durable, beside }
     }
 
     /// Whose work it is.
@@ -129,7 +146,14 @@ impl DiskWork {
 
     /// Whether the others have done what is done here, and can do without it.
     fn is_last(&self) -> bool {
-        !self.is_alone && self.unfinished.get() == 1
+        let others_are_done = match &self.beside {
+            Beside::Together(unfinished) => unfinished.get() == 1,
+            // Who began later is done, or nobody else has anything to flush; disks that are all slow take turns.
+            Beside::Flushes { of, number, done } => {
+                of.newest_done.get() > *number || of.under_way.get() == 1 && of.done.get() == *done
+            }
+        };
+        !self.is_alone && others_are_done
     }
 
     /// Adds a write.
@@ -168,12 +192,13 @@ impl Pool {
     ) -> BTreeMap<DiskNumber, WorkResult> {
         let unfinished = Rc::new(Cell::new(works.len()));
         let runs = works.into_iter().map(|(disk, mut work)| {
-            work.unfinished = Rc::clone(&unfinished);
+            let unfinished = Rc::clone(&unfinished);
+            work.beside = Beside::Together(Rc::clone(&unfinished));
             async move {
                 let result = self.run_work(&work, release).await;
                 // Who failed has done nothing that another one could be done without for.
                 if result.is_done() {
-                    work.unfinished.update(|count| count - 1);
+                    unfinished.update(|count| count - 1);
                 }
                 (disk, result)
             }
@@ -181,20 +206,26 @@ impl Pool {
         join_all(runs).await.into_iter().collect()
     }
 
-    /// Flushes a disk under the instance that took what is to be durable, beside so many others; nothing if it doesn't
-    /// take part.
+    /// Flushes a disk under the instance that took what is to be durable, beside others; nothing if it doesn't take
+    /// part, also if it is out meanwhile: whoever took it out did so for his own reasons.
     pub(crate) async fn flush_disk(
         &self,
         disk: DiskNumber,
         instance: Instance,
-        beside: Rc<Cell<usize>>,
+        beside: &Rc<Flushes>,
     ) -> Option<WorkResult> {
         let (_, mut work) = self.work_by(disk, Some(instance))?;
-        beside.update(|count| count + 1);
-        work.unfinished = Rc::clone(&beside);
+        let number = beside.begun.get() + 1;
+        beside.begun.set(number);
+        beside.under_way.update(|count| count + 1);
+        work.beside = Beside::Flushes { of: Rc::clone(beside), number, done: beside.done.get() };
         let result = self.run_work(&work, None).await;
-        beside.update(|count| count - 1);
-        Some(result)
+        beside.under_way.update(|count| count - 1);
+        if result.is_done() {
+            beside.done.update(|count| count + 1);
+            beside.newest_done.update(|newest| newest.max(number));
+        }
+        (!self.is_out(disk)).then_some(result)
     }
 
     /// Has disks record a release number as applied, each under the instance that took what is to be credited to it and

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, Buffer, Instance, Lba};
+use block::{BLOCK_BYTES, Buffer, Instance, Instant, Lba};
 use futures::future::select;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -34,6 +34,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(1);
 pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 /// After so many groups is looked anew which are the most endangered.
 const LOOK_ANEW_AFTER: usize = 256;
+/// How often disks are credited while copying goes on, unless somebody waits for it.
+const CREDIT_EVERY: Duration = Duration::from_millis(100);
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
 
@@ -125,14 +127,14 @@ impl OpenPool {
     }
 
     /// Resyncs some of what usable members miss, the most endangered groups first; tells whether any bit was
-    /// cleared. Copying goes on while what was copied is flushed and credited: all that there is of it together,
-    /// since each time costs a flush of each disk and a commit.
+    /// cleared. Copying goes on while what was copied is flushed, by each disk, and credited: all that is durable
+    /// together, since each time costs a write to each disk and a commit.
     async fn resync_behind(self: &Rc<Self>) -> Result<bool, Ended> {
         let (loads, extent_bytes) = (Rc::clone(&self.copy_loads), self.pool.shape().extent_bytes());
         let mut waiting = Lines::default();
         let (mut begun, mut cleared, mut known_cleared) = (0, 0, 0);
         let (mut usable, mut locked) = (None, BTreeMap::new());
-        let mut looked_at = self.pool.runtime.now();
+        let (mut looked_at, mut credited_at) = (self.pool.runtime.now(), Instant::default());
         let (mut copying, mut flushing) = (FuturesUnordered::new(), FuturesUnordered::new());
         let (mut crediting, mut uncredited) =
             (FuturesUnordered::new(), UncreditedCopies::default());
@@ -166,8 +168,7 @@ impl OpenPool {
             }
             // Whoever asks for something comes first.
             let width = self.copy_pace.width(self, extent_bytes);
-            while self.copy_pace.is_due(self) && loads.has_room(copying.len(), width, extent_bytes)
-            {
+            while self.copy_pace.is_due(self) {
                 let is_free = |volume, generation| {
                     let volume = self.volume(volume);
                     !volume.is_some_and(|volume| volume.is_lock_wanted(generation))
@@ -179,10 +180,8 @@ impl OpenPool {
                 let bytes_at_most = extent_bytes.min(width.held_bytes);
                 self.copy_pace.begin(bytes_at_most);
                 let copy = self.copy_one(generation, width);
-                copying.push(copy.map(move |copy| {
-                    drop(copies);
-                    (generation, bytes_at_most, copy, writes)
-                }));
+                copying
+                    .push(copy.map(move |copy| (generation, bytes_at_most, copy, copies, writes)));
             }
             let is_idle = copying.is_empty() && crediting.is_empty() && uncredited.is_empty();
             if is_idle && waiting.is_empty() {
@@ -194,16 +193,18 @@ impl OpenPool {
             // Whether more may be copied by now is seen only here.
             let mut look_again = self.pool.runtime.sleep(LOOK_AT_PACE).fuse();
             let now = self.pool.runtime.now();
-            let flushes = uncredited.take_flushes(|disk, copied_at, copies| {
-                let is_wanted = |copy: &&GroupCopy| self.is_copy_wanted(copy);
-                !loads.is_taking(disk)
-                    || now.since(copied_at) >= self.pool.limits.hedge
-                    || copies.iter().any(is_wanted)
-            });
+            let flushes = uncredited.take_flushes(
+                |disk, since| !loads.is_taking(disk) || now.since(since) >= self.pool.limits.hedge,
+                |copy| self.is_copy_wanted(copy),
+            );
             flushing.extend(flushes.into_iter().map(|flush| self.pool.flush_copies(flush, &loads)));
+            let is_due =
+                now.since(credited_at) >= CREDIT_EVERY || copying.is_empty() && flushing.is_empty();
             if crediting.is_empty()
-                && let Some(credit) = uncredited.take_credit()
+                && let Some(credit) =
+                    uncredited.take_credit(is_due, |copy| self.is_copy_wanted(copy))
             {
+                credited_at = now;
                 let groups = credit.groups();
                 let credit = self.pool.credit_copies(credit);
                 crediting.push(credit.map(move |credited| (groups, credited)));
@@ -212,23 +213,27 @@ impl OpenPool {
             // one credit, and a flush and a few copies of each disk, are under way.
             futures::select_biased! {
                 (groups, credited) = crediting.select_next_some() => {
-                    locked.retain(|generation, _| !groups.contains(generation));
+                    for generation in groups {
+                        locked.remove(&generation);
+                    }
                     cleared += credited?;
                 },
-                flushed = flushing.select_next_some() => uncredited.was_flushed(flushed?),
-                (generation, bytes_at_most, copy, writes) = copying.select_next_some() => {
-                    let copy = copy?;
+                flushed = flushing.select_next_some() => {
+                    uncredited.was_flushed(flushed?, self.pool.runtime.now());
+                },
+                (generation, bytes_at_most, copy, copies, writes) = copying.select_next_some() => {
+                    let (copy, now) = (copy?, self.pool.runtime.now());
                     let bytes = copy.as_ref().map_or(0, GroupCopy::bytes);
                     self.copy_pace.end(self, bytes_at_most, bytes);
                     match copy {
                         None => {
                             locked.remove(&generation);
-                            self.in_vain.borrow_mut().insert(generation, self.pool.runtime.now());
+                            self.in_vain.borrow_mut().insert(generation, now);
                         }
                         Some(copy) => {
-                            loads.was_copied(copy.slowest_piece);
+                            loads.was_copied(&copies, copy.slowest_piece, now);
                             self.in_vain.borrow_mut().remove(&generation);
-                            uncredited.push(copy, writes, self.pool.runtime.now());
+                            uncredited.push(copy, writes, now);
                         }
                     }
                 },
