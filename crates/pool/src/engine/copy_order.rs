@@ -1,8 +1,8 @@
 //! Which group resync copies next, and how much of it at once (docs/engine.md, 11.13).
 //!
-//! What is under way is bounded for each disk, as one that gives and as one that takes, not for all together: so
-//! each has its part of the work, and an arm isn't sent from one place to another and back. The groups of a disk
-//! come in the order in which they were made, in which they mostly lie on it.
+//! What is under way is bounded for each disk, not for all together: so each has its part of the work. A disk gives or
+//! takes, for one other at a time, and the groups of a line come in the order in which they were made, in which they
+//! mostly lie on it: so an arm isn't sent from one place to another and back.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
