@@ -93,6 +93,10 @@ fn groups_at_once(extent_bytes: u64) -> usize {
     if extent_bytes <= 4 << 20 { 2 } else { 1 }
 }
 
+fn groups_of(bytes: u64, extent_bytes: u64) -> usize {
+    (bytes / extent_bytes).max(1) as usize
+}
+
 /// Disks that have all of a group, and disks that lack something of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Between {
@@ -267,6 +271,13 @@ impl Loads {
         (*pieces, *since) = (next, now);
     }
 
+    /// Whether a disk takes nothing more before it is credited.
+    pub(super) fn is_any_full(&self, width: Width, extent_bytes: u64) -> bool {
+        let most = groups_of(width.held_bytes, extent_bytes);
+        let counts = self.counts.borrow();
+        counts.iter().any(|((_, role), count)| *role == Role::Holds && *count >= most)
+    }
+
     /// Whether something is being copied to it.
     pub(super) fn is_taking(&self, disk: DiskNumber) -> bool {
         self.of(disk, Role::Takes) > 0
@@ -323,7 +334,6 @@ impl Loads {
             let held = between.to.iter().map(|disk| self.held_bytes(*disk)).min();
             held.map_or(width.held_bytes, |held| held.min(width.held_bytes))
         };
-        let groups_of = |bytes: u64| (bytes / extent_bytes).max(1) as usize;
         let at_line = self.at_line.borrow();
         let is_at = |disk: DiskNumber, between: &Between| at_line.get(&disk) == Some(between);
         let may = |disk: DiskNumber, role, between: &Between| match self.of(disk, role) {
@@ -338,12 +348,12 @@ impl Loads {
             between.from.iter().copied().filter(may_give).min_by_key(least)
         };
         let first = waiting.lines.iter().filter_map(|(between, line)| {
-            let held = groups_of(held_bytes(between));
+            let held = groups_of(held_bytes(between), extent_bytes);
             let may_take = |disk: &DiskNumber| {
                 self.of(*disk, Role::Gives) == 0
                     && may(*disk, Role::Takes, between)
                     && self.of(*disk, Role::Writes) < held
-                    && self.of(*disk, Role::Holds) < groups_of(width.held_bytes)
+                    && self.of(*disk, Role::Holds) < groups_of(width.held_bytes, extent_bytes)
             };
             if !between.to.iter().all(may_take) {
                 return None;
