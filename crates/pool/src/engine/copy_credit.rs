@@ -92,12 +92,15 @@ impl UncreditedCopies {
     }
 
     /// A group was copied: that `writes` is still to be done by its disks.
-    pub(super) fn push(&mut self, copy: GroupCopy, writes: Vec<Load>, now: Instant) {
-        let mut loads: BTreeMap<_, _> =
-            writes.into_iter().map(|load| (load.disk(), load)).collect();
+    pub(super) fn push(
+        &mut self,
+        copy: GroupCopy,
+        mut writes: BTreeMap<DiskNumber, Load>,
+        now: Instant,
+    ) {
         // One that wasn't known to lack something when the group was chosen has no such load, and is flushed as well.
         let unflushed = copy.took.iter().filter_map(|(disk, instance)| {
-            let load = loads.remove(&Some(*disk));
+            let load = writes.remove(disk);
             Some((*disk, ((*instance)?, load)))
         });
         let unflushed: BTreeMap<_, _> = unflushed.collect();
@@ -219,7 +222,7 @@ impl Pool {
             let first = took.entry(*disk).or_insert(*instance);
             *first = first.or(*instance);
         }
-        // What it made durable before counts once it is back, and nobody waits for it here.
+        // Nobody waits here for a disk that is about to be out: what it made durable before is copied again.
         took.retain(|disk, _| !failed.contains_key(disk));
         let (credited, recorded) = self.commit_copies(&copies, took).await?;
         // Whoever waits for their groups has no reason to wait until a disk is out.

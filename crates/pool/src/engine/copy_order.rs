@@ -162,8 +162,8 @@ pub(super) struct Next {
     pub(super) generation: GenerationId,
     pub(super) width: Width,
     pub(super) copies: Load,
-    /// One for each disk that takes it.
-    pub(super) writes: Vec<Load>,
+    /// For each disk that takes it.
+    pub(super) writes: BTreeMap<DiskNumber, Load>,
     pub(super) holds: Load,
 }
 
@@ -210,13 +210,6 @@ pub(super) struct Load {
     parts: Vec<(DiskNumber, Role)>,
 }
 
-impl Load {
-    /// The disk, if it is one's.
-    pub(super) fn disk(&self) -> Option<DiskNumber> {
-        self.parts.first().map(|(disk, _)| *disk)
-    }
-}
-
 impl Turns {
     /// A line had its turn.
     fn serve(&mut self, between: &Between) {
@@ -261,14 +254,16 @@ impl Loads {
         let Some((disk, _)) = giver else { return };
         let mut all = self.pieces.borrow_mut();
         let (pieces, since) = all.entry(*disk).or_insert((PIECES, now));
-        // What is seen now may be of those before.
-        let next = match now.since(*since) >= PIECE_TAKES {
-            false => return,
-            true if slowest_piece > PIECE_TAKES => (*pieces * 3 / 4).max(1),
-            true if slowest_piece < PIECE_TAKES / 2 => (*pieces + 1).min(PIECES),
-            true => *pieces,
-        };
-        (*pieces, *since) = (next, now);
+        // What is seen by then may be of those before.
+        if now.since(*since) < PIECE_TAKES {
+            return;
+        }
+        *since = now;
+        if slowest_piece > PIECE_TAKES {
+            *pieces = (*pieces * 3 / 4).max(1);
+        } else if slowest_piece < PIECE_TAKES / 2 {
+            *pieces = (*pieces + 1).min(PIECES);
+        }
     }
 
     /// Whether a disk takes nothing more before it is credited.
@@ -336,9 +331,10 @@ impl Loads {
         };
         let at_line = self.at_line.borrow();
         let is_at = |disk: DiskNumber, between: &Between| at_line.get(&disk) == Some(between);
-        let may = |disk: DiskNumber, role, between: &Between| match self.of(disk, role) {
-            0 => turns.allow(disk, between),
-            count => count < width.groups && is_at(disk, between) && turns.allow(disk, between),
+        let may = |disk: DiskNumber, role, between: &Between| {
+            let count = self.of(disk, role);
+            let is_free = count == 0 || count < width.groups && is_at(disk, between);
+            is_free && turns.allow(disk, between)
         };
         let giver = |between: &Between| {
             let least = |disk: &DiskNumber| (self.of(*disk, Role::Gives), waiting.of(*disk));
@@ -380,7 +376,7 @@ impl Loads {
         let as_role = |role| between.to.iter().map(move |disk| (*disk, role));
         let copies = as_role(Role::Takes).chain(gives.map(|disk| (disk, Role::Gives))).collect();
         let (copies, holds) = (self.add(copies), self.add(as_role(Role::Holds).collect()));
-        let writes = as_role(Role::Writes).map(|part| self.add(vec![part])).collect();
+        let writes = as_role(Role::Writes).map(|part| (part.0, self.add(vec![part]))).collect();
         // A part is copied before anybody looks how much it was.
         let part_bytes = width.part_bytes.min(held_bytes);
         let pieces = gives.and_then(|disk| self.pieces.borrow().get(&disk).map(|(most, _)| *most));

@@ -198,12 +198,14 @@ impl OpenPool {
                 |copy| self.is_copy_wanted(copy),
             );
             flushing.extend(flushes.into_iter().map(|flush| self.pool.flush_copies(flush, &loads)));
-            let is_due = now.since(credited_at) >= CREDIT_EVERY
-                || loads.is_any_full(width, extent_bytes)
-                || copying.is_empty() && flushing.is_empty();
+            let is_due = || {
+                now.since(credited_at) >= CREDIT_EVERY
+                    || loads.is_any_full(width, extent_bytes)
+                    || copying.is_empty() && flushing.is_empty()
+            };
             if crediting.is_empty()
                 && let Some(credit) =
-                    uncredited.take_credit(is_due, |copy| self.is_copy_wanted(copy))
+                    uncredited.take_credit(is_due(), |copy| self.is_copy_wanted(copy))
             {
                 credited_at = now;
                 let groups = credit.groups();
