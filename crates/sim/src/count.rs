@@ -131,6 +131,13 @@ impl Count {
         found.map_or(Ok(()), |found| Err(line(found)))
     }
 
+    /// A member that isn't said to lack rows or checksums has them.
+    pub fn credits_are_durable(&self) -> Result<(), String> {
+        let kinds = [Kind::Row, Kind::ChecksumLost, Kind::ChecksumOlder, Kind::RolledBack];
+        let found = self.report.all_findings().find(|found| kinds.contains(&found.kind));
+        found.map_or(Ok(()), |found| Err(line(found)))
+    }
+
     /// What a scrub leaves nothing of: slots that don't hold what was written to them, also those that aren't the
     /// newest.
     pub fn slots_are_sound(&self) -> Result<(), String> {

@@ -452,6 +452,12 @@ impl Rig {
         Count::of(&self.cluster, &self.oracles()).members_are_known().map_err(Failure)
     }
 
+    /// Where nobody writes and nothing has rotted: whoever isn't said to lack something has it, as a power cut would
+    /// leave it now.
+    pub fn count_credited_now(&self) -> Result<(), Failure> {
+        Count::of(&self.cluster, &self.oracles()).credits_are_durable().map_err(Failure)
+    }
+
     /// At some moment of the next `most_ms`: what was acknowledged is on the disks, and status goes on
     /// claiming no more than they hold.
     pub fn count_by_luck(self: &Rc<Self>, most_ms: u64) {
