@@ -25,6 +25,16 @@ use crate::format::{DiskId, DiskNumber, has_majority};
 use crate::metadata::{JobKind, MetaRecord, Metadata};
 use crate::report::{OfflineReport, PoolEvent};
 
+/// Why a disk votes though it is offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recall {
+    /// The pool was opened with its vote: it is let go once others suffice.
+    ToOpen,
+    /// Somebody wants it online, and that isn't committed yet. Whether others suffice is known only then: one that
+    /// died a moment ago still seems to be there.
+    ByRequest,
+}
+
 impl Pool {
     /// Whether a disk takes no part because somebody wants that. One that is to take none and isn't out is still
     /// needed, and used.
@@ -41,7 +51,8 @@ impl Pool {
             self.members().into_iter().filter(|member| self.is_offline(member.number)).collect();
         let is_offline = |disk| offline.iter().any(|member| member.id == disk);
         if !self.is_majority(|disk| claimed.contains(&disk) && !is_offline(disk)) {
-            self.recalled.borrow_mut().extend(offline.iter().map(|member| member.number));
+            let recalled = offline.iter().map(|member| (member.number, Recall::ToOpen));
+            self.recalled.borrow_mut().extend(recalled);
         }
     }
 
@@ -52,7 +63,7 @@ impl Pool {
         member: &Rc<Member>,
         device: &dyn BlockDevice,
     ) -> bool {
-        let is_recalled = self.recalled.borrow().contains(&member.number);
+        let is_recalled = self.recalled.borrow().contains_key(&member.number);
         if !is_recalled {
             self.let_go(member, device);
             return true;
@@ -334,10 +345,11 @@ impl OpenPool {
         let stays =
             |disk: DiskId| voters.iter().any(|m| m.id == disk && m.answers.get() && !is_spare(m));
         if self.pool.is_majority(stays) {
-            for member in voters.iter().filter(|member| is_spare(member)) {
-                self.pool.recalled.borrow_mut().remove(&member.number);
-                self.pool.re_add_soon(member);
-            }
+            self.pool.recalled.borrow_mut().retain(|_, why| *why == Recall::ByRequest);
+            let recalled = self.pool.recalled.borrow();
+            let spare = voters.iter().filter(|member| is_spare(member));
+            let let_go = spare.filter(|member| !recalled.contains_key(&member.number));
+            let_go.for_each(|member| self.pool.re_add_soon(member));
         }
         Ok(())
     }
@@ -371,20 +383,27 @@ impl OpenPool {
             return Ok(forecast);
         }
         // They vote at once: without them there may be no majority that could commit anything.
-        self.pool.recalled.borrow_mut().extend(&disks);
-        disks
-            .iter()
-            .filter_map(|disk| self.pool.member(*disk))
-            .for_each(|m| self.pool.re_add_soon(&m));
-        let named = disks.clone();
-        self.administer(move |meta| Ok((withdrawal(meta, &named), ()))).await?;
-        self.bring_back(&disks);
+        let recalled = disks.iter().map(|disk| (*disk, Recall::ByRequest));
+        self.pool.recalled.borrow_mut().extend(recalled);
+        let members = disks.iter().filter_map(|disk| self.pool.member(*disk));
+        members.for_each(|member| self.pool.re_add_soon(&member));
+        let this = Rc::clone(self);
+        // It may be committed after whoever asked has given up.
+        let online = async move {
+            let withdrawn = this.administer_now(|meta| Ok((withdrawal(meta, &disks), ()))).await;
+            match &withdrawn {
+                Ok(()) => this.bring_back(&disks),
+                Err(_) => this.pool.recalled.borrow_mut().retain(|disk, _| !disks.contains(disk)),
+            }
+            withdrawn
+        };
+        self.in_time(online).await?;
         Ok(forecast)
     }
 
     /// Nobody wants these to take no part any more.
     fn bring_back(&self, disks: &[DiskNumber]) {
-        self.pool.recalled.borrow_mut().retain(|disk| !disks.contains(disk));
+        self.pool.recalled.borrow_mut().retain(|disk, _| !disks.contains(disk));
         for member in disks.iter().filter_map(|disk| self.pool.member(*disk)) {
             if !member.is_usable() {
                 let (pool, disk) = (self.pool.name.clone(), member.display_name());

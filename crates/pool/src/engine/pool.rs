@@ -20,6 +20,7 @@ use super::config::Votes;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
+use super::offline::Recall;
 use super::stops::Stops;
 use super::trim::Trims;
 use super::volume::credit::Credit;
@@ -52,9 +53,8 @@ pub(crate) struct Pool {
     pub(crate) meta: RefCell<Metadata>,
     /// The disks that jobs empty, or that are to take no part, by it.
     pub(super) leaving: RefCell<BTreeSet<DiskNumber>>,
-    /// Disks that are offline and vote all the same: without them there is no majority, or they are about to be
-    /// taken in.
-    pub(super) recalled: RefCell<BTreeSet<DiskNumber>>,
+    /// Disks that are offline and vote all the same, and why.
+    pub(super) recalled: RefCell<BTreeMap<DiskNumber, Recall>>,
     /// Groups as they were looked up in it.
     pub(crate) places: RefCell<BTreeMap<(VolumeId, u64, u16), Rc<GroupPlace>>>,
     /// Held over each metadata transaction. Taken before `config_lock`, never after.

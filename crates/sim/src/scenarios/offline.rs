@@ -307,7 +307,8 @@ async fn to_open(stage: Stage) -> Result<(), Failure> {
     let survives = rig.report().map_or(0, |report| report.survives);
     expect(survives == 0, || format!("survives {survives}: {:#?}", rig.report()))?;
     rig.cluster.kill_node(gone);
-    rig.run_for(rig.between(1, 12_000)).await;
+    // Also before anybody has noticed.
+    rig.run_for(rig.between(1, [300, 12_000][rig.below(2)])).await;
     if rig.below(2) == 0 {
         rig.restart_supervisor(rig.between(1, 1000)).await;
         let open = || rig.report().is_some_and(|report| report.lease_ok);
