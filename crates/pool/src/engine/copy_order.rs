@@ -28,6 +28,9 @@ const PIECES: usize = 8;
 /// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
 /// then. Of those that take less than half of it there may be more.
 const PIECE_TAKES: Duration = Duration::from_millis(200);
+/// Of two lines those disks go first that have more to do for all, so that none is left with work in the end and
+/// nobody to do it with. Who goes on with a line need not find another place, which is worth so much.
+const GOES_ON_BYTES: u64 = 128 << 20;
 /// Turns after which it is forgotten when a line had its last one.
 const TURNS_REMEMBERED: u64 = 1000;
 /// For so long at most its disks wait for it.
@@ -58,7 +61,7 @@ impl Width {
             held_bytes: *HELD_BYTES.end(),
             pieces: PIECES,
             piece_bytes: 1 << 20,
-            part_bytes: 16 << 20,
+            part_bytes: 64 << 20,
         }
     }
 
@@ -161,6 +164,8 @@ impl Lines {
 pub(super) struct Next {
     pub(super) generation: GenerationId,
     pub(super) width: Width,
+    /// The disk that it is likely read from.
+    pub(super) gives: Option<DiskNumber>,
     pub(super) copies: Load,
     /// For each disk that takes it.
     pub(super) writes: BTreeMap<DiskNumber, Load>,
@@ -248,12 +253,10 @@ impl Turns {
 }
 
 impl Loads {
-    /// A group was copied of which no piece took longer.
-    pub(super) fn was_copied(&self, copied: &Load, slowest_piece: Duration, now: Instant) {
-        let giver = copied.parts.iter().find(|(_, role)| *role == Role::Gives);
-        let Some((disk, _)) = giver else { return };
+    /// A group was copied from a disk, and no piece of it took longer.
+    pub(super) fn was_copied(&self, gave: DiskNumber, slowest_piece: Duration, now: Instant) {
         let mut all = self.pieces.borrow_mut();
-        let (pieces, since) = all.entry(*disk).or_insert((PIECES, now));
+        let (pieces, since) = all.entry(gave).or_insert((PIECES, now));
         // What is seen by then may be of those before.
         if now.since(*since) < PIECE_TAKES {
             return;
@@ -360,9 +363,10 @@ impl Loads {
             }
             let both = gives.iter().chain(&between.to);
             let goes_on = both.clone().all(|disk| is_at(*disk, between));
-            let most = both.map(|disk| waiting.of(*disk)).sum::<usize>();
+            let bonus = if goes_on { groups_of(GOES_ON_BYTES, extent_bytes) } else { 0 };
+            let most = both.map(|disk| waiting.of(*disk)).sum::<usize>() + bonus;
             let at = line.iter().position(|(volume, generation)| is_free(*volume, *generation))?;
-            let order = (between.from.len(), !goes_on, Reverse(most), line.get(at)?.1);
+            let order = (between.from.len(), Reverse(most), line.get(at)?.1);
             Some((order, at, gives, between))
         });
         let (_, at, gives, between) = first.min()?;
@@ -382,7 +386,7 @@ impl Loads {
         let pieces = gives.and_then(|disk| self.pieces.borrow().get(&disk).map(|(most, _)| *most));
         let pieces = width.pieces.min(pieces.unwrap_or(PIECES));
         let width = Width { held_bytes, part_bytes, pieces, ..width };
-        Some(Next { generation, width, copies, writes, holds })
+        Some(Next { generation, width, gives, copies, writes, holds })
     }
 }
 
@@ -498,9 +502,10 @@ mod tests {
         let mut copy = |slowest| {
             now = now + PIECE_TAKES;
             let next = take_at(&loads, &mut lines, Width::alone(EXTENT), now).remove(0);
-            loads.was_copied(&next.copies, slowest, now);
+            let gave = next.gives.unwrap();
+            loads.was_copied(gave, slowest, now);
             // At once there is nothing new to be seen.
-            loads.was_copied(&next.copies, slowest, now);
+            loads.was_copied(gave, slowest, now);
             next.width.pieces
         };
         let slow: Vec<usize> = (0..9).map(|_| copy(Duration::from_secs(1))).collect();

@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt};
 use runtime::Permit;
 
 use super::copy_credit::{GroupCopy, UncreditedCopies};
-use super::copy_order::{Between, Lines, Next, Width};
+use super::copy_order::{Between, Lines, Load, Next, Width};
 use super::disk_work::{DiskWork, Touched, WorkResult};
 use super::known::SaidBy;
 use super::lease::Ended;
@@ -35,7 +35,7 @@ pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 /// After so many groups is looked anew which are the most endangered.
 const LOOK_ANEW_AFTER: usize = 256;
 /// How often disks are credited while copying goes on, unless somebody waits for it.
-const CREDIT_EVERY: Duration = Duration::from_millis(100);
+const CREDIT_EVERY: Duration = Duration::from_millis(500);
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
 
@@ -174,14 +174,16 @@ impl OpenPool {
                     !volume.is_some_and(|volume| volume.is_lock_wanted(generation))
                 };
                 let next = loads.take_next(&mut waiting, is_free, width, extent_bytes, now);
-                let Some(Next { generation, width, copies, writes, holds }) = next else { break };
+                let Some(Next { generation, width, gives, copies, writes, holds }) = next else {
+                    break;
+                };
                 begun += 1;
                 locked.insert(generation, holds);
                 let bytes_at_most = extent_bytes.min(width.held_bytes);
                 self.copy_pace.begin(bytes_at_most);
-                let copy = self.copy_one(generation, width);
+                let copy = self.copy_one(generation, width, copies);
                 copying
-                    .push(copy.map(move |copy| (generation, bytes_at_most, copy, copies, writes)));
+                    .push(copy.map(move |copy| (generation, bytes_at_most, copy, gives, writes)));
             }
             let is_idle = copying.is_empty() && crediting.is_empty() && uncredited.is_empty();
             if is_idle && waiting.is_empty() {
@@ -224,7 +226,7 @@ impl OpenPool {
                 flushed = flushing.select_next_some() => {
                     uncredited.was_flushed(flushed?, self.pool.runtime.now());
                 },
-                (generation, bytes_at_most, copy, copies, writes) = copying.select_next_some() => {
+                (generation, bytes_at_most, copy, gives, writes) = copying.select_next_some() => {
                     let (copy, now) = (copy?, self.pool.runtime.now());
                     let bytes = copy.as_ref().map_or(0, GroupCopy::bytes);
                     self.copy_pace.end(self, bytes_at_most, bytes);
@@ -234,7 +236,9 @@ impl OpenPool {
                             self.in_vain.borrow_mut().insert(generation, now);
                         }
                         Some(copy) => {
-                            loads.was_copied(&copies, copy.slowest_piece, now);
+                            if let Some(gave) = gives {
+                                loads.was_copied(gave, copy.slowest_piece, now);
+                            }
                             self.in_vain.borrow_mut().remove(&generation);
                             uncredited.push(copy, writes, now);
                         }
@@ -251,11 +255,13 @@ impl OpenPool {
             || self.pool.group_lock(copy.generation).is_wanted()
     }
 
-    /// Copies what usable members miss of one group, if its lock can be had.
+    /// Copies what usable members miss of one group, if its lock can be had. Its disks may begin the next one as soon
+    /// as the last of this one is under way.
     async fn copy_one(
         &self,
         generation: GenerationId,
         width: Width,
+        copies: Load,
     ) -> Result<Option<GroupCopy>, Ended> {
         let volume = {
             let meta = self.pool.meta.borrow();
@@ -266,7 +272,8 @@ impl OpenPool {
         let lock = self.pool.lock_group(generation);
         let lock = runtime::timeout(&self.pool.runtime, self.pool.limits.hedge, lock);
         let Ok(lock) = self.pool.unless_over(lock).await? else { return Ok(None) };
-        let copy = self.pool.unless_over(volume.copy_group(generation, lock, width)).await??;
+        let copy = volume.copy_group(generation, lock, width, copies);
+        let copy = self.pool.unless_over(copy).await??;
         Ok((!copy.cleared.is_empty()).then_some(copy))
     }
 
@@ -294,7 +301,9 @@ impl Volume {
         generation: GenerationId,
         lock: Permit,
         width: Width,
+        copies: Load,
     ) -> Result<GroupCopy, Ended> {
+        let copies = Cell::new(Some(copies));
         let mut copy = GroupCopy {
             generation,
             bytes: BTreeMap::new(),
@@ -307,6 +316,7 @@ impl Volume {
         let Some(group) = self.pool.group_by_generation(generation) else { return Ok(copy) };
         let regions_at_once = width.regions_at_once(self.pool.shape());
         let group_lock = self.pool.group_lock(generation);
+        let last = (0..group.members.len()).rfind(|index| self.pool.dirty(&group, *index) != 0);
         for (index, (disk, _)) in group.members.iter().enumerate() {
             let dirty = self.pool.dirty(&group, index);
             if dirty == 0 || self.pool.extent_of(&group, index).is_none() {
@@ -323,9 +333,13 @@ impl Volume {
             while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
                 left &= !part;
-                let Some(copied) = self.copy_regions(&group, index, part, width).await? else {
-                    break;
-                };
+                // Beside requests a disk has one piece to do at a time.
+                let is_last = left == 0 && Some(index) == last && width.pieces > 1;
+                let all_begun = || is_last.then(|| copies.take());
+                let copied = self.copy_regions(&group, index, part, width, is_wanted, || {
+                    all_begun();
+                });
+                let Some(copied) = copied.await? else { break };
                 copy.slowest_piece = copy.slowest_piece.max(copied.slowest_piece);
                 if copied.mask == 0 {
                     continue;
@@ -349,13 +363,16 @@ impl Volume {
     }
 
     /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member
-    /// failed.
+    /// failed. Once the group is wanted nothing more is begun than the first piece, and `all_begun` is told once all
+    /// are.
     pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
         target: usize,
         dirty: u64,
         width: Width,
+        is_wanted: impl Fn() -> bool,
+        all_begun: impl Fn(),
     ) -> Result<Option<Copied>, Ended> {
         let shape = self.pool.shape();
         let Some((member, device, start)) = self.pool.extent_of(group, target) else {
@@ -441,12 +458,20 @@ impl Volume {
             self.pool.run_copy(work)
         };
         let checksums = async { self.pool.run_copy(work).await };
-        let pieces = runs.into_iter().map(|run| {
+        let count = runs.len();
+        let pieces = runs.into_iter().enumerate().map(|(number, run)| {
             let (is_silent, write) = (&is_silent, &write);
+            let (is_wanted, all_begun) = (&is_wanted, &all_begun);
             async move {
                 let regions = self.pool.region_mask(run[0].0, run.len() as u32);
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
                 let _room = self.pool.copied_bytes.acquire(bytes).await;
+                if number + 1 == count {
+                    all_begun();
+                }
+                if number > 0 && is_wanted() {
+                    return (WorkResult::default(), regions, 0, Duration::ZERO);
+                }
                 // Nobody waits under the group's lock for the same silent source again and again. One that
                 // is away costs no time, and holds up nothing that others have.
                 let begun = self.pool.runtime.now();

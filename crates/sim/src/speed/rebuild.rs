@@ -46,6 +46,9 @@ const JUDGED: Duration = Duration::from_secs(4);
 const JUDGED_DEPTH: usize = 64;
 /// Of a hundred requests so many are reads.
 const READS_PERCENT: u64 = 70;
+/// A disk has so many extents, where they aren't the smallest or largest ones: fewer have their copies on few others,
+/// and what is copied lies in smaller parts than on real disks where they are smaller.
+const EXTENTS: u64 = 512;
 /// Which disk goes.
 const GONE: usize = 0;
 
@@ -192,7 +195,7 @@ impl Bench {
         let volume_bytes = disk_bytes * (MACHINES * DISKS_EACH) as u64 / 2 * FILLED_PERCENT / 100;
         let plan = Plan {
             nodes: vec![vec![disk_bytes; DISKS_EACH]; MACHINES],
-            extent_bytes: 4 * MIB,
+            extent_bytes: (disk_bytes / EXTENTS).clamp(4 * MIB, 64 * MIB),
             ..Plan::simple(MACHINES, 0)
         };
         let rig = Rig::start(stage, plan, &[(VOLUME, volume_bytes, Layout::Mirror(2))]).await?;

@@ -309,7 +309,9 @@ fn resync_copies_what_it_can_whoever_is_away() {
         let pool = Rc::clone(&volume.pool);
         let dirty = pool.dirty(&group, 2);
         let width = Width::alone(pool.shape().extent_bytes());
-        let copying = async move { volume.copy_regions(&group, 2, dirty, width).await.unwrap() };
+        let copying = async move {
+            volume.copy_regions(&group, 2, dirty, width, || false, || {}).await.unwrap()
+        };
         let (copied, time) = mirror.timed(copying);
         let second = pool.region_mask(Row(mirror.first.0 + 1), 1);
         assert_eq!(copied.unwrap().mask, second, "{has:?}");
