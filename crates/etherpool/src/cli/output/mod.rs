@@ -50,11 +50,27 @@ pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
 use super::Failure;
 
-/// What was read off disks and out of frames may be anybody's: nothing of it moves the cursor or hides
-/// what stands beside it.
+/// What was read off disks and out of frames may be anybody's: nothing of it moves the cursor, or hides or
+/// reorders what stands beside it.
 pub fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    let is_harmless = |c: char| c == '\n' || !c.is_control() && !is_format(c);
+    let shown = |c: char| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
     text.chars().map(shown).collect()
+}
+
+/// Whether a character has no shape of its own, and changes how others stand: marks, embeddings, overrides and isolates
+/// of direction (UAX #9), spaces and joiners without width, separators of lines, annotations.
+fn is_format(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+    )
 }
 
 /// Prints whole lines.
@@ -176,5 +192,9 @@ mod tests {
     #[test]
     fn what_strangers_wrote_stays_where_it_is_printed() {
         assert_eq!(plain("tank\x1b[2J\r\u{9b}x\n"), "tank\u{fffd}[2J\u{fffd}\u{fffd}x\n");
+        // "e1.0 gone" read from behind, and a name that looks like another one.
+        assert_eq!(plain("\u{202e}enog 0.1e\u{202c}"), "\u{fffd}enog 0.1e\u{fffd}");
+        assert_eq!(plain("ta\u{200b}nk"), "ta\u{fffd}nk");
+        assert_eq!(plain("Daten für später, 数据, بيانات"), "Daten für später, 数据, بيانات");
     }
 }
