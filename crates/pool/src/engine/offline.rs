@@ -74,9 +74,14 @@ impl Pool {
                 true
             }
             Err(NotFit::Lost) => false,
-            Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => {
+            Err(NotFit::Refused(why)) => {
                 self.refuse(member, why);
                 true
+            }
+            // It may be read the next time, and its vote be the one that is missing.
+            Err(NotFit::Unreadable(why)) => {
+                self.refuse(member, why);
+                false
             }
         }
     }
@@ -98,6 +103,14 @@ impl OpenPool {
         let mut disks: BTreeSet<DiskNumber> = self.all_named(&request.disks)?.into_iter().collect();
         if disks.is_empty() {
             return Err(PoolError::invalid("no disk is named", "name those to take out of use"));
+        }
+        let is_undecided =
+            |disk: &DiskNumber| self.pool.recalled.borrow().get(disk) == Some(&Recall::ByRequest);
+        if let Some(disk) = disks.iter().copied().find(is_undecided) {
+            return Err(PoolError::invalid(
+                format!("{} is just being taken into use", self.pool.disk_name(disk)),
+                "try again once that is done",
+            ));
         }
         // Of those that are offline already nothing is asked that may have changed since.
         disks.retain(|disk| !self.pool.is_offline(*disk));
@@ -310,7 +323,9 @@ impl OpenPool {
                 pool.re_add_soon(&member);
                 continue;
             }
-            match member.device() {
+            // Or is about to, and needs its vote for that.
+            let is_recalled = pool.recalled.borrow().contains_key(&member.number);
+            match member.device().filter(|_| !is_recalled) {
                 Some(device) => pool.let_go(&member, &*device),
                 None => pool.set_standing(&member, Standing::Out),
             }
@@ -347,9 +362,11 @@ impl OpenPool {
         if self.pool.is_majority(stays) {
             self.pool.recalled.borrow_mut().retain(|_, why| *why == Recall::ByRequest);
             let recalled = self.pool.recalled.borrow();
-            let spare = voters.iter().filter(|member| is_spare(member));
-            let let_go = spare.filter(|member| !recalled.contains_key(&member.number));
-            let_go.for_each(|member| self.pool.re_add_soon(member));
+            let is_kept = |member: &Rc<Member>| recalled.contains_key(&member.number);
+            // Also those without a vote: all that were offline were claimed to open the pool.
+            let claimed = self.pool.members().into_iter().filter(|member| member.claimed.get());
+            let spare = claimed.filter(|member| is_spare(member) && !is_kept(member));
+            spare.for_each(|member| self.pool.re_add_soon(&member));
         }
         Ok(())
     }

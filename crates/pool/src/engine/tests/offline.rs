@@ -166,6 +166,30 @@ fn an_offline_disk_votes_where_nobody_could_open_the_pool_otherwise() {
 }
 
 #[test]
+fn disks_that_were_claimed_to_open_a_pool_are_left_alone_once_others_suffice() {
+    let bench = Bench::new(26, 6, 48);
+    bench.create();
+    let votes: Vec<bool> = bench.report().disks.iter().map(|disk| disk.holds_vote).collect();
+    let spare = votes.iter().position(|votes| !votes).unwrap();
+    let voters: Vec<usize> = (0..6).filter(|disk| *disk != spare).collect();
+    let offline = [voters[0], spare];
+    let names = offline.map(|disk| format!("e{disk}.0"));
+    bench.offline(&names.each_ref().map(String::as_str), false).unwrap();
+    let gone = [voters[3], voters[4]];
+    gone.iter().for_each(|disk| bench.set_mode(*disk, Mode::Lost));
+    let bench = bench.crash_engine();
+    gone.iter().for_each(|disk| bench.set_mode(*disk, Mode::Lost));
+    bench.pass(Duration::from_secs(30));
+    assert!(bench.report().lease_ok && offline.iter().all(|disk| bench.is_offline(*disk)));
+    assert!(offline.iter().all(|disk| bench.devices.borrow()[*disk].is_owned()));
+    gone.iter().for_each(|disk| bench.set_mode(*disk, Mode::Well));
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.report().lease_ok && offline.iter().all(|disk| bench.is_offline(*disk)));
+    let is_owned = offline.map(|disk| bench.devices.borrow()[disk].is_owned());
+    assert_eq!(is_owned, [false, false]);
+}
+
+#[test]
 fn a_disk_that_is_removed_leaves_no_wish_behind() {
     let (bench, volume) = written(25, Layout::Mirror(2), 1000);
     bench.offline(&["e0.0"], false).unwrap();
