@@ -34,6 +34,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(1);
 pub(super) const IN_VAIN: Duration = Duration::from_secs(30);
 /// After so many groups is looked anew which are the most endangered.
 const LOOK_ANEW_AFTER: usize = 256;
+/// A part of a group takes no longer, where a disk is slow: whoever else needs its disks would wait.
+const PART_TAKES_MAX: Duration = Duration::from_secs(1);
 /// How often disks are credited while copying goes on, unless somebody waits for it.
 const CREDIT_EVERY: Duration = Duration::from_millis(500);
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
@@ -335,10 +337,11 @@ impl Volume {
                 left &= !part;
                 // Beside requests a disk has one piece to do at a time.
                 let is_last = left == 0 && Some(index) == last && width.pieces > 1;
-                let all_begun = || is_last.then(|| copies.take());
-                let copied = self.copy_regions(&group, index, part, width, is_wanted, || {
-                    all_begun();
-                });
+                let part_begun = self.pool.runtime.now();
+                let is_long = || self.pool.runtime.now().since(part_begun) >= PART_TAKES_MAX;
+                let ends_early = || is_wanted() || is_long();
+                let all_begun = || drop(is_last.then(|| copies.take()));
+                let copied = self.copy_regions(&group, index, part, width, ends_early, all_begun);
                 let Some(copied) = copied.await? else { break };
                 copy.slowest_piece = copy.slowest_piece.max(copied.slowest_piece);
                 if copied.mask == 0 {
@@ -363,15 +366,15 @@ impl Volume {
     }
 
     /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member
-    /// failed. Once the group is wanted nothing more is begun than the first piece, and `all_begun` is told once all
-    /// are.
+    /// failed. Where it is to end early nothing more is begun than a first region, so that something is copied each time;
+    /// `all_begun` is told once the last of more pieces than go at once is.
     pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
         target: usize,
         dirty: u64,
         width: Width,
-        is_wanted: impl Fn() -> bool,
+        ends_early: impl Fn() -> bool,
         all_begun: impl Fn(),
     ) -> Result<Option<Copied>, Ended> {
         let shape = self.pool.shape();
@@ -459,17 +462,23 @@ impl Volume {
         };
         let checksums = async { self.pool.run_copy(work).await };
         let count = runs.len();
+        // What touches it is never left out: a piece may be less than a region, which counts as a whole.
+        let first_region = runs.first().map_or(0, |run| self.pool.region_mask(run[0].0, 1));
         let pieces = runs.into_iter().enumerate().map(|(number, run)| {
             let (is_silent, write) = (&is_silent, &write);
-            let (is_wanted, all_begun) = (&is_wanted, &all_begun);
+            let (ends_early, all_begun) = (&ends_early, &all_begun);
             async move {
                 let regions = self.pool.region_mask(run[0].0, run.len() as u32);
+                let is_left_out = || regions & first_region == 0 && ends_early();
+                if is_left_out() {
+                    return (WorkResult::default(), regions, 0, Duration::ZERO);
+                }
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
                 let _room = self.pool.copied_bytes.acquire(bytes).await;
-                if number + 1 == count {
+                if number + 1 == count && number >= width.pieces {
                     all_begun();
                 }
-                if number > 0 && is_wanted() {
+                if is_left_out() {
                     return (WorkResult::default(), regions, 0, Duration::ZERO);
                 }
                 // Nobody waits under the group's lock for the same silent source again and again. One that

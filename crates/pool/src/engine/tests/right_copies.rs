@@ -320,3 +320,18 @@ fn resync_copies_what_it_can_whoever_is_away() {
         assert!(time <= limit + ANSWERS, "{has:?} after {time:?}");
     }
 }
+
+#[test]
+fn a_copy_that_is_to_end_early_copies_something_all_the_same() {
+    let mirror = Mirror::new(2);
+    (0..ROWS).for_each(|row| mirror.miss(1, row, true));
+    let (volume, group) = (Rc::clone(&mirror.volume), mirror.group.clone());
+    let pool = Rc::clone(&volume.pool);
+    let dirty = pool.dirty(&group, 1);
+    let width =
+        Width { piece_bytes: BLOCK_BYTES as u64, ..Width::alone(pool.shape().extent_bytes()) };
+    let copying =
+        async move { volume.copy_regions(&group, 1, dirty, width, || true, || {}).await.unwrap() };
+    let copied = mirror.bench.run(copying).unwrap();
+    assert_eq!(copied.mask, pool.region_mask(mirror.first, 1));
+}
