@@ -11,7 +11,7 @@ use pool::engine::{PoolSettings, VolumeSize};
 use pool::metadata::Layout;
 
 use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig, VOLUME, expect};
-use super::damage::places_of;
+use super::damage::{mend_every_copy, places_of};
 use super::in_place::{change, free, primed_with};
 use super::jobs::{disturb_some, lose_one_of};
 use super::losses::lose_disks;
@@ -260,14 +260,17 @@ async fn rots_early(stage: Stage) -> Result<(), Failure> {
     for _ in 0..3 {
         ranges.push(free(&rig).await?);
     }
-    if rig.below(2) == 0 {
+    let is_begun = rig.below(2) == 0;
+    if is_begun {
         rig.convert(fewer).await?;
         rig.run_for(rig.between(0, 900)).await;
     }
+    let mut rots_afterwards = false;
     let rots = rig.below(4);
     let disk = Rc::clone(&rig.cluster.node(rots).disks()[0]);
     for range in ranges {
         change(&rig, Change::Write, range).await?;
+        rots_afterwards |= is_begun && !rig.has_job();
         for sector in (range.start.0..range.end().0).step_by(1 + rig.below(20)) {
             for place in places_of(&disk, sector) {
                 disk.flip_byte(place * SECTOR_BYTES as u64 + rig.below(SECTOR_BYTES) as u64, 1);
@@ -279,6 +282,10 @@ async fn rots_early(stage: Stage) -> Result<(), Failure> {
     let _ = rig.convert(fewer).await;
     rig.converted(fewer).await?;
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    if rots_afterwards {
+        // A copy that nobody reads isn't known to be wrong.
+        mend_every_copy(&rig).await?;
+    }
     rig.converge().await
 }
 
