@@ -49,7 +49,7 @@ pub(crate) struct Width {
     pub(crate) pieces: usize,
     /// What is read and written at once.
     pub(crate) piece_bytes: u64,
-    /// So much of a group is copied before is looked whether somebody waits for it.
+    /// So much of a group is copied before is looked how much that was, and how long it took.
     pub(crate) part_bytes: u64,
 }
 

@@ -340,7 +340,11 @@ impl Volume {
                 let part_begun = self.pool.runtime.now();
                 let is_long = || self.pool.runtime.now().since(part_begun) >= PART_TAKES_MAX;
                 let ends_early = || is_wanted() || is_long();
-                let all_begun = || drop(is_last.then(|| copies.take()));
+                let all_begun = || {
+                    if is_last {
+                        copies.take();
+                    }
+                };
                 let copied = self.copy_regions(&group, index, part, width, ends_early, all_begun);
                 let Some(copied) = copied.await? else { break };
                 copy.slowest_piece = copy.slowest_piece.max(copied.slowest_piece);
