@@ -3,9 +3,9 @@
 //! version doesn't know.
 //!
 //! A new image is made when the format changes, and before that: `POOL_IMAGE=NAME cargo test -p pool --lib
-//! an_image_of_today` writes `NAME.img` (what comes next is in `sparse`), and `NAME.txt`, which says what the volumes
-//! hold: volume, first block, count, and the byte that they are full of, one line each. Former ones stay as
-//! they are.
+//! images_of_today` writes `NAME.img` (what comes next is in `sparse`), and `NAME.txt`, which says what the volumes
+//! hold: volume, first block, count, and the byte that they are full of, one line each; and the same of a pool with
+//! large extents as `NAME-large-extents`. Former ones stay as they are.
 
 mod sparse;
 
@@ -33,8 +33,8 @@ fn directory() -> PathBuf {
 }
 
 /// A pool with something in place, something in the log, and a former checkpoint, as a power cut leaves it.
-fn make() -> (Vec<(String, Vec<u8>)>, Vec<Filled>) {
-    let machines = Machines::with(8001, 3, 24, Layout::Mirror(2), 256 << 10);
+fn make(mib: usize, extent_bytes: u64) -> (Vec<(String, Vec<u8>)>, Vec<Filled>) {
+    let machines = Machines::with(8001, 3, mib, Layout::Mirror(2), extent_bytes);
     let engine = Rc::clone(&machines.bench.engine);
     let size = VolumeSize::Bytes(MIB);
     machines
@@ -87,9 +87,10 @@ fn expected(filled: &[Filled], volume: &str, blocks: u64) -> Vec<u8> {
 }
 
 /// An engine of the pool's owner over such disks.
-fn open(images: &[(String, Vec<u8>)]) -> Bench {
-    let disks: Vec<Rc<TestDisk>> = images
+fn open(names: &[String], bytes: &[Vec<u8>]) -> Bench {
+    let disks: Vec<Rc<TestDisk>> = names
         .iter()
+        .zip(bytes)
         .zip(0..)
         .map(|((name, bytes), node)| {
             let disk = TestDisk::new(name, node, bytes.len());
@@ -97,8 +98,7 @@ fn open(images: &[(String, Vec<u8>)]) -> Bench {
             disk
         })
         .collect();
-    let bytes: Vec<Vec<u8>> = images.iter().map(|(_, bytes)| bytes.clone()).collect();
-    let ids = look(&bytes, false).pools.into_iter().map(|pool| pool.id.parse().unwrap());
+    let ids = look(bytes, false).pools.into_iter().map(|pool| pool.id.parse().unwrap());
     let pools = ids.map(|id| KnownPool { id, disks: Vec::new() }).collect();
     let now = Instant::from_nanos(1_000_000_000_000);
     Bench::again(8100, disks, now, 1, pools)
@@ -119,10 +119,12 @@ fn read(bench: &Bench, volume: &str, blocks: u64) -> Vec<u8> {
 }
 
 /// Opens a pool, compares what its volumes hold, writes to them and ends in order.
-fn go_through(name: &str, images: &[(String, Vec<u8>)], filled: &[Filled]) {
-    let bytes: Vec<Vec<u8>> = images.iter().map(|(_, bytes)| bytes.clone()).collect();
+fn go_through(name: &str, images: Vec<(String, Vec<u8>)>, filled: &[Filled]) {
+    let (names, bytes): (Vec<String>, Vec<Vec<u8>>) = images.into_iter().unzip();
     assert_eq!(serious(&look(&bytes, true)), [], "{name}, as it was kept");
-    let bench = open(images);
+    let bench = open(&names, &bytes);
+    // Of large disks each set takes more than a GiB.
+    drop(bytes);
     for _ in 0..600 {
         bench.pass(Duration::from_millis(100));
         if bench.engine.reports().first().is_some_and(|report| report.state == PoolState::Online) {
@@ -170,25 +172,30 @@ fn pools_of_former_versions_are_opened_read_and_written_to() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let images = decode(&std::fs::read(&path).unwrap()).expect("an image");
         let filled = described(&std::fs::read_to_string(path.with_extension("txt")).unwrap());
-        go_through(&name, &images, &filled);
+        go_through(&name, images, &filled);
         names.push(name);
     }
     assert!(!names.is_empty(), "no image is kept");
 }
 
 #[test]
-fn an_image_of_today_is_opened_too() {
-    let (images, filled) = make();
-    let encoded = encode(&images);
-    assert!(encoded.len() < 128 << 10, "{} bytes are too many to keep", encoded.len());
-    assert_eq!(decode(&encoded).as_deref(), Some(&images[..]));
-    assert_eq!(described(&describe(&filled)), filled);
-    go_through("today", &images, &filled);
-    if let Ok(name) = std::env::var("POOL_IMAGE") {
-        let path = directory().join(name).with_extension("img");
-        assert!(!path.exists(), "{} is kept as it is", path.display());
-        std::fs::write(&path, encoded).unwrap();
-        std::fs::write(path.with_extension("txt"), describe(&filled)).unwrap();
+fn images_of_today_are_opened_too() {
+    let name = std::env::var("POOL_IMAGE").ok();
+    // Log segments of two extents, and of a part of one: that takes GiB, and the images kept have it too.
+    let kinds = [("", 24, 256 << 10), ("-large-extents", 384, 32 * MIB)];
+    for (kind, mib, extent_bytes) in kinds.into_iter().take(1 + usize::from(name.is_some())) {
+        let (images, filled) = make(mib, extent_bytes);
+        let encoded = encode(&images);
+        assert!(encoded.len() < 128 << 10, "{} bytes are too many to keep", encoded.len());
+        assert!(decode(&encoded).is_some_and(|decoded| decoded == images));
+        assert_eq!(described(&describe(&filled)), filled);
+        go_through("today", images, &filled);
+        if let Some(name) = &name {
+            let path = directory().join(format!("{name}{kind}")).with_extension("img");
+            assert!(!path.exists(), "{} is kept as it is", path.display());
+            std::fs::write(&path, encoded).unwrap();
+            std::fs::write(path.with_extension("txt"), describe(&filled)).unwrap();
+        }
     }
 }
 
@@ -210,13 +217,13 @@ fn relabel(images: &mut [(String, Vec<u8>)], change: impl Fn(&mut [u8])) {
 
 /// What an engine and a check say of a pool whose labels were changed: nothing of it was written to.
 fn refusal(change: impl Fn(&mut [u8])) -> (Vec<String>, Vec<String>) {
-    let mut images = make().0;
+    let mut images = make(24, 256 << 10).0;
     relabel(&mut images, change);
-    let bytes: Vec<Vec<u8>> = images.iter().map(|(_, bytes)| bytes.clone()).collect();
+    let (names, bytes): (Vec<String>, Vec<Vec<u8>>) = images.into_iter().unzip();
     let found = look(&bytes, false);
     let found = found.all_findings().filter(|found| found.severity == Severity::Damage);
     let found = found.map(|found| format!("{}; {}", found.what, found.means)).collect();
-    let bench = open(&images);
+    let bench = open(&names, &bytes);
     bench.pass(Duration::from_secs(60));
     let engine = Rc::clone(&bench.engine);
     let disks = bench.run(async move { engine.disks().await });
@@ -225,8 +232,8 @@ fn refusal(change: impl Fn(&mut [u8])) -> (Vec<String>, Vec<String>) {
         _ => None,
     });
     let refused = refused.collect();
-    for (disk, (name, image)) in bench.disks.iter().zip(&images) {
-        assert!(disk.image() == *image, "{name} was written to");
+    for (disk, image) in bench.disks.iter().zip(&bytes) {
+        assert!(disk.image() == *image, "{} was written to", disk.name);
     }
     (refused, found)
 }
@@ -260,10 +267,11 @@ fn what_this_version_does_not_know_is_refused_with_what_to_do() {
 
 #[test]
 fn a_feature_that_may_be_ignored_is_ignored_and_kept() {
-    let (mut images, filled) = make();
+    let (mut images, filled) = make(24, 256 << 10);
     relabel(&mut images, |label| label[16] |= 0x10);
-    go_through("a compatible feature", &images, &filled);
-    let bench = open(&images);
+    go_through("a compatible feature", images.clone(), &filled);
+    let (names, bytes): (Vec<String>, Vec<Vec<u8>>) = images.into_iter().unzip();
+    let bench = open(&names, &bytes);
     bench.pass(Duration::from_secs(60));
     for disk in &bench.disks {
         assert_eq!(disk.image()[16], 0x10, "{}: who doesn't know it took it away", disk.name);
