@@ -52,6 +52,7 @@ fn open_segment(metadata: &mut Metadata, usable: &Usable, volume: VolumeId, copi
         wanted: copies,
         state: SegmentState::Open,
         key: 1,
+        high_water_blocks: None,
     };
     metadata.apply(&MetaRecord::SegmentOpened { volume, segment }).unwrap();
     count

@@ -173,6 +173,7 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         }
         let first = scan.records.first().map_or(self.next, |record| record.after.next());
         self.tell_first(&scan, first);
+        self.tell_beyond(&scan);
         // Which ones are missing before the first that is there only that one says.
         if let Some(found) = scan.records.first().filter(|found| found.number > first) {
             let (last, from) = (RecordNumber(found.number.0 - 1), SEGMENT_HEADER_BYTES as u64);
@@ -272,6 +273,16 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
         );
         let means = "whether records are missing before them can't be told";
         self.findings.add(self.of_segment(Severity::Damage, Kind::LogHistories, what, means));
+    }
+
+    /// Nothing is written beyond the high-water mark.
+    fn tell_beyond(&mut self, scan: &Scan) {
+        let mark = self.segment.high_water_bytes(self.view.metadata.shape());
+        let beyond = scan.records.iter().find(|found| found.at.saturating_add(found.bytes) > mark);
+        let Some(beyond) = beyond else { return };
+        let what = format!("{} is beyond its high-water mark of {mark} bytes", beyond.number);
+        let means = "an opening reads no further: what of it isn't in place is lost then";
+        self.findings.add(self.of_segment(Severity::Damage, Kind::LogRecord, what, means));
     }
 
     /// Whether a record counts: it isn't released.

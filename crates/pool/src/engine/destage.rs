@@ -109,7 +109,14 @@ impl Volume {
             let stuck = self.credit.is_wanted() && gives_room && quiet
                 // The open segment's room may be all that there is, and a MARK be what keeps it.
                 || self.credit.wants_segment.get() && last > released;
-            return if stuck { DestageDue::Now(last) } else { DestageDue::Never };
+            // An opening would read much of the open segment, which holds nothing.
+            let rests_at = self.rests_at().filter(|_| quiet);
+            return match rests_at {
+                _ if stuck => DestageDue::Now(last),
+                Some(when) if when <= self.pool.runtime.now() => DestageDue::Now(last),
+                Some(when) => DestageDue::At(when),
+                None => DestageDue::Never,
+            };
         }
         let destageable = self.has_destageable();
         let full = self.credit.used_bytes() > self.credit.capacity_bytes() / 2;
@@ -464,13 +471,11 @@ impl Volume {
         (dirty_regions, roots): (DirtyRegions, Vec<RootChange>),
     ) -> Result<bool, Ended> {
         // With nothing in flight and nothing newer, the open segment may go too: a writer waits for
-        // its room, or it has lost a copy, and its last one would be needed to open the volume.
+        // its room, or it has lost a copy, and its last one would be needed to open the volume, or nobody
+        // has written for long and an opening would read much of it in vain.
         // Never waited for: whoever holds it may wait for the room that this destage gives.
-        let writing = if all || self.credit.is_wanted() || self.is_current_over() {
-            self.log.writing.acquire(1).now_or_never()
-        } else {
-            None
-        };
+        let may_go = self.credit.is_wanted() || self.is_current_over() || self.rests();
+        let writing = if all || may_go { self.log.writing.acquire(1).now_or_never() } else { None };
         let whole = writing.is_some() && self.log.state.borrow().durable <= last;
         let lock = self.pool.meta_lock.acquire(1).await;
         let mut records = vec![MetaRecord::Released {
@@ -512,6 +517,19 @@ impl Volume {
         drop(state);
         self.credit.give_back(charges + in_place);
         Ok(true)
+    }
+
+    /// When the open segment has seen no write for so long that it goes, if an opening would read more of it than of a
+    /// new one.
+    fn rests_at(&self) -> Option<Instant> {
+        let state = self.log.state.borrow();
+        let first = self.log_shape.high_water_bytes;
+        let open = state.current.as_ref().filter(|open| open.high_water_bytes > first);
+        open.map(|_| self.log.appended_at.get() + self.pool.limits.segment_idle)
+    }
+
+    fn rests(&self) -> bool {
+        self.rests_at().is_some_and(|when| when <= self.pool.runtime.now())
     }
 
     /// The last released record.

@@ -49,6 +49,8 @@ pub struct Limits {
     pub mark: Duration,
     /// A log that was idle for so long is destaged.
     pub destage_idle: Duration,
+    /// A log that was idle for so long has no open segment: the next write waits for a new one.
+    pub segment_idle: Duration,
     /// What is freed or discarded is discarded on the disks after so long.
     pub trim_after: Duration,
     /// How long a pool that could be opened waits for the disks that aren't present yet.
@@ -85,6 +87,7 @@ impl Default for Limits {
             metadata_check: Duration::from_secs(5),
             mark: Duration::from_millis(100),
             destage_idle: Duration::from_secs(1),
+            segment_idle: Duration::from_secs(30),
             trim_after: Duration::from_secs(5),
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),

@@ -382,12 +382,12 @@ impl Volume {
 
     /// What reading its log holds in memory at once: all copies of a segment.
     fn replay_mib(&self) -> u64 {
-        let copies = {
-            let meta = self.pool.meta.borrow();
-            let volume = meta.volumes().get(&self.id);
-            volume.map_or(1, |volume| u64::from(volume.layout.copies()))
-        };
-        (copies * self.largest_segment_bytes()).div_ceil(MIB).min(REPLAY_MIB_MAX)
+        let meta = self.pool.meta.borrow();
+        let Some(volume) = meta.volumes().get(&self.id) else { return 1 };
+        let segments = volume.log.segments.values();
+        let bytes = segments.map(|segment| segment.high_water_bytes(meta.shape())).max();
+        let copies = u64::from(volume.layout.copies());
+        (copies * bytes.unwrap_or(0)).div_ceil(MIB).clamp(1, REPLAY_MIB_MAX)
     }
 
     /// A former program's may be larger than those of today.
@@ -466,7 +466,7 @@ impl Volume {
         }
     }
 
-    /// Every current copy of a segment that is present, whole; at least one.
+    /// Every current copy of a segment that is present, up to its high-water mark; at least one.
     async fn read_copies(
         self: &Rc<Self>,
         segment: &Segment,
@@ -486,7 +486,7 @@ impl Volume {
         let instance = member.seen_instance.get();
         let start = member.geometry.extent_start(copy.extents.first)?;
         let header = self.segment_header(segment);
-        let bytes = header.blocks as usize * BLOCK_BYTES;
+        let bytes = segment.high_water_bytes(self.pool.shape()) as usize;
         let pieces = (0..bytes.div_ceil(PIECE_BYTES)).map(|piece| {
             let from = piece * PIECE_BYTES;
             let sectors = (bytes - from).min(PIECE_BYTES) / SECTOR_BYTES;

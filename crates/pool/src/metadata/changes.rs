@@ -213,6 +213,7 @@ impl Metadata {
             | MetaRecord::PropertySet { id, .. } => vec![Change::volume(*id)],
             MetaRecord::SegmentOpened { volume, .. }
             | MetaRecord::SegmentEnded { volume, .. }
+            | MetaRecord::SegmentHighWater { volume, .. }
             | MetaRecord::SegmentFreed { volume, .. }
             | MetaRecord::SegmentCopyDropped { volume, .. }
             | MetaRecord::LogRestored { volume, .. } => vec![Change::volume(*volume)],

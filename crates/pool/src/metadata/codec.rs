@@ -55,6 +55,7 @@ coded!(enum MetaRecord {
     38 => LayoutChanging { id, to },
     39 => LayoutChanged { id },
     40 => PositionDropped { volume, key, position },
+    41 => SegmentHighWater { volume, number, blocks },
 });
 
 coded!(enum SegmentState {
@@ -181,6 +182,7 @@ impl Coded for GroupRun {
     }
 }
 
+/// Without its high-water mark, which is a record of its own behind this one.
 impl Coded for Segment {
     fn put(&self, w: &mut Writer) {
         w.put(&self.number).put(&self.epoch).put(&self.generation).put(&self.wanted);
@@ -196,6 +198,7 @@ impl Coded for Segment {
             key: r.fixed64()?,
             state: r.take()?,
             copies: r.take()?,
+            high_water_blocks: None,
         })
     }
 }

@@ -217,6 +217,16 @@ pub enum MetaRecord {
         /// The segment. Its generation is new.
         segment: Segment,
     },
+    /// More of a segment may be written: this is its high-water mark from now on. Without one all of it may be, so its
+    /// first mark is in the commit that opens it.
+    SegmentHighWater {
+        /// The volume.
+        volume: VolumeId,
+        /// The segment.
+        number: SegmentNumber,
+        /// Blocks of a copy, header included.
+        blocks: u32,
+    },
     /// A segment takes no more records.
     SegmentEnded {
         /// Whose log.

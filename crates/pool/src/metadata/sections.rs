@@ -206,6 +206,9 @@ fn put_volume(w: &mut Writer, volume: &Volume) {
     }
     for segment in volume.log.segments.values() {
         w.put(&MetaRecord::SegmentOpened { volume: id, segment: segment.clone() });
+        if let Some(blocks) = segment.high_water_blocks {
+            w.put(&MetaRecord::SegmentHighWater { volume: id, number: segment.number, blocks });
+        }
     }
     let log = &volume.log;
     let (next_segment, released) = (log.next_segment, log.released);

@@ -47,6 +47,8 @@ pub struct Segment {
     pub state: SegmentState,
     /// Random: its records' CRCs begin with it.
     pub key: u64,
+    /// Its high-water mark: blocks of a copy, header included, that may have been written. `None`: all.
+    pub high_water_blocks: Option<u32>,
 }
 
 impl Segment {
@@ -65,6 +67,13 @@ impl Segment {
     /// Bytes of a copy, header included.
     pub fn bytes(&self, shape: ExtentShape) -> u64 {
         shape.segment_bytes(self.copies.first().map_or(0, |copy| copy.extents.count))
+    }
+
+    /// Bytes of a copy, header included, that may have been written: nobody wrote beyond, so an opening needs to read
+    /// no further.
+    pub fn high_water_bytes(&self, shape: ExtentShape) -> u64 {
+        let blocks = self.high_water_blocks.map_or(u64::MAX, u64::from);
+        blocks.saturating_mul(BLOCK_BYTES as u64).min(self.bytes(shape))
     }
 
     /// What makes a record one of this segment.

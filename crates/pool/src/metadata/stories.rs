@@ -225,6 +225,10 @@ fn of_log(metadata: &Metadata, volume: &Volume, luck: u64) -> Vec<MetaRecord> {
         let state = SegmentState::Closed(RecordNumber(luck % 5));
         let disk = open.copies[0].disk;
         return match (open.state, luck % 2) {
+            (SegmentState::Open, 0) => {
+                let blocks = open.high_water_blocks.unwrap_or(0) + (luck % 7) as u32;
+                vec![MetaRecord::SegmentHighWater { volume, number, blocks }]
+            }
             (SegmentState::Open, _) => vec![MetaRecord::SegmentEnded { volume, number, state }],
             (_, 0) => vec![MetaRecord::SegmentCopyDropped { volume, number, disk }],
             _ => vec![MetaRecord::SegmentFreed { volume, number }],

@@ -24,7 +24,7 @@
 //! | kind | records |
 //! |---|---|
 //! | disks | of each: DiskAdded, AreaBegun, DiskRestored |
-//! | volumes | of each: VolumeCreated, PropertySet, SegmentOpened, LogRestored, VolumeResized |
+//! | volumes | of each: VolumeCreated, PropertySet, SegmentOpened, SegmentHighWater, LogRestored, VolumeResized |
 //! | runs | of each: RunAdded, MoveRestored |
 //! | roots | RootsRestored |
 //! | dirty regions | RegionsDirtied |

@@ -75,6 +75,7 @@ pub(crate) fn segment(number: u64, generation: u64, copies: &[(u32, u32)]) -> Se
         wanted: 2,
         state: SegmentState::Open,
         key: 0x0123_4567_89ab_cdef + number,
+        high_water_blocks: None,
     }
 }
 
@@ -115,6 +116,7 @@ pub(crate) fn history() -> Vec<MetaRecord> {
         ),
         ended(1, SegmentState::Closed(RecordNumber(39))),
         MetaRecord::SegmentOpened { volume, segment: segment(2, 22, &[(0, 102), (2, 102)]) },
+        MetaRecord::SegmentHighWater { volume, number: SegmentNumber(2), blocks: 256 },
         MetaRecord::SegmentCopyDropped { volume, number: SegmentNumber(1), disk: DiskNumber(2) },
         MetaRecord::Released {
             volume,
@@ -274,6 +276,9 @@ pub(crate) fn any_record() -> impl Strategy<Value = MetaRecord> {
                 MetaRecord::SegmentEnded { volume, number: SegmentNumber(number), state }
             }
         ),
+        (volume.clone(), 1_u64..6, 0_u32..9).prop_map(|(volume, number, blocks)| {
+            MetaRecord::SegmentHighWater { volume, number: SegmentNumber(number), blocks }
+        }),
         (volume.clone(), 0_u64..9, 0_u32..5).prop_map(|(volume, first_set, count)| {
             MetaRecord::RunSplit { volume, key: RunKey { lane: 0, first_set }, count }
         }),

@@ -122,6 +122,7 @@ pub(super) fn tell_volume(metadata: &Metadata, volume: &Volume, tell: Told<'_>) 
                 .with("needed", segment.is_needed(volume.log.released))
                 .with("copies_wanted", segment.wanted)
                 .with("bytes", segment.bytes(metadata.shape()))
+                .with("high_water_bytes", segment.high_water_bytes(metadata.shape()))
                 .with("copies", copies.collect::<Vec<_>>()),
         ))?;
     }

@@ -116,6 +116,7 @@ fn an_extent_of_a_log_segment_and_one_beyond_the_disk_are_named() {
         wanted: 1,
         state: SegmentState::Open,
         key: 1,
+        high_water_blocks: None,
     };
     let opened = MetaRecord::SegmentOpened { volume: VolumeId(1), segment };
     commit(&mut images, &[opened, mad_run(6000, 9200, &[(1, 5_000_000), (2, 100)])]);

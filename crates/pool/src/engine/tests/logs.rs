@@ -1,5 +1,8 @@
 //! Logs that are damaged, or of which one copy has more than the others.
 
+use std::collections::BTreeSet;
+
+use block::SECTOR_BYTES;
 use futures::future::join_all;
 use runtime::Semaphore;
 
@@ -728,4 +731,107 @@ fn a_log_goes_on_in_the_only_segment_that_there_is_room_for() {
     for block in 0..160 {
         assert_eq!(bench.read(&volume, block, 1).unwrap(), pattern(block, 1, 7));
     }
+}
+
+/// A mirrored volume of 8 MiB, whose log has segments of 2 MiB.
+fn with_long_segments(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
+    let bench = Bench::new(seed, 3, 48);
+    bench.create_with(MIB);
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    (bench, volume)
+}
+
+/// The segments of the only volume's log, the oldest first.
+fn segments(bench: &Bench) -> Vec<crate::metadata::Segment> {
+    let pool = Rc::clone(&bench.serving().pool);
+    let meta = pool.meta.borrow();
+    let volume = meta.volumes().values().next().unwrap();
+    volume.log.segments.values().cloned().collect()
+}
+
+/// What the metadata allows to be written of a segment, in parts of 256: a sixteenth, a quarter, all of it.
+fn marks(bench: &Bench) -> Vec<u64> {
+    let shape = bench.serving().pool.shape();
+    let part = |segment: &crate::metadata::Segment| {
+        segment.high_water_bytes(shape) * 256 / segment.bytes(shape)
+    };
+    segments(bench).iter().map(part).collect()
+}
+
+#[test]
+fn an_opening_reads_a_segment_up_to_its_high_water_mark() {
+    let (bench, volume) = with_long_segments(260);
+    five(&bench, &volume);
+    assert_eq!(marks(&bench), [16]);
+    let pool = Rc::clone(&bench.serving().pool);
+    let segment = segments(&bench).remove(0);
+    assert_eq!(segment.copies.len(), 2);
+    // Who reads further waits.
+    for copy in &segment.copies {
+        let start = pool.member(copy.disk).unwrap().geometry.extent_start(copy.extents.first);
+        let (mark, whole) = (segment.high_water_bytes(pool.shape()), segment.bytes(pool.shape()));
+        let beyond = Lba(start.unwrap().0 + mark / SECTOR_BYTES as u64);
+        let range = SectorRange::new(beyond, (whole - mark) / SECTOR_BYTES as u64);
+        bench.disks[copy.disk.0 as usize].slow_reads.set(Some((range, Duration::from_secs(60))));
+    }
+    let bench = bench.crash_engine();
+    let before = bench.engine.runtime.now();
+    let volume = bench.reopened();
+    assert!(bench.engine.runtime.now().since(before) < Duration::from_secs(60));
+    assert_eq!(bench.read(&volume, 0, 5), Ok(pattern(0, 5, 1)));
+}
+
+#[test]
+fn what_goes_beyond_a_high_water_mark_is_committed_first() {
+    for count in [3, 20, 70] {
+        let (bench, volume) = with_long_segments(261);
+        // Records of a row each and of many.
+        for first in [0, count] {
+            let writes = (0..count).map(|block| {
+                let data = pattern(first + block, 1, 1);
+                volume.write(Lba((first + block) * 8), data, Durability::Durable)
+            });
+            let done = bench.run(join_all(writes.collect::<Vec<_>>()));
+            assert!(done.iter().all(Result::is_ok));
+        }
+        let mark = marks(&bench).pop().unwrap();
+        assert_eq!(
+            mark,
+            if count == 3 {
+                16
+            } else if count == 20 {
+                64
+            } else {
+                256
+            },
+            "{count}"
+        );
+        let bench = bench.crash_engine();
+        let volume = bench.reopened();
+        assert_eq!(bench.read(&volume, 0, 2 * count), Ok(pattern(0, 2 * count, 1)), "{count}");
+    }
+}
+
+#[test]
+fn a_log_that_fills_fast_has_no_marks() {
+    let (bench, volume) = with_long_segments(262);
+    let mut seen = BTreeSet::new();
+    for round in 0..40 {
+        let writes = (0..64).map(|block| {
+            volume.write(Lba(block * 8), pattern(block, 1, round), Durability::Durable)
+        });
+        assert!(bench.run(join_all(writes.collect::<Vec<_>>())).iter().all(Result::is_ok));
+        let newest = segments(&bench).pop().unwrap();
+        seen.insert((newest.number, newest.high_water_blocks.is_some()));
+    }
+    let marked = seen.iter().filter(|(_, is_marked)| *is_marked).map(|(number, _)| *number);
+    assert_eq!(marked.collect::<BTreeSet<_>>().len(), 1, "{seen:?}");
+    assert!(seen.len() > 3, "{seen:?}");
+    // After a while without writes it is taken for one that is seldom written to.
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(segments(&bench).len(), 1);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(segments(&bench), []);
+    five(&bench, &volume);
+    assert_eq!(marks(&bench), [16]);
 }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
-use block::{BLOCK_BYTES, SECTOR_BYTES};
+use block::{BLOCK_BYTES, Instant, SECTOR_BYTES};
 
 use super::Volume;
 use super::log::Written;
@@ -27,6 +28,9 @@ pub(crate) struct Current {
     /// Where the next batch goes.
     pub(crate) at: u64,
     pub(crate) bytes: u64,
+    /// Nothing is written beyond this: the metadata says so, and an opening reads no further.
+    pub(crate) high_water_bytes: u64,
+    pub(crate) opened_at: Instant,
     /// No further batch: no copy took the last one.
     pub(crate) given_up: bool,
 }
@@ -38,6 +42,8 @@ pub(crate) struct LogShape {
     pub(crate) segments_max: u32,
     /// Bytes of a segment's copy.
     pub(crate) segment_bytes: u64,
+    /// Of these so many may be written as soon as it is opened.
+    pub(crate) high_water_bytes: u64,
     /// Rows of a record, at most.
     pub(crate) record_rows: u32,
 }
@@ -51,6 +57,14 @@ const RECORD_PART: u64 = 8;
 const BATCH_BYTES: u64 = 4 << 20;
 /// ... and no larger than this part of a segment.
 const BATCH_PART: u64 = 4;
+/// The first high-water mark of a segment is this part of it: what is in a log that is seldom written to is less, and an
+/// opening needn't read the rest.
+const HIGH_WATER_PART: u64 = 16;
+/// Each further mark is so many times the one before.
+const HIGH_WATER_GROWTH: u64 = 4;
+/// A segment that follows one which was filled in less than this time has no mark: it will be written in full, and each
+/// mark costs a commit that writes wait for.
+const FILLS_FAST: Duration = Duration::from_secs(60);
 /// What leaves beside batches that are under way has so many bytes at least: small records that wait for a
 /// batch share its padding. Of more, who waits would wait for nothing: a disk takes the next batch meanwhile.
 const BESIDE_BYTES: usize = 64 << 10;
@@ -65,6 +79,7 @@ impl LogShape {
         LogShape {
             segments_max: segments_per_log(meta, &all),
             segment_bytes,
+            high_water_bytes: segment_bytes / HIGH_WATER_PART,
             record_rows: rows.clamp(1, RECORD_ROWS) as u32,
         }
     }
@@ -99,8 +114,12 @@ impl Volume {
             if let Some(current) = self.open_segment_for(bytes) {
                 return Ok(current);
             }
-            let segment = self.switch_segment().await?;
+            if self.raise_high_water(bytes).await? {
+                continue;
+            }
+            let segment = self.switch_segment(bytes).await?;
             let header = self.segment_header(&segment);
+            let high_water_bytes = segment.high_water_bytes(self.pool.shape());
             let bytes = u64::from(header.blocks) * BLOCK_BYTES as u64;
             let written = self.write_copies(&segment, 0, header.encode()).await?;
             let next = self.log.state.borrow().next;
@@ -109,6 +128,8 @@ impl Volume {
                 after: RecordNumber(next.0.saturating_sub(1)),
                 at: SEGMENT_HEADER_BYTES as u64,
                 bytes,
+                high_water_bytes,
+                opened_at: self.pool.runtime.now(),
                 given_up: matches!(written, Written::Nowhere),
             };
             self.log.state.borrow_mut().current = Some(current);
@@ -120,14 +141,36 @@ impl Volume {
         segment.header(self.id, self.pool.shape())
     }
 
-    /// Closes the open segment and opens the next one; waits for room.
-    async fn switch_segment(self: &Rc<Self>) -> Result<Segment, Ended> {
+    /// Lets the open segment be written so many bytes further, if it has room for them. Nothing is under way.
+    async fn raise_high_water(self: &Rc<Self>, bytes: u64) -> Result<bool, Ended> {
+        let current = self.log.state.borrow().current.clone();
+        let fits = |open: &Current| !open.given_up && open.at + bytes <= open.bytes;
+        let Some(open) = current.filter(fits).filter(|open| !self.is_over(&open.segment)) else {
+            return Ok(false);
+        };
+        let grown = (open.high_water_bytes * HIGH_WATER_GROWTH).max(open.at + bytes);
+        let (volume, number) = (self.id, open.segment.number);
+        let blocks = high_water_blocks(grown, open.bytes);
+        let _lock = self.pool.meta_lock.acquire(1).await;
+        if self.is_gone() {
+            return Err(Ended::Closed);
+        }
+        let raised = MetaRecord::SegmentHighWater { volume, number, blocks };
+        self.pool.commit_locked(&[raised]).await?;
+        if let Some(open) = self.log.state.borrow_mut().current.as_mut() {
+            open.high_water_bytes = u64::from(blocks) * BLOCK_BYTES as u64;
+        }
+        Ok(true)
+    }
+
+    /// Closes the open segment and opens the next one, for so many bytes at first; waits for room.
+    async fn switch_segment(self: &Rc<Self>, bytes: u64) -> Result<Segment, Ended> {
         loop {
             let lock = self.pool.meta_lock.acquire(1).await;
             if self.is_gone() {
                 return Err(Ended::Closed);
             }
-            let refused = match self.plan_segment() {
+            let refused = match self.plan_segment(bytes) {
                 Ok((records, segment)) => {
                     self.pool.commit_locked(&records).await?;
                     drop(lock);
@@ -156,7 +199,8 @@ impl Volume {
         unused.map(|current| current.segment.number)
     }
 
-    fn plan_segment(&self) -> Result<(Vec<MetaRecord>, Segment), NoSegment> {
+    /// The next segment, of which so many bytes are written at first, and what opens it.
+    fn plan_segment(&self, bytes: u64) -> Result<(Vec<MetaRecord>, Segment), NoSegment> {
         let meta = self.pool.meta.borrow();
         let volume = meta.volumes().get(&self.id).ok_or(NoSegment::Full)?;
         let log = &volume.log;
@@ -196,6 +240,8 @@ impl Volume {
             places(&meta.with(&records).ok()?)
         });
         let copies = copies.ok_or(NoSegment::NoSpace)?;
+        let whole = self.log_shape.segment_bytes;
+        let first = self.log_shape.high_water_bytes.max(SEGMENT_HEADER_BYTES as u64 + bytes);
         let segment = Segment {
             number: log.next_segment,
             epoch: self.pool.epoch,
@@ -204,10 +250,29 @@ impl Volume {
             wanted,
             state: SegmentState::Open,
             key: self.pool.runtime.random_u64(),
+            high_water_blocks: (!self.fills_fast()).then(|| high_water_blocks(first, whole)),
         };
-        records.push(MetaRecord::SegmentOpened { volume: self.id, segment: segment.clone() });
+        let (volume, number) = (self.id, segment.number);
+        records.push(MetaRecord::SegmentOpened { volume, segment: segment.clone() });
+        let marked = |blocks| MetaRecord::SegmentHighWater { volume, number, blocks };
+        records.extend(segment.high_water_blocks.map(marked));
         Ok((records, segment))
     }
+
+    /// Whether the segment that is left was filled so fast that the next one will be too.
+    fn fills_fast(&self) -> bool {
+        let state = self.log.state.borrow();
+        let left = state.current.as_ref().filter(|left| !left.given_up);
+        left.is_some_and(|left| {
+            left.at > left.bytes / 2 && self.pool.runtime.now().since(left.opened_at) < FILLS_FAST
+        })
+    }
+}
+
+/// The high-water mark that covers so many bytes of a segment: all of it, if that is more than half.
+fn high_water_blocks(bytes: u64, segment_bytes: u64) -> u32 {
+    let mark = if bytes > segment_bytes / 2 { segment_bytes } else { bytes };
+    u32::try_from(mark.div_ceil(BLOCK_BYTES as u64)).unwrap_or(u32::MAX)
 }
 
 /// What a segment's copies are worth: in more failure domains is better, then more of them.
@@ -290,7 +355,7 @@ impl Volume {
 
     /// Whether the next segment had better copies than these.
     fn is_next_better(&self, copies: Copies) -> bool {
-        let next = self.plan_segment();
+        let next = self.plan_segment(0);
         let meta = self.pool.meta.borrow();
         next.is_ok_and(|(_, next)| Copies::of(&meta, next.copies.iter()) > copies)
     }

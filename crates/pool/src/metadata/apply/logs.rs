@@ -48,7 +48,26 @@ impl Metadata {
         self.next.generation = self.next.generation.max(GenerationId(next_generation));
         let log = &mut self.volume_mut(id)?.log;
         log.next_segment = SegmentNumber(next_number);
-        log.segments.insert_mut(segment.number, segment.clone());
+        let segment = Segment { high_water_blocks: None, ..segment.clone() };
+        log.segments.insert_mut(segment.number, segment);
+        Ok(())
+    }
+
+    pub(super) fn raise_high_water(
+        &mut self,
+        id: VolumeId,
+        number: SegmentNumber,
+        blocks: u32,
+    ) -> Result<(), Inconsistent> {
+        let segment = self.segment_mut(id, number)?;
+        // What may have been written once has to be read for ever.
+        if segment.high_water_blocks.is_some_and(|mark| blocks <= mark) {
+            return Err(Inconsistent::Backwards);
+        }
+        if blocks == 0 {
+            return Err(Inconsistent::BadShape);
+        }
+        segment.high_water_blocks = Some(blocks);
         Ok(())
     }
 

@@ -146,6 +146,9 @@ impl Metadata {
             MetaRecord::JobRemoved { number } => self.remove_job(*number),
             MetaRecord::PoolPropertySet { key, value } => self.set_pool_property(key, value),
             MetaRecord::SegmentOpened { volume, segment } => self.open_segment(*volume, segment),
+            MetaRecord::SegmentHighWater { volume, number, blocks } => {
+                self.raise_high_water(*volume, *number, *blocks)
+            }
             MetaRecord::SegmentEnded { volume, number, state } => {
                 self.end_segment(*volume, *number, *state)
             }
