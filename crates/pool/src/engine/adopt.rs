@@ -15,7 +15,7 @@ use crate::format::{
     Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_applied,
 };
 use crate::metadata::{
-    AreaBytes, CopyUnusable, Metadata, Recovered, SharedCheckpoint, choose_copy, found_on,
+    AreaBytes, CopyUnusable, Metadata, Recovered, SharedHistory, choose_copy, found_on,
     recover_copy,
 };
 use block::read_run;
@@ -46,7 +46,7 @@ impl OpenRequest {
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let mut witnesses = self.witnesses(before, claimed).await;
-        let shared = SharedCheckpoint::default();
+        let shared = SharedHistory::default();
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
         let mut faults = Vec::new();
@@ -149,7 +149,7 @@ impl OpenRequest {
     async fn read_area(
         &self,
         disk: &SeenDisk,
-        shared: &SharedCheckpoint,
+        shared: &SharedHistory,
     ) -> Result<(Recovered, ExtentRange), Unusable> {
         let unusable = |why: String| Unusable { why, proves: None };
         let label = match self.within(read_label(&*disk.device)).await {

@@ -219,6 +219,9 @@ impl Pool {
         records: &[MetaRecord],
     ) -> Result<(), CommitError> {
         let mut next = self.meta.borrow().with(records).map_err(CommitError::Inconsistent)?;
+        if self.has_long_log() {
+            self.write_checkpoint(None).await?;
+        }
         loop {
             let encoded = {
                 let area = self.area.borrow();
@@ -256,6 +259,14 @@ impl Pool {
         self.note_freed(records);
         self.set_meta(next);
         Ok(())
+    }
+
+    /// Whether the log is longer than an opening should have to read: it reads the checkpoint as well, and writing that
+    /// more often than after half as much would cost more than it saves.
+    fn has_long_log(&self) -> bool {
+        let area = self.area.borrow();
+        let least = self.limits.metadata_log_bytes;
+        area.position.log_at > least && area.position.log_at > area.base.bytes() / 2
     }
 
     /// Writes something to a copy; what is known of it then.

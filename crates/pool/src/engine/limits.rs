@@ -47,6 +47,8 @@ pub struct Limits {
     /// that rots before could pass for one that was being written; long enough that a busy log, whose
     /// next record says it too, writes none.
     pub mark: Duration,
+    /// The metadata's log is followed by a checkpoint once it is so long, and half as long as a checkpoint.
+    pub metadata_log_bytes: u64,
     /// A log that was idle for so long is destaged.
     pub destage_idle: Duration,
     /// A log that was idle for so long has no open segment: the next write waits for a new one.
@@ -86,6 +88,7 @@ impl Default for Limits {
             ask_health: Duration::from_secs(20),
             metadata_check: Duration::from_secs(5),
             mark: Duration::from_millis(100),
+            metadata_log_bytes: 8 << 20,
             destage_idle: Duration::from_secs(1),
             segment_idle: Duration::from_secs(30),
             trim_after: Duration::from_secs(5),

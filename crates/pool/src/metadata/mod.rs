@@ -55,7 +55,7 @@ pub use labels::{
     Labels,
 };
 pub use places::LastPlace;
-pub use reading::{AreaBytes, CopyUnusable, SharedCheckpoint, recover_copy};
+pub use reading::{AreaBytes, CopyUnusable, SharedHistory, recover_copy};
 pub(crate) use reading::{read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};

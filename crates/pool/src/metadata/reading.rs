@@ -3,11 +3,13 @@
 //! Of the former checkpoint the table, which tells what must not be written to. In pieces, since an area
 //! is long, most of it out of use, and a reader's patience is for one answer of a disk.
 
+use std::collections::VecDeque;
+
 use block::{BLOCK_BYTES, Buffer, IoError, crc32c};
 use futures::lock::Mutex;
 
-use super::area::{CheckpointSlot, check_entry, check_header, entry_claim};
-use super::recover::Recovered;
+use super::area::{CheckedEntry, CheckpointSlot, check_entry, check_header, entry_claim};
+use super::recover::{KnownState, Recovered};
 use super::restore::Restoring;
 use super::{
     AreaFault, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Metadata, StoredCheckpoint,
@@ -35,18 +37,34 @@ pub enum CopyUnusable {
     Unreadable(#[from] IoError),
 }
 
-/// The checkpoint that a copy was found to have, for the others to share: all have the same, as a rule, and it may be
-/// of hundreds of megabytes. Each is read and compared with its CRCs all the same; with the same header it can't say
-/// anything else, as that has the CRC of the table, which has the sections'.
+/// After how many of a log's last entries the metadata is kept for others. Their logs end where it does, or with what
+/// was under way when the owner ended.
+const KNOWN_STATES: usize = 8;
+
+/// What a copy was found to hold, for the others to share: all hold the same, as a rule, it may be of hundreds of
+/// megabytes, and making sense of it takes far longer than reading it. Each is read and compared with its CRCs all the
+/// same. A checkpoint with the same header can't say anything else, as that has the CRC of the table, which has the
+/// sections'; nor can a log up to an entry with the same CRC, which covers that of the one before.
 #[derive(Debug, Default)]
-pub struct SharedCheckpoint(Mutex<Option<(CheckpointHead, Metadata)>>);
+pub struct SharedHistory {
+    checkpoint: Mutex<Option<(CheckpointHead, Metadata)>>,
+    log: Mutex<Option<SharedLog>>,
+}
+
+/// What the entries behind a checkpoint lead to.
+#[derive(Debug)]
+struct SharedLog {
+    head: CheckpointHead,
+    /// After the last of them, ascending.
+    states: VecDeque<KnownState>,
+}
 
 /// Reads a copy.
 pub async fn recover_copy(
     pool: PoolId,
     layout: &AreaLayout,
     area: &impl AreaBytes,
-    shared: &SharedCheckpoint,
+    shared: &SharedHistory,
 ) -> Result<Recovered, CopyUnusable> {
     let mut found = [CheckpointSlot::Empty, CheckpointSlot::Empty];
     for (slot, found) in found.iter_mut().enumerate() {
@@ -85,7 +103,7 @@ pub async fn recover_copy(
     let newest = StoredCheckpoint { head, table };
     let mut recovered = Recovered::of_checkpoint(metadata, newest, former, highest_sequence);
     let mut log = Log::new(layout, area, slot);
-    replay(&mut recovered, &mut log).await?;
+    replay(&mut recovered, &mut log, shared).await?;
     look_behind(&recovered.position, &mut log).await?;
     Ok(recovered)
 }
@@ -110,10 +128,10 @@ async fn read_sections(
     area: &impl AreaBytes,
     head: &CheckpointHead,
     table: &Table,
-    shared: &SharedCheckpoint,
+    shared: &SharedHistory,
 ) -> Result<Metadata, CopyUnusable> {
     // Held meanwhile: who comes second is to find it.
-    let mut shared = shared.0.lock().await;
+    let mut shared = shared.checkpoint.lock().await;
     let known = shared.as_ref().filter(|(known, _)| known == head);
     let known = known.map(|(_, metadata)| metadata.clone());
     let number = head.stamp.number;
@@ -160,19 +178,49 @@ pub(crate) async fn read_placed(
     Ok((found.len() as u64 == bytes && crc32c(&found) == crc).then_some(found))
 }
 
+/// Applies the log to the checkpoint. Who comes first does so; the others read what they have, and go on from where
+/// he came to.
 async fn replay<A: AreaBytes>(
     recovered: &mut Recovered,
     log: &mut Log<'_, A>,
+    shared: &SharedHistory,
 ) -> Result<(), CopyUnusable> {
-    loop {
-        let position = recovered.position;
-        let Some(bytes) = log.entry(position.log_at, position.pool).await? else { return Ok(()) };
-        let Some(entry) = position.entry_here(bytes) else { return Ok(()) };
-        let number = position.number;
+    let mut first = shared.log.try_lock().filter(|known| known.is_none());
+    if first.is_none() {
+        let (mut position, mut entries) = (recovered.position, Vec::new());
+        while let Some(entry) = log.entry_behind(&position).await? {
+            position = position.after(&entry);
+            entries.push((position, entry.config));
+        }
+        let known = shared.log.lock().await;
+        match &*known {
+            Some(known) if known.head == recovered.newest.head => {
+                recovered.go_on_from(&entries, known.states.iter().rev());
+            }
+            Some(_) => {}
+            // Whoever was first found his of no use.
+            None => first = Some(known),
+        }
+        if recovered.position == position {
+            return Ok(());
+        }
+        *log = Log::new(log.layout, log.area, log.slot);
+    }
+    let mut states = VecDeque::new();
+    while let Some(entry) = log.entry_behind(&recovered.position).await? {
+        let number = recovered.position.number;
         let records = decode_records(entry.payload)
             .map_err(|fault| AreaFault::Malformed { number, fault })?;
         recovered.take(&entry, &records)?;
+        if first.is_some() {
+            states.push_back(recovered.state());
+            states.drain(..states.len().saturating_sub(KNOWN_STATES));
+        }
     }
+    if let Some(mut first) = first {
+        *first = Some(SharedLog { head: recovered.newest.head.clone(), states });
+    }
+    Ok(())
 }
 
 /// Whether this is the log's end: a later entry of it behind says that one is damaged. The damaged one
@@ -219,6 +267,15 @@ struct Log<'a, A> {
 impl<'a, A: AreaBytes> Log<'a, A> {
     fn new(layout: &'a AreaLayout, area: &'a A, slot: usize) -> Log<'a, A> {
         Log { layout, area, slot, window: Vec::new(), begin: 0 }
+    }
+
+    /// The entry that follows here, if there is a sound one.
+    async fn entry_behind(
+        &mut self,
+        position: &AreaPosition,
+    ) -> Result<Option<CheckedEntry<'_>>, IoError> {
+        let bytes = self.entry(position.log_at, position.pool).await?;
+        Ok(bytes.and_then(|bytes| position.entry_here(bytes)))
     }
 
     /// All bytes of what claims to be an entry there; `None` where nothing can be one.

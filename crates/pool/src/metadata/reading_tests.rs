@@ -71,7 +71,7 @@ fn a_copy_is_read_whole_also_where_another_has_the_same_checkpoint() {
     let section = (begins..ends).step_by(BLOCK_BYTES);
     let written = |at: &u64| bytes[*at as usize..][..BLOCK_BYTES].iter().any(|byte| *byte != 0);
     let section: Vec<u64> = section.filter(written).collect();
-    let shared = SharedCheckpoint::default();
+    let shared = SharedHistory::default();
     let recover = |bytes: &[u8]| AreaInMemory::new(bytes).recover_beside(POOL, &layout, &shared);
     let first = recover(&bytes).unwrap();
     assert!(first.metadata == metadata && !section.is_empty());
@@ -137,6 +137,30 @@ proptest! {
                 prop_assert!(found > after.next());
             }
             Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+
+    /// What is read beside others is what is read alone, whoever came first and whatever he has: the same, less, more,
+    /// from somewhere on something else, or damage.
+    #[test]
+    fn a_copy_says_the_same_beside_others(
+        lengths in prop::collection::vec(1_usize..9, 0..20),
+        copies in prop::collection::vec((0_usize..22, 0_usize..22, prop::option::of(0_usize..20)), 1..6),
+    ) {
+        let shared = SharedHistory::default();
+        for (ends, differs, damaged) in copies {
+            let mut lengths: Vec<usize> = lengths.iter().copied().take(ends).collect();
+            if let Some(length) = lengths.get_mut(differs) {
+                *length += 9;
+            }
+            let (layout, mut bytes, places, _) = area_with(8 * MIB, &lengths);
+            if let Some((at, _)) = damaged.and_then(|entry| places.get(entry)) {
+                bytes[*at as usize + 60] ^= 1;
+            }
+            let area = AreaInMemory::new(&bytes);
+            let alone = area.recover(POOL, &layout);
+            let beside = area.recover_beside(POOL, &layout, &shared);
+            prop_assert_eq!(format!("{beside:?}"), format!("{alone:?}"));
         }
     }
 

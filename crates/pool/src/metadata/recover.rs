@@ -80,6 +80,13 @@ pub struct Recovered {
     entries: BTreeMap<RecordNumber, u32>,
 }
 
+/// The metadata after an entry of a log.
+#[derive(Clone, Debug)]
+pub(super) struct KnownState {
+    position: AreaPosition,
+    metadata: Metadata,
+}
+
 /// Two current copies contradict each other, or there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChooseError {
@@ -135,6 +142,31 @@ impl Recovered {
         self.config = self.config.max(entry.config);
         self.entries.insert(entry.number, entry.crc);
         Ok(())
+    }
+
+    /// What it holds so far.
+    pub(super) fn state(&self) -> KnownState {
+        KnownState { position: self.position, metadata: self.metadata.clone() }
+    }
+
+    /// Takes those of its next entries of which one of these states, the first that does, says what they lead to: for
+    /// each entry where the log goes on behind it, and the configuration it knows of.
+    pub(super) fn go_on_from<'a>(
+        &mut self,
+        entries: &[(AreaPosition, ConfigNumber)],
+        states: impl Iterator<Item = &'a KnownState>,
+    ) {
+        let mut found = states.filter_map(|state| {
+            let at = entries.binary_search_by_key(&state.position.number, |(at, _)| at.number);
+            Some((state, at.ok().filter(|at| entries[*at].0 == state.position)?))
+        });
+        let Some((state, last)) = found.next() else { return };
+        self.metadata = state.metadata.clone();
+        self.position = state.position;
+        for (position, config) in &entries[..=last] {
+            self.config = self.config.max(*config);
+            self.entries.insert(position.number, position.chain);
+        }
     }
 
     /// Whether a checkpoint can build on this one here. On the former one only if the newest has nothing

@@ -388,7 +388,7 @@ impl<'a> AreaInMemory<'a> {
         pool: PoolId,
         layout: &AreaLayout,
     ) -> Result<Recovered, CopyUnusable> {
-        self.recover_beside(pool, layout, &SharedCheckpoint::default())
+        self.recover_beside(pool, layout, &SharedHistory::default())
     }
 
     /// The same, where another copy may have been read before.
@@ -396,7 +396,7 @@ impl<'a> AreaInMemory<'a> {
         &self,
         pool: PoolId,
         layout: &AreaLayout,
-        shared: &SharedCheckpoint,
+        shared: &SharedHistory,
     ) -> Result<Recovered, CopyUnusable> {
         let recovered = recover_copy(pool, layout, self, shared);
         recovered.now_or_never().expect("memory answers at once")

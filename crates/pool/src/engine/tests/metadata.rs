@@ -467,3 +467,36 @@ fn what_was_asked_for_without_a_majority_is_whole_when_it_is_back() {
         assert_eq!(bench.read(&volume, last, 1).unwrap(), pattern(last, 1, 1));
     }
 }
+
+#[test]
+fn the_log_of_the_metadata_does_not_grow_beyond_what_an_opening_should_read() {
+    for least in [64 << 10, 0] {
+        let disks: Vec<_> =
+            (0..3).map(|n| TestDisk::new(&format!("e{n}.0"), n, 24 << 20)).collect();
+        let start = block::Instant::from_nanos(1_000_000_000);
+        let bench =
+            Bench::limited(461, disks, start, 1, |limits| limits.metadata_log_bytes = least);
+        bench.create();
+        bench.add_volume("v");
+        let mut longest = 0;
+        for round in 0..60 {
+            let pool = Rc::clone(&bench.serving().pool);
+            let (key, value) = ("note".to_owned(), Some(format!("{round}")));
+            let committing = async move {
+                let _lock = pool.meta_lock.acquire(1).await;
+                pool.commit_locked(&[MetaRecord::PoolPropertySet { key, value }]).await
+            };
+            bench.run(committing).unwrap();
+            let pool = Rc::clone(&bench.serving().pool);
+            let area = pool.area.borrow();
+            let entry = block::BLOCK_BYTES as u64;
+            assert!(area.position.log_at <= least.max(area.base.bytes() / 2) + entry, "{round}");
+            longest = longest.max(area.position.log_at);
+        }
+        assert!(longest >= least, "{longest}");
+        let bench = bench.crash_engine();
+        bench.reopened();
+        let meta = bench.serving().pool.meta.borrow().clone();
+        assert_eq!(meta.properties().get("note").map(String::as_str), Some("59"));
+    }
+}
