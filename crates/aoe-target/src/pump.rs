@@ -202,15 +202,18 @@ fn request(export: &Export, shared: &mut Shared, ticket: Ticket, operation: IoOp
     shared.requests.push_back(IoRequest { id, operation });
 }
 
-fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, result: IoResult) {
+fn finish_command(export: &mut Export, shared: &mut Shared, ticket: Ticket, mut result: IoResult) {
     let Some((mut work, bytes)) = export.queue.finish(ticket) else { return };
-    match &result {
+    match &mut result {
         _ if !work.is_of_device() => {}
         Ok(completion) => {
             export.set_instance(completion.instance);
-            if let IoValue::Device(Answer::Holder(holder)) = completion.value {
-                export.set_ownership(Ownership::Held(holder));
+            if let IoValue::Device(Answer::Holder(holder)) = &mut completion.value {
+                // Whoever held the medium may live, and renews no lease here any more.
+                let heard = export.owner_heard.map(|at| shared.now.since(at));
+                export.set_ownership(Ownership::Held(*holder));
                 export.owner_heard = Some(shared.now);
+                holder.heard = heard;
             }
         }
         Err(IoError::Restarted { now }) => export.set_instance(*now),

@@ -90,7 +90,8 @@ pub struct Holder {
     /// Who brought that epoch.
     pub owner: OwnerId,
     /// How long before the answer the server last heard a request under that epoch: an owner that
-    /// lives is heard every two seconds by the disks that hold its votes. `None`: not since the server began to serve the medium.
+    /// lives is heard every two seconds by the disks that hold its votes. `None`: not since the server began to serve the
+    /// medium. In the answer to a claim: how long before it whoever held the medium until then was heard.
     pub heard: Option<Duration>,
 }
 

@@ -451,9 +451,9 @@ pub(crate) fn finish(
         Ok(IoValue::Device(Answer::Data(_))) => failure(export, IoError::Medium(range)),
         // No device is asked for that.
         Ok(IoValue::Device(Answer::Health(_))) => failure(export, IoError::Unsupported),
-        Ok(IoValue::Device(Answer::Holder(_))) => {
+        Ok(IoValue::Device(Answer::Holder(holder))) => {
             export.meter.count(Counter::Others);
-            (Status::Ok, 0, HolderPayload::emit(export.holder(shared.now)))
+            (Status::Ok, 0, HolderPayload::emit(holder))
         }
         Ok(IoValue::Device(Answer::Done) | IoValue::Smart(_)) => {
             match request.operation {

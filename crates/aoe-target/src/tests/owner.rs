@@ -101,7 +101,8 @@ fn a_claim_that_is_accepted_was_heard() {
     let (_, answer) = ask(&mut bench, claim, owner(2).0.as_bytes());
     let claimed = HolderPayload::parse(&answer).unwrap();
     assert!(claimed.is_same(Holder::new(Epoch(6), owner(2))));
-    assert_eq!(claimed.heard, Some(Duration::ZERO));
+    assert_eq!(claimed.heard, None, "whoever held it before");
+    assert_eq!(holder(&mut bench, observer, 9).heard, Some(Duration::ZERO));
     bench.pass(70 * MILLISECOND);
     assert_eq!(holder(&mut bench, observer, 1).heard, Some(70 * MILLISECOND));
 
@@ -118,6 +119,34 @@ fn a_claim_that_is_accepted_was_heard() {
     // What answered a claim once says what it said.
     assert_eq!(ask(&mut bench, claim, owner(2).0.as_bytes()).1, answer);
     assert_eq!(holder(&mut bench, observer, 5).heard, None);
+}
+
+/// Who takes over waits for the former owner's lease only from then on.
+#[test]
+fn a_claim_is_told_when_the_former_holder_was_heard() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let (former, next) = (connect(&mut bench, 1), connect(&mut bench, 2));
+    assert_eq!(ask(&mut bench, of(Operation::Status, former, 1, 5), &[]).0.status, Status::Ok);
+    bench.pass(30 * MILLISECOND);
+    // Neither is a request under another epoch, nor a claim that is refused.
+    assert_eq!(ask(&mut bench, of(Operation::Flush, former, 2, 4), &[]).0.status, Status::Fenced);
+    let refused = of(Operation::Claim, next, 1, 5);
+    let refused = ask(&mut bench, refused, owner(2).0.as_bytes()).0;
+    assert_eq!(refused.status, Status::Fenced);
+    bench.pass(10 * MILLISECOND);
+    let claim = of(Operation::Claim, next, 2, 6);
+    let (_, answer) = ask(&mut bench, claim, owner(2).0.as_bytes());
+    let claimed = HolderPayload::parse(&answer).unwrap();
+    assert!(claimed.is_same(Holder::new(Epoch(6), owner(2))));
+    assert_eq!(claimed.heard, Some(40 * MILLISECOND));
+    // It says the same when its answer was lost, however late that is noticed.
+    bench.pass(50 * MILLISECOND);
+    assert_eq!(ask(&mut bench, claim, owner(2).0.as_bytes()).1, answer);
+    // Under the same epoch it is a new owner's own request.
+    bench.pass(5 * MILLISECOND);
+    let again = of(Operation::Claim, next, 3, 6);
+    let (_, answer) = ask(&mut bench, again, owner(2).0.as_bytes());
+    assert!(HolderPayload::parse(&answer).unwrap().heard <= Some(5 * MILLISECOND));
 }
 
 /// A disk of 4 MiB, labelled as one of 3 MiB.

@@ -29,6 +29,7 @@ use super::{DiskPlace, EngineConfig, Limits};
 use crate::error::PoolError;
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId,
+    Voters,
 };
 use crate::metadata::Metadata;
 
@@ -67,6 +68,17 @@ pub(crate) struct OpenRequest {
 /// A disk that has accepted our epoch.
 pub(super) struct Claimed {
     pub(super) disk: SeenDisk,
+    /// How long before that its target had heard whoever held it, if it knows.
+    former_heard: Option<Duration>,
+}
+
+/// How long the former owner may still have a lease after these claims. Each of its renewals was heard by one of the
+/// votes claimed, as they are a majority, and before the claim; so none is newer than what any of them heard last. A
+/// target that was started since knows nothing. Its clock may be off by one percent, as the owner's.
+fn lease_left(claimed: &[Claimed], voters: &Voters) -> Duration {
+    let votes = claimed.iter().filter(|claimed| voters.contains(claimed.disk.label.disk));
+    let silent = votes.map(|vote| vote.former_heard.unwrap_or_default()).min().unwrap_or_default();
+    TAKEOVER_WAIT.saturating_sub(silent - silent / 50)
 }
 
 impl OpenRequest {
@@ -233,7 +245,10 @@ impl OpenRequest {
         let (mut claimed, mut fenced) = (Vec::new(), None);
         for (disk, answer) in disks.into_iter().zip(answers) {
             match answer {
-                Ok(_) => claimed.push(Claimed { disk: disk.clone() }),
+                Ok(holder) => {
+                    let former_heard = holder.value.heard;
+                    claimed.push(Claimed { disk: disk.clone(), former_heard });
+                }
                 Err(IoError::Fenced { highest }) => fenced = fenced.max(Some(highest)),
                 Err(error) => {
                     tracing::warn!(pool = %self.name, disk = %disk.place.name, %error, "not claimed");
@@ -388,7 +403,8 @@ impl OpenRequest {
         let ours = before.owner == self.config.owner;
         if !before.released && !ours {
             // The former owner may answer reads until its lease has run out.
-            let wait = pool.runtime.sleep_until(claimed_at + TAKEOVER_WAIT);
+            let left = lease_left(claimed, &before.voters);
+            let wait = pool.runtime.sleep_until(claimed_at + left);
             pool.unless_over(wait).await?;
         }
         pool.lease.wait(&pool.runtime).await

@@ -55,7 +55,7 @@ pub(crate) struct TestDisk {
     /// Where writes are noted, if somebody wants to see them.
     pub(crate) journal: RefCell<Option<Journal>>,
     instance: Cell<u64>,
-    heard: Cell<Option<Instant>>,
+    pub(crate) heard: Cell<Option<Instant>>,
     holder: Cell<Holder>,
     pub(crate) mode: Cell<Mode>,
     pub(crate) health: RefCell<Option<DriveHealth>>,
@@ -406,9 +406,10 @@ impl TestDevice {
         }
         let holder = Holder::new(claim.epoch, claim.owner);
         self.disk.holder.set(holder);
-        self.disk.heard.set(Some(self.runtime.now()));
+        let heard = self.disk.heard.replace(Some(self.runtime.now()));
+        let heard = heard.map(|at| self.runtime.now().since(at));
         self.epoch.set(claim.epoch);
-        Ok(holder)
+        Ok(Holder { heard, ..holder })
     }
 }
 

@@ -446,3 +446,32 @@ fn a_pool_that_may_only_be_read_is_refused() {
     let after: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
     assert!(before == after, "it was written");
 }
+
+/// The former owner's lease runs from when a vote heard it last: who is silent for so long already isn't waited for.
+#[test]
+fn a_takeover_waits_for_what_is_left_of_the_lease() {
+    // How long it is silent, whether a target was started since, and between what the import takes.
+    for (silent, restarted, least, most) in [
+        (2000, false, 4500, 6000),
+        (4000, false, 3000, 4500),
+        (4000, true, 7000, 8000),
+        (9000, false, 0, 1500),
+    ] {
+        let (first, volume) = Bench::mirrored(320);
+        assert_eq!(first.write(&volume, 0, pattern(0, 8, 1)), Ok(()));
+        first.executor.clear();
+        let second = first.other(2);
+        second.pass(Duration::from_millis(silent));
+        if restarted {
+            second.disks[1].heard.set(None);
+        }
+        let before = second.executor.handle().now();
+        let options =
+            ImportOptions { force: true, grace: Some(Duration::ZERO), ..ImportOptions::default() };
+        let engine = Rc::clone(&second.engine);
+        let imported = second.run(async move { engine.import_pool("pool", options).await });
+        assert!(imported.is_ok(), "{silent} {restarted}: {imported:?}");
+        let took = second.executor.handle().now().since(before).as_millis() as u64;
+        assert!((least..most).contains(&took), "{silent} {restarted}: {took} ms");
+    }
+}
