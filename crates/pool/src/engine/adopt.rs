@@ -99,6 +99,7 @@ impl OpenRequest {
             tracing::warn!(pool = %self.name, %ends, %record, "outdated metadata is adopted");
             // No later number means two things. Logs may know of more than votes and applied blocks.
             chosen.position.number = RecordNumber(record.0.saturating_add(RECORDS_SKIPPED));
+            chosen.metadata.forget_high_water_marks();
         }
         if chosen.config > self.found.unwrap_or(before.number) && !self.outdated {
             return Err(PoolError::NoQuorum {

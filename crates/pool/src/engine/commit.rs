@@ -32,6 +32,10 @@ pub(crate) struct Area {
     pub(super) position: AreaPosition,
     /// The last record that is known to be on all current copies: what is told to witnesses.
     committed: RecordNumber,
+    /// The last record of what was found when the pool was opened.
+    adopted: RecordNumber,
+    /// There was no room for a checkpoint that the log alone was reason for.
+    is_too_small: bool,
     /// The copies that have everything: the next checkpoint builds on what they have in common.
     pub(super) copies: BTreeMap<DiskId, CopyState>,
     /// That: the newest checkpoint, which the next one doesn't touch.
@@ -163,6 +167,8 @@ impl Area {
             layout,
             position,
             committed,
+            adopted: position.number,
+            is_too_small: false,
             copies,
             base: foundation.base,
             in_use: foundation.in_use,
@@ -181,6 +187,7 @@ impl Area {
     ) {
         self.position = checkpoint.after;
         self.committed = checkpoint.after.number;
+        self.is_too_small = false;
         self.base = stored;
         self.in_use = former;
         self.checkpoint = Some(checkpoint);
@@ -192,6 +199,11 @@ impl Area {
     /// The last committed record.
     pub(crate) fn committed(&self) -> RecordNumber {
         self.committed
+    }
+
+    /// The last record that was found when the pool was opened: nothing that was there before knows of a later one.
+    pub(crate) fn adopted(&self) -> RecordNumber {
+        self.adopted
     }
 }
 
@@ -218,10 +230,16 @@ impl Pool {
         self: &Rc<Self>,
         records: &[MetaRecord],
     ) -> Result<(), CommitError> {
-        let mut next = self.meta.borrow().with(records).map_err(CommitError::Inconsistent)?;
         if self.has_long_log() {
-            self.write_checkpoint(None).await?;
+            match self.write_checkpoint(None).await {
+                // There is room in the log; what makes the metadata smaller has to go there.
+                Err(CommitError::TooLarge) => self.area.borrow_mut().is_too_small = true,
+                written => written?,
+            }
         }
+        // Made anew after each checkpoint: what changed before it has not changed since.
+        let planned = || self.meta.borrow().with(records).map_err(CommitError::Inconsistent);
+        let mut next = planned()?;
         loop {
             let encoded = {
                 let area = self.area.borrow();
@@ -235,6 +253,7 @@ impl Pool {
                     if self.write_to_copies(writing).await?.is_none() {
                         // Memory is the only place that has it all.
                         self.write_checkpoint(None).await?;
+                        next = planned()?;
                         continue;
                     }
                     let head = Buffer::copy_of(&entry.bytes[..BLOCK_BYTES]);
@@ -244,7 +263,10 @@ impl Pool {
                     area.last_entry = Some(LastEntry { log_at: entry.log_at, head });
                     break;
                 }
-                Err(LogFull::CheckpointDue) => self.write_checkpoint(None).await?,
+                Err(LogFull::CheckpointDue) => {
+                    self.write_checkpoint(None).await?;
+                    next = planned()?;
+                }
                 Err(LogFull::EntryTooLong) => {
                     let number = self.area.borrow().position.number.next();
                     if self.write_checkpoint_of(&next, number, None).await? {
@@ -266,7 +288,8 @@ impl Pool {
     fn has_long_log(&self) -> bool {
         let area = self.area.borrow();
         let least = self.limits.metadata_log_bytes;
-        area.position.log_at > least && area.position.log_at > area.base.bytes() / 2
+        let is_long = |bytes| area.position.log_at > bytes;
+        !area.is_too_small && is_long(least) && is_long(area.base.bytes() / 2)
     }
 
     /// Writes something to a copy; what is known of it then.

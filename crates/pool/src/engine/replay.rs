@@ -314,7 +314,7 @@ impl Volume {
                 }
             }
         }
-        let newest = self.pool.area.borrow().committed();
+        let newest = self.pool.area.borrow().adopted();
         if witness.metadata > newest {
             let holders = self.pool.all_voters().into_iter();
             let holders = holders.filter_map(|disk| self.pool.member_by_id(disk));
@@ -486,7 +486,9 @@ impl Volume {
         let instance = member.seen_instance.get();
         let start = member.geometry.extent_start(copy.extents.first)?;
         let header = self.segment_header(segment);
-        let bytes = segment.high_water_bytes(self.pool.shape()) as usize;
+        // A block more: the first record beyond the mark shows that the metadata is older than the log.
+        let mark = segment.high_water_bytes(self.pool.shape()) + BLOCK_BYTES as u64;
+        let bytes = mark.min(segment.bytes(self.pool.shape())) as usize;
         let pieces = (0..bytes.div_ceil(PIECE_BYTES)).map(|piece| {
             let from = piece * PIECE_BYTES;
             let sectors = (bytes - from).min(PIECE_BYTES) / SECTOR_BYTES;

@@ -149,7 +149,7 @@ impl Change {
         Change::at(SectionKind::Disks, SectionKey::of_disk(disk))
     }
 
-    fn volume(volume: VolumeId) -> Change {
+    pub(super) fn volume(volume: VolumeId) -> Change {
         Change::at(SectionKind::Volumes, SectionKey::of_volume(volume))
     }
 
@@ -190,6 +190,13 @@ impl Metadata {
     /// The next checkpoint is written whole.
     pub(crate) fn distrust_sections(&mut self) {
         self.changes = Changes::everything();
+    }
+
+    /// The kinds of sections of which the next checkpoint writes some.
+    #[cfg(test)]
+    pub(crate) fn changed_kinds(&self) -> Vec<SectionKind> {
+        let is_changed = |kind: &SectionKind| self.changes.of(*kind).next().is_some();
+        SectionKind::ALL.into_iter().filter(is_changed).collect()
     }
 
     /// What a record changes in the sections, if it applies to this metadata. Counters and the pool's

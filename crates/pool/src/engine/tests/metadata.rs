@@ -16,7 +16,7 @@ use super::{MIB, pattern};
 use crate::error::PoolError;
 use crate::format::{Configuration, DiskGeometry, DiskNumber, OutDisk, PoolId};
 use crate::metadata::testing::recover_bytes;
-use crate::metadata::{Layout, MetaRecord, Metadata};
+use crate::metadata::{Layout, MetaRecord, Metadata, SectionKind};
 use crate::report::{DiskState, PoolEvent, PoolState};
 
 impl Bench {
@@ -499,4 +499,98 @@ fn the_log_of_the_metadata_does_not_grow_beyond_what_an_opening_should_read() {
         let meta = bench.serving().pool.meta.borrow().clone();
         assert_eq!(meta.properties().get("note").map(String::as_str), Some("59"));
     }
+}
+
+/// Of the log of the only volume: how far its newest segment was written, and how far it may be.
+fn written(bench: &Bench) -> (u64, u64) {
+    let volume = bench.serving();
+    let state = volume.log.state.borrow();
+    state.current.as_ref().map_or((0, 0), |open| (open.at, open.high_water_bytes))
+}
+
+/// A copy of the metadata that lost the last raise of a high-water mark, and nobody knows but the log, of which all
+/// that was written since is beyond the mark.
+#[test]
+fn a_lost_high_water_mark_is_noticed() {
+    let bench = Bench::new(462, 3, 48);
+    bench.create_with(MIB);
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    bench.disks[2].mode.set(Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 2, 1)).unwrap();
+    (1..15).for_each(|block| bench.write(&volume, 2 * block, pattern(2 * block, 1, 1)).unwrap());
+    let (at, mark) = written(&bench);
+    assert_eq!(at, mark, "the next record begins at the mark");
+    let area = bench.area_of(1);
+    let before = bench.disks[1].image();
+    bench.write(&volume, 40, pattern(40, 1, 1)).unwrap();
+    assert!(written(&bench).1 > mark);
+    drop(volume);
+    let mut image = bench.disks[1].image();
+    image[area.clone()].copy_from_slice(&before[area]);
+    bench.disks[1].set_image(&image);
+    let bench = bench.power_cut();
+    bench.disks[0].mode.set(Mode::Lost);
+    bench.pass(Duration::from_secs(20));
+    let suspended = bench.report().volumes[0].suspended.clone().unwrap();
+    assert!(suspended.contains("its log was written when"), "{suspended}");
+}
+
+/// Whoever gives up what was changed since doesn't give up what was acknowledged.
+#[test]
+fn a_log_is_read_to_its_end_under_outdated_metadata() {
+    let bench = Bench::new(463, 3, 48);
+    bench.create_with(MIB);
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    bench.disks[2].mode.set(Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
+    let area = bench.area_of(1);
+    let before = bench.disks[1].image();
+    (1..40).for_each(|block| bench.write(&volume, block, pattern(block, 1, 1)).unwrap());
+    assert!(written(&bench).0 > 256 << 10);
+    // A vote knows of it.
+    let pool = Rc::clone(&bench.serving().pool);
+    let told = Rc::clone(&pool);
+    bench.run(async move { told.change_configuration(|_| true).await }).unwrap();
+    drop((pool, volume));
+    let mut image = bench.disks[1].image();
+    image[area.clone()].copy_from_slice(&before[area]);
+    bench.disks[1].set_image(&image);
+    let bench = bench.power_cut();
+    bench.disks[0].mode.set(Mode::Lost);
+    bench.pass(Duration::from_secs(20));
+    let state = bench.report().state;
+    assert!(matches!(state, PoolState::Suspended { .. }), "{state:?}");
+    let engine = Rc::clone(&bench.engine);
+    let options =
+        ImportOptions { outdated_metadata: true, force: true, ..ImportOptions::default() };
+    bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    let volume = bench.reopened();
+    assert_eq!(bench.read(&volume, 0, 40), Ok(pattern(0, 40, 1)));
+}
+
+/// What was written by one checkpoint isn't by the next.
+#[test]
+fn a_checkpoint_for_a_long_log_costs_what_changed() {
+    let disks: Vec<_> = (0..3).map(|n| TestDisk::new(&format!("e{n}.0"), n, 24 << 20)).collect();
+    let start = block::Instant::from_nanos(1_000_000_000);
+    let bench = Bench::limited(464, disks, start, 1, |limits| limits.metadata_log_bytes = 64 << 10);
+    bench.create();
+    bench.add_volume("v");
+    let pool = Rc::clone(&bench.serving().pool);
+    let mut checkpoints = 0;
+    for round in 0..80 {
+        let (key, value) = ("note".to_owned(), Some(format!("{round}")));
+        let (committing, long) = (Rc::clone(&pool), pool.area.borrow().position.log_at > 64 << 10);
+        let committing = async move {
+            let _lock = committing.meta_lock.acquire(1).await;
+            committing.commit_locked(&[MetaRecord::PoolPropertySet { key, value }]).await
+        };
+        bench.run(committing).unwrap();
+        checkpoints += u32::from(long);
+        if long {
+            let changed = pool.meta.borrow().changed_kinds();
+            assert_eq!(changed, [SectionKind::Pool], "{round}");
+        }
+    }
+    assert!(checkpoints > 2, "{checkpoints}");
 }

@@ -148,6 +148,9 @@ impl Volume {
         let Some(open) = current.filter(fits).filter(|open| !self.is_over(&open.segment)) else {
             return Ok(false);
         };
+        if open.at + bytes <= open.high_water_bytes {
+            return Ok(true);
+        }
         let grown = (open.high_water_bytes * HIGH_WATER_GROWTH).max(open.at + bytes);
         let (volume, number) = (self.id, open.segment.number);
         let blocks = high_water_blocks(grown, open.bytes);

@@ -4,6 +4,7 @@ use super::{COPIES_MAX, Inconsistent};
 use crate::format::{
     DiskNumber, GenerationId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
 };
+use crate::metadata::changes::Change;
 use crate::metadata::{DirtyRegions, Metadata, RootChange, Segment, SegmentState};
 
 impl Metadata {
@@ -69,6 +70,19 @@ impl Metadata {
         }
         segment.high_water_blocks = Some(blocks);
         Ok(())
+    }
+
+    /// The metadata may be older than the logs: how far they were written isn't known.
+    pub fn forget_high_water_marks(&mut self) {
+        let is_marked = |segment: &Segment| segment.high_water_blocks.is_some();
+        for (id, volume) in self.volumes.clone().iter() {
+            for segment in volume.log.segments.values().filter(|segment| is_marked(segment)) {
+                if let Ok(segment) = self.segment_mut(*id, segment.number) {
+                    segment.high_water_blocks = None;
+                }
+                self.changes.add(vec![Change::volume(*id)]);
+            }
+        }
     }
 
     pub(super) fn end_segment(
