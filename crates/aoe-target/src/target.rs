@@ -58,6 +58,8 @@ pub struct Target {
 pub(crate) struct Shared {
     pub(crate) node: NodeIdentity,
     pub(crate) now: Instant,
+    /// When the last frame had certainly arrived, by a clock that was read after that.
+    pub(crate) arrived: Instant,
     pub(crate) ports: BTreeMap<PortId, Rc<PortState>>,
     /// Those that lead to programs of this machine.
     pub(crate) trusted: BTreeSet<PortId>,
@@ -145,6 +147,7 @@ impl Target {
         let shared = Shared {
             node,
             now: Instant::default(),
+            arrived: Instant::default(),
             ports: BTreeMap::new(),
             trusted: BTreeSet::new(),
             down: BTreeSet::new(),
@@ -177,9 +180,17 @@ impl Target {
 
     /// A frame has arrived.
     pub fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+        self.shared.arrived = self.shared.arrived.max(now);
         self.shared.now = now;
         self.shared.stats.frames += 1;
         aoe_wire::messages(frame).for_each(|message| self.handle_message(port, message));
+    }
+
+    /// What is handled next has arrived before this moment. A process that was stopped in its turn takes the time for
+    /// what it was when the turn began, and whoever takes a pool over relies on nobody having been heard later than
+    /// the target says.
+    pub fn note_arrival(&mut self, before: Instant) {
+        self.shared.arrived = self.shared.arrived.max(before);
     }
 
     fn handle_message(&mut self, port: PortId, frame: &[u8]) {

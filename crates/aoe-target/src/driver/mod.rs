@@ -396,7 +396,9 @@ impl Inner {
                 self.look_at_port(id, &*port);
             }
             let received = port.receive(&mut |frame| {
-                self.target.borrow_mut().handle_frame(self.handle.now(), id, frame);
+                let mut target = self.target.borrow_mut();
+                target.note_arrival(self.handle.look_at_clock());
+                target.handle_frame(self.handle.now(), id, frame);
             });
             self.drain();
             if received == 0 && stop.unless_stopped(port.readable()).await.is_none() {

@@ -103,7 +103,7 @@ pub(crate) fn handle(
         return answer(export, shared, port, &request, Status::OutsideWindow, 0, Buffer::empty());
     }
     if is_owners {
-        export.owner_heard = Some(now);
+        export.owner_heard = Some(shared.arrived);
     }
     if request.operation == Operation::Close {
         answer(export, shared, port, &request, Status::Ok, 0, Buffer::empty());

@@ -149,6 +149,21 @@ fn a_claim_is_told_when_the_former_holder_was_heard() {
     assert!(HolderPayload::parse(&answer).unwrap().heard <= Some(5 * MILLISECOND));
 }
 
+/// A target that was stopped in the middle of its turn takes in what came meanwhile, with the time of before.
+#[test]
+fn what_arrived_while_the_target_stood_still_was_heard_when_it_went_on() {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let (former, next) = (connect(&mut bench, 1), connect(&mut bench, 2));
+    let goes_on = bench.now + 3000 * MILLISECOND;
+    bench.target.note_arrival(goes_on);
+    assert_eq!(ask(&mut bench, of(Operation::Status, former, 1, 5), &[]).0.status, Status::Ok);
+    bench.pass(3100 * MILLISECOND);
+    let claim = of(Operation::Claim, next, 1, 6);
+    let (_, answer) = ask(&mut bench, claim, owner(2).0.as_bytes());
+    let heard = HolderPayload::parse(&answer).unwrap().heard.unwrap();
+    assert!(heard <= 100 * MILLISECOND, "{heard:?}");
+}
+
 /// A disk of 4 MiB, labelled as one of 3 MiB.
 fn labelled(ownership: Ownership) -> DeviceState {
     let geometry = Geometry { sectors: 8192, ..device(ownership).geometry };

@@ -97,7 +97,8 @@ impl OpenRequest {
         let before = quorum.newest.clone().filter(|_| quorum.suffices());
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
         let (epoch, claimed) = self.claim_all(&quorum, &before).await?;
-        let claimed_at = self.runtime.now();
+        // Whoever was stopped since this turn began has another time by now.
+        let claimed_at = self.runtime.look_at_clock();
         self.config.stops.pass(StopPoint::OpenClaimed).await;
         // The votes may have changed until the claim; from now on only we change them. What a majority
         // was told before is on one of any majority; less than that may have missed it.
@@ -106,11 +107,17 @@ impl OpenRequest {
             return Err(self.is_destroyed());
         }
         let (metadata, area) = self.adopt(&before, &claimed).await?;
+        // Until the former owner's lease has run out the pool is his: who takes it over and dies before has nothing.
+        let takes_over = !before.released && before.owner != self.config.owner;
+        let (owner, owner_name) = match takes_over {
+            true => (before.owner, before.owner_name.clone()),
+            false => (self.config.owner, self.config.owner_name.clone()),
+        };
         let config = Configuration {
             epoch,
             number: before.number,
-            owner: self.config.owner,
-            owner_name: self.config.owner_name.clone(),
+            owner,
+            owner_name,
             released: false,
             destruction: Destruction::None,
             voters: before.voters.clone(),
@@ -400,12 +407,17 @@ impl OpenRequest {
             }
         }
         pool.free_pending().await?;
-        let ours = before.owner == self.config.owner;
-        if !before.released && !ours {
+        if pool.config.borrow().owner != self.config.owner {
             // The former owner may answer reads until its lease has run out.
             let left = lease_left(claimed, &before.voters);
             let wait = pool.runtime.sleep_until(claimed_at + left);
             pool.unless_over(wait).await?;
+            pool.change_configuration(|config| {
+                config.owner = pool.owner;
+                config.owner_name.clone_from(&pool.owner_name);
+                true
+            })
+            .await?;
         }
         pool.lease.wait(&pool.runtime).await
     }

@@ -127,6 +127,16 @@ async fn cut_off_owner_reads(stage: Stage) -> Result<(), Failure> {
         rig.see_disks(3).await?;
     }
     rig.run_for(rig.between(0, 300)).await;
+    if rig.below(3) == 0 {
+        // It dies while it waits, and is no owner by that.
+        let dies = async {
+            rig.run_for(rig.between(0, 6000)).await;
+            rig.cluster.kill_supervisor(1);
+        };
+        let (_, ()) = join(take_over(&rig), dies).await;
+        rig.cluster.start_supervisor(1);
+        rig.see_disks(3).await?;
+    }
     take_over(&rig).await?;
     overwrite(&rig).await?;
     rig.run_for(LEASE_MAX).await;

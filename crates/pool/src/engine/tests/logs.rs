@@ -769,7 +769,9 @@ fn an_opening_reads_a_segment_up_to_its_high_water_mark() {
     // Who reads further waits.
     for copy in &segment.copies {
         let start = pool.member(copy.disk).unwrap().geometry.extent_start(copy.extents.first);
-        let (mark, whole) = (segment.high_water_bytes(pool.shape()), segment.bytes(pool.shape()));
+        // A block more is read, to notice a mark that was lost.
+        let mark = segment.high_water_bytes(pool.shape()) + BLOCK_BYTES as u64;
+        let whole = segment.bytes(pool.shape());
         let beyond = Lba(start.unwrap().0 + mark / SECTOR_BYTES as u64);
         let range = SectorRange::new(beyond, (whole - mark) / SECTOR_BYTES as u64);
         bench.disks[copy.disk.0 as usize].slow_reads.set(Some((range, Duration::from_secs(60))));
