@@ -1,11 +1,14 @@
 //! What a target tells its administrator: how exports are doing, and why one can't be as wanted.
 
+use crate::ClientStatus;
 use crate::ExportId;
 use crate::export::{DeviceState, ExportOptions};
 use crate::plain::remembered::Remembered;
 use crate::probe::ExportState;
-use crate::stats::{ExportStats, Latencies};
+use crate::stats::{ExportStats, Latencies, TargetStats};
+use crate::target::Target;
 use aoe_wire::ShelfSlot;
+use block::Holder;
 
 /// Why an export can't be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,4 +59,49 @@ pub struct ExportStatus {
     pub stats: ExportStats,
     /// How long commands took.
     pub latencies: Latencies,
+}
+
+impl Target {
+    /// Whether an export answers.
+    pub fn export_state(&self, id: ExportId) -> Option<ExportState> {
+        self.exports.get(&id).map(|export| export.prober.state())
+    }
+
+    /// How an export is doing.
+    pub fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
+        self.exports.get(&id).map(|export| ExportStatus {
+            id,
+            options: export.options.clone(),
+            state: export.prober.state(),
+            device: export.device,
+            remembered: export.remembered.clone(),
+            write_cache: export.write_cache,
+            sessions: export.sessions.len(),
+            queued: export.queue.len(),
+            queued_bytes: export.queue.bytes(),
+            queued_max: export.meter.queued_max,
+            stats: export.meter.total,
+            latencies: export.meter.latencies,
+        })
+    }
+
+    /// The clients of an export.
+    pub fn clients(&self, id: ExportId) -> Vec<ClientStatus> {
+        self.exports.get(&id).map(|export| export.meter.clients()).unwrap_or_default()
+    }
+
+    /// All exports, in order of their addresses.
+    pub fn exports(&self) -> Vec<ExportStatus> {
+        self.addresses.values().filter_map(|id| self.export_status(*id)).collect()
+    }
+
+    /// Who holds the device of an export, and how long that wasn't heard when anything was last.
+    pub fn holder(&self, id: ExportId) -> Option<Holder> {
+        self.exports.get(&id).map(|export| export.holder(self.shared.now))
+    }
+
+    /// Counters about frames that belong to no export.
+    pub fn stats(&self) -> TargetStats {
+        self.shared.stats
+    }
 }

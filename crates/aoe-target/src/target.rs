@@ -8,7 +8,7 @@ use std::time::Duration;
 use aoe_wire::{
     AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, SessionVersion, ShelfSlot,
 };
-use block::{BlockDevice, DriveHealth, Holder, Instant};
+use block::{BlockDevice, DriveHealth, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use runtime::EventQueue;
@@ -16,12 +16,12 @@ use runtime::EventQueue;
 use crate::export::{Abilities, DeviceState, Export, ExportOptions, PortState, Reach};
 use crate::io::{IoId, IoRequest, IoResult, Work};
 use crate::policy::AccessOperation;
-use crate::probe::{ExportState, TargetEvent};
+use crate::probe::TargetEvent;
 use crate::session::assembly::{Budget, TARGET_BYTES_MAX};
 use crate::stats::{Counter, TargetStats};
-use crate::status::{AddExportError, ExportStatus, SetOptionsError};
+use crate::status::{AddExportError, SetOptionsError};
 use crate::trace::{Trace, TraceRecord, Traced, TracedStatus};
-use crate::{ClientStatus, discover, export, plain, probe, pump, session};
+use crate::{discover, export, plain, probe, pump, session};
 
 /// Frames that may wait to be taken away. A batch of requests is answered by fewer.
 const TRANSMIT_MAX: usize = 16 * 1024;
@@ -46,9 +46,9 @@ pub struct NodeIdentity {
 
 /// The state machine.
 pub struct Target {
-    shared: Shared,
-    exports: BTreeMap<ExportId, Export>,
-    addresses: BTreeMap<ShelfSlot, ExportId>,
+    pub(crate) shared: Shared,
+    pub(crate) exports: BTreeMap<ExportId, Export>,
+    pub(crate) addresses: BTreeMap<ShelfSlot, ExportId>,
     next_export: u64,
     /// When commands that were given up were looked for.
     swept: Option<Instant>,
@@ -458,34 +458,6 @@ impl Target {
         }
     }
 
-    /// Whether an export answers.
-    pub fn export_state(&self, id: ExportId) -> Option<ExportState> {
-        self.exports.get(&id).map(|export| export.prober.state())
-    }
-
-    /// How an export is doing.
-    pub fn export_status(&self, id: ExportId) -> Option<ExportStatus> {
-        self.exports.get(&id).map(|export| ExportStatus {
-            id,
-            options: export.options.clone(),
-            state: export.prober.state(),
-            device: export.device,
-            remembered: export.remembered.clone(),
-            write_cache: export.write_cache,
-            sessions: export.sessions.len(),
-            queued: export.queue.len(),
-            queued_bytes: export.queue.bytes(),
-            queued_max: export.meter.queued_max,
-            stats: export.meter.total,
-            latencies: export.meter.latencies,
-        })
-    }
-
-    /// The clients of an export.
-    pub fn clients(&self, id: ExportId) -> Vec<ClientStatus> {
-        self.exports.get(&id).map(|export| export.meter.clients()).unwrap_or_default()
-    }
-
     /// Whether all requests are to be recorded, also those of exports that don't ask for it.
     pub fn set_tracing(&mut self, on: bool) {
         self.shared.trace.subscribed = on;
@@ -500,21 +472,6 @@ impl Target {
     pub fn poll_trace(&mut self) -> Option<(TraceRecord, u64)> {
         let record = self.shared.trace.records.pop()?;
         Some((record, self.shared.trace.records.take_lost()))
-    }
-
-    /// All exports, in order of their addresses.
-    pub fn exports(&self) -> Vec<ExportStatus> {
-        self.addresses.values().filter_map(|id| self.export_status(*id)).collect()
-    }
-
-    /// Who holds the device of an export, and how long that wasn't heard when anything was last.
-    pub fn holder(&self, id: ExportId) -> Option<Holder> {
-        self.exports.get(&id).map(|export| export.holder(self.shared.now))
-    }
-
-    /// Counters about frames that belong to no export.
-    pub fn stats(&self) -> TargetStats {
-        self.shared.stats
     }
 
     /// What a target says; if it isn't us, and about an address of ours, then there are two.
