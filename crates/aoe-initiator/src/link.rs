@@ -341,18 +341,16 @@ impl Link {
             self.window.confirm();
         }
         self.window.grow(answered.what.frames);
-        let is_own = |own: Option<u64>| own == Some(number);
-        let claims =
-            |piece: Piece| matches!(operations.get(piece.operation), Some(Operation::Claim(_)));
         // Of a claim an answer tells when the former holder was heard; and a repeated one may be answered with what
         // it was once answered.
         if let Ok(PieceAnswer::Holder(holder)) = &answer
             && holder.epoch == reply.epoch
         {
-            let is_claim = is_own(self.reclaim) || answered.what.piece.is_some_and(claims);
+            let is_claim = reply.operation == Verb::Claim;
             let heard = if is_claim { Some(Duration::ZERO) } else { holder.heard };
             self.told = Some(Told::new(Holder { heard, ..*holder }, reply.clock, now));
         }
+        let is_own = |own: Option<u64>| own == Some(number);
         self.probe = self.probe.filter(|_| !is_own(self.probe));
         self.reclaim = self.reclaim.filter(|_| !is_own(self.reclaim));
         let Some(piece) = answered.what.piece else { return Verdict::Fine };

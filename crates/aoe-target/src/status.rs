@@ -1,12 +1,11 @@
 //! What a target tells its administrator: how exports are doing, and why one can't be as wanted.
 
-use crate::ClientStatus;
-use crate::ExportId;
 use crate::export::{DeviceState, ExportOptions};
 use crate::plain::remembered::Remembered;
 use crate::probe::ExportState;
 use crate::stats::{ExportStats, Latencies, TargetStats};
 use crate::target::Target;
+use crate::{ClientStatus, ExportId};
 use aoe_wire::ShelfSlot;
 use block::Holder;
 

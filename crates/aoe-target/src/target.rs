@@ -180,7 +180,7 @@ impl Target {
 
     /// A frame has arrived.
     pub fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
-        self.shared.arrived = self.shared.arrived.max(now);
+        self.note_arrival(now);
         self.shared.now = now;
         self.shared.stats.frames += 1;
         aoe_wire::messages(frame).for_each(|message| self.handle_message(port, message));

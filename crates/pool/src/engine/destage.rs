@@ -524,7 +524,7 @@ impl Volume {
     fn rests_at(&self) -> Option<Instant> {
         let state = self.log.state.borrow();
         let first = self.log_shape.high_water_bytes;
-        let open = state.current.as_ref().filter(|open| open.high_water_bytes > first);
+        let open = state.current.as_ref().filter(|open| open.high_water_bytes() > first);
         open.map(|_| self.log.appended_at.get() + self.pool.limits.segment_idle)
     }
 

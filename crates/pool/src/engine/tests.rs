@@ -10,7 +10,7 @@ use super::testing::{Bench, Mode};
 use super::volume::Volume;
 use super::{CreatePool, ExtendPool, ImportOptions, VolumeSize};
 use crate::error::PoolError;
-use crate::metadata::Layout;
+use crate::metadata::{Layout, MetaRecord};
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
 mod areas;
@@ -74,6 +74,24 @@ impl Bench {
     }
 
     /// Waits until the pool is open, and opens the volume.
+    /// A mirrored volume of 8 MiB, whose log has segments of 2 MiB.
+    fn with_long_segments(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
+        let bench = Bench::new(seed, 3, 48);
+        bench.create_with(MIB);
+        let volume = bench.create_volume(8, Layout::Mirror(2));
+        (bench, volume)
+    }
+
+    /// Commits records to the only pool's metadata.
+    fn commit(&self, records: Vec<MetaRecord>) {
+        let pool = Rc::clone(&self.engine.open_pool("pool").unwrap().pool);
+        let committing = async move {
+            let _meta = pool.meta_lock.acquire(1).await;
+            pool.commit_locked(&records).await
+        };
+        self.run(committing).unwrap();
+    }
+
     fn reopened(&self) -> Rc<dyn BlockDevice> {
         self.until(|report| {
             matches!(report.state, PoolState::Online | PoolState::Degraded)

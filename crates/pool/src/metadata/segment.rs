@@ -72,8 +72,13 @@ impl Segment {
     /// Bytes of a copy, header included, that may have been written: nobody wrote beyond, so an opening needs to read
     /// no further.
     pub fn high_water_bytes(&self, shape: ExtentShape) -> u64 {
+        self.up_to_high_water(self.bytes(shape))
+    }
+
+    /// What may have been written of so many bytes, from the beginning of a copy on.
+    pub(crate) fn up_to_high_water(&self, bytes: u64) -> u64 {
         let blocks = self.high_water_blocks.map_or(u64::MAX, u64::from);
-        blocks.saturating_mul(BLOCK_BYTES as u64).min(self.bytes(shape))
+        blocks.saturating_mul(BLOCK_BYTES as u64).min(bytes)
     }
 
     /// What makes a record one of this segment.

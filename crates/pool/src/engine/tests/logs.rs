@@ -670,21 +670,8 @@ fn fill(bench: &Bench) -> (Rc<crate::engine::pool::Pool>, crate::format::VolumeI
         }
         (id, records)
     };
-    commit(bench, &pool, records);
+    bench.commit(records);
     (pool, id)
-}
-
-fn commit(
-    bench: &Bench,
-    pool: &Rc<crate::engine::pool::Pool>,
-    records: Vec<crate::metadata::MetaRecord>,
-) {
-    let pool = Rc::clone(pool);
-    let committing = async move {
-        let _lock = pool.meta_lock.acquire(1).await;
-        pool.commit_locked(&records).await
-    };
-    bench.run(committing).unwrap();
 }
 
 /// Where there is no room for a log its writers wait, are told why, and go on by themselves.
@@ -700,7 +687,7 @@ fn writers_of_a_full_pool_wait_and_go_on_once_there_is_room() {
     assert!(!answered.get(), "nothing holds it");
     let why = suspended(&bench);
     assert!(why.contains("for its log") && why.contains("pool extend pool"), "{why}");
-    commit(&bench, &pool, vec![crate::metadata::MetaRecord::VolumeRemoved { id: filler }]);
+    bench.commit(vec![crate::metadata::MetaRecord::VolumeRemoved { id: filler }]);
     let freeing = Rc::clone(&pool);
     bench.run(async move { freeing.free_pending().await }).unwrap();
     bench.until(|report| report.volumes[0].suspended.is_none());
@@ -733,14 +720,6 @@ fn a_log_goes_on_in_the_only_segment_that_there_is_room_for() {
     }
 }
 
-/// A mirrored volume of 8 MiB, whose log has segments of 2 MiB.
-fn with_long_segments(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
-    let bench = Bench::new(seed, 3, 48);
-    bench.create_with(MIB);
-    let volume = bench.create_volume(8, Layout::Mirror(2));
-    (bench, volume)
-}
-
 /// The segments of the only volume's log, the oldest first.
 fn segments(bench: &Bench) -> Vec<crate::metadata::Segment> {
     let pool = Rc::clone(&bench.serving().pool);
@@ -760,7 +739,7 @@ fn marks(bench: &Bench) -> Vec<u64> {
 
 #[test]
 fn an_opening_reads_a_segment_up_to_its_high_water_mark() {
-    let (bench, volume) = with_long_segments(260);
+    let (bench, volume) = Bench::with_long_segments(260);
     five(&bench, &volume);
     assert_eq!(marks(&bench), [16]);
     let pool = Rc::clone(&bench.serving().pool);
@@ -785,8 +764,8 @@ fn an_opening_reads_a_segment_up_to_its_high_water_mark() {
 
 #[test]
 fn what_goes_beyond_a_high_water_mark_is_committed_first() {
-    for count in [3, 20, 70] {
-        let (bench, volume) = with_long_segments(261);
+    for (count, mark) in [(3, 16), (20, 64), (70, 256)] {
+        let (bench, volume) = Bench::with_long_segments(261);
         // Records of a row each and of many.
         for first in [0, count] {
             let writes = (0..count).map(|block| {
@@ -796,18 +775,7 @@ fn what_goes_beyond_a_high_water_mark_is_committed_first() {
             let done = bench.run(join_all(writes.collect::<Vec<_>>()));
             assert!(done.iter().all(Result::is_ok));
         }
-        let mark = marks(&bench).pop().unwrap();
-        assert_eq!(
-            mark,
-            if count == 3 {
-                16
-            } else if count == 20 {
-                64
-            } else {
-                256
-            },
-            "{count}"
-        );
+        assert_eq!(marks(&bench).pop(), Some(mark), "{count}");
         let bench = bench.crash_engine();
         let volume = bench.reopened();
         assert_eq!(bench.read(&volume, 0, 2 * count), Ok(pattern(0, 2 * count, 1)), "{count}");
@@ -816,7 +784,7 @@ fn what_goes_beyond_a_high_water_mark_is_committed_first() {
 
 #[test]
 fn a_log_that_fills_fast_has_no_marks() {
-    let (bench, volume) = with_long_segments(262);
+    let (bench, volume) = Bench::with_long_segments(262);
     let mut seen = BTreeSet::new();
     for round in 0..40 {
         let writes = (0..64).map(|block| {

@@ -28,6 +28,44 @@ impl Bench {
         self.run(made).unwrap();
     }
 
+    /// After a power cut the first disk is gone, and the second one has the copy of the metadata that it had in this
+    /// image.
+    fn left_with_metadata(self, before: &[u8]) -> Bench {
+        let (mut image, area) = (self.disks[1].image(), self.area_of(1));
+        image[area.clone()].copy_from_slice(&before[area]);
+        self.disks[1].set_image(&image);
+        let bench = self.power_cut();
+        bench.disks[0].mode.set(Mode::Lost);
+        bench.pass(Duration::from_secs(20));
+        bench
+    }
+
+    /// Imports the pool and gives up what was changed since what is there of its metadata.
+    fn import_outdated(&self) {
+        let engine = Rc::clone(&self.engine);
+        let options =
+            ImportOptions { outdated_metadata: true, force: true, ..ImportOptions::default() };
+        self.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    }
+
+    /// A pool whose metadata's log may have so many bytes before a checkpoint follows.
+    fn with_short_log(seed: u64, metadata_log_bytes: u64) -> Bench {
+        let disks: Vec<_> =
+            (0..3).map(|n| TestDisk::new(&format!("e{n}.0"), n, 24 << 20)).collect();
+        let start = block::Instant::from_nanos(1_000_000_000);
+        let bench = Bench::limited(seed, disks, start, 1, |limits| {
+            limits.metadata_log_bytes = metadata_log_bytes;
+        });
+        bench.create();
+        bench.add_volume("v");
+        bench
+    }
+
+    fn note(&self, value: &str) {
+        let (key, value) = ("note".to_owned(), Some(value.to_owned()));
+        self.commit(vec![MetaRecord::PoolPropertySet { key, value }]);
+    }
+
     /// The metadata that a disk's copy alone yields.
     pub(super) fn copy_of(&self, disk: usize) -> Metadata {
         let open = self.engine.open_pool("pool").unwrap();
@@ -248,12 +286,7 @@ fn a_long_transaction_is_committed_by_a_checkpoint() {
         value: Some("x".repeat(60 << 10)),
     };
     let records: Vec<MetaRecord> = (0..10).map(set).collect();
-    let pool = Rc::clone(&open.pool);
-    let committed = async move {
-        let _meta = pool.meta_lock.acquire(1).await;
-        pool.commit_locked(&records).await
-    };
-    bench.run(committed).unwrap();
+    bench.commit(records);
     let after = open.pool.area.borrow().position;
     assert_eq!((after.sequence, after.log_at), (before.sequence + 1, 0));
     assert_eq!(after.number, before.number.next());
@@ -335,7 +368,6 @@ fn metadata_older_than_any_witness_is_refused() {
     bench.disks[2].mode.set(Mode::Lost);
     bench.add_volume("first");
     let open = bench.engine.open_pool("pool").unwrap();
-    let area = bench.area_of(1);
     let before = bench.disks[1].image();
     bench.add_volume("later");
     bench.write(&volume, 3, pattern(3, 4, 9)).unwrap();
@@ -343,19 +375,11 @@ fn metadata_older_than_any_witness_is_refused() {
     bench.pass(Duration::from_secs(5));
     let known = open.pool.area.borrow().committed();
     drop((open, volume));
-    let mut image = bench.disks[1].image();
-    image[area.clone()].copy_from_slice(&before[area]);
-    bench.disks[1].set_image(&image);
-    let bench = bench.power_cut();
-    bench.disks[0].mode.set(Mode::Lost);
-    bench.pass(Duration::from_secs(20));
+    let bench = bench.left_with_metadata(&before);
     let state = bench.report().state;
     let PoolState::Suspended { reason } = &state else { panic!("{state:?}") };
     assert!(reason.contains("knows of") && reason.contains("e0.0"), "{reason}");
-    let engine = Rc::clone(&bench.engine);
-    let options =
-        ImportOptions { outdated_metadata: true, force: true, ..ImportOptions::default() };
-    bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    bench.import_outdated();
     let open = bench.engine.open_pool("pool").unwrap();
     assert!(open.pool.meta.borrow().volume_by_name("first").is_some());
     assert!(open.pool.meta.borrow().volume_by_name("later").is_none());
@@ -471,22 +495,10 @@ fn what_was_asked_for_without_a_majority_is_whole_when_it_is_back() {
 #[test]
 fn the_log_of_the_metadata_does_not_grow_beyond_what_an_opening_should_read() {
     for least in [64 << 10, 0] {
-        let disks: Vec<_> =
-            (0..3).map(|n| TestDisk::new(&format!("e{n}.0"), n, 24 << 20)).collect();
-        let start = block::Instant::from_nanos(1_000_000_000);
-        let bench =
-            Bench::limited(461, disks, start, 1, |limits| limits.metadata_log_bytes = least);
-        bench.create();
-        bench.add_volume("v");
+        let bench = Bench::with_short_log(461, least);
         let mut longest = 0;
         for round in 0..60 {
-            let pool = Rc::clone(&bench.serving().pool);
-            let (key, value) = ("note".to_owned(), Some(format!("{round}")));
-            let committing = async move {
-                let _lock = pool.meta_lock.acquire(1).await;
-                pool.commit_locked(&[MetaRecord::PoolPropertySet { key, value }]).await
-            };
-            bench.run(committing).unwrap();
+            bench.note(&round.to_string());
             let pool = Rc::clone(&bench.serving().pool);
             let area = pool.area.borrow();
             let entry = block::BLOCK_BYTES as u64;
@@ -505,32 +517,24 @@ fn the_log_of_the_metadata_does_not_grow_beyond_what_an_opening_should_read() {
 fn written(bench: &Bench) -> (u64, u64) {
     let volume = bench.serving();
     let state = volume.log.state.borrow();
-    state.current.as_ref().map_or((0, 0), |open| (open.at, open.high_water_bytes))
+    state.current.as_ref().map_or((0, 0), |open| (open.at, open.high_water_bytes()))
 }
 
 /// A copy of the metadata that lost the last raise of a high-water mark, and nobody knows but the log, of which all
 /// that was written since is beyond the mark.
 #[test]
 fn a_lost_high_water_mark_is_noticed() {
-    let bench = Bench::new(462, 3, 48);
-    bench.create_with(MIB);
-    let volume = bench.create_volume(8, Layout::Mirror(2));
+    let (bench, volume) = Bench::with_long_segments(462);
     bench.disks[2].mode.set(Mode::Lost);
     bench.write(&volume, 0, pattern(0, 2, 1)).unwrap();
     (1..15).for_each(|block| bench.write(&volume, 2 * block, pattern(2 * block, 1, 1)).unwrap());
     let (at, mark) = written(&bench);
     assert_eq!(at, mark, "the next record begins at the mark");
-    let area = bench.area_of(1);
     let before = bench.disks[1].image();
     bench.write(&volume, 40, pattern(40, 1, 1)).unwrap();
     assert!(written(&bench).1 > mark);
     drop(volume);
-    let mut image = bench.disks[1].image();
-    image[area.clone()].copy_from_slice(&before[area]);
-    bench.disks[1].set_image(&image);
-    let bench = bench.power_cut();
-    bench.disks[0].mode.set(Mode::Lost);
-    bench.pass(Duration::from_secs(20));
+    let bench = bench.left_with_metadata(&before);
     let suspended = bench.report().volumes[0].suspended.clone().unwrap();
     assert!(suspended.contains("its log was written when"), "{suspended}");
 }
@@ -538,12 +542,9 @@ fn a_lost_high_water_mark_is_noticed() {
 /// Whoever gives up what was changed since doesn't give up what was acknowledged.
 #[test]
 fn a_log_is_read_to_its_end_under_outdated_metadata() {
-    let bench = Bench::new(463, 3, 48);
-    bench.create_with(MIB);
-    let volume = bench.create_volume(8, Layout::Mirror(2));
+    let (bench, volume) = Bench::with_long_segments(463);
     bench.disks[2].mode.set(Mode::Lost);
     bench.write(&volume, 0, pattern(0, 1, 1)).unwrap();
-    let area = bench.area_of(1);
     let before = bench.disks[1].image();
     (1..40).for_each(|block| bench.write(&volume, block, pattern(block, 1, 1)).unwrap());
     assert!(written(&bench).0 > 256 << 10);
@@ -552,18 +553,10 @@ fn a_log_is_read_to_its_end_under_outdated_metadata() {
     let told = Rc::clone(&pool);
     bench.run(async move { told.change_configuration(|_| true).await }).unwrap();
     drop((pool, volume));
-    let mut image = bench.disks[1].image();
-    image[area.clone()].copy_from_slice(&before[area]);
-    bench.disks[1].set_image(&image);
-    let bench = bench.power_cut();
-    bench.disks[0].mode.set(Mode::Lost);
-    bench.pass(Duration::from_secs(20));
+    let bench = bench.left_with_metadata(&before);
     let state = bench.report().state;
     assert!(matches!(state, PoolState::Suspended { .. }), "{state:?}");
-    let engine = Rc::clone(&bench.engine);
-    let options =
-        ImportOptions { outdated_metadata: true, force: true, ..ImportOptions::default() };
-    bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    bench.import_outdated();
     let volume = bench.reopened();
     assert_eq!(bench.read(&volume, 0, 40), Ok(pattern(0, 40, 1)));
 }
@@ -571,23 +564,14 @@ fn a_log_is_read_to_its_end_under_outdated_metadata() {
 /// What was written by one checkpoint isn't by the next.
 #[test]
 fn a_checkpoint_for_a_long_log_costs_what_changed() {
-    let disks: Vec<_> = (0..3).map(|n| TestDisk::new(&format!("e{n}.0"), n, 24 << 20)).collect();
-    let start = block::Instant::from_nanos(1_000_000_000);
-    let bench = Bench::limited(464, disks, start, 1, |limits| limits.metadata_log_bytes = 64 << 10);
-    bench.create();
-    bench.add_volume("v");
+    let bench = Bench::with_short_log(464, 64 << 10);
     let pool = Rc::clone(&bench.serving().pool);
     let mut checkpoints = 0;
     for round in 0..80 {
-        let (key, value) = ("note".to_owned(), Some(format!("{round}")));
-        let (committing, long) = (Rc::clone(&pool), pool.area.borrow().position.log_at > 64 << 10);
-        let committing = async move {
-            let _lock = committing.meta_lock.acquire(1).await;
-            committing.commit_locked(&[MetaRecord::PoolPropertySet { key, value }]).await
-        };
-        bench.run(committing).unwrap();
-        checkpoints += u32::from(long);
-        if long {
+        let is_long = pool.area.borrow().position.log_at > 64 << 10;
+        bench.note(&round.to_string());
+        checkpoints += u32::from(is_long);
+        if is_long {
             let changed = pool.meta.borrow().changed_kinds();
             assert_eq!(changed, [SectionKind::Pool], "{round}");
         }

@@ -416,13 +416,7 @@ fn a_job_of_which_nothing_is_known_begins_at_the_start() {
     let slow = PoolSettings { scrub_rate_bytes: Some(Some(100_000)), ..Default::default() };
     bench.scrub(slow).unwrap();
     bench.pass(Duration::from_secs(20));
-    let open = bench.engine.open_pool("pool").unwrap();
-    let pool = Rc::clone(&open.pool);
-    bench.run(async move {
-        let _meta = pool.meta_lock.acquire(1).await;
-        let forgotten = MetaRecord::PoolPropertySet { key: "scrub".into(), value: None };
-        pool.commit_locked(&[forgotten]).await.unwrap();
-    });
+    bench.commit(vec![MetaRecord::PoolPropertySet { key: "scrub".into(), value: None }]);
     bench.set(PoolSettings { scrub_rate_bytes: Some(None), ..Default::default() });
     bench.until(|report| report.jobs.is_empty());
     assert_eq!(bench.found().blocks, 2 * BLOCKS);

@@ -373,7 +373,7 @@ impl Volume {
     pub(super) fn open_segment_for(&self, bytes: u64) -> Option<Current> {
         let current = self.log.state.borrow().current.clone();
         let current =
-            current.filter(|open| !open.given_up && open.at + bytes <= open.high_water_bytes)?;
+            current.filter(|open| !open.given_up && open.at + bytes <= open.high_water_bytes())?;
         (!self.is_over(&current.segment)).then_some(current)
     }
 

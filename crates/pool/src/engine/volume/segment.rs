@@ -28,11 +28,16 @@ pub(crate) struct Current {
     /// Where the next batch goes.
     pub(crate) at: u64,
     pub(crate) bytes: u64,
-    /// Nothing is written beyond this: the metadata says so, and an opening reads no further.
-    pub(crate) high_water_bytes: u64,
     pub(crate) opened_at: Instant,
     /// No further batch: no copy took the last one.
     pub(crate) given_up: bool,
+}
+
+impl Current {
+    /// Nothing is written beyond this: the metadata says so, and an opening reads no further.
+    pub(crate) fn high_water_bytes(&self) -> u64 {
+        self.segment.up_to_high_water(self.bytes)
+    }
 }
 
 /// How a volume's log is cut.
@@ -119,7 +124,6 @@ impl Volume {
             }
             let segment = self.switch_segment(bytes).await?;
             let header = self.segment_header(&segment);
-            let high_water_bytes = segment.high_water_bytes(self.pool.shape());
             let bytes = u64::from(header.blocks) * BLOCK_BYTES as u64;
             let written = self.write_copies(&segment, 0, header.encode()).await?;
             let next = self.log.state.borrow().next;
@@ -128,7 +132,6 @@ impl Volume {
                 after: RecordNumber(next.0.saturating_sub(1)),
                 at: SEGMENT_HEADER_BYTES as u64,
                 bytes,
-                high_water_bytes,
                 opened_at: self.pool.runtime.now(),
                 given_up: matches!(written, Written::Nowhere),
             };
@@ -148,10 +151,10 @@ impl Volume {
         let Some(open) = current.filter(fits).filter(|open| !self.is_over(&open.segment)) else {
             return Ok(false);
         };
-        if open.at + bytes <= open.high_water_bytes {
+        if open.at + bytes <= open.high_water_bytes() {
             return Ok(true);
         }
-        let grown = (open.high_water_bytes * HIGH_WATER_GROWTH).max(open.at + bytes);
+        let grown = (open.high_water_bytes() * HIGH_WATER_GROWTH).max(open.at + bytes);
         let (volume, number) = (self.id, open.segment.number);
         let blocks = high_water_blocks(grown, open.bytes);
         let _lock = self.pool.meta_lock.acquire(1).await;
@@ -161,7 +164,7 @@ impl Volume {
         let raised = MetaRecord::SegmentHighWater { volume, number, blocks };
         self.pool.commit_locked(&[raised]).await?;
         if let Some(open) = self.log.state.borrow_mut().current.as_mut() {
-            open.high_water_bytes = u64::from(blocks) * BLOCK_BYTES as u64;
+            open.segment.high_water_blocks = Some(blocks);
         }
         Ok(true)
     }
