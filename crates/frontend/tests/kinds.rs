@@ -328,6 +328,9 @@ async fn a_copy_beside_its_original_says_what_it_is() {
             let kept = std::fs::read(copied.mount_point().join("file")).unwrap();
             assert_eq!(kept, b"contents");
             unmount(&copied).await;
+            // Nobody sees the mount in which it grows.
+            let (device, scratch) = (copied.device.clone(), copied.scratch());
+            filesystem::grow(device, kind, &scratch, |_| {}).await.unwrap();
         }
         unmount(&original).await;
         mount(&copied, kind).await.unwrap();

@@ -100,7 +100,8 @@ fn mount_now(
     }
 }
 
-/// Mounts `device` at `target`, a directory of this process's own, for as long as it takes to grow.
+/// Mounts `device` at `target`, a directory of this process's own, for as long as it takes to grow. That is no
+/// place to mistake a copy for its original, nor for one whose device was lost and which the kernel still ends.
 pub(super) async fn mount_for_growth(
     device: PathBuf,
     target: PathBuf,
@@ -110,7 +111,8 @@ pub(super) async fn mount_for_growth(
         std::fs::create_dir_all(&target).map_err(|error| {
             FilesystemError::system(format!("creating {}", target.display()), error)
         })?;
-        let what = MountCall { device: &device, on: &target, fstype, options: "noexec" };
+        let options = if fstype == FsType::Xfs { "noexec,nouuid" } else { "noexec" };
+        let what = MountCall { device: &device, on: &target, fstype, options };
         what.perform().map_err(|error| what.refused(&target, error))
     })
     .await
