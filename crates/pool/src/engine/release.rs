@@ -10,19 +10,19 @@ use crate::error::PoolError;
 impl Engine {
     /// Gives a pool up: everything in place, closed, and nobody's.
     pub async fn release_pool(self: &Rc<Self>, name: &str) -> Result<(), PoolError> {
-        let open = self.open_pool(name)?;
-        if open.pool.read_only {
+        let (open, slot) = (self.open_pool(name)?, self.find_slot(name));
+        let closed = if open.pool.read_only {
             open.pool.lease.end(Ended::Closed);
             open.pool.changed.notify_all();
-            if let Some(slot) = self.find_slot(name) {
-                self.let_go(&slot).await;
-            }
-            return Ok(());
+            Ok(())
+        } else {
+            self.known.borrow_mut().remove(&open.pool.id);
+            open.close(true).await
+        };
+        // Until its disks were looked at as a stranger's: who takes it back at once finds it.
+        if let Some(slot) = slot {
+            self.let_go(&slot).await;
         }
-        self.known.borrow_mut().remove(&open.pool.id);
-        let closed = open.close(true).await;
-        self.look_again(open.pool.id).await;
-        self.changed.notify_all();
         closed.map_err(|_| PoolError::Suspended {
             name: name.into(),
             reason: "it is closed here, but a majority of its votes could not be told; import it \

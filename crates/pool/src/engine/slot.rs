@@ -520,7 +520,11 @@ impl Engine {
         let looks = of_pool.map(|device| async move {
             let mut content = self.read_device(&device).await;
             // A disk that was given up a moment ago is just opened anew as a stranger's.
-            if let Err(IoError::Lost | IoError::Restarted { .. }) = content {
+            let until = self.runtime.now() + self.config.limits.grace;
+            while let Err(IoError::Lost | IoError::Restarted { .. }) = content
+                && !device.gone.get()
+                && self.runtime.now() < until
+            {
                 self.runtime.sleep(self.config.limits.rejoin).await;
                 content = self.read_device(&device).await;
             }

@@ -345,5 +345,20 @@ async fn released(stage: Stage) -> Result<(), Failure> {
     expect(took < Duration::from_secs(4), || format!("a clean release was waited out: {took:?}"))?;
     rig.load(Mix::default()).await?;
     rig.run_for(Duration::from_millis(500)).await;
+    rig.converge().await?;
+
+    // Taken again at once, by who gave it up: he has just begun to open its disks as a stranger's.
+    rig.with(|engine| async move { engine.release_pool(POOL).await }).await?;
+    rig.cluster.supervisor(1).station().set_cut(true, true);
+    let again =
+        rig.with(|engine| async move { engine.import_pool(POOL, ImportOptions::default()).await });
+    let cable = async {
+        rig.run_for(rig.between(200, 1500)).await;
+        rig.cluster.supervisor(1).station().set_cut(false, false);
+    };
+    futures::join!(again, cable).0?;
+    rig.open_within(VOLUME, Duration::from_secs(5)).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(Duration::from_millis(500)).await;
     rig.converge().await
 }
