@@ -63,6 +63,8 @@ pub(crate) struct Member {
     pub(crate) appearance: Cell<u64>,
     /// Its medium has accepted our epoch.
     pub(crate) claimed: Cell<bool>,
+    /// How often that ended: a check that was under way meanwhile isn't one of what is ours now.
+    pub(crate) claims_ended: Cell<u64>,
     /// The hint of its driver: it answers.
     pub(crate) answers: Cell<bool>,
     /// The instance whose flush failed: not used again before another one.
@@ -123,6 +125,7 @@ impl Member {
             standing: RefCell::new(Standing::Away),
             appearance: Cell::new(0),
             claimed: Cell::new(false),
+            claims_ended: Cell::new(0),
             answers: Cell::new(false),
             failed_instance: Cell::new(None),
             seen_instance: Cell::new(None),
@@ -214,7 +217,7 @@ impl Member {
         self.machine.set(machine);
         *self.place.borrow_mut() = place;
         *self.device.borrow_mut() = Some(device);
-        self.claimed.set(false);
+        self.end_claim();
         self.answers.set(true);
         self.stays_out_until.set(Instant::default());
         self.appear();
@@ -223,9 +226,15 @@ impl Member {
     /// The device disappeared.
     pub(crate) fn detach(&self) {
         *self.device.borrow_mut() = None;
-        self.claimed.set(false);
+        self.end_claim();
         self.answers.set(false);
         self.appear();
+    }
+
+    /// Whatever is asked of its device from now on isn't asked under our epoch.
+    pub(crate) fn end_claim(&self) {
+        self.claimed.set(false);
+        self.claims_ended.set(self.claims_ended.get() + 1);
     }
 
     /// A new appearance; returns its number.

@@ -88,7 +88,7 @@ impl Pool {
 
     /// Gives an offline disk's device up: whoever works on it has it for himself.
     fn let_go(&self, member: &Member, device: &dyn BlockDevice) {
-        member.claimed.set(false);
+        member.end_claim();
         device.disown();
         self.set_standing(member, Standing::Out);
     }

@@ -121,6 +121,7 @@ impl Pool {
         member: &Rc<Member>,
         device: &dyn BlockDevice,
     ) -> Result<bool, NotFit> {
+        let ended = member.claims_ended.get();
         let claim = Claim { epoch: self.epoch, owner: self.owner, force: false };
         let claimed = self.within(self.limits.claim, device.claim(claim)).await;
         let instance = claimed.map_err(not_fit)?.instance;
@@ -130,12 +131,16 @@ impl Pool {
         let checked = self.check_label(member, device).await;
         if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {
             // Another disk is behind it: nothing is to be written to that one.
-            member.claimed.set(false);
+            member.end_claim();
             device.disown();
         }
         checked?;
         let label = self.resolve_label(member, device).await?;
         self.refresh_vote(member, &label, device).await?;
+        // Let go meanwhile: it would tell an observer our epoch without having heard the owner.
+        if member.claims_ended.get() != ended {
+            return Err(NotFit::Lost);
+        }
         // It votes, whatever it has applied: on its own eviction, too.
         member.claimed.set(true);
         member.answers.set(true);

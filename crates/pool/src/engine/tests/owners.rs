@@ -4,13 +4,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::{BLOCK_SECTORS, SectorRange};
+
 use super::super::observe::{Content, read_content};
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{CreatePool, ExtendPool, ImportOptions};
 use super::pattern;
 use crate::error::PoolError;
 use crate::forecast::PoolForecast;
-use crate::format::{FailureDomain, Features, Label};
+use crate::format::{DiskGeometry, FailureDomain, Features, Label};
 use crate::report::{DiskState, ImportPlan, PoolReport, PoolState};
 
 impl Bench {
@@ -474,4 +476,32 @@ fn a_takeover_waits_for_what_is_left_of_the_lease() {
         let took = second.executor.handle().now().since(before).as_millis() as u64;
         assert!((least..most).contains(&took), "{silent} {restarted}: {took} ms");
     }
+}
+
+/// An observer is told the epoch that is in force, too: asked so, a disk would count for the lease without having
+/// heard its owner.
+#[test]
+fn who_was_let_go_while_he_was_checked_is_not_claimed() {
+    let bench = Bench::new(63, 3, 24);
+    bench.create();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let member = open.pool.members()[0].clone();
+    let device = member.device().unwrap();
+    let vote = SectorRange::new(DiskGeometry::vote_slots()[0], BLOCK_SECTORS);
+    bench.disks[0].slow_reads.set(Some((vote, Duration::from_secs(1))));
+    let checks = {
+        let (pool, member, device) = (Rc::clone(&open.pool), Rc::clone(&member), Rc::clone(&device));
+        async move { pool.claim_and_check(&member, &*device).await.is_err() }
+    };
+    let lets_go = {
+        let (runtime, member) = (bench.executor.handle(), Rc::clone(&member));
+        async move {
+            runtime.sleep(Duration::from_millis(500)).await;
+            assert!(member.claimed.get());
+            member.end_claim();
+            device.disown();
+        }
+    };
+    assert!(bench.run(futures::future::join(checks, lets_go)).0);
+    assert!(!member.claimed.get());
 }
