@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{OwnerId, spoken};
+use block::{Epoch, OwnerId, spoken};
 
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
@@ -20,6 +20,10 @@ use crate::forecast::PoolForecast;
 use crate::format::{Destruction, DiskId, PoolId};
 use crate::metadata::Labels;
 use crate::report::{ImportPlan, PoolReport};
+
+/// A pool that is opened once a minute comes so far in four thousand years; versions of checksum blocks have room for
+/// twice as much.
+const EPOCH_FLOOR_MAX: Epoch = Epoch(1 << 31);
 
 impl Engine {
     /// Makes a pool and opens it.
@@ -124,10 +128,52 @@ impl Engine {
             check_machines(meta.pool().failure_domain, &candidates, Some(&meta))?;
         }
         let losses = self.check_candidates(&candidates, Some(&open)).await?;
+        self.check_epochs(&candidates, &open).await?;
         for candidate in &candidates {
             open.geometry_of(candidate)?;
         }
         Ok((open, candidates, losses))
+    }
+
+    /// A target refuses whoever comes with a lower epoch than it has accepted, and what a disk had in another pool
+    /// may be more than this one has seen. An opening is under whatever epoch is above.
+    async fn check_epochs(
+        &self,
+        candidates: &[Candidate],
+        open: &OpenPool,
+    ) -> Result<(), PoolError> {
+        let asked = candidates.iter().map(|candidate| async move {
+            let renewed = candidate.device.renew();
+            let answer = runtime::timeout(&self.runtime, self.config.limits.claim, renewed).await;
+            Some((answer.ok()?.ok()?.value.epoch, candidate))
+        });
+        let epochs = side_by_side(asked).await.into_iter().flatten();
+        let Some((highest, candidate)) = epochs.max_by_key(|(epoch, _)| *epoch) else {
+            return Ok(());
+        };
+        if highest <= open.pool.epoch {
+            return Ok(());
+        }
+        let (name, disk) = (&open.pool.name, candidate.place.to_string());
+        let why = format!(
+            "another pool used it under {highest}, and {name} is open under {}",
+            open.pool.epoch
+        );
+        if highest > EPOCH_FLOOR_MAX {
+            return Err(PoolError::refused(
+                disk,
+                why,
+                "use another one: no pool is opened so often",
+            ));
+        }
+        if let Some(slot) = self.slots.borrow().get(&open.pool.id) {
+            slot.epoch_floor.set(slot.epoch_floor.get().max(highest));
+        }
+        let remedy = format!(
+            "close the pool and open it again, which gives it a higher one: etherpool pool release \
+             {name}; etherpool pool import {name}; then try again"
+        );
+        Err(PoolError::refused(disk, why, remedy))
     }
 
     async fn check_candidates(

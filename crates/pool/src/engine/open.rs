@@ -63,6 +63,8 @@ pub(crate) struct OpenRequest {
     pub(crate) read_only: bool,
     /// The newest configuration that was found before the layers said something else.
     pub(crate) found: Option<ConfigNumber>,
+    /// Its epoch is above this.
+    pub(crate) epoch_floor: Epoch,
 }
 
 /// A disk that has accepted our epoch.
@@ -191,7 +193,7 @@ impl OpenRequest {
     ) -> Result<(Epoch, Vec<Claimed>), PoolError> {
         let mut highest =
             self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
-        let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).next();
+        let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).max(self.epoch_floor).next();
         let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
         let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
         let mut others: BTreeSet<DiskId> = BTreeSet::new();

@@ -88,6 +88,8 @@ pub(super) struct Slot {
     pub(super) between: Cell<bool>,
     /// What a majority of votes said of the owner, when it was last looked at.
     pub(super) owner: RefCell<Option<KnownOwner>>,
+    /// Its next opening is above this: a disk that it is to have was used so by another pool.
+    pub(super) epoch_floor: Cell<Epoch>,
 }
 
 /// An import that was asked for and isn't done.
@@ -321,6 +323,7 @@ impl Engine {
             wiped: Cell::new(false),
             between: Cell::new(false),
             owner: RefCell::new(None),
+            epoch_floor: Cell::default(),
         });
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));
@@ -493,6 +496,7 @@ impl Engine {
             outdated: slot.import.get().is_some_and(|import| import.outdated),
             read_only: slot.import.get().is_some_and(|import| import.read_only),
             found: None,
+            epoch_floor: slot.epoch_floor.get(),
         }
     }
 

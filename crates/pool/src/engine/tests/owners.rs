@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_SECTORS, SectorRange};
+use block::{BLOCK_SECTORS, BlockDevice, Claim, Epoch, OwnerId, SectorRange};
 
 use super::super::observe::{Content, read_content};
 use super::super::testing::{Bench, Mode, TestDisk};
@@ -42,6 +42,14 @@ impl Bench {
         let mut added = ExtendPool::of(&[disk.to_owned()]);
         added.force_disks = if force { added.disks.clone() } else { Vec::new() };
         self.run(async move { engine.extend_pool(pool, &added).await.map(|_| ()) })
+    }
+
+    /// A disk was in a pool that had this epoch, and isn't any more.
+    fn use_under(&self, disk: usize, epoch: u64) {
+        let device = Rc::clone(&self.devices.borrow()[disk]);
+        let owner = OwnerId(uuid::Uuid::from_u128(self.owner));
+        self.run(device.claim(Claim { epoch: Epoch(epoch), owner, force: false })).unwrap();
+        device.disown();
     }
 
     /// Another supervisor over the same disks, now.
@@ -490,7 +498,8 @@ fn who_was_let_go_while_he_was_checked_is_not_claimed() {
     let vote = SectorRange::new(DiskGeometry::vote_slots()[0], BLOCK_SECTORS);
     bench.disks[0].slow_reads.set(Some((vote, Duration::from_secs(1))));
     let checks = {
-        let (pool, member, device) = (Rc::clone(&open.pool), Rc::clone(&member), Rc::clone(&device));
+        let (pool, member, device) =
+            (Rc::clone(&open.pool), Rc::clone(&member), Rc::clone(&device));
         async move { pool.claim_and_check(&member, &*device).await.is_err() }
     };
     let lets_go = {
@@ -504,4 +513,40 @@ fn who_was_let_go_while_he_was_checked_is_not_claimed() {
     };
     assert!(bench.run(futures::future::join(checks, lets_go)).0);
     assert!(!member.claimed.get());
+}
+
+/// Of a pool that was opened often, a disk moves to a younger one.
+#[test]
+fn a_disk_that_was_used_under_a_higher_epoch_is_taken_after_another_opening() {
+    let bench = Bench::new(64, 4, 24);
+    bench.create_of("pool", &["e0.0", "e1.0", "e2.0"], false).unwrap();
+    bench.use_under(3, 52);
+    for _ in 0..2 {
+        let refused = bench.extend("pool", "e3.0", false).unwrap_err().to_string();
+        assert!(
+            refused.contains("under epoch 52") && refused.contains("pool release"),
+            "{refused}"
+        );
+    }
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.import(false).unwrap();
+    assert_eq!(bench.report().epoch, 53);
+    bench.extend("pool", "e3.0", false).unwrap();
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.report().disks[3].state, DiskState::Usable);
+}
+
+/// Versions of checksum blocks have half of an epoch's bits.
+#[test]
+fn no_disk_brings_an_epoch_that_no_pool_can_have_had() {
+    let bench = Bench::new(65, 4, 24);
+    bench.create_of("pool", &["e0.0", "e1.0", "e2.0"], false).unwrap();
+    bench.use_under(3, u64::from(u32::MAX));
+    let refused = bench.extend("pool", "e3.0", false).unwrap_err().to_string();
+    assert!(refused.contains("use another one"), "{refused}");
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.import(false).unwrap();
+    assert!(bench.report().epoch < 10);
 }
