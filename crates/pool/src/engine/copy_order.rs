@@ -15,16 +15,27 @@ use block::{BLOCK_BYTES, Instant};
 use super::disk_work::Flushes;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
-/// Beside requests a piece may keep a disk for about as long as each of them takes, by so many bytes a second.
-const BESIDE_BYTES_PER_SECOND: u64 = 200_000_000;
+/// Beside requests a piece may keep a disk for about twice as long as each of them takes, where the disk does 200 MB/s.
+const BESIDE_BYTES_PER_SECOND: u64 = 400_000_000;
 /// The least and the most that a piece has then.
-const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=2 << 20;
+const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=4 << 20;
+/// A part has so many.
+const BESIDE_PIECES_PER_PART: u64 = 4;
+/// So much is taken before a flush then: others wait until a disk has all of it.
+const BESIDE_HELD_BYTES: u64 = 32 << 20;
 /// The least that a disk takes before it is flushed, also before it is known how long that takes, and the most.
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
 /// So many times as much as before is flushed at once, at most.
 const HELD_GROWTH: u64 = 4;
 /// Pieces of a group that are under way at once, at most.
 const PIECES: usize = 8;
+/// Beside requests: one that is read while another one is written, so that a disk has one to do at a time.
+const PIECES_BESIDE: usize = 2;
+/// Beside requests a piece waits for a moment in which its disk has nothing to do, but not for ever: an arm that is sent
+/// elsewhere keeps all who come meanwhile waiting.
+const WAITS_MAX: Duration = Duration::from_millis(100);
+/// Disks on which requests take less have no arm.
+const ARM_TAKES: Duration = Duration::from_millis(2);
 /// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
 /// then. Of those that take less than half of it there may be more.
 const PIECE_TAKES: Duration = Duration::from_millis(200);
@@ -49,6 +60,10 @@ pub(crate) struct Width {
     pub(crate) pieces: usize,
     /// What is read and written at once.
     pub(crate) piece_bytes: u64,
+    /// So long at most a piece waits for a disk that has something else to do.
+    pub(crate) waits: Duration,
+    /// The disks of a group may have the next one as soon as the last piece is under way.
+    pub(crate) overlaps: bool,
     /// So much of a group is copied before is looked how much that was, and how long it took.
     pub(crate) part_bytes: u64,
 }
@@ -61,6 +76,8 @@ impl Width {
             held_bytes: *HELD_BYTES.end(),
             pieces: PIECES,
             piece_bytes: 1 << 20,
+            waits: Duration::ZERO,
+            overlaps: true,
             part_bytes: 64 << 20,
         }
     }
@@ -70,13 +87,18 @@ impl Width {
         let bytes = u128::from(BESIDE_BYTES_PER_SECOND) * took.as_micros() / 1_000_000;
         let (least, most) = (*BESIDE_PIECE_BYTES.start(), *BESIDE_PIECE_BYTES.end());
         let piece_bytes = u64::try_from(bytes).unwrap_or(most).clamp(least, most);
+        let (pieces, waits) = match took < ARM_TAKES {
+            true => (1, Duration::ZERO),
+            false => (PIECES_BESIDE, WAITS_MAX),
+        };
         Width {
             groups: groups_at_once(extent_bytes),
-            // A flush lets others wait until a disk has all of it.
-            held_bytes: 8 << 20,
-            pieces: 1,
+            held_bytes: BESIDE_HELD_BYTES,
+            pieces,
             piece_bytes,
-            part_bytes: piece_bytes.max(1 << 20),
+            waits,
+            overlaps: false,
+            part_bytes: (BESIDE_PIECES_PER_PART * piece_bytes).max(1 << 20),
         }
     }
 
@@ -578,10 +600,14 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_beside_requests_takes_a_disk_about_as_long_as_one_of_them() {
+    fn a_piece_beside_requests_takes_a_disk_about_as_long_as_two_of_them() {
         let piece = |micros| Width::beside(EXTENT, Duration::from_micros(micros)).piece_bytes;
         assert_eq!(piece(0), 128 << 10);
-        assert_eq!(piece(10_000), 2_000_000);
-        assert_eq!(piece(1_000_000), 2 << 20);
+        assert_eq!(piece(10_000), 4_000_000);
+        assert_eq!(piece(1_000_000), 4 << 20);
+        let (solid, hard) =
+            [500, 5000].map(|micros| Width::beside(EXTENT, Duration::from_micros(micros))).into();
+        assert_eq!((solid.pieces, solid.waits), (1, Duration::ZERO));
+        assert!(hard.pieces == 2 && hard.waits > Duration::ZERO);
     }
 }

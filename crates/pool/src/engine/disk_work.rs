@@ -13,9 +13,9 @@ use block::{
 use futures::StreamExt;
 use futures::future::{Either, join_all, select};
 
-use super::measure::Underway;
 use super::member::Member;
 use super::pool::{GroupPlace, Pool};
+use super::underway::Underway;
 use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, ReleaseNumber};
 use crate::metadata::DirtyRegions;
 use crate::stats::Purpose;

@@ -12,8 +12,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify};
 
-use super::measure::Underway;
 use super::pool::Pool;
+use super::underway::Underway;
 use crate::format::Voters;
 use crate::stats::Purpose;
 

@@ -1,15 +1,11 @@
-//! Measuring where requests' time goes, for `VolumeStats`: each request and each operation on a disk costs
-//! some loads and additions. Nothing waits for it, and nothing is decided by it.
-
-use std::rc::Rc;
+//! Measuring where requests' time goes, for `VolumeStats`: each request costs some loads and additions. Nothing waits
+//! for it, and nothing is decided by it.
 
 use block::{BLOCK_BYTES, Instant};
-use runtime::Handle;
 
 use super::destage::GroupDestage;
-use super::member::Member;
 use super::volume::Volume;
-use crate::stats::{Kind, Purpose, Stage};
+use crate::stats::{Kind, Stage};
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
@@ -56,41 +52,6 @@ impl Volume {
         destage.blocks += rows().count() as u64;
         destage.bytes += (written * BLOCK_BYTES) as u64;
         destage.total.note(self.pool.runtime.now().since(began));
-    }
-}
-
-/// An operation on a disk, counted when this is dropped: also where nobody waits for the answer any longer,
-/// since the disk whose answers come too late is the one that is looked for. (A guard beside the operation's
-/// future and not a future around it, which would be twice as large, and copied with each that it is in.)
-#[must_use]
-pub(crate) struct Underway {
-    runtime: Handle,
-    member: Rc<Member>,
-    purpose: Purpose,
-    bytes: u64,
-    began: Instant,
-}
-
-impl Underway {
-    /// A disk is being asked now.
-    pub(crate) fn new(
-        runtime: &Handle,
-        member: &Rc<Member>,
-        purpose: Purpose,
-        bytes: u64,
-    ) -> Underway {
-        let (runtime, member, began) = (runtime.clone(), Rc::clone(member), runtime.now());
-        Underway { runtime, member, purpose, bytes, began }
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        let took = self.runtime.now().since(self.began);
-        let mut operations = self.member.operations.borrow_mut();
-        let operations = operations.of_mut(self.purpose);
-        operations.bytes += self.bytes;
-        operations.total.note(took);
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockDevice, Instance, Instant, Lba};
-use runtime::Semaphore;
+use runtime::{Notify, Semaphore};
 use uuid::Uuid;
 
 use super::DiskPlace;
@@ -95,8 +95,9 @@ pub(crate) struct Member {
     pub(crate) without_logs_until: Cell<Instant>,
     /// It misses something, and will say so when it doesn't any more.
     pub(crate) is_behind: Cell<bool>,
-    /// Bytes being read from it, to spread reads over mirrors.
-    pub(crate) reading_bytes: Cell<u64>,
+    /// What it has to do, as bytes, to spread reads over mirrors; and that it has nothing any more.
+    pub(crate) underway_bytes: Cell<u64>,
+    pub(crate) rested: Notify,
     /// Where the last read of rows ended.
     pub(crate) read_until: Cell<Lba>,
     /// One applied block at a time: two slots are written in turn.
@@ -142,7 +143,8 @@ impl Member {
             log_refused_at: Cell::new(None),
             without_logs_until: Cell::new(Instant::default()),
             is_behind: Cell::new(false),
-            reading_bytes: Cell::new(0),
+            underway_bytes: Cell::new(0),
+            rested: Notify::new(),
             read_until: Cell::default(),
             recording_applied: Semaphore::new(1),
             resynced_bytes: Cell::new(0),

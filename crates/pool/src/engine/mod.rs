@@ -92,6 +92,7 @@ mod torn;
 mod trim;
 mod twins;
 mod undecided;
+mod underway;
 mod unlabel;
 mod verify;
 mod version_search;

@@ -21,6 +21,7 @@ use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
+use super::underway::rest_of;
 use super::volume::Volume;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
 use crate::metadata::DirtyRegions;
@@ -335,8 +336,7 @@ impl Volume {
             while left != 0 && is_time() && !has_enough(&copy) {
                 let part = left & ExtentShape::CHECKSUMS | lowest_bits(left, regions_at_once);
                 left &= !part;
-                // Beside requests a disk has one piece to do at a time.
-                let is_last = left == 0 && Some(index) == last && width.pieces > 1;
+                let is_last = left == 0 && Some(index) == last && width.overlaps;
                 let part_begun = self.pool.runtime.now();
                 let is_long = || self.pool.runtime.now().since(part_begun) >= PART_TAKES_MAX;
                 let ends_early = || is_wanted() || is_long();
@@ -469,7 +469,7 @@ impl Volume {
         // What touches it is never left out: a piece may be less than a region, which counts as a whole.
         let first_region = runs.first().map_or(0, |run| self.pool.region_mask(run[0].0, 1));
         let pieces = runs.into_iter().enumerate().map(|(number, run)| {
-            let (is_silent, write) = (&is_silent, &write);
+            let (is_silent, write, member) = (&is_silent, &write, &member);
             let (ends_early, all_begun) = (&ends_early, &all_begun);
             async move {
                 let regions = self.pool.region_mask(run[0].0, run.len() as u32);
@@ -477,6 +477,10 @@ impl Volume {
                 if is_left_out() {
                     return (WorkResult::default(), regions, 0, Duration::ZERO);
                 }
+                let have = (0..group.members.len())
+                    .filter(|index| *index != target && self.pool.has_all(group, *index, regions))
+                    .filter_map(|index| Some(self.pool.extent_of(group, index)?.0));
+                rest_of(&self.pool.runtime, &have.collect::<Vec<_>>(), width.waits).await;
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
                 let _room = self.pool.copied_bytes.acquire(bytes).await;
                 if number + 1 == count && number >= width.pieces {
@@ -498,6 +502,7 @@ impl Volume {
                     return (WorkResult::default(), regions, 0, took);
                 };
                 let bytes = right.iter().map(|(_, data)| data.len() as u64).sum();
+                rest_of(&self.pool.runtime, std::slice::from_ref(member), width.waits).await;
                 let mut result = write(right.clone()).await;
                 if !result.dirty.is_empty() {
                     // What a disk can't take of a region is no loss of the others.

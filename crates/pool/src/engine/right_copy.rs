@@ -15,10 +15,9 @@
 //! should have it are wrong, or stay away as long as the pool is open. What is done where somebody is silent depends on the locks that the caller
 //! holds: nobody is waited for here.
 
-use std::cell::Cell;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba, SECTOR_BYTES};
+use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba};
 
 use super::limits::LOOKS_MAX;
 use super::pool::GroupPlace;
@@ -194,7 +193,6 @@ impl Volume {
         let (member, device, start) = self.pool.extent_of(group, member).ok_or(IoError::Lost)?;
         let sector = Lba(start.0 + self.pool.shape().row_sector(first));
         let sectors = u64::from(count) * BLOCK_SECTORS;
-        let _busy = Busy::new(&member.reading_bytes, sectors);
         member.read_until.set(Lba(sector.0 + sectors));
         self.pool.read_member(&member, &*device, sector, sectors).await
     }
@@ -211,7 +209,7 @@ impl Volume {
             .map(|index| match self.pool.extent_of(group, index) {
                 Some((member, _, start)) => {
                     let goes_on = member.read_until.get() == Lba(start.0 + sector);
-                    (member.reading_bytes.get(), goes_on, index)
+                    (member.underway_bytes.get(), goes_on, index)
                 }
                 None => (0, false, index),
             })
@@ -232,24 +230,4 @@ pub(super) fn is_right(group: &GroupPlace, row: Row, crc: u32, data: &[u8]) -> b
 /// The disk answered, and can't read it.
 pub(super) fn is_unreadable(error: &IoError) -> bool {
     matches!(error, IoError::Medium(_) | IoError::OutOfRange(_))
-}
-
-/// Counts bytes that are being read from a member.
-struct Busy<'a> {
-    counter: &'a Cell<u64>,
-    bytes: u64,
-}
-
-impl<'a> Busy<'a> {
-    fn new(counter: &'a Cell<u64>, sectors: u64) -> Busy<'a> {
-        let bytes = sectors * SECTOR_BYTES as u64;
-        counter.set(counter.get() + bytes);
-        Busy { counter, bytes }
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.counter.set(self.counter.get().saturating_sub(self.bytes));
-    }
 }

@@ -18,11 +18,11 @@ use futures::future::{join_all, select};
 use runtime::{Notify, Permit, Semaphore};
 
 use super::known::SaidBy;
-use super::measure::Underway;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::settings::{TRIM, is_on};
+use super::underway::Underway;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskNumber, Entry, ExtentNumber, ExtentRange, ExtentShape, GenerationId, Row};
 use crate::metadata::MetaRecord;

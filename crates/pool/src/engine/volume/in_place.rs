@@ -16,9 +16,9 @@ use super::Volume;
 use super::log::Append;
 use super::pending::InPlaceOn;
 use super::write::Room;
-use crate::engine::measure::Underway;
 use crate::engine::member::Member;
 use crate::engine::pool::{GroupPlace, ended_error};
+use crate::engine::underway::Underway;
 use crate::format::{
     ConfigNumber, DiskNumber, Entry, RecordBody, RecordNumber, Row, RowRange, row_checksums,
     sector_checksums,

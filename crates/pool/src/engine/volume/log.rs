@@ -21,9 +21,9 @@ use super::intents::Intents;
 use super::segment::Current;
 use super::write::fit_charges;
 use crate::engine::lease::Ended;
-use crate::engine::measure::Underway;
 use crate::engine::member::WITHOUT_LOGS;
 use crate::engine::pool::ended_error;
+use crate::engine::underway::Underway;
 use crate::format::{
     ConfigNumber, DiskNumber, GenerationId, LogTail, RecordBody, RecordNumber, SegmentNumber,
     Stamp, encode_batch,
