@@ -149,10 +149,8 @@ impl Creation<'_> {
     /// An epoch above all that the disks have accepted.
     async fn free_epoch(&self) -> Epoch {
         let limit = self.config.limits.claim;
-        let renewals = self.candidates.iter().map(|c| c.device.renew());
-        let renewals = renewals.map(|renewal| runtime::timeout(self.runtime, limit, renewal));
-        let holders = side_by_side(renewals).await.into_iter().flatten();
-        let highest = holders.flatten().map(|holder| holder.value.epoch).max();
+        let asked = self.candidates.iter().map(|c| c.accepted_epoch(self.runtime, limit));
+        let highest = side_by_side(asked).await.into_iter().flatten().max();
         highest.unwrap_or_default().next()
     }
 

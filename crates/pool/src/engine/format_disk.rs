@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BlockDevice, Claim, IoError, SECTOR_BYTES};
+use block::{BLOCK_BYTES, BlockDevice, Claim, Epoch, IoError, SECTOR_BYTES};
 
 use futures::future::try_join_all;
 
@@ -67,6 +67,16 @@ impl Candidate {
         done.unwrap_or_else(|_| lost())
     }
 
+    /// The highest epoch that its target has accepted, if it tells in time.
+    pub(crate) async fn accepted_epoch(
+        &self,
+        runtime: &runtime::Handle,
+        limit: Duration,
+    ) -> Option<Epoch> {
+        let answer = runtime::timeout(runtime, limit, self.device.renew()).await;
+        Some(answer.ok()?.ok()?.value.epoch)
+    }
+
     /// The layout of the disk, or how large it would have to be: with a metadata area in this run, to have
     /// room for that and for something else.
     fn geometry(
@@ -117,11 +127,7 @@ impl Candidate {
     }
 
     /// Claims the medium.
-    pub(crate) async fn claim(
-        &self,
-        config: &EngineConfig,
-        epoch: block::Epoch,
-    ) -> Result<(), PoolError> {
+    pub(crate) async fn claim(&self, config: &EngineConfig, epoch: Epoch) -> Result<(), PoolError> {
         let claim = Claim { epoch, owner: config.owner, force: self.forced };
         match self.device.claim(claim).await {
             Ok(_) => Ok(()),

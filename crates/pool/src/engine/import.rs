@@ -142,13 +142,10 @@ impl Engine {
         candidates: &[Candidate],
         open: &OpenPool,
     ) -> Result<(), PoolError> {
-        let asked = candidates.iter().map(|candidate| async move {
-            let renewed = candidate.device.renew();
-            let answer = runtime::timeout(&self.runtime, self.config.limits.claim, renewed).await;
-            Some((answer.ok()?.ok()?.value.epoch, candidate))
-        });
-        let epochs = side_by_side(asked).await.into_iter().flatten();
-        let Some((highest, candidate)) = epochs.max_by_key(|(epoch, _)| *epoch) else {
+        let limit = self.config.limits.claim;
+        let asked = candidates.iter().map(|one| one.accepted_epoch(&self.runtime, limit));
+        let epochs = side_by_side(asked).await.into_iter().zip(candidates);
+        let Some((Some(highest), candidate)) = epochs.max_by_key(|(epoch, _)| *epoch) else {
             return Ok(());
         };
         if highest <= open.pool.epoch {

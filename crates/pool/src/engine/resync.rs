@@ -477,10 +477,10 @@ impl Volume {
                 if is_left_out() {
                     return (WorkResult::default(), regions, 0, Duration::ZERO);
                 }
-                let have = (0..group.members.len())
-                    .filter(|index| *index != target && self.pool.has_all(group, *index, regions))
-                    .filter_map(|index| Some(self.pool.extent_of(group, index)?.0));
-                rest_of(&self.pool.runtime, &have.collect::<Vec<_>>(), width.waits).await;
+                if !width.waits.is_zero() {
+                    let givers = self.givers_of(group, target, regions);
+                    rest_of(&self.pool.runtime, &givers, width.waits).await;
+                }
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
                 let _room = self.pool.copied_bytes.acquire(bytes).await;
                 if number + 1 == count && number >= width.pieces {

@@ -15,11 +15,13 @@
 //! should have it are wrong, or stay away as long as the pool is open. What is done where somebody is silent depends on the locks that the caller
 //! holds: nobody is waited for here.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_BYTES, BLOCK_SECTORS, Buffer, IoError, Lba};
 
 use super::limits::LOOKS_MAX;
+use super::member::Member;
 use super::pool::GroupPlace;
 use super::volume::Volume;
 use crate::format::{Role, Row, row_checksum};
@@ -195,6 +197,19 @@ impl Volume {
         let sectors = u64::from(count) * BLOCK_SECTORS;
         member.read_until.set(Lba(sector.0 + sectors));
         self.pool.read_member(&member, &*device, sector, sectors).await
+    }
+
+    /// The disks that have all of some regions which another one lacks.
+    pub(crate) fn givers_of(
+        &self,
+        group: &GroupPlace,
+        target: usize,
+        regions: u64,
+    ) -> Vec<Rc<Member>> {
+        (0..group.members.len())
+            .filter(|index| *index != target && self.pool.has_all(group, *index, regions))
+            .filter_map(|index| Some(self.pool.extent_of(group, index)?.0))
+            .collect()
     }
 
     /// The members that should have all of some regions, the least busy first.

@@ -15,15 +15,14 @@ use crate::stats::Purpose;
 const OPERATION_BYTES: u64 = 256 << 10;
 
 /// An operation on a disk: until this is dropped the disk has it to do, and then it is counted, also where nobody waits
-/// for the answer any longer, since the disk whose answers come too late is the one that is looked for. (A guard beside the operation's
-/// future and not a future around it, which would be twice as large, and copied with each that it is in.)
+/// for the answer any longer, since the disk whose answers come too late is the one that is looked for. (A guard beside
+/// the operation's future and not a future around it, which would be twice as large, and copied with each that it is in.)
 #[must_use]
 pub(crate) struct Underway {
     runtime: Handle,
     member: Rc<Member>,
     purpose: Purpose,
     bytes: u64,
-    costs_bytes: u64,
     began: Instant,
 }
 
@@ -36,12 +35,16 @@ impl Underway {
         bytes: u64,
     ) -> Underway {
         let (runtime, member, began) = (runtime.clone(), Rc::clone(member), runtime.now());
-        let costs_bytes = match purpose {
+        let underway = Underway { runtime, member, purpose, bytes, began };
+        underway.member.underway_bytes.update(|bytes| bytes + underway.costs_bytes());
+        underway
+    }
+
+    fn costs_bytes(&self) -> u64 {
+        match self.purpose {
             Purpose::Network => 0,
-            _ => bytes + OPERATION_BYTES,
-        };
-        member.underway_bytes.update(|underway| underway + costs_bytes);
-        Underway { runtime, member, purpose, bytes, costs_bytes, began }
+            _ => self.bytes + OPERATION_BYTES,
+        }
     }
 }
 
@@ -54,7 +57,7 @@ impl Drop for Underway {
             operations.bytes += self.bytes;
             operations.total.note(took);
         }
-        self.member.underway_bytes.update(|underway| underway.saturating_sub(self.costs_bytes));
+        self.member.underway_bytes.update(|bytes| bytes.saturating_sub(self.costs_bytes()));
         if self.member.underway_bytes.get() == 0 {
             self.member.rested.notify_all();
         }
@@ -65,11 +68,9 @@ impl Drop for Underway {
 pub(crate) async fn rest_of(runtime: &Handle, members: &[Rc<Member>], longest: Duration) {
     let until = runtime.now() + longest;
     let is_at_work = |member: &Rc<Member>| member.underway_bytes.get() > 0;
-    while !members.is_empty() && members.iter().all(is_at_work) {
+    while runtime.now() < until && !members.is_empty() && members.iter().all(is_at_work) {
         let rested = select_all(members.iter().map(|member| Box::pin(member.rested.notified())));
         let left = until.since(runtime.now());
-        if runtime::timeout(runtime, left, rested).await.is_err() {
-            return;
-        }
+        let _ = runtime::timeout(runtime, left, rested).await;
     }
 }

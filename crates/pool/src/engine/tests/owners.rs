@@ -528,8 +528,7 @@ fn a_disk_that_was_used_under_a_higher_epoch_is_taken_after_another_opening() {
             "{refused}"
         );
     }
-    let engine = Rc::clone(&bench.engine);
-    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.release("pool");
     bench.import(false).unwrap();
     assert_eq!(bench.report().epoch, 53);
     bench.extend("pool", "e3.0", false).unwrap();
@@ -545,8 +544,7 @@ fn no_disk_brings_an_epoch_that_no_pool_can_have_had() {
     bench.use_under(3, u64::from(u32::MAX));
     let refused = bench.extend("pool", "e3.0", false).unwrap_err().to_string();
     assert!(refused.contains("use another one"), "{refused}");
-    let engine = Rc::clone(&bench.engine);
-    bench.run(async move { engine.release_pool("pool").await }).unwrap();
+    bench.release("pool");
     bench.import(false).unwrap();
     assert!(bench.report().epoch < 10);
 }
