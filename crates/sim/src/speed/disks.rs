@@ -52,14 +52,19 @@ impl Pattern {
 
 /// How fast a disk of `model` does `pattern`, with a flush in the end; `None` for a model without queue.
 pub fn rate(model: Model, pattern: Pattern) -> Option<Rate> {
-    rate_within(model, pattern, 1.0)
+    rate_within(model, pattern, DISK_BYTES, DISK_BYTES)
 }
 
-/// The same where only such a part of the disk is used.
-pub fn rate_within(model: Model, pattern: Pattern, part: f64) -> Option<Rate> {
-    let used_bytes = (DISK_BYTES as f64 * part.clamp(0.0, 1.0)) as u64;
-    let places = (used_bytes / pattern.len_bytes).max(1);
-    let mut service = Service::new(model, DISK_BYTES)?;
+/// The same on a disk of `disk_bytes` of which only `used_bytes` are used. The size counts beside the part:
+/// of what lies on few tracks, more is on the arm's own or was read ahead.
+pub fn rate_within(
+    model: Model,
+    pattern: Pattern,
+    disk_bytes: u64,
+    used_bytes: u64,
+) -> Option<Rate> {
+    let places = (used_bytes.min(disk_bytes) / pattern.len_bytes).max(1);
+    let mut service = Service::new(model, disk_bytes)?;
     let mut random = fork(1, "disks");
     let count = if pattern.random { 20_000 } else { 2048 };
     let mut jobs = (0..count).map(|number| {

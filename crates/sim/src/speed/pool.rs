@@ -375,9 +375,9 @@ impl Bench {
         };
         let at_work = (depth as f64 * copies).min(MACHINES as f64);
         let each = ((depth as f64 * copies / MACHINES as f64).round() as usize).max(1);
-        let used_bytes = self.settings.volume_bytes as f64 * COPIES / MACHINES as f64;
-        let part = used_bytes / disk_bytes(self.settings, self.volumes.len()) as f64;
-        let alone = disks::rate_within(self.hardware.disk, in_turn(each), part);
+        let used_bytes = (self.settings.volume_bytes as f64 * COPIES / MACHINES as f64) as u64;
+        let disk_bytes = disk_bytes(self.settings, self.volumes.len());
+        let alone = disks::rate_within(self.hardware.disk, in_turn(each), disk_bytes, used_bytes);
         alone.map_or(0.0, |alone| alone.per_second) * at_work / copies
     }
 
