@@ -62,7 +62,7 @@ impl Stranger {
         let hello = stranger.request(Operation::Hello);
         let (reply, payload) = stranger.ask(hello, OpenPayload::emit_hello(nonce, incarnation));
         (stranger.session, stranger.instance) = (reply.session, reply.instance);
-        let target = OpenPayload::parse_hello_reply(&payload).unwrap();
+        let (target, _) = OpenPayload::parse_hello_reply(&payload).unwrap();
         let opening = OpenPayload { client: nonce, target, incarnation };
         let open = stranger.request(Operation::Open);
         let (reply, _) = stranger.ask(open, opening.emit());

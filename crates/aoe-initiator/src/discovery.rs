@@ -11,10 +11,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::Instant;
 use runtime::EventQueue;
+use seal::Identity;
 
 use super::client::Random;
 use super::outlet::{Outlet, Transmit};
@@ -107,6 +109,7 @@ type Key = (ShelfSlot, PathId);
 /// Discovery on all ports.
 pub struct Discovery {
     random: Random,
+    identity: Option<Rc<Identity>>,
     outlet: Outlet,
     ports: BTreeMap<PortId, LocalPort>,
     entries: BTreeMap<Key, Entry>,
@@ -121,11 +124,12 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Queries as soon as there is a port.
-    pub fn new(now: Instant, mut random: Random) -> Discovery {
+    /// Queries as soon as there is a port, as who we are if we have a key.
+    pub fn new(now: Instant, mut random: Random, identity: Option<Rc<Identity>>) -> Discovery {
         let first_tag = random() as u32;
         Discovery {
             random,
+            identity,
             outlet: Outlet::new(ShelfSlot::ANY, first_tag),
             ports: BTreeMap::new(),
             entries: BTreeMap::new(),
@@ -428,7 +432,7 @@ impl Discovery {
             let Some(&(_, _, key)) = self.waiting.first() else { return };
             self.set_place(key, Place::Probing);
             let Some(entry) = self.entries.get_mut(&key) else { return };
-            let mut probe = Probe::new(now, key.0, key.1, &mut self.random);
+            let mut probe = Probe::new(now, key.0, key.1, self.identity.clone(), &mut self.random);
             self.outlet.address = key.0;
             let state = probe.advance(now, &mut self.outlet, &mut self.random);
             entry.probed = Some(now);

@@ -6,11 +6,11 @@ use crate::testing::{ScriptedTarget, TARGET_MAC, rand_like};
 use aoe_wire::{ExportInfo, Frame};
 
 const PORT: LocalPort =
-    LocalPort { id: PortId(1), mac: MacAddr([2, 0, 0, 0, 1, 1]), mtu_bytes: 9000 };
+    LocalPort { id: PortId(1), mac: MacAddr([2, 0, 0, 0, 1, 1]), mtu_bytes: 9000, trusted: false };
 
 fn discovery(seed: u64) -> Discovery {
     let mut random = rand_like::Random(seed);
-    let mut discovery = Discovery::new(Instant::default(), Box::new(move || random.next()));
+    let mut discovery = Discovery::new(Instant::default(), Box::new(move || random.next()), None);
     discovery.set_port(Instant::default(), PORT);
     discovery.handle_timeout(Instant::default());
     discovery

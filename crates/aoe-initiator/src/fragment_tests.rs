@@ -212,7 +212,12 @@ fn a_command_goes_on_by_another_path() {
         let mut pair = wide_open(6, 9000);
         pair.client.set_port(
             pair.now,
-            LocalPort { id: PortId(2), mac: MacAddr([2, 0, 0, 0, 1, 2]), mtu_bytes: 1500 },
+            LocalPort {
+                id: PortId(2),
+                mac: MacAddr([2, 0, 0, 0, 1, 2]),
+                mtu_bytes: 1500,
+                trusted: false,
+            },
         );
         pair.client.add_path(pair.now, PathId { port: PortId(2), target: TARGET_MAC });
         let id = pair.client.submit(pair.now, write(0, pattern(340, 1)));

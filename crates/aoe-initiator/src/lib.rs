@@ -17,8 +17,10 @@ mod paths;
 mod plain;
 mod probe;
 mod request;
+mod sealed;
 mod session;
 mod statistics;
+mod told;
 mod window;
 
 #[cfg(test)]

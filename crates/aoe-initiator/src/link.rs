@@ -14,12 +14,14 @@ use std::time::Duration;
 use block::{Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation};
 
 use super::flight::{Flight, Kind, Transmission};
-use super::opening::Opened;
+use super::opening::{Message, Opened};
 use super::operations::{Operations, Piece, PieceAnswer, PieceLimits};
 use super::outlet::{Outlet, Traffic};
 use super::paths::{PathId, Paths};
-use super::request::{Came, Portion, Request};
+use super::request::{Caller, Came, Portion, Request};
+use super::sealed::Seals;
 use super::statistics::Statistics;
+use super::told::Told;
 use super::window::Window;
 use aoe_wire::{
     COMMAND_SECTORS_MAX, Command, Header, HolderPayload, Operation as Verb, PortId, SessionId,
@@ -42,39 +44,14 @@ const TRIES_COLLAPSE: u32 = 4;
 /// After so many transmissions of a large frame it is asked whether large frames pass at all.
 const TRIES_LARGE: u32 = 5;
 
-/// Who holds the medium, as the target told.
-#[derive(Clone, Copy)]
-pub(crate) struct Told {
-    holder: Holder,
-    /// The target's clock then, by which answers that overtook each other are told apart.
-    clock: Instant,
-    at: Instant,
-}
-
-impl Told {
-    /// An answer of the target's time `clock` said so `now`.
-    pub fn new(holder: Holder, clock: Instant, now: Instant) -> Told {
-        Told { holder, clock, at: now }
-    }
-
-    /// Who that is. When the owner was heard lies back farther the longer nothing was told.
-    pub fn holder(&self, now: Instant) -> Holder {
-        let heard = self.holder.heard.map(|age| age + now.since(self.at));
-        Holder { heard, ..self.holder }
-    }
-
-    /// The one of both that was told later.
-    pub fn or_newer(self, other: Option<Told>) -> Told {
-        other.filter(|other| other.clock > self.clock).unwrap_or(self)
-    }
-}
-
 /// What an answer means for the session.
 pub(crate) enum Verdict {
     /// It belongs to nothing that is still open.
     Late,
     /// It contradicts itself.
     Malformed,
+    /// The target didn't seal it, or has said so before.
+    Forged,
     /// All is well.
     Fine,
     /// All is well, and there is nothing to be done: more of the answer is to come.
@@ -87,15 +64,6 @@ pub(crate) enum Verdict {
     RolledBack,
     /// The medium behind the target vanished.
     Gone,
-}
-
-/// As whom is asked.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller {
-    /// That of the claim.
-    pub epoch: Epoch,
-    /// An observer wants all that is on a medium whose owner is silent.
-    pub looks_inside: bool,
 }
 
 /// An open session.
@@ -116,11 +84,12 @@ pub(crate) struct Link {
     probe: Option<u64>,
     reclaim: Option<u64>,
     told: Option<Told>,
+    seals: Seals,
 }
 
 impl Link {
     /// The session that an opening yielded.
-    pub fn new(opened: &Opened, shown_instance: Instance, window_max: u32) -> Link {
+    pub fn new(opened: Opened, shown_instance: Instance, window_max: u32) -> Link {
         let numbers = u64::from(opened.export.window).clamp(1, WINDOW_MAX);
         let mut flight = Flight::new();
         if !opened.round_trip.is_zero() {
@@ -142,6 +111,30 @@ impl Link {
             probe: None,
             reclaim: None,
             told: None,
+            seals: Seals(opened.keys),
+        }
+    }
+
+    /// Whether its messages are sealed.
+    pub fn is_sealed(&self) -> bool {
+        self.seals.are_in_use()
+    }
+
+    /// Whether an answer names this session.
+    pub fn is_about(&self, reply: &SessionReply) -> bool {
+        reply.session == self.session
+    }
+
+    /// What an answer says, if it is the target's.
+    pub fn open<'a>(
+        &mut self,
+        reply: &SessionReply,
+        message: Message<'a>,
+        opened: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], Verdict> {
+        match self.is_about(reply) {
+            true => self.seals.open(reply, message, opened).ok_or(Verdict::Forged),
+            false => Err(Verdict::Late),
         }
     }
 
@@ -531,7 +524,7 @@ impl Link {
         // The floor must already know of this number.
         let transmission = Transmission { tag: header.tag, path, frames: portion.frames, at: now };
         self.flight.sent(number, kind, request, transmission);
-        self.transmit(number, &portion, path, header, outlet);
+        self.transmit(now, number, &portion, path, header, outlet);
     }
 
     /// Sends what is missing of a request, or a question for it, as far as the window has room.
@@ -549,11 +542,12 @@ impl Link {
         };
         let transmission = Transmission { tag: header.tag, path, frames: portion.frames, at: now };
         self.flight.sent_again(number, transmission);
-        self.transmit(number, &portion, path, header, outlet);
+        self.transmit(now, number, &portion, path, header, outlet);
     }
 
     fn transmit(
-        &self,
+        &mut self,
+        now: Instant,
         number: u64,
         portion: &Portion,
         path: PathId,
@@ -578,7 +572,7 @@ impl Link {
             ..SessionRequest::new(header, request.verb)
         };
         for (message, payload) in request.messages(message, portion) {
-            outlet.push(path, message.emit(payload));
+            outlet.push(path, message.emit_sealed(payload, self.seals.sealing(now)));
         }
     }
 

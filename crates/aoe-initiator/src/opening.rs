@@ -4,13 +4,16 @@
 //! answer OPEN (it first completes and flushes what it accepted before), so OPEN is repeated
 //! patiently, but not for longer than the target remembers its nonce.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use aoe_wire::{
-    ExportInfo, Frame, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
-    SessionRequest, SessionVersion, ShelfSlot, Status,
+    Choice, ExportInfo, Frame, Header, Incarnation, Nonce, Offer, OpenPayload, Operation,
+    SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status, WANTS_OFFER,
+    open_sealed, prologue,
 };
-use block::{Instance, Instant, IoError, SectorRange};
+use block::{Instance, Instant, IoError, Lba, RefusalReason, SectorRange};
+use seal::{Asking, Identity, Keys, PublicKey, Security};
 
 /// First interval between transmissions; doubles.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -44,6 +47,8 @@ pub(crate) struct Opening {
     target_is_lost: bool,
     /// The newest version that we speak.
     newest: SessionVersion,
+    /// Who we are, where we have a key.
+    identity: Option<Rc<Identity>>,
 }
 
 enum Stage {
@@ -54,7 +59,16 @@ enum Stage {
         instance: Instance,
         version: SessionVersion,
         until: Instant,
+        handshake: Option<Box<Handshake>>,
     },
+}
+
+/// A handshake whose answer is awaited.
+struct Handshake {
+    asking: Asking,
+    /// Its first message.
+    ask: Vec<u8>,
+    choice: Choice,
 }
 
 /// What the answer to OPEN brought.
@@ -69,6 +83,8 @@ pub(crate) struct Opened {
     pub takes: u16,
     /// Zero when it can't be told.
     pub round_trip: Duration,
+    /// By which its messages are sealed, if they are.
+    pub keys: Option<Keys>,
 }
 
 /// What a frame meant to an opening.
@@ -81,6 +97,48 @@ pub(crate) enum Progress {
     Opened(Box<Opened>),
     /// The target answered that it won't.
     Refused(IoError),
+    /// Somebody answered who isn't, or doesn't offer, what we speak with.
+    Unfit(Unfit),
+}
+
+/// Why whoever answered HELLO isn't spoken with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("it knows no keys, and this machine demands them")]
+    NoKeys,
+    #[error("its key {0} is none of those that this machine speaks with")]
+    Stranger(PublicKey),
+}
+
+impl Unfit {
+    /// What is said of such a disk.
+    pub fn error(self) -> IoError {
+        IoError::Refused(RefusalReason::AccessDenied)
+    }
+}
+
+/// A message as it came.
+#[derive(Clone, Copy)]
+pub(crate) struct Message<'a> {
+    /// All of it.
+    pub frame: &'a [u8],
+    /// What was parsed of it.
+    pub payload: &'a [u8],
+    /// It came from a program of this machine.
+    pub is_local: bool,
+}
+
+impl Handshake {
+    /// What the answer carried and the keys, if all of the message is the asked target's.
+    fn finish(&mut self, reply: &SessionReply, came: Message<'_>) -> Option<(Vec<u8>, Keys)> {
+        let Choice { security, suite } = self.choice;
+        let (said, mut keys) = self.asking.finish(came.payload, suite, security)?;
+        let mut opened = Vec::new();
+        let opener = &mut keys.opener;
+        open_sealed(came.frame, reply.operation, &reply.seal, came.payload, opener, &mut opened)
+            .ok()?;
+        Some((said, keys))
+    }
 }
 
 impl Opening {
@@ -103,7 +161,13 @@ impl Opening {
             next: now,
             target_is_lost,
             newest: SessionVersion::NEWEST,
+            identity: None,
         }
+    }
+
+    /// As who has this key, towards whom that speaks with.
+    pub fn with_identity(self, identity: Option<Rc<Identity>>) -> Opening {
+        Opening { identity, ..self }
     }
 
     /// Speaks nothing newer than this.
@@ -144,15 +208,17 @@ impl Opening {
         self.next = now + LOST_INTERVAL_MAX;
     }
 
-    /// The frame to send now. Call when the deadline has come.
+    /// The frame to send now, on a path that leads to a program of this machine (`is_local`) or elsewhere. Call
+    /// when the deadline has come.
     pub fn transmit(
         &mut self,
         now: Instant,
         header: Header,
+        is_local: bool,
         random: &mut dyn FnMut() -> u64,
     ) -> Frame {
-        if let Stage::Open { until, .. } = self.stage
-            && now >= until
+        if let Stage::Open { until, handshake, .. } = &self.stage
+            && (now >= *until || handshake.is_none() && !self.may_be_open(is_local))
         {
             self.begin_anew(random);
         }
@@ -164,50 +230,50 @@ impl Opening {
         self.tries = self.tries.saturating_add(1);
         self.last_sent = Some(now);
         match &self.stage {
-            Stage::Hello => SessionRequest::new(header, Operation::Hello)
-                .emit(OpenPayload::emit_hello(self.client, self.incarnation)),
-            Stage::Open { payload, session, instance, version, .. } => SessionRequest {
+            Stage::Hello => SessionRequest {
+                lba: if self.identity.is_some() && !is_local { WANTS_OFFER } else { Lba(0) },
+                ..SessionRequest::new(header, Operation::Hello)
+            }
+            .emit(OpenPayload::emit_hello(self.client, self.incarnation)),
+            Stage::Open { payload, session, instance, version, handshake, .. } => SessionRequest {
                 version: *version,
                 session: *session,
                 instance: *instance,
                 ..SessionRequest::new(header, Operation::Open)
             }
-            .emit(payload.emit()),
+            .emit(match handshake {
+                Some(handshake) => payload.emit_keyed(&handshake.ask),
+                None => payload.emit(),
+            }),
         }
     }
 
-    /// Takes a reply. When it says `Heard`, the deadline may have come nearer.
+    /// Whether a session may be without keys.
+    fn may_be_open(&self, is_local: bool) -> bool {
+        is_local || self.identity.as_ref().is_none_or(|own| own.least() == Security::None)
+    }
+
+    /// Takes a reply, which came in `frame` on a path that leads to a program of this machine or elsewhere. When it
+    /// says `Heard`, the deadline may have come nearer.
     pub fn handle_reply(
         &mut self,
         now: Instant,
         reply: &SessionReply,
-        payload: &[u8],
+        came: Message<'_>,
         random: &mut dyn FnMut() -> u64,
     ) -> Progress {
         match (&self.stage, reply.operation) {
-            (Stage::Hello, Operation::Hello) => self.handle_hello(now, reply, payload),
+            (Stage::Hello, Operation::Hello) => self.handle_hello(now, reply, came),
             (Stage::Open { session, instance, version, .. }, Operation::Open)
                 if *session == reply.session && *version == reply.version =>
             {
-                let same_instance = *instance == reply.instance;
-                match reply.status {
-                    Status::Ok if same_instance => self.handle_open(now, reply, payload),
-                    // The target restarted meanwhile, or has forgotten the nonce.
-                    Status::Ok | Status::NoSession => {
-                        self.begin_anew(random);
-                        self.next = now + INTERVAL_MIN;
-                        Progress::Heard
-                    }
-                    status => {
-                        let highest = reply.epoch;
-                        self.begin_anew(random);
-                        self.pause(now);
-                        match status.to_error(reply.detail, SectorRange::default(), highest) {
-                            Some(error) => Progress::Refused(error),
-                            None => Progress::Heard,
-                        }
-                    }
+                // The target restarted meanwhile, or has forgotten the nonce.
+                if reply.status == Status::NoSession || *instance != reply.instance {
+                    self.begin_anew(random);
+                    self.next = now + INTERVAL_MIN;
+                    return Progress::Heard;
                 }
+                self.handle_open(now, reply, came, random)
             }
             // A second answer to a repeated HELLO.
             (Stage::Open { .. }, Operation::Hello) => Progress::Heard,
@@ -215,8 +281,10 @@ impl Opening {
         }
     }
 
-    fn handle_hello(&mut self, now: Instant, reply: &SessionReply, payload: &[u8]) -> Progress {
-        let Ok(target) = OpenPayload::parse_hello_reply(payload) else { return Progress::Stale };
+    fn handle_hello(&mut self, now: Instant, reply: &SessionReply, came: Message<'_>) -> Progress {
+        let Ok((target, offer)) = OpenPayload::parse_hello_reply(came.payload) else {
+            return Progress::Stale;
+        };
         let payload = OpenPayload { client: self.client, target, incarnation: self.incarnation };
         // Only the answer to this very HELLO yields this id.
         let session = SessionId::derive(&payload, reply.instance, self.address);
@@ -225,14 +293,73 @@ impl Opening {
         }
         let until = now + OPEN_TIMEOUT;
         let version = SessionVersion::of_offer(reply.detail).min(self.newest);
-        self.stage = Stage::Open { payload, session, instance: reply.instance, version, until };
+        let handshake =
+            match self.handshake(&payload, offer.as_ref(), version, reply, came.is_local) {
+                Ok(handshake) => handshake.map(Box::new),
+                // Nothing proves that the target has said so. The right answer may still come.
+                Err(unfit) => return Progress::Unfit(unfit),
+            };
+        let instance = reply.instance;
+        self.stage = Stage::Open { payload, session, instance, version, until, handshake };
         self.tries = 0;
         self.next = now;
         Progress::Heard
     }
 
-    fn handle_open(&mut self, now: Instant, reply: &SessionReply, payload: &[u8]) -> Progress {
-        let Ok(export) = ExportInfo::parse(payload) else { return Progress::Stale };
+    /// How the session is to be sealed, if at all, after what the target offers.
+    fn handshake(
+        &self,
+        opening: &OpenPayload,
+        offer: Option<&Offer>,
+        version: SessionVersion,
+        reply: &SessionReply,
+        is_local: bool,
+    ) -> Result<Option<Handshake>, Unfit> {
+        let offered = self.identity.as_deref().zip(offer).filter(|_| !is_local);
+        let Some((own, offer)) = offered else {
+            return if self.may_be_open(is_local) { Ok(None) } else { Err(Unfit::NoKeys) };
+        };
+        let security = own.least().max(offer.least);
+        if security == Security::None {
+            return Ok(None);
+        }
+        if !version.has_fragments() {
+            return Err(Unfit::NoKeys);
+        }
+        if !own.admits(&offer.key) {
+            return Err(Unfit::Stranger(offer.key));
+        }
+        let choice = Choice { security, suite: own.suite_with(offer.has_aes) };
+        let prologue = prologue(opening, offer, version, reply.instance, self.address);
+        let begun = Asking::begin(own.keys(), &offer.key, &prologue, &choice.bytes(), own.draw());
+        let (asking, ask) = begun.ok_or(Unfit::NoKeys)?;
+        Ok(Some(Handshake { asking, ask, choice }))
+    }
+
+    fn handle_open(
+        &mut self,
+        now: Instant,
+        reply: &SessionReply,
+        came: Message<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Progress {
+        let Stage::Open { handshake, .. } = &mut self.stage else { return Progress::Stale };
+        let (said, keys) = match handshake {
+            None if reply.seal.is_present() => return Progress::Stale,
+            None => (came.payload.to_vec(), None),
+            Some(handshake) => match handshake.finish(reply, came) {
+                Some((said, keys)) => (said, Some(keys)),
+                // Whoever says so isn't the one that was asked.
+                None => return Progress::Stale,
+            },
+        };
+        if reply.status != Status::Ok {
+            self.begin_anew(random);
+            self.pause(now);
+            let error = reply.status.to_error(reply.detail, SectorRange::default(), reply.epoch);
+            return error.map_or(Progress::Heard, Progress::Refused);
+        }
+        let Ok(export) = ExportInfo::parse(&said) else { return Progress::Stale };
         let round_trip = match (self.tries, self.last_sent) {
             (1, Some(sent)) => now.since(sent),
             _ => Duration::ZERO,
@@ -245,6 +372,7 @@ impl Opening {
             clock: reply.clock,
             takes: reply.takes,
             round_trip,
+            keys,
         }))
     }
 

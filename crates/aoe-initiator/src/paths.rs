@@ -20,6 +20,8 @@ pub struct LocalPort {
     pub mac: MacAddr,
     /// Its largest Ethernet payload.
     pub mtu_bytes: usize,
+    /// Whether it leads to programs of this machine only.
+    pub trusted: bool,
 }
 
 /// A way to a target.
@@ -113,6 +115,11 @@ impl Paths {
     pub fn active(&self) -> Option<(PathId, LocalPort)> {
         let path = self.paths.get(self.active)?;
         Some((path.id, *self.ports.get(&path.id.port)?))
+    }
+
+    /// Whether a path leads to a program of this machine.
+    pub fn is_local(&self, id: PathId) -> bool {
+        self.port_of(id).is_some_and(|port| port.trusted)
     }
 
     /// Our side of a path, known or not.
@@ -230,7 +237,7 @@ mod tests {
         let mut paths = Paths::default();
         for id in [1, 2] {
             let mac = MacAddr([id as u8; 6]);
-            paths.set_port(LocalPort { id: PortId(id), mac, mtu_bytes: 9000 });
+            paths.set_port(LocalPort { id: PortId(id), mac, mtu_bytes: 9000, trusted: false });
             assert!(paths.add(path(id, 9)));
         }
         paths
@@ -286,7 +293,12 @@ mod tests {
         }
         paths.limit_to_standard(path(1, 9));
         assert_eq!(paths.data_sectors(96), 2);
-        paths.set_port(LocalPort { id: PortId(1), mac: MacAddr::default(), mtu_bytes: 10 });
+        paths.set_port(LocalPort {
+            id: PortId(1),
+            mac: MacAddr::default(),
+            mtu_bytes: 10,
+            trusted: false,
+        });
         assert_eq!((paths.data_sectors(96), paths.fragment_sectors()), (0, 1));
     }
 }

@@ -4,14 +4,17 @@
 //! the disk's own session isn't disturbed: a target ends the former session of an incarnation when it
 //! opens another.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Buffer, Instant, IoError, Lba};
+use seal::Identity;
 
 use super::client::Random;
-use super::opening::{Opened, Opening, Progress, random16};
+use super::opening::{Message, Opened, Opening, Progress, Unfit, random16};
 use super::outlet::Outlet;
 use super::paths::PathId;
+use super::sealed::Seals;
 use aoe_wire::{
     AtaCommand, AtaReply, AtaRequest, Command, ExportInfo, Header, Identify, Incarnation,
     Operation, SessionReply, SessionRequest, ShelfSlot,
@@ -42,6 +45,8 @@ pub(crate) struct Probe {
     started: Instant,
     /// It has answered HELLO.
     is_ours: bool,
+    /// Why who answered isn't spoken with.
+    unfit: Option<Unfit>,
     stage: Stage,
 }
 
@@ -59,10 +64,18 @@ pub(crate) enum ProbeState {
 
 impl Probe {
     /// Begins now.
-    pub fn new(now: Instant, address: ShelfSlot, path: PathId, random: &mut Random) -> Probe {
+    pub fn new(
+        now: Instant,
+        address: ShelfSlot,
+        path: PathId,
+        identity: Option<Rc<Identity>>,
+        random: &mut Random,
+    ) -> Probe {
         let incarnation = Incarnation(random16(random.as_mut()));
-        let opening = Opening::new(address, incarnation, now, false, random.as_mut());
-        Probe { path, started: now, is_ours: false, stage: Stage::Opening(opening) }
+        let opening =
+            Opening::new(address, incarnation, now, false, random.as_mut()).with_identity(identity);
+        let stage = Stage::Opening(opening);
+        Probe { path, started: now, is_ours: false, unfit: None, stage }
     }
 
     /// When [`Probe::advance`] has something to do.
@@ -81,7 +94,8 @@ impl Probe {
         random: &mut Random,
     ) -> ProbeState {
         if now >= self.started + PROBE_MAX {
-            return ProbeState::Nobody;
+            let refused = |unfit: Unfit| ProbeState::Done(TargetKind::Refused(unfit.error()));
+            return self.unfit.map_or(ProbeState::Nobody, refused);
         }
         if now < self.deadline() {
             return ProbeState::Running;
@@ -99,7 +113,8 @@ impl Probe {
         let Some(header) = outlet.header_on(self.path, command) else { return ProbeState::Nobody };
         match &mut self.stage {
             Stage::Opening(opening) => {
-                let frame = opening.transmit(now, header, random.as_mut());
+                let is_local = outlet.paths.is_local(self.path);
+                let frame = opening.transmit(now, header, is_local, random.as_mut());
                 outlet.push(self.path, frame);
             }
             Stage::Identify { tries, .. } if *tries >= IDENTIFY_TRIES => return ProbeState::Nobody,
@@ -132,15 +147,21 @@ impl Probe {
                 let Ok((reply, payload)) = SessionReply::parse(frame) else {
                     return (false, ProbeState::Running);
                 };
-                match opening.handle_reply(now, &reply, payload, random.as_mut()) {
+                let is_local = outlet.paths.is_local(self.path);
+                let message = Message { frame, payload, is_local };
+                match opening.handle_reply(now, &reply, message, random.as_mut()) {
                     Progress::Stale => return (false, ProbeState::Running),
+                    Progress::Unfit(unfit) => {
+                        (self.is_ours, self.unfit) = (true, Some(unfit));
+                    }
                     Progress::Heard => self.is_ours = true,
                     Progress::Refused(error) => {
                         return (true, ProbeState::Done(TargetKind::Refused(error)));
                     }
                     Progress::Opened(opened) => {
-                        close(&opened, self.path, outlet);
-                        return (true, ProbeState::Done(TargetKind::Session(opened.export)));
+                        let export = opened.export.clone();
+                        close(now, *opened, self.path, outlet);
+                        return (true, ProbeState::Done(TargetKind::Session(export)));
                     }
                 }
             }
@@ -161,7 +182,7 @@ impl Probe {
     }
 }
 
-fn close(opened: &Opened, path: PathId, outlet: &mut Outlet) {
+fn close(now: Instant, opened: Opened, path: PathId, outlet: &mut Outlet) {
     let Some(header) = outlet.header_on(path, Command::Session) else { return };
     let request = SessionRequest {
         version: opened.version,
@@ -171,5 +192,6 @@ fn close(opened: &Opened, path: PathId, outlet: &mut Outlet) {
         floor: 1,
         ..SessionRequest::new(header, Operation::Close)
     };
-    outlet.push(path, request.emit(Buffer::empty()));
+    let mut seals = Seals(opened.keys);
+    outlet.push(path, request.emit_sealed(Buffer::empty(), seals.sealing(now)));
 }

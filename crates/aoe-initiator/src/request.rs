@@ -12,6 +12,15 @@ use aoe_wire::{
     SessionVersion, Status,
 };
 
+/// As whom is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller {
+    /// That of the claim.
+    pub epoch: Epoch,
+    /// An observer wants all that is on a medium whose owner is silent.
+    pub looks_inside: bool,
+}
+
 /// A request.
 pub(crate) struct Request {
     pub verb: Verb,

@@ -16,21 +16,26 @@
 //! overlaps them was sent since. Under another instance they fail with `Restarted`; those that only
 //! look are repeated.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use block::{
     Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError,
     Operation, Outcome,
 };
+use seal::Identity;
 
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
-use super::link::{Caller, Link, Told, Verdict};
-use super::opening::{Opened, Opening, Progress};
+use super::link::{Link, Verdict};
+use super::opening::{Message, Opened, Opening, Progress, Unfit};
 use super::outlet::Traffic;
 use super::paths::PathId;
+use super::request::Caller;
 use super::statistics::Statistics;
+use super::told::Told;
 use aoe_wire::{
     Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, SessionVersion, ShelfSlot,
+    Status,
 };
 
 /// More sessions than this that end before they answered anything are as good as no answer.
@@ -81,6 +86,7 @@ enum State {
 /// The client's side of a session disk. See [`Client`] for how to drive it.
 pub struct Session {
     options: SessionOptions,
+    identity: Option<Rc<Identity>>,
     random: Random,
     state: State,
     traffic: Traffic,
@@ -101,6 +107,10 @@ pub struct Session {
     met_another: bool,
     /// Why the target refuses to open.
     denied: Option<IoError>,
+    /// Who answers isn't, or doesn't offer, what we speak with.
+    unfit: Option<Unfit>,
+    /// Room for what a sealed message says.
+    opened: Vec<u8>,
     heard: Option<Instant>,
     /// Sessions in a row that ended before they answered anything.
     fruitless: u32,
@@ -113,14 +123,21 @@ pub struct Session {
 }
 
 impl Session {
-    /// A disk that isn't open yet; it opens as soon as it has a port and a path.
-    pub fn new(now: Instant, options: SessionOptions, mut random: Random) -> Session {
+    /// A disk that isn't open yet; it opens as soon as it has a port and a path, as who we are if we have a key.
+    pub fn new(
+        now: Instant,
+        options: SessionOptions,
+        mut random: Random,
+        identity: Option<Rc<Identity>>,
+    ) -> Session {
         let first_tag = random() as u32;
         let opening =
             Opening::new(options.address, options.incarnation, now, false, random.as_mut())
-                .with_newest(options.newest);
+                .with_newest(options.newest)
+                .with_identity(identity.clone());
         Session {
             options,
+            identity,
             random,
             state: State::Opening(opening),
             traffic: Traffic::new(options.address, first_tag),
@@ -134,6 +151,8 @@ impl Session {
             is_lost: false,
             met_another: false,
             denied: None,
+            unfit: None,
+            opened: Vec::new(),
             heard: None,
             fruitless: 0,
             wanting_since: None,
@@ -156,11 +175,17 @@ impl Session {
         now: Instant,
         path: PathId,
         reply: &SessionReply,
-        payload: &[u8],
+        message: Message<'_>,
     ) -> bool {
+        let hint_after = self.options.lost_after / 4;
         match &mut self.state {
             State::Opening(opening) => {
-                match opening.handle_reply(now, reply, payload, self.random.as_mut()) {
+                match opening.handle_reply(now, reply, message, self.random.as_mut()) {
+                    Progress::Unfit(unfit) => {
+                        if self.unfit.replace(unfit) != Some(unfit) {
+                            tracing::warn!("{} isn't opened: {unfit}", self.options.address);
+                        }
+                    }
                     Progress::Stale => self.traffic.statistics.late_replies += 1,
                     Progress::Heard => self.note_heard(now, path),
                     Progress::Refused(error) => {
@@ -169,18 +194,33 @@ impl Session {
                     }
                     Progress::Opened(opened) => {
                         self.note_heard(now, path);
-                        self.open(now, path, &opened);
+                        self.open(now, path, *opened);
                     }
                 }
             }
+            State::Open(link) if link.is_sealed() && !reply.seal.is_present() => {
+                // Anybody can say so, and it isn't believed as long as the target says something else. One that
+                // has forgotten its keys doesn't.
+                let silent = self.heard.is_none_or(|heard| now.since(heard) >= hint_after);
+                match link.is_about(reply) && reply.status == Status::NoSession && silent {
+                    true => self.reopen(now),
+                    false => self.traffic.statistics.forged_replies += 1,
+                }
+            }
             State::Open(link) => {
-                let verdict = link.handle_reply(now, path, reply, payload, &mut self.traffic);
+                let mut opened = std::mem::take(&mut self.opened);
+                let verdict = match link.open(reply, message, &mut opened) {
+                    Ok(payload) => link.handle_reply(now, path, reply, payload, &mut self.traffic),
+                    Err(verdict) => verdict,
+                };
+                self.opened = opened;
                 if let Some(told) = link.take_told() {
                     self.told = Some(told.or_newer(self.told));
                 }
                 match verdict {
                     Verdict::Late => self.traffic.statistics.late_replies += 1,
                     Verdict::Malformed => self.traffic.statistics.malformed_replies += 1,
+                    Verdict::Forged => self.traffic.statistics.forged_replies += 1,
                     Verdict::Fine => self.note_progress(now, reply.epoch),
                     Verdict::Part => {
                         self.note_progress(now, reply.epoch);
@@ -210,7 +250,7 @@ impl Session {
         self.traffic.outlet.paths.prefer(path);
     }
 
-    fn open(&mut self, now: Instant, path: PathId, opened: &Opened) {
+    fn open(&mut self, now: Instant, path: PathId, opened: Opened) {
         if let Some(known) = &self.export {
             let same = known.node_id == opened.export.node_id
                 && known.export_name == opened.export.export_name;
@@ -243,17 +283,19 @@ impl Session {
             self.traffic.events.push_back(DeviceEvent::Back(shown));
         }
         self.traffic.outlet.paths.told(path, opened.takes);
+        let (export, clock) = (opened.export.clone(), opened.clock);
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
             link.reclaim(now, claim, &mut self.traffic.outlet);
         }
-        self.export = Some(opened.export.clone());
-        self.told = Some(Told::new(holder, opened.clock, now));
+        self.export = Some(export);
+        self.told = Some(Told::new(holder, clock, now));
         self.highest = holder.epoch;
         self.instance = Some(shown);
         self.is_lost = false;
         self.met_another = false;
         self.denied = None;
+        self.unfit = None;
         self.state = State::Open(Box::new(link));
     }
 
@@ -290,7 +332,8 @@ impl Session {
             self.is_lost,
             self.random.as_mut(),
         )
-        .with_newest(self.options.newest);
+        .with_newest(self.options.newest)
+        .with_identity(self.identity.clone());
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
         let State::Open(link) = before else { return None };
         link.describe(&mut self.traffic.statistics);
@@ -464,10 +507,12 @@ impl Client for Session {
     fn handle_frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         match SessionReply::parse(frame) {
             Ok((reply, payload)) => {
-                if let Some(path) = self.traffic.path_of(port, &reply.header)
-                    && !self.handle_reply(now, path, &reply, payload)
-                {
-                    return;
+                if let Some(path) = self.traffic.path_of(port, &reply.header) {
+                    let is_local = self.traffic.outlet.paths.is_local(path);
+                    let message = Message { frame, payload, is_local };
+                    if !self.handle_reply(now, path, &reply, message) {
+                        return;
+                    }
                 }
             }
             Err(ParseError::WrongKind) => {}
@@ -499,7 +544,8 @@ impl Client for Session {
                 }
                 match self.traffic.outlet.header(Command::Session) {
                     Some((path, header)) => {
-                        let frame = opening.transmit(now, header, self.random.as_mut());
+                        let is_local = self.traffic.outlet.paths.is_local(path);
+                        let frame = opening.transmit(now, header, is_local, self.random.as_mut());
                         self.traffic.outlet.push(path, frame);
                     }
                     None => opening.pause(now),

@@ -28,8 +28,12 @@ pub(crate) fn pair(seed: u64, mtu_bytes: usize) -> SessionPair {
 pub(crate) fn pair_of(seed: u64, mtu_bytes: usize, newest: SessionVersion) -> SessionPair {
     let options = SessionOptions::new(ADDRESS, Incarnation([seed as u8; 16]));
     let mut random = Random(seed ^ 0xabcd);
-    let client =
-        Session::new(Instant::from_nanos(1_000_000), options, Box::new(move || random.next()));
+    let client = Session::new(
+        Instant::from_nanos(1_000_000),
+        options,
+        Box::new(move || random.next()),
+        None,
+    );
     let mut pair = Pair::new(seed, client, ScriptedTarget::new(seed, SECTORS));
     pair.server.newest = newest;
     pair.connect(1, mtu_bytes);

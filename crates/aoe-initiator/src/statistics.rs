@@ -17,6 +17,8 @@ pub struct Statistics {
     pub checksum_errors: u64,
     /// Replies that contradict themselves or the request.
     pub malformed_replies: u64,
+    /// Replies that the target didn't seal.
+    pub forged_replies: u64,
     /// Openings after the first one.
     pub reopenings: u64,
     /// Times the disk was lost.

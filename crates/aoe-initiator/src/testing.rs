@@ -230,6 +230,7 @@ impl ScriptedTarget {
             sectors: request.sectors,
             first: 0,
             takes: if request.version.has_fragments() { self.takes } else { 0 },
+            seal: Default::default(),
         };
         match request.operation {
             Verb::Hello => {
@@ -239,7 +240,7 @@ impl ScriptedTarget {
                 let opening = OpenPayload { client, target, incarnation };
                 reply.session = SessionId::derive(&opening, self.instance, ADDRESS);
                 reply.detail = self.newest.offer();
-                return Some((reply, OpenPayload::emit_hello_reply(target)));
+                return Some((reply, OpenPayload::emit_hello_reply(target, None)));
             }
             Verb::Open => {
                 let opening = OpenPayload::parse(payload).ok()?;
@@ -470,7 +471,8 @@ impl<C: Client, S: Server> Pair<C, S> {
 
     pub fn connect(&mut self, port: u32, mtu_bytes: usize) {
         let mac = MacAddr([2, 0, 0, 0, 1, port as u8]);
-        self.client.set_port(self.now, LocalPort { id: PortId(port), mac, mtu_bytes });
+        self.client
+            .set_port(self.now, LocalPort { id: PortId(port), mac, mtu_bytes, trusted: false });
         self.client.add_path(self.now, PathId { port: PortId(port), target: TARGET_MAC });
     }
 

@@ -52,10 +52,12 @@ pub enum Counter {
     Repeated,
     /// Frames without an answer: a session could not be opened now.
     SessionLimit,
+    /// Frames without an answer: not sealed by the client that they name.
+    Forged,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::SessionLimit as usize + 1;
+pub const COUNTERS: usize = Counter::Forged as usize + 1;
 
 /// Counters of an export from its start on, or one client's share of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,15 +9,18 @@ use aoe_wire::{
     AoeError, AtaReply, Command, Frame, Header, MacAddr, PortId, SessionVersion, ShelfSlot,
 };
 use block::{BlockDevice, DriveHealth, Instant};
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use runtime::EventQueue;
+use seal::{Identity, Security};
 
 use crate::export::{Abilities, DeviceState, Export, ExportOptions, PortState, Reach};
 use crate::io::{IoId, IoRequest, IoResult, Work};
 use crate::policy::AccessOperation;
 use crate::probe::TargetEvent;
 use crate::session::assembly::{Budget, TARGET_BYTES_MAX};
+use crate::session::greeting::Greeting;
+use crate::session::keyed::Allowance;
 use crate::stats::{Counter, TargetStats};
 use crate::status::{AddExportError, SetOptionsError};
 use crate::trace::{Trace, TraceRecord, Traced, TracedStatus};
@@ -81,8 +84,14 @@ pub(crate) struct Shared {
     pub(crate) assembling: Rc<Budget>,
     /// Some of it was wanted and there was none.
     pub(crate) lacks_memory: bool,
-    /// Openings may be pending somewhere; spares looking for them.
-    pub(crate) has_pending: bool,
+    /// Who this machine is, where it has a key.
+    pub(crate) identity: Option<Rc<Identity>>,
+    /// Nonces for those who open sessions.
+    pub(crate) greeting: Greeting,
+    /// Handshakes that may be worked on.
+    pub(crate) handshakes: Allowance,
+    /// Room for what a sealed message says.
+    pub(crate) opened: Vec<u8>,
     /// Exports where commands arrived or ended since [`pump`] was last called for them.
     pub(crate) woken: Vec<ExportId>,
 }
@@ -101,6 +110,18 @@ impl Shared {
         } else {
             self.stats.transmit_full += 1;
         }
+    }
+
+    /// What is demanded of sessions at least.
+    pub(crate) fn least(&self) -> Security {
+        self.identity.as_ref().map_or(Security::None, |identity| identity.least())
+    }
+
+    /// A secret that nobody foretells who hasn't the machine's own.
+    pub(crate) fn draw(&mut self) -> [u8; 16] {
+        self.identity
+            .as_ref()
+            .map_or_else(|| self.random.random(), |identity| half(identity.draw()))
     }
 
     /// Something is to be told that nobody asked for.
@@ -141,9 +162,15 @@ impl Shared {
     }
 }
 
+fn half(bytes: [u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|at| bytes[at])
+}
+
 impl Target {
     /// A target without exports and ports. Nonces follow from `seed`.
     pub fn new(node: NodeIdentity, seed: u64) -> Target {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let greeting = Greeting::new(random.random());
         let shared = Shared {
             node,
             now: Instant::default(),
@@ -151,7 +178,7 @@ impl Target {
             ports: BTreeMap::new(),
             trusted: BTreeSet::new(),
             down: BTreeSet::new(),
-            random: SmallRng::seed_from_u64(seed),
+            random,
             newest: SessionVersion::NEWEST,
             frames: VecDeque::new(),
             requests: VecDeque::new(),
@@ -161,7 +188,10 @@ impl Target {
             waiting: BTreeSet::new(),
             assembling: Budget::new(TARGET_BYTES_MAX),
             lacks_memory: false,
-            has_pending: false,
+            identity: None,
+            greeting,
+            handshakes: Allowance::default(),
+            opened: Vec::new(),
             woken: Vec::new(),
         };
         Target {
@@ -171,6 +201,12 @@ impl Target {
             addresses: BTreeMap::new(),
             next_export: 0,
         }
+    }
+
+    /// Has a key from now on, and demands of clients what that says.
+    pub fn set_identity(&mut self, identity: Rc<Identity>) {
+        self.shared.greeting = Greeting::new(half(identity.draw()));
+        self.shared.identity = Some(identity);
     }
 
     /// Speaks nothing newer than this with clients of sessions.
@@ -247,11 +283,6 @@ impl Target {
     /// The time that `poll_timeout` named has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.shared.now = now;
-        for export in self.exports.values_mut() {
-            export.sessions.expire(now);
-        }
-        self.shared.has_pending =
-            self.exports.values().any(|export| export.sessions.next_expiry().is_some());
         for id in self.shared.waiting.clone() {
             let Some(export) = self.exports.get_mut(&id) else { continue };
             if probe::step(export, &mut self.shared) {
@@ -277,12 +308,7 @@ impl Target {
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.shared.waiting.iter().filter_map(|id| self.exports.get(id));
-        let soonest = waiting.filter_map(Export::deadline).min();
-        if !self.shared.has_pending {
-            return soonest;
-        }
-        let expiry = self.exports.values().filter_map(|export| export.sessions.next_expiry()).min();
-        soonest.into_iter().chain(expiry).min()
+        waiting.filter_map(Export::deadline).min()
     }
 
     /// Adds an export, and announces it; after it has looked for others, if it defends its address.

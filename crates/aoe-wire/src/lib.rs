@@ -42,6 +42,7 @@ mod mask;
 mod opening;
 mod port;
 mod reserve;
+mod sealed;
 mod sector_map;
 mod session;
 mod shelf_slot;
@@ -58,9 +59,12 @@ pub use health::HealthPayload;
 pub use holder::HolderPayload;
 pub use identify::Identify;
 pub use mask::{DIRECTIVES_MAX, Directive, DirectiveCommand, MaskCommand, MaskError, MaskMessage};
-pub use opening::{Incarnation, Nonce, OpenPayload, SessionId};
+pub use opening::{
+    Choice, Incarnation, Nonce, Offer, OpenPayload, SessionId, WANTS_OFFER, prologue,
+};
 pub use port::{Port, PortCounters, PortStatus};
 pub use reserve::{RESERVED_MAX, ReserveCommand, ReserveMessage};
+pub use sealed::{Sealing, open_sealed};
 pub use sector_map::{COMMAND_SECTORS_MAX, SectorMap};
 pub use session::{
     Operation, SessionReply, SessionRequest, SessionVersion, WINDOW_MAX, session_sectors_max,

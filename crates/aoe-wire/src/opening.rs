@@ -1,8 +1,18 @@
 //! How a session begins: who opens it, and the number that both ends derive.
 
-use block::{Buffer, Instance, crc64_nvme};
+use block::{Buffer, Instance, Lba, crc64_nvme};
+use seal::{ASK_BYTES, KEY_BYTES, PublicKey, Security, Suite};
 
-use super::{ParseError, ShelfSlot, bytes_at};
+use super::{ParseError, SessionVersion, ShelfSlot, bytes_at, u8_at};
+
+/// What HELLO has in its LBA where an offer of keys is wanted. Targets that know none don't look.
+pub const WANTS_OFFER: Lba = Lba(1);
+const NONCE_BYTES: usize = 16;
+const OPEN_BYTES: usize = 3 * NONCE_BYTES;
+const OFFER_BYTES: usize = 48;
+/// Bytes of OPEN's payload in a session with keys.
+pub(super) const KEYED_OPEN_BYTES: usize = OPEN_BYTES + ASK_BYTES + CHOICE_BYTES;
+const CHOICE_BYTES: usize = 2;
 
 /// A random number used once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,8 +68,13 @@ impl OpenPayload {
     }
 
     /// Reads the payload of HELLO's answer.
-    pub fn parse_hello_reply(payload: &[u8]) -> Result<Nonce, ParseError> {
-        if payload.len() == 16 { Ok(Nonce(bytes_at(payload, 0)?)) } else { Err(ParseError::Length) }
+    pub fn parse_hello_reply(payload: &[u8]) -> Result<(Nonce, Option<Offer>), ParseError> {
+        let nonce = Nonce(bytes_at(payload, 0)?);
+        match payload.split_at_checked(NONCE_BYTES) {
+            Some((_, [])) => Ok((nonce, None)),
+            Some((_, offer)) => Ok((nonce, Some(Offer::parse(offer)?))),
+            None => Err(ParseError::Length),
+        }
     }
 
     /// The payload of HELLO.
@@ -71,8 +86,20 @@ impl OpenPayload {
     }
 
     /// The payload of HELLO's answer.
-    pub fn emit_hello_reply(target: Nonce) -> Buffer {
-        Buffer::copy_of(&target.0)
+    pub fn emit_hello_reply(target: Nonce, offer: Option<&Offer>) -> Buffer {
+        let offer = offer.map(Offer::bytes);
+        let parts = [target.0.as_slice(), offer.as_ref().map_or(&[], |bytes| bytes.as_slice())];
+        Buffer::copy_of(&parts.concat())
+    }
+
+    /// The payload of OPEN in a session with keys, of which `ask` is the first message of the handshake.
+    pub fn emit_keyed(&self, ask: &[u8]) -> Buffer {
+        Buffer::copy_of(&[self.bytes().as_slice(), ask].concat())
+    }
+
+    /// What of OPEN's payload is the first message of a handshake; `None` where the session is to have no keys.
+    pub fn ask_of(payload: &[u8]) -> Option<&[u8]> {
+        payload.get(OPEN_BYTES..).filter(|ask| !ask.is_empty())
     }
 
     /// The payload of OPEN.
@@ -87,4 +114,89 @@ impl OpenPayload {
         bytes[32..].copy_from_slice(&self.incarnation.0);
         bytes
     }
+}
+
+/// What a target says of keys in its answer to HELLO, if it is asked to. Nothing proves it yet: the handshake does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Whose key it is.
+    pub key: PublicKey,
+    /// The least that it demands.
+    pub least: Security,
+    /// Whether its processor has instructions for AES.
+    pub has_aes: bool,
+}
+
+impl Offer {
+    fn parse(bytes: &[u8]) -> Result<Offer, ParseError> {
+        let [least, has_aes] = [u8_at(bytes, KEY_BYTES)?, u8_at(bytes, KEY_BYTES + 1)?];
+        if bytes.len() != OFFER_BYTES {
+            return Err(ParseError::Length);
+        }
+        let least = security_of(least).ok_or(ParseError::Reserved)?;
+        Ok(Offer { key: PublicKey(bytes_at(bytes, 0)?), least, has_aes: has_aes & 1 == 1 })
+    }
+
+    fn bytes(&self) -> [u8; OFFER_BYTES] {
+        let mut bytes = [0; OFFER_BYTES];
+        bytes[..KEY_BYTES].copy_from_slice(&self.key.0);
+        bytes[KEY_BYTES] = self.least as u8;
+        bytes[KEY_BYTES + 1] = self.has_aes.into();
+        bytes
+    }
+}
+
+/// How the messages of a session are sealed: what who opens it has chosen, within what the target offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// How much is kept from others.
+    pub security: Security,
+    /// By what.
+    pub suite: Suite,
+}
+
+impl Choice {
+    /// Reads what the first message of a handshake carries.
+    pub fn parse(said: &[u8]) -> Option<Choice> {
+        let suite = match said.get(1)? {
+            1 => Suite::Aes256Gcm,
+            2 => Suite::ChaCha20Poly1305,
+            _ => return None,
+        };
+        let security = security_of(said[0]).filter(|security| *security != Security::None)?;
+        (said.len() == CHOICE_BYTES).then_some(Choice { security, suite })
+    }
+
+    /// What the first message of a handshake carries.
+    pub fn bytes(&self) -> [u8; CHOICE_BYTES] {
+        let suite = match self.suite {
+            Suite::Aes256Gcm => 1,
+            Suite::ChaCha20Poly1305 => 2,
+        };
+        [self.security as u8, suite]
+    }
+}
+
+fn security_of(raw: u8) -> Option<Security> {
+    Security::ALL.into_iter().find(|security| *security as u8 == raw)
+}
+
+/// What both ends of a handshake must have heard alike, lest somebody between them has changed it.
+pub fn prologue(
+    opening: &OpenPayload,
+    offer: &Offer,
+    version: SessionVersion,
+    instance: Instance,
+    address: ShelfSlot,
+) -> Vec<u8> {
+    let session = SessionId::derive(opening, instance, address);
+    let mut prologue = b"etherpool session".to_vec();
+    prologue.push(version.number());
+    prologue.extend_from_slice(&opening.bytes());
+    prologue.extend_from_slice(&offer.bytes());
+    prologue.extend_from_slice(&instance.0.to_be_bytes());
+    prologue.extend_from_slice(&address.shelf.to_be_bytes());
+    prologue.push(address.slot);
+    prologue.extend_from_slice(&session.0.to_be_bytes());
+    prologue
 }

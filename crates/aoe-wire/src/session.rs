@@ -3,9 +3,13 @@
 
 use block::{Buffer, Crc32c, Epoch, Instance, Instant, Lba, SECTOR_BYTES, SectorRange};
 
+use seal::{SEAL_BYTES, Seal};
+
+use super::opening::KEYED_OPEN_BYTES;
+use super::sealed::{self, Sealing};
 use super::{
     COMMAND_SECTORS_MAX, Command, HEADER_BYTES, Head, Header, ParseError, SectorMap, SessionId,
-    Status, bytes_at, put, u8_at, u16_at, u32_at, u64_at,
+    Status, put, u8_at, u16_at, u32_at, u64_at,
 };
 use crate::{Frame, HEAD_BYTES_MAX};
 
@@ -13,8 +17,8 @@ pub(super) const VERSION: usize = HEADER_BYTES;
 const OPERATION: usize = VERSION + 1;
 const FLAGS: usize = OPERATION + 1;
 const STATUS: usize = FLAGS + 1;
-const CRC: usize = STATUS + 1;
-const SESSION: usize = CRC + 4;
+pub(super) const CRC: usize = STATUS + 1;
+pub(super) const SESSION: usize = CRC + 4;
 const INSTANCE: usize = SESSION + 8;
 const EPOCH: usize = INSTANCE + 8;
 const SEQUENCE: usize = EPOCH + 8;
@@ -28,9 +32,8 @@ const _: () = assert!(END_ONE == 96);
 // What version 2 has more.
 const FIRST: usize = END_ONE;
 const TAKES: usize = FIRST + 2;
-/// Key, counter and tag: zeros until sessions have keys.
-const SEAL: usize = TAKES + 2;
-const SEAL_BYTES: usize = 4 + 8 + 16;
+/// Key, counter and tag: zeros where the session has no keys.
+pub(super) const SEAL: usize = TAKES + 2;
 const END_TWO: usize = SEAL + SEAL_BYTES;
 const _: () = assert!(END_TWO == 128 && END_TWO <= HEAD_BYTES_MAX);
 
@@ -213,6 +216,8 @@ pub struct SessionRequest {
     pub last: bool,
     /// Whether it and its answer may go with others in frames as long as `takes` says.
     pub together: bool,
+    /// What it was sealed by; what is sent gets it as it is emitted.
+    pub seal: Seal,
 }
 
 impl SessionRequest {
@@ -235,6 +240,7 @@ impl SessionRequest {
             takes: 0,
             last: true,
             together: false,
+            seal: Seal::default(),
         }
     }
 
@@ -293,12 +299,18 @@ impl SessionRequest {
             takes: raw.takes,
             last: last || !in_fragments,
             together,
+            seal: raw.seal,
         };
         Ok((request, payload))
     }
 
     /// The frame with its checksum.
     pub fn emit(&self, payload: Buffer) -> Frame {
+        self.emit_sealed(payload, None)
+    }
+
+    /// The same, sealed where the session has keys.
+    pub fn emit_sealed(&self, payload: Buffer, sealing: Option<Sealing<'_>>) -> Frame {
         let in_fragments = self.version.has_fragments() && self.operation == Operation::Write;
         let raw = Raw {
             header: self.header,
@@ -319,8 +331,9 @@ impl SessionRequest {
             detail: 0,
             first: self.first,
             takes: self.takes,
+            seal: Seal::default(),
         };
-        raw.emit(payload).together(self.together_bytes(self.takes))
+        raw.emit(payload, sealing).together(self.together_bytes(self.takes))
     }
 }
 
@@ -355,6 +368,8 @@ pub struct SessionReply {
     pub first: u16,
     /// Most sectors of data that its sender takes in a frame on this path; 0 doesn't say.
     pub takes: u16,
+    /// What it was sealed by; what is sent gets it as it is emitted.
+    pub seal: Seal,
 }
 
 impl SessionReply {
@@ -382,12 +397,18 @@ impl SessionReply {
             sectors: raw.sectors,
             first: raw.first,
             takes: raw.takes,
+            seal: raw.seal,
         };
         Ok((reply, payload))
     }
 
     /// The frame with its checksum.
     pub fn emit(&self, payload: Buffer) -> Frame {
+        self.emit_sealed(payload, None)
+    }
+
+    /// The same, sealed where the session has keys.
+    pub fn emit_sealed(&self, payload: Buffer, sealing: Option<Sealing<'_>>) -> Frame {
         let raw = Raw {
             header: self.header,
             version: self.version,
@@ -404,8 +425,9 @@ impl SessionReply {
             detail: self.detail,
             first: self.first,
             takes: self.takes,
+            seal: Seal::default(),
         };
-        raw.emit(payload)
+        raw.emit(payload, sealing)
     }
 }
 
@@ -427,6 +449,7 @@ struct Raw {
     detail: u64,
     first: u16,
     takes: u16,
+    seal: Seal,
 }
 
 impl Raw {
@@ -457,14 +480,10 @@ impl Raw {
         if flags & reserved != 0 || says_reply != header.response || header.error.is_some() {
             return Err(ParseError::Reserved);
         }
-        let (first, takes) = match version {
-            SessionVersion::One => (0, 0),
+        let (first, takes, seal) = match version {
+            SessionVersion::One => (0, 0, Seal::default()),
             SessionVersion::Two | SessionVersion::Three => {
-                // Who seals it expects that nobody takes it who can't tell a forgery.
-                if bytes_at::<SEAL_BYTES>(head, SEAL)? != [0; SEAL_BYTES] {
-                    return Err(ParseError::Reserved);
-                }
-                (u16_at(head, FIRST)?, u16_at(head, TAKES)?)
+                (u16_at(head, FIRST)?, u16_at(head, TAKES)?, sealed::parse(head)?)
             }
         };
         let raw = Raw {
@@ -483,6 +502,7 @@ impl Raw {
             detail: u64_at(head, DETAIL)?,
             first,
             takes,
+            seal,
         };
         Ok((raw, payload))
     }
@@ -492,7 +512,7 @@ impl Raw {
     fn has_payload(&self, len: usize) -> bool {
         match self.operation {
             Operation::Hello => len == 32,
-            Operation::Open => len == 48,
+            Operation::Open => len == 48 || self.version.has_fragments() && len == KEYED_OPEN_BYTES,
             Operation::Claim => len == 16,
             Operation::Write => self.is_part(len),
             Operation::Read => len == 0 || self.version.has_fragments() && self.is_map(len),
@@ -521,7 +541,7 @@ impl Raw {
         self.sectors <= COMMAND_SECTORS_MAX && len == SectorMap::len_bytes(self.sectors)
     }
 
-    fn emit(&self, payload: Buffer) -> Frame {
+    fn emit(&self, payload: Buffer, sealing: Option<Sealing<'_>>) -> Frame {
         debug_assert_eq!(self.header.command, Command::Session);
         let flags = self.flags | if self.header.response { FLAG_REPLY } else { 0 };
         let mut head = Head::new();
@@ -542,10 +562,19 @@ impl Raw {
             put(&mut head, &self.takes.to_be_bytes());
             put(&mut head, &[0; SEAL_BYTES]);
         }
+        let payload = match sealing.filter(|_| self.version.has_fragments()) {
+            Some(sealing) => sealing.seal(&mut head, payload, is_clear(self.operation)),
+            None => payload,
+        };
         let crc = checksum(self.operation, self.session, &head, &payload);
         head[CRC..SESSION].copy_from_slice(&crc.to_be_bytes());
         Frame::alone(head, payload)
     }
+}
+
+/// Whose payload stays readable in a sealed message: what the keys are made of.
+pub(super) fn is_clear(operation: Operation) -> bool {
+    operation == Operation::Open
 }
 
 /// Where force means something.

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, ShelfSlot};
+use crate::{HolderPayload, Incarnation, MacAddr, Nonce, OpenPayload, ShelfSlot, open_sealed};
 use block::{Holder, OwnerId, crc32c};
 use proptest::prelude::*;
+use seal::{Asked, Asking, KeyPair, SecretKey, Security, Suite};
 
 fn header(response: bool) -> Header {
     Header {
@@ -114,16 +115,55 @@ fn a_fragment_from_literal_bytes() {
     assert_eq!(SessionRequest::parse(&bytes).unwrap().0, more_follows);
 }
 
-/// Nobody who can't tell a forgery takes what somebody sealed.
+/// Whoever has no key for it can tell that it has a seal, and leaves it.
 #[test]
-fn sealed_messages_are_dropped() {
-    for at in 100..128 {
-        let mut bytes = bytes_of(&fragment().emit(Buffer::zeroed(1024)));
-        bytes[at] = 1;
-        bytes[28..32].fill(0);
-        let crc = crc32c(&[&bytes[32..40], &bytes].concat());
-        bytes[28..32].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SessionRequest::parse(&bytes), Err(ParseError::Reserved), "{at}");
+fn a_seal_stands_in_front_of_the_payload() {
+    let mut bytes = bytes_of(&fragment().emit(Buffer::zeroed(1024)));
+    assert!(!SessionRequest::parse(&bytes).unwrap().0.seal.is_present());
+    bytes[100..104].copy_from_slice(&[0, 0, 0, 7]);
+    bytes[104..112].copy_from_slice(&[0, 0, 0, 0, 0, 0, 1, 2]);
+    bytes[112..128].fill(9);
+    bytes[28..32].fill(0);
+    let crc = crc32c(&[&bytes[32..40], &bytes].concat());
+    bytes[28..32].copy_from_slice(&crc.to_be_bytes());
+    let seal = Seal { key: 7, counter: 258, tag: [9; 16] };
+    assert_eq!(SessionRequest::parse(&bytes).unwrap().0, SessionRequest { seal, ..fragment() });
+}
+
+/// All of the message is under the tag, but for the checksum, which is made of the sealed bytes.
+#[test]
+fn a_sealed_message_is_opened_as_it_was_and_not_otherwise() {
+    let [mine, theirs] = [1, 2].map(|number| KeyPair::of(SecretKey::new([number; 32])).unwrap());
+    let keys = |security| {
+        let (mut asking, ask) = Asking::begin(&mine, &theirs.public(), b"", b"", [3; 32]).unwrap();
+        let asked = Asked::read(&theirs, b"", &ask, [4; 32]).unwrap();
+        let (answer, at_target) = asked.answer(b"", Suite::Aes256Gcm, security).unwrap();
+        let (_, at_client) = asking.finish(&answer, Suite::Aes256Gcm, security).unwrap();
+        (at_client, at_target)
+    };
+    for security in [Security::Authenticate, Security::Encrypt] {
+        let (mut client, mut target) = keys(security);
+        let sealing = Sealing { sealer: &mut client.sealer, now: Instant::default() };
+        let sealed = bytes_of(&fragment().emit_sealed(Buffer::copy_of(&[5; 1024]), Some(sealing)));
+        assert_eq!(sealed[128..] == [5; 1024], security == Security::Authenticate);
+        let mut opened = Vec::new();
+        let mut open = |bytes: &[u8]| {
+            let (request, payload) = SessionRequest::parse(bytes).ok()?;
+            let (seal, opener) = (request.seal, &mut target.opener);
+            open_sealed(bytes, request.operation, &seal, payload, opener, &mut opened)
+                .ok()
+                .map(<[u8]>::to_vec)
+        };
+        for at in (0..28).chain(32..sealed.len()) {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            changed[28..32].fill(0);
+            let crc = crc32c(&[&changed[32..40], &changed].concat());
+            changed[28..32].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(open(&changed), None, "byte {at}");
+        }
+        assert_eq!(open(&sealed).unwrap(), [5; 1024]);
+        assert_eq!(open(&sealed), None, "a second time");
     }
 }
 
@@ -144,6 +184,7 @@ fn a_fragment_of_a_reply() {
         sectors: 2048,
         first: 0x0123,
         takes: 0x0011,
+        seal: Seal::default(),
     };
     let bytes = bytes_of(&reply.emit(Buffer::zeroed(512)));
     assert_eq!((bytes[24], &bytes[96..100]), (2, &[1, 0x23, 0, 0x11][..]));
@@ -193,6 +234,7 @@ fn a_reply_round_trip() {
         sectors: 0,
         first: 0,
         takes: 0,
+        seal: Seal::default(),
     };
     let holder = Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([3; 16])));
     let bytes = bytes_of(&reply.emit(HolderPayload::emit(holder)));
@@ -479,6 +521,7 @@ proptest! {
             sectors: part.0,
             first: if in_fragments { part.1 } else { 0 },
             takes: if version.has_fragments() { part.2 } else { 0 },
+            seal: Seal::default(),
         };
         let bytes = bytes_of(&reply.emit(Buffer::zeroed(payload)));
         let (parsed, data) = SessionReply::parse(&bytes).unwrap();

@@ -6,24 +6,26 @@ use crate::paths::named;
 use crate::source::{Crate, Module};
 
 /// Which of our crates each may depend on. In dependency order, so that there can be no cycle.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("block", &[]),
     ("runtime", &["block"]),
-    ("aoe-wire", &["block"]),
-    ("aoe-target", &["block", "runtime", "aoe_wire"]),
-    ("aoe-initiator", &["block", "runtime", "aoe_wire"]),
+    ("seal", &["block"]),
+    ("aoe-wire", &["block", "seal"]),
+    ("aoe-target", &["block", "runtime", "seal", "aoe_wire"]),
+    ("aoe-initiator", &["block", "runtime", "seal", "aoe_wire"]),
     ("pool", &["block", "runtime"]),
     ("os", &["block", "runtime", "aoe_wire", "aoe_target"]),
     ("frontend", &["block", "runtime", "os"]),
-    ("control", &["block", "runtime", "aoe_wire", "aoe_target", "pool"]),
+    ("control", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "pool"]),
     ("terminal", &[]),
     ("lab", &["block", "pool", "os", "frontend", "control", "terminal"]),
-    ("sim", &["block", "runtime", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
+    ("sim", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
     (
         "etherpool",
         &[
             "block",
             "runtime",
+            "seal",
             "aoe_wire",
             "aoe_target",
             "aoe_initiator",
@@ -41,11 +43,13 @@ const TOOLS: [&str; 1] = ["architecture"];
 
 /// Crates that name no socket, file, thread or clock: what they need of the world is given to them, so that
 /// the simulator runs what production runs.
-const PURE: [&str; 7] =
-    ["block", "runtime", "aoe-wire", "aoe-target", "aoe-initiator", "pool", "control"];
+const PURE: [&str; 8] =
+    ["block", "runtime", "seal", "aoe-wire", "aoe-target", "aoe-initiator", "pool", "control"];
 /// What they may use of other people's crates: none of these reaches the world.
-const PURE_DEPENDENCIES: [&str; 13] = [
+const PURE_DEPENDENCIES: [&str; 17] = [
     "arrayvec",
+    "aws_lc_rs",
+    "base64",
     "crc_fast",
     "futures",
     "rand",
@@ -53,11 +57,13 @@ const PURE_DEPENDENCIES: [&str; 13] = [
     "serde",
     "serde_json",
     "siphasher",
+    "snow",
     "thiserror",
     "toml",
     "tracing",
     "uuid",
     "zerocopy",
+    "zeroize",
 ];
 /// What they must not name of the standard library.
 const IMPURE: [&[&str]; 16] = [

@@ -54,6 +54,7 @@ impl PortTable {
             id: *id,
             mac: port.mac(),
             mtu_bytes: port.mtu_bytes(),
+            trusted: port.is_trusted(),
         };
         ports.iter().map(describe).collect()
     }

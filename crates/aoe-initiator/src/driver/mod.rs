@@ -17,6 +17,7 @@ use block::{DeviceEvent, DurabilityClass, Holder, Instance};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{EventQueue, Handle, Notify};
+use seal::Identity;
 
 use crate::client::{Client, Random};
 use crate::discovery::{Discovery, DiscoveryEvent, TargetInfo};
@@ -45,6 +46,8 @@ pub struct InitiatorOptions {
     pub newest: SessionVersion,
     /// Whether disks are opened as they are found; else they are only listed.
     pub connect: bool,
+    /// Who this machine is, where it has a key, and whom it speaks with.
+    pub identity: Option<Rc<Identity>>,
     /// Plain disks of which the operator states that they acknowledge only what is stable.
     pub declared: Vec<ShelfSlot>,
 }
@@ -59,6 +62,7 @@ impl InitiatorOptions {
             window_max: usual.window_max,
             newest: usual.newest,
             connect: true,
+            identity: None,
             declared: Vec::new(),
         }
     }
@@ -113,7 +117,7 @@ struct Hub {
 impl Initiator {
     /// An initiator without ports.
     pub fn new(handle: Handle, options: InitiatorOptions) -> Initiator {
-        let discovery = Discovery::new(handle.now(), random_of(&handle));
+        let discovery = Discovery::new(handle.now(), random_of(&handle), options.identity.clone());
         let inner = Rc::new(Inner {
             handle: handle.clone(),
             options,
@@ -342,7 +346,7 @@ impl Inner {
                 newest: self.options.newest,
                 ..SessionOptions::new(info.address, self.options.incarnation)
             };
-            Box::new(Session::new(now, options, random))
+            Box::new(Session::new(now, options, random, self.options.identity.clone()))
         };
         let (handle, ports) = (self.handle.clone(), Rc::clone(&self.ports));
         RemoteDisk::new(info.address, handle, ports, client, self.hook(info.address))

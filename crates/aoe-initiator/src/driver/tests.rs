@@ -16,6 +16,8 @@ use aoe_target::{
 };
 use aoe_wire::{Frame, MacAddr};
 
+#[path = "keyed_tests.rs"]
+mod keyed;
 #[path = "owner_tests.rs"]
 mod owner;
 
@@ -27,6 +29,8 @@ const LATENCY: Duration = Duration::from_micros(50);
 struct Segment {
     ports: RefCell<Vec<Rc<SegmentPort>>>,
     loss_per_mille: Cell<u64>,
+    /// All that was sent, for who hears the segment.
+    tape: RefCell<Vec<Vec<u8>>>,
 }
 
 struct SegmentPort {
@@ -53,6 +57,26 @@ impl Segment {
         self.ports.borrow_mut().push(Rc::clone(&port));
         port
     }
+
+    /// Brings a frame, wherever it comes from, to whom it is for.
+    fn carry(&self, handle: &Handle, from: MacAddr, bytes: &[u8]) {
+        let destination = MacAddr(*bytes.first_chunk().unwrap());
+        for port in self.ports.borrow().iter() {
+            if port.mac.get() == from
+                || destination != MacAddr::BROADCAST && destination != port.mac.get()
+            {
+                continue;
+            }
+            let (port, bytes, clock) = (Rc::clone(port), bytes.to_vec(), handle.clone());
+            handle.spawn(async move {
+                clock.sleep(LATENCY).await;
+                if !port.is_down.get() {
+                    port.inbox.borrow_mut().push_back(bytes);
+                    port.arrived.notify_all();
+                }
+            });
+        }
+    }
 }
 
 impl Port for SegmentPort {
@@ -74,27 +98,12 @@ impl Port for SegmentPort {
             let mut bytes = [frame.head.as_slice(), &frame.payload].concat();
             assert!(bytes.len() <= self.mtu_bytes + 14, "a frame larger than the MTU");
             bytes.resize(bytes.len().max(60), 0);
+            segment.tape.borrow_mut().push(bytes.clone());
             let lost = self.handle.random_below(1000) < segment.loss_per_mille.get();
             if lost || self.is_down.get() {
                 continue;
             }
-            let destination = MacAddr(*bytes.first_chunk().unwrap());
-            for port in segment.ports.borrow().iter() {
-                if port.mac == self.mac
-                    || destination != MacAddr::BROADCAST && destination != port.mac.get()
-                {
-                    continue;
-                }
-                let (port, bytes) = (Rc::clone(port), bytes.clone());
-                let handle = self.handle.clone();
-                self.handle.spawn(async move {
-                    handle.sleep(LATENCY).await;
-                    if !port.is_down.get() {
-                        port.inbox.borrow_mut().push_back(bytes);
-                        port.arrived.notify_all();
-                    }
-                });
-            }
+            segment.carry(&self.handle, self.mac.get(), &bytes);
         }
     }
 
@@ -156,11 +165,15 @@ struct World {
 }
 
 fn world(seed: u64, mtu_bytes: usize) -> World {
+    world_as(seed, mtu_bytes, None)
+}
+
+fn world_as(seed: u64, mtu_bytes: usize, identity: Option<Rc<Identity>>) -> World {
     let executor = Executor::new(Instant::from_nanos(1), seed, Order::Seeded, || {});
     let handle = executor.handle();
     let segment = Rc::new(Segment::default());
     let client_port = segment.plug(&handle, 1, mtu_bytes);
-    let options = InitiatorOptions::new(Incarnation([7; 16]));
+    let options = InitiatorOptions { identity, ..InitiatorOptions::new(Incarnation([7; 16])) };
     let initiator = Initiator::new(handle.clone(), options);
     initiator.add_port(Rc::clone(&client_port) as Rc<dyn Port>);
     World { executor, handle, segment, client_port, initiator }
@@ -193,9 +206,23 @@ impl World {
 
     /// A node with one export on its own port; if not `ours`, it speaks plain AoE only.
     fn node(&self, id: u128, number: u8, device: Rc<dyn BlockDevice>, ours: bool) -> Node {
+        self.node_as(id, number, device, ours, None)
+    }
+
+    fn node_as(
+        &self,
+        id: u128,
+        number: u8,
+        device: Rc<dyn BlockDevice>,
+        ours: bool,
+        key: Option<Rc<Identity>>,
+    ) -> Node {
         let port = self.segment.plug(&self.handle, number, self.client_port.mtu_bytes);
         let identity = NodeIdentity { id: uuid::Uuid::from_u128(id), name: format!("node{id}") };
         let driver = TargetDriver::new(self.handle.clone(), identity);
+        if let Some(key) = key {
+            driver.set_identity(key);
+        }
         driver.add_port(match ours {
             true => Rc::clone(&port) as Rc<dyn Port>,
             false => Rc::new(PlainOnly(Rc::clone(&port))),

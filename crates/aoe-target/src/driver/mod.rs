@@ -19,6 +19,7 @@ use block::{BlockDevice, Done, DriveHealth, Instance, Instant, IoError, Operatio
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{EventQueue, Handle, Notify};
+use seal::Identity;
 
 use crate::fenced::{FencedDevice, Ownership};
 use crate::{
@@ -203,6 +204,11 @@ impl TargetDriver {
             }
         });
         driver
+    }
+
+    /// Has a key from now on, and demands of clients of sessions what that says. Before ports are added.
+    pub fn set_identity(&self, identity: Rc<Identity>) {
+        self.inner.target.borrow_mut().set_identity(identity);
     }
 
     /// Speaks nothing newer than this with clients of sessions.

@@ -5,6 +5,8 @@ use block::{
     RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
+use seal::Seal;
+
 use crate::Shared;
 use crate::export::{Export, PortState};
 use crate::fenced::Ownership;
@@ -12,6 +14,7 @@ use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
 use crate::merge::Kind;
 use crate::meter::Origin;
 use crate::policy::AccessOperation;
+use crate::session::keyed::{self, Message};
 use crate::session::observer;
 use crate::session::{Cached, Slot, is_present, no_session, reply};
 use crate::stats::{Counter, Moved};
@@ -81,21 +84,42 @@ pub(crate) fn handle(
     shared: &mut Shared,
     port: &PortState,
     request: SessionRequest,
-    payload: &[u8],
+    message: Message<'_>,
+) {
+    let mut opened = std::mem::take(&mut shared.opened);
+    execute(export, shared, port, request, message, &mut opened);
+    shared.opened = opened;
+}
+
+fn execute<'a>(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: SessionRequest,
+    message: Message<'a>,
+    opened: &'a mut Vec<u8>,
 ) {
     let now = shared.now;
+    let least = shared.least();
     let (present, version) = (is_present(export, request.instance), request.version);
-    let owner = match request.operation {
-        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
-        _ => OwnerId::NONE,
-    };
-    let is_owners = is_owners(export, &request, owner);
     let Some(session) = export.sessions.get_mut(request.session).filter(|_| present) else {
         if request.last {
             no_session(export, shared, port, &request);
         }
         return;
     };
+    let payload = match keyed::open(session, least, port, &request, message, opened) {
+        Ok(payload) => payload,
+        Err(why) => return shared.drop(export, Traced::session(port.id, &request), why),
+    };
+    // Each fragment of a command, and each repetition, has another one.
+    let request = SessionRequest { seal: Seal::default(), ..request };
+    let owner = match request.operation {
+        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
+        _ => OwnerId::NONE,
+    };
+    let is_owners = is_owners(export, &request, owner);
+    let Some(session) = export.sessions.get_mut(request.session) else { return };
     if !session.admit(&request, now) {
         if !request.last {
             return shared.drop(export, Traced::session(port.id, &request), Counter::Repeated);
@@ -504,8 +528,8 @@ fn answer_read(
         let [start, end] =
             [part.start, part.end].map(|sector| (sector as usize - skipped) * SECTOR_BYTES);
         let fragment = SessionReply { first: part.start as u16, ..answer };
-        let frame = fragment.emit(data.slice(start, end));
-        shared.send(port.id, frame.together(together_bytes(request, &answer)));
+        let together_bytes = together_bytes(request, &answer);
+        keyed::send(export, shared, port, &fragment, data.slice(start, end), together_bytes);
     }
 }
 
@@ -545,8 +569,7 @@ fn answer(
     let traced = Traced::session(port.id, request);
     shared.trace.note(shared.now, export, traced, TracedStatus::Session(status));
     let reply = SessionReply { detail, ..reply(export, shared, port, request, status) };
-    let frame = reply.emit(payload).together(together_bytes(request, &reply));
-    shared.send(port.id, frame);
+    keyed::send(export, shared, port, &reply, payload, together_bytes(request, &reply));
 }
 
 /// How long a frame may be that carries an answer among others: what both ends take.

@@ -3,14 +3,15 @@
 
 pub(crate) mod assembly;
 pub(crate) mod command;
+pub(crate) mod greeting;
+pub(crate) mod keyed;
 pub(crate) mod observer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
-use block::{Access, Buffer, Holder, Instance, Instant, IoError};
-use rand::RngCore;
+use block::{Access, Buffer, Holder, Instance, Instant, IoError, RefusalReason};
+use seal::{PublicKey, Seal};
 
 use crate::Shared;
 use crate::export::{Export, PortState};
@@ -18,44 +19,54 @@ use crate::io::{IoOperation, IoResult, Start, Work};
 use crate::meter::Origin;
 use crate::policy::AccessOperation;
 use crate::session::assembly::{Assembly, Budget, SESSION_BYTES_MAX};
+use crate::session::greeting::At;
+use crate::session::keyed::{Admission, Handshake, Message, SessionKeys};
 use crate::stats::Counter;
 use aoe_wire::PortId;
 use aoe_wire::{
-    ExportInfo, Incarnation, Nonce, OpenPayload, Operation, SessionId, SessionReply,
-    SessionRequest, SessionVersion, Status, WINDOW_MAX, session_sectors_max,
+    ExportInfo, Incarnation, OpenPayload, Operation, Sealing, SessionId, SessionReply,
+    SessionRequest, SessionVersion, Status, WANTS_OFFER, WINDOW_MAX, session_sectors_max,
 };
 
 pub(crate) use crate::session::command::SessionWork;
 
 /// Sessions per export.
 pub(crate) const SESSIONS_MAX: usize = 32;
-/// Openings per export whose second message is awaited.
-const PENDING_MAX: usize = 64;
-/// How long it is awaited.
-const PENDING_LIFE: Duration = Duration::from_secs(10);
 
 /// The sessions of an export.
 #[derive(Default)]
 pub(crate) struct Sessions {
     open: BTreeMap<SessionId, Session>,
-    /// In order of their expiry.
-    pending: VecDeque<Pending>,
     /// Openings that wait until the commands before them have completed.
-    opening: BTreeMap<SessionId, Incarnation>,
+    opening: BTreeMap<SessionId, Opener>,
     /// Something was carried out for a session that has ended, and perhaps not heard of, nor is the
     /// medium flushed since.
     pub(crate) unheard: bool,
 }
 
-/// One that said HELLO.
-struct Pending {
-    opening: OpenPayload,
-    expires: Instant,
+/// Whose session it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Opener {
+    incarnation: Incarnation,
+    /// Nobody's where it has no keys.
+    key: Option<PublicKey>,
+    /// It is a program of this machine.
+    is_local: bool,
+}
+
+impl Opener {
+    /// Whether an opening of this one ends a session of the `former`: they have an incarnation in common, and none
+    /// ends those of somebody else's key.
+    fn replaces(&self, former: &Opener) -> bool {
+        self.incarnation == former.incarnation
+            && (self.is_local || former.key.is_none() || former.key == self.key)
+    }
 }
 
 /// A session.
 pub(crate) struct Session {
-    incarnation: Incarnation,
+    opener: Opener,
+    keys: Option<SessionKeys>,
     /// Every lower number is answered.
     floor: u64,
     /// Commands that run at most once, from the floor on.
@@ -94,6 +105,7 @@ pub(crate) struct OpenWork {
     port: PortId,
     pub origin: Origin,
     request: SessionRequest,
+    handshake: Option<Box<Handshake>>,
 }
 
 impl Sessions {
@@ -124,40 +136,6 @@ impl Sessions {
         self.open.len() + self.opening.len()
     }
 
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.pending.front().map(|pending| pending.expires)
-    }
-
-    pub(crate) fn expire(&mut self, now: Instant) {
-        while self.pending.front().is_some_and(|pending| pending.expires <= now) {
-            self.pending.pop_front();
-        }
-    }
-
-    /// The target's nonce for who says HELLO; the same again if it says so again, so that a
-    /// repetition doesn't make the first answer void.
-    fn greet(&mut self, client: Nonce, incarnation: Incarnation, shared: &mut Shared) -> Nonce {
-        let known = self.pending.iter().find(|pending| {
-            pending.opening.client == client && pending.opening.incarnation == incarnation
-        });
-        if let Some(pending) = known {
-            return pending.opening.target;
-        }
-        if self.pending.len() >= PENDING_MAX {
-            self.pending.pop_front();
-        }
-        let mut target = Nonce::default();
-        shared.random.fill_bytes(&mut target.0);
-        shared.has_pending = true;
-        let opening = OpenPayload { client, target, incarnation };
-        self.pending.push_back(Pending { opening, expires: shared.now + PENDING_LIFE });
-        target
-    }
-
-    fn is_pending(&self, opening: &OpenPayload) -> bool {
-        self.pending.iter().any(|pending| pending.opening == *opening)
-    }
-
     /// Makes room for one more; false when all are busy.
     fn make_room(&mut self) -> bool {
         if self.len() < SESSIONS_MAX {
@@ -169,18 +147,19 @@ impl Sessions {
     }
 
     /// Ends what this client had; whether there was anything.
-    fn end_former(&mut self, incarnation: Incarnation) -> bool {
+    fn end_former(&mut self, opener: &Opener) -> bool {
         let before = self.len();
-        self.open.retain(|_, session| session.incarnation != incarnation);
-        self.opening.retain(|_, opening| *opening != incarnation);
+        self.open.retain(|_, session| !opener.replaces(&session.opener));
+        self.opening.retain(|_, former| !opener.replaces(former));
         self.len() < before
     }
 }
 
 impl Session {
-    fn new(incarnation: Incarnation, now: Instant) -> Session {
+    fn new(opener: Opener, keys: Option<SessionKeys>, now: Instant) -> Session {
         Session {
-            incarnation,
+            opener,
+            keys,
             floor: 0,
             slots: BTreeMap::new(),
             executed: 0,
@@ -270,7 +249,7 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
     match request.operation {
         Operation::Hello => hello(export, shared, port, &request, payload),
         Operation::Open => open(export, shared, port, &request, payload),
-        _ => command::handle(export, shared, port, request, payload),
+        _ => command::handle(export, shared, port, request, Message { frame, payload }),
     }
 }
 
@@ -282,13 +261,20 @@ fn hello(
     payload: &[u8],
 ) {
     let Ok((client, incarnation)) = OpenPayload::parse_hello(payload) else { return };
-    export.sessions.expire(shared.now);
-    let target = export.sessions.greet(client, incarnation, shared);
+    let at = at(export);
+    let target = shared.greeting.nonce(client, incarnation, at, shared.now);
     let opening = OpenPayload { client, target, incarnation };
-    let session = SessionId::derive(&opening, export.device.instance, export.address());
+    let session = SessionId::derive(&opening, at.instance, at.address);
+    let wants_offer = request.lba == WANTS_OFFER;
+    let offer = shared.identity.as_deref().filter(|_| wants_offer).map(keyed::offer);
     let answered = reply(export, shared, port, request, Status::Ok);
     let answered = SessionReply { session, detail: shared.newest.offer(), ..answered };
-    shared.send(port.id, answered.emit(OpenPayload::emit_hello_reply(target)));
+    let payload = OpenPayload::emit_hello_reply(target, offer.as_ref());
+    shared.send(port.id, answered.emit(payload));
+}
+
+fn at(export: &Export) -> At {
+    At { address: export.address(), instance: export.device.instance }
 }
 
 fn open(
@@ -299,9 +285,8 @@ fn open(
     payload: &[u8],
 ) {
     let Ok(opening) = OpenPayload::parse(payload) else { return };
-    export.sessions.expire(shared.now);
-    let id = request.session;
-    if request.instance == export.device.instance {
+    let (id, at) = (request.session, at(export));
+    if request.instance == at.instance {
         if export.sessions.opening.contains_key(&id) {
             return export.meter.count(Counter::Repeated);
         }
@@ -310,36 +295,91 @@ fn open(
             return welcome(export, shared, port, request);
         }
     }
-    let derived = SessionId::derive(&opening, request.instance, export.address());
-    if request.instance != export.device.instance
+    let derived = SessionId::derive(&opening, request.instance, at.address);
+    if request.instance != at.instance
         || derived != id
-        || !export.sessions.is_pending(&opening)
+        || !shared.greeting.knows(&opening, at, shared.now)
     {
         return no_session(export, shared, port, request);
     }
     if !export.has_room(0, shared.now) {
         return export.meter.count(Counter::QueueFull);
     }
-    export.sessions.unheard |= export.sessions.end_former(opening.incarnation);
+    let ask = OpenPayload::ask_of(payload);
+    let handshake = match keyed::admit(shared, export, port, request, &opening, ask) {
+        Admission::Without => None,
+        Admission::With(handshake) => Some(handshake),
+        Admission::Refused(handshake) => {
+            export.meter.count(Counter::Denied);
+            let refused = IoError::Refused(RefusalReason::AccessDenied);
+            return turn_away(export, shared, port, request, handshake, refused);
+        }
+        Admission::Dropped(why) => return export.meter.count(why),
+    };
+    let key = handshake.as_ref().map(|handshake| handshake.peer());
+    let opener = Opener { incarnation: opening.incarnation, key, is_local: port.trusted };
+    export.sessions.unheard |= export.sessions.end_former(&opener);
     if !export.sessions.make_room() {
         return export.meter.count(Counter::SessionLimit);
     }
-    export.sessions.pending.retain(|pending| pending.opening != opening);
+    let secret = shared.draw();
+    shared.greeting.used(id, shared.now, || secret);
     // Commands of this client's earlier sessions may be in the queue even if those have ended.
     if export.sessions.unheard || export.queue.len() > 0 {
-        export.sessions.opening.insert(id, opening.incarnation);
+        export.sessions.opening.insert(id, opener);
         let origin = export.meter.origin(shared.now);
-        let work = OpenWork { port: port.id, origin, request: *request };
+        let work = OpenWork { port: port.id, origin, request: *request, handshake };
         export.enqueue(Access::Barrier, 0, Work::Open(work));
         return;
     }
-    establish(export, shared, id, opening.incarnation);
+    establish(export, shared, port, request, opener, handshake);
+}
+
+/// The session is open, and its client hears of it.
+fn establish(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    opener: Opener,
+    handshake: Option<Box<Handshake>>,
+) {
+    let keys = match handshake {
+        None => None,
+        Some(handshake) => {
+            let info = export_info(export, shared, port, request);
+            match handshake.answer(&info.emit()) {
+                None => return export.meter.count(Counter::Malformed),
+                keys => keys,
+            }
+        }
+    };
+    export.meter.count(Counter::SessionsOpened);
+    let session = Session::new(opener, keys, shared.now);
+    export.sessions.open.insert(request.session, session);
     welcome(export, shared, port, request);
 }
 
-fn establish(export: &mut Export, shared: &Shared, id: SessionId, incarnation: Incarnation) {
-    export.meter.count(Counter::SessionsOpened);
-    export.sessions.open.insert(id, Session::new(incarnation, shared.now));
+/// There is no session; why, its client hears by the keys that it would have had, so that nobody says so in the
+/// target's name.
+fn turn_away(
+    export: &mut Export,
+    shared: &mut Shared,
+    port: &PortState,
+    request: &SessionRequest,
+    handshake: Option<Box<Handshake>>,
+    error: IoError,
+) {
+    let (status, detail) = Status::of(error);
+    let answer = SessionReply { detail, ..reply(export, shared, port, request, status) };
+    let frame = match handshake.and_then(|handshake| handshake.answer(&[])) {
+        Some(mut known) => {
+            let (sealer, now) = (&mut known.keys.sealer, shared.now);
+            answer.emit_sealed(known.answer, Some(Sealing { sealer, now }))
+        }
+        None => answer.emit(Buffer::empty()),
+    };
+    shared.send(port.id, frame);
 }
 
 /// All commands before an opening have completed: now the medium. Not for an opening that a newer one
@@ -361,7 +401,7 @@ pub(crate) fn start_open(export: &mut Export, shared: &mut Shared, work: &OpenWo
 pub(crate) fn finish_open(
     export: &mut Export,
     shared: &mut Shared,
-    work: &OpenWork,
+    work: &mut OpenWork,
     result: IoResult,
 ) {
     let request = &work.request;
@@ -371,23 +411,24 @@ pub(crate) fn finish_open(
     // A still newer opening of the same client, or a restart, has made this one void.
     let wanted = export.sessions.opening.remove(&request.session);
     let Some(port) = shared.ports.get(&work.port).cloned() else { return };
-    let Some(incarnation) = wanted else { return no_session(export, shared, &port, request) };
+    let Some(opener) = wanted else { return no_session(export, shared, &port, request) };
+    let handshake = work.handshake.take();
     match result {
-        Ok(_) => {
-            establish(export, shared, request.session, incarnation);
-            welcome(export, shared, &port, request);
-        }
+        Ok(_) => establish(export, shared, &port, request, opener, handshake),
         Err(error) => {
             export.meter.count(Counter::of_error(error));
-            let (status, detail) = Status::of(error);
-            let answer = SessionReply { detail, ..reply(export, shared, &port, request, status) };
-            shared.send(port.id, answer.emit(Buffer::empty()));
+            turn_away(export, shared, &port, request, handshake, error);
         }
     }
 }
 
-fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: &SessionRequest) {
-    let info = ExportInfo {
+fn export_info(
+    export: &Export,
+    shared: &Shared,
+    port: &PortState,
+    request: &SessionRequest,
+) -> ExportInfo {
+    ExportInfo {
         sectors: export.device.geometry.sectors,
         physical_block_bytes: export.device.geometry.physical_block_bytes,
         message_sectors_max: export.session_sectors_max(port, request.version),
@@ -398,9 +439,17 @@ fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: 
         node_name: shared.node.name.clone(),
         export_name: export.options.name.clone(),
         drive_serial: export.options.drive_serial.clone(),
+    }
+}
+
+fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: &SessionRequest) {
+    let keys = export.sessions.open.get(&request.session).and_then(|open| open.keys.as_ref());
+    let payload = match keys {
+        Some(keys) => keys.answer.clone(),
+        None => export_info(export, shared, port, request).emit(),
     };
     let answer = reply(export, shared, port, request, Status::Ok);
-    shared.send(port.id, answer.emit(info.emit()));
+    keyed::send(export, shared, port, &answer, payload, 0);
 }
 
 /// The session or the instance isn't known: the client opens anew.
@@ -442,6 +491,7 @@ pub(crate) fn reply(
         sectors: request.sectors,
         first: 0,
         takes: u16::try_from(takes).unwrap_or(u16::MAX),
+        seal: Seal::default(),
     }
 }
 

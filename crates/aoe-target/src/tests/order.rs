@@ -251,7 +251,7 @@ fn a_session_on_a_medium() {
     };
     let hello = SessionRequest::new(header(Command::Session), Operation::Hello);
     let (hello, payload) = ask(hello, OpenPayload::emit_hello(opening.client, opening.incarnation));
-    let target = OpenPayload::parse_hello_reply(&payload).unwrap();
+    let (target, _) = OpenPayload::parse_hello_reply(&payload).unwrap();
     let opening = OpenPayload { target, ..opening };
     let base = SessionRequest {
         session: hello.session,
@@ -321,7 +321,7 @@ fn a_volume_is_nobodys_to_claim() {
     let (client, incarnation) = (Nonce([1; 16]), Incarnation([2; 16]));
     let hello = SessionRequest::new(header(Command::Session), Operation::Hello);
     let (hello, payload) = ask(hello, OpenPayload::emit_hello(client, incarnation));
-    let target = OpenPayload::parse_hello_reply(&payload).unwrap();
+    let (target, _) = OpenPayload::parse_hello_reply(&payload).unwrap();
     let request = SessionRequest {
         session: hello.session,
         instance: hello.instance,

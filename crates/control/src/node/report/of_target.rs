@@ -106,6 +106,7 @@ impl From<&ExportStats> for Counters {
                 ("denied", stats[Counter::Denied]),
                 ("repeated", stats[Counter::Repeated]),
                 ("session_limit", stats[Counter::SessionLimit]),
+                ("forged", stats[Counter::Forged]),
             ]),
         }
     }
