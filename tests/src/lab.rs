@@ -25,13 +25,15 @@ pub struct LabOptions {
     pub size: &'static str,
     /// Largest Ethernet payload.
     pub mtu: u32,
+    /// What machines and supervisor demand of each other.
+    pub security: &'static str,
     /// No pool.
     pub bare: bool,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, bare: false }
+        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, security: "none", bare: false }
     }
 }
 
@@ -79,6 +81,8 @@ impl Lab {
             &mtu,
             "--ftp-port",
             &port,
+            "--security",
+            options.security,
         ];
         if options.bare {
             args.push("--bare");

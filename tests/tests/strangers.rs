@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aoe_wire::{
     Command as AoeCommand, Header, Incarnation, Nonce, OpenPayload, Operation, SessionId,
@@ -57,8 +58,10 @@ impl Stranger {
         let (session, instance) = (SessionId::NONE, Instance::default());
         let epoch = Epoch::OBSERVER;
         let mut stranger = Stranger { client, session, instance, sequence: 0, epoch };
-        // Any numbers do: nobody else is this machine.
-        let (nonce, incarnation) = (Nonce([0x51; 16]), Incarnation([0x52; 16]));
+        // Any numbers do, as long as none comes twice: nobody else is this machine.
+        static NONCES: AtomicU64 = AtomicU64::new(1);
+        let number = u128::from(NONCES.fetch_add(1, Ordering::Relaxed));
+        let (nonce, incarnation) = (Nonce(number.to_be_bytes()), Incarnation([0x52; 16]));
         let hello = stranger.request(Operation::Hello);
         let (reply, payload) = stranger.ask(hello, OpenPayload::emit_hello(nonce, incarnation));
         (stranger.session, stranger.instance) = (reply.session, reply.instance);

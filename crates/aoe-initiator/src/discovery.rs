@@ -489,7 +489,8 @@ fn paths_of(address: ShelfSlot) -> RangeInclusive<Key> {
 pub(crate) fn is_same_disk(one: &TargetKind, other: &TargetKind) -> bool {
     match (one, other) {
         // Who refuses doesn't say who it is, and isn't used.
-        (TargetKind::Refused(_), _) | (_, TargetKind::Refused(_)) => true,
+        (TargetKind::Refused(_) | TargetKind::Unfit(_), _)
+        | (_, TargetKind::Refused(_) | TargetKind::Unfit(_)) => true,
         (TargetKind::Session(one), TargetKind::Session(other)) => {
             one.node_id == other.node_id && one.export_name == other.export_name
         }

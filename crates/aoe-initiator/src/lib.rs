@@ -28,6 +28,7 @@ mod testing;
 
 pub use discovery::{Discovery, DiscoveryEvent, TARGETS_MAX, TargetConfig, TargetInfo};
 pub use driver::{DiskEvent, Initiator, InitiatorOptions, RemoteDisk};
+pub use opening::Unfit;
 pub use paths::{LocalPort, PathId};
 pub use probe::TargetKind;
 pub use statistics::Statistics;

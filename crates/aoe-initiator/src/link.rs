@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use block::{Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation};
+use seal::Rejected;
 
 use super::flight::{Flight, Kind, Transmission};
 use super::opening::{Message, Opened};
@@ -50,7 +51,7 @@ pub(crate) enum Verdict {
     Late,
     /// It contradicts itself.
     Malformed,
-    /// The target didn't seal it, or has said so before.
+    /// The target didn't seal it.
     Forged,
     /// All is well.
     Fine,
@@ -132,10 +133,13 @@ impl Link {
         message: Message<'a>,
         opened: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], Verdict> {
-        match self.is_about(reply) {
-            true => self.seals.open(reply, message, opened).ok_or(Verdict::Forged),
-            false => Err(Verdict::Late),
+        if !self.is_about(reply) {
+            return Err(Verdict::Late);
         }
+        self.seals.open(reply, message, opened).map_err(|rejected| match rejected {
+            Rejected::Forged => Verdict::Forged,
+            Rejected::Repeated => Verdict::Late,
+        })
     }
 
     /// The session's number.

@@ -12,7 +12,7 @@ use aoe_wire::{
     SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status, WANTS_OFFER,
     open_sealed, prologue,
 };
-use block::{Instance, Instant, IoError, Lba, RefusalReason, SectorRange};
+use block::{Instance, Instant, IoError, Lba, SectorRange};
 use seal::{Asking, Identity, Keys, PublicKey, Security};
 
 /// First interval between transmissions; doubles.
@@ -103,18 +103,13 @@ pub(crate) enum Progress {
 
 /// Why whoever answered HELLO isn't spoken with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
+pub enum Unfit {
+    /// Nothing that it says can be proved.
     #[error("it knows no keys, and this machine demands them")]
     NoKeys,
+    /// It isn't one of those that we speak with.
     #[error("its key {0} is none of those that this machine speaks with")]
     Stranger(PublicKey),
-}
-
-impl Unfit {
-    /// What is said of such a disk.
-    pub fn error(self) -> IoError {
-        IoError::Refused(RefusalReason::AccessDenied)
-    }
 }
 
 /// A message as it came.

@@ -37,6 +37,8 @@ pub enum TargetKind {
     Plain(Identify),
     /// It speaks our session, but not with us.
     Refused(IoError),
+    /// It speaks our session, and we don't with it.
+    Unfit(Unfit),
 }
 
 /// A target being asked.
@@ -94,8 +96,8 @@ impl Probe {
         random: &mut Random,
     ) -> ProbeState {
         if now >= self.started + PROBE_MAX {
-            let refused = |unfit: Unfit| ProbeState::Done(TargetKind::Refused(unfit.error()));
-            return self.unfit.map_or(ProbeState::Nobody, refused);
+            let unfit = |unfit| ProbeState::Done(TargetKind::Unfit(unfit));
+            return self.unfit.map_or(ProbeState::Nobody, unfit);
         }
         if now < self.deadline() {
             return ProbeState::Running;

@@ -2,7 +2,7 @@
 
 use aoe_wire::{Sealing, SessionReply, open_sealed};
 use block::Instant;
-use seal::Keys;
+use seal::{Keys, Rejected};
 
 use super::opening::Message;
 
@@ -20,18 +20,19 @@ impl Seals {
         self.0.as_mut().map(|keys| Sealing { sealer: &mut keys.sealer, now })
     }
 
-    /// What an answer says; `None` if the target didn't say so, or has said so before.
+    /// What an answer says, if the target says so, and for the first time.
     pub fn open<'a>(
         &mut self,
         reply: &SessionReply,
         message: Message<'a>,
         opened: &'a mut Vec<u8>,
-    ) -> Option<&'a [u8]> {
+    ) -> Result<&'a [u8], Rejected> {
         let Message { frame, payload, .. } = message;
         match &mut self.0 {
-            None => (!reply.seal.is_present()).then_some(payload),
+            None if reply.seal.is_present() => Err(Rejected::Forged),
+            None => Ok(payload),
             Some(Keys { opener, .. }) => {
-                open_sealed(frame, reply.operation, &reply.seal, payload, opener, opened).ok()
+                open_sealed(frame, reply.operation, &reply.seal, payload, opener, opened)
             }
         }
     }

@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("frontend", &["block", "runtime", "os"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "pool"]),
     ("terminal", &[]),
-    ("lab", &["block", "pool", "os", "frontend", "control", "terminal"]),
+    ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),
     ("sim", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
     (
         "etherpool",

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use seal::{PublicKey, Security};
 use serde::Deserialize;
 
 use crate::alerts::AlertsConfig;
@@ -30,6 +31,12 @@ pub struct SupervisorConfig {
     /// The socket of this machine's node process, for its own disks.
     #[serde(alias = "node_socket")]
     pub node_socket: Option<PathBuf>,
+    /// What is demanded of sessions over the wire: nothing by default.
+    pub security: Security,
+    /// The keys of the machines whose disks are used; all that have one where none is named.
+    pub nodes: Vec<PublicKey>,
+    /// The keys of other supervisors, which may reach this one's votes and exported volumes by sessions.
+    pub supervisors: Vec<PublicKey>,
     /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
     pub metrics: Option<SocketAddr>,
     /// FTP for served volumes.
@@ -128,6 +135,9 @@ impl Default for SupervisorConfig {
             device_dir: "/dev/etherpool".into(),
             api_socket: None,
             node_socket: None,
+            security: Security::None,
+            nodes: Vec::new(),
+            supervisors: Vec::new(),
             metrics: None,
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),

@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod engine;
 mod json_lines;
+mod keys;
 mod logging;
 mod measure;
 mod namespaces;

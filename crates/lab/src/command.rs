@@ -12,13 +12,15 @@ use terminal::Slow;
 
 /// Runs a program; its error output becomes ours when it fails.
 pub fn run<A: AsRef<OsStr>>(
-    program: &str,
+    program: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
 ) -> anyhow::Result<String> {
+    let program = program.as_ref();
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
-    let output =
-        command.output().with_context(|| format!("cannot run {program}; is it installed?"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {}; is it installed?", program.display()))?;
     finished(&command, output)
 }
 

@@ -31,7 +31,7 @@ pub fn start(place: &Place, who: &str) -> anyhow::Result<()> {
     let pid = if who == "supervisor" {
         up::start_supervisor(place, &plan)?
     } else {
-        up::start_node(place, plan.node(who)?)?
+        up::start_node(place, plan.node(who)?, plan.security)?
     };
     println!("{who} runs (process {pid})");
     Ok(())

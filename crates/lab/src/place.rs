@@ -10,6 +10,7 @@ use anyhow::Context;
 use control::api::{ApiError, ErrorCode};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use seal::Security;
 use serde::{Deserialize, Serialize};
 
 use terminal::Slow;
@@ -33,6 +34,9 @@ pub struct Place {
 pub struct LabPlan {
     pub mtu: u32,
     pub ftp_port: u16,
+    /// What the machines demand of each other.
+    #[serde(default)]
+    pub security: Security,
     pub nodes: Vec<NodePlan>,
     /// The highest shelf of a node that was destroyed: a new one isn't taken for it.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! `lab up`: from nothing, or from whatever is there, to a served file system. Every step looks at
 //! what exists first, so that starting twice is harmless and what died is started again.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use pool::PoolState;
 use pool::metadata::Layout;
+use seal::Security;
 use serde_json::Value;
 
-use crate::command::{etherpool, etherpool_json};
+use crate::command::{etherpool, etherpool_json, own_program, run};
 use crate::place::{LabPlan, NodePlan, Place};
 use crate::{network, process};
 use terminal::QUIET;
@@ -40,6 +42,9 @@ pub struct UpArgs {
     /// Port of the FTP server on 127.0.0.1.
     #[arg(long, default_value_t = 2121)]
     ftp_port: u16,
+    /// What machines and supervisor demand of each other on the lab's network: none, authenticate, encrypt.
+    #[arg(long, default_value = "none")]
+    security: Security,
     /// Start machines and supervisor only; make no pool.
     #[arg(long)]
     bare: bool,
@@ -61,7 +66,7 @@ pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
     network::ensure_switch(place, plan.mtu)?;
     for node in &plan.nodes {
         network::ensure_node(place, &node.name, plan.mtu)?;
-        start_node(place, node)?;
+        start_node(place, node, plan.security)?;
     }
     start_supervisor(place, &plan)?;
     wait_for_api(place)?;
@@ -93,7 +98,7 @@ pub fn add_node(place: &Place, size: Option<&str>, disks: Option<u8>) -> anyhow:
     plan.nodes.push(node.clone());
     place.store_plan(&plan)?;
     network::ensure_node(place, &node.name, plan.mtu)?;
-    start_node(place, &node)?;
+    start_node(place, &node, plan.security)?;
     wait_for_disks(place, std::slice::from_ref(&node))?;
     let disks: Vec<_> = (0..count).map(|slot| format!("e{}.{slot}", node.shelf)).collect();
     println!(
@@ -105,7 +110,7 @@ pub fn add_node(place: &Place, size: Option<&str>, disks: Option<u8>) -> anyhow:
 }
 
 /// Starts a node's process unless it runs; makes its disks unless they are there.
-pub fn start_node(place: &Place, node: &NodePlan) -> anyhow::Result<i32> {
+pub fn start_node(place: &Place, node: &NodePlan, security: Security) -> anyhow::Result<i32> {
     if let Some(pid) = process::running(place, &node.name) {
         return Ok(pid);
     }
@@ -128,8 +133,12 @@ pub fn start_node(place: &Place, node: &NodePlan) -> anyhow::Result<i32> {
             file.display().to_string()
         ));
     }
+    let supervisors = match security {
+        Security::None => String::new(),
+        _ => format!("supervisors = [{:?}]\n", key_of(&place.supervisor_dir())?),
+    };
     let config = format!(
-        "# Written by `etherpool lab`.\nname = {:?}\nnode-id = {:?}\nshelf = {}\nstate-dir = {:?}\nrun-dir = {:?}\ninterfaces = [{:?}]\n{exports}",
+        "# Written by `etherpool lab`.\nname = {:?}\nnode-id = {:?}\nshelf = {}\nstate-dir = {:?}\nrun-dir = {:?}\ninterfaces = [{:?}]\nsecurity = \"{security}\"\n{supervisors}{exports}",
         node.name,
         node.node_id,
         node.shelf,
@@ -148,6 +157,14 @@ pub fn start_node(place: &Place, node: &NodePlan) -> anyhow::Result<i32> {
     )
 }
 
+/// The public key of the machine that has its files there.
+fn key_of(dir: &std::path::Path) -> anyhow::Result<String> {
+    let (key, show) = (OsStr::new("key"), OsStr::new("show"));
+    let (option, state) = (OsStr::new("--state-dir"), dir.join("state"));
+    let shown = run(own_program()?, [key, show, option, state.as_os_str()])?;
+    Ok(shown.trim().to_owned())
+}
+
 /// Starts the supervisor unless it runs.
 pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
     if let Some(pid) = process::running(place, "supervisor") {
@@ -157,7 +174,7 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
     fs::create_dir_all(&dir)?;
     let path = |name: &str| dir.join(name).display().to_string();
     let config = format!(
-        "# Written by `etherpool lab`.\nstate-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n\n\
+        "# Written by `etherpool lab`.\nstate-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\nsecurity = \"{}\"\n\n\
          [[interfaces]]\nname = {:?}\nnetns = {:?}\n\n\
          [ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {:?}\n\n\
          [mount]\nroots = [\"/srv\", \"/mnt\", \"/media\", {:?}]\n\n\
@@ -165,6 +182,7 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
         path("state"),
         path("run"),
         path("dev"),
+        plan.security,
         network::SUPERVISOR_INTERFACE,
         place.switch_netns(),
         plan.ftp_port,
@@ -212,8 +230,8 @@ fn plan(args: &UpArgs) -> anyhow::Result<LabPlan> {
         nodes.push(node_plan(number, vec![bytes; usize::from(args.disks)])?);
     }
     let layout = args.layout.map(|layout| layout.to_string());
-    let (mtu, ftp_port) = (args.mtu, args.ftp_port);
-    Ok(LabPlan { mtu, ftp_port, nodes, nodes_made: 0, layout, pool_made: false })
+    let UpArgs { mtu, ftp_port, security, .. } = *args;
+    Ok(LabPlan { mtu, ftp_port, security, nodes, nodes_made: 0, layout, pool_made: false })
 }
 
 fn disk_size(text: &str) -> anyhow::Result<u64> {

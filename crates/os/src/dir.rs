@@ -111,6 +111,25 @@ impl Directory {
         self.replace_with(name, contents, &mut |directory| directory.sync())
     }
 
+    /// Makes a file that only its owner reads, and makes it last. One that is there stays: two that begin at once
+    /// don't get a file each.
+    pub fn create_private(&self, name: &OsStr, contents: &[u8]) -> io::Result<()> {
+        let mut made = OsString::from(".");
+        made.push(name);
+        made.push(format!(".{}", std::process::id()));
+        match self.remove(&made) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let written = self.write_as(&made, contents, Mode::from_raw_mode(0o600));
+        let linked = written.and_then(|()| {
+            Ok(rustix::fs::linkat(&self.fd, &made, &self.fd, name, AtFlags::empty())?)
+        });
+        let _ = self.remove(&made);
+        linked?;
+        self.sync()
+    }
+
     fn replace_with(
         &self,
         name: &OsStr,
@@ -152,8 +171,11 @@ impl Directory {
     }
 
     fn write_new(&self, name: &OsStr, contents: &[u8]) -> io::Result<()> {
+        self.write_as(name, contents, Mode::from_raw_mode(0o666))
+    }
+
+    fn write_as(&self, name: &OsStr, contents: &[u8], mode: Mode) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o666);
         let mut file = File::from(rustix::fs::openat(&self.fd, name, flags, mode)?);
         file.write_all(contents)?;
         file.sync_all()

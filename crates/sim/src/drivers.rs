@@ -16,10 +16,12 @@ use block::BlockDevice;
 use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};
 use runtime::Handle;
+use seal::{Identity, KeyPair, SecretKey, Security};
 use uuid::Uuid;
 
 use crate::disk::Disk;
 use crate::network::SimPort;
+use crate::random::fork_seed;
 use crate::world::{Process, World};
 
 /// How often a node looks for a disk that doesn't answer.
@@ -34,6 +36,30 @@ pub struct NodeFacts<'a> {
     pub name: &'a str,
     /// The shelf of its exports.
     pub shelf: u16,
+    /// What it demands of those who open sessions. Supervisors demand nothing, and have a key.
+    pub security: Security,
+}
+
+/// What a machine demands, as it follows from the run's seed: in most clusters not all demand the same.
+pub fn security_of(machine: Uuid) -> Security {
+    let number = machine.as_u128() % Security::ALL.len() as u128;
+    Security::ALL[number as usize]
+}
+
+/// Who has a key of a name, with a seed's randomness.
+fn with_key(handle: &Handle, name: &str) -> Identity {
+    let mut secret = [0; 32];
+    secret[..8].copy_from_slice(&fork_seed(0, name).to_be_bytes());
+    let random = handle.clone();
+    let fill = move |bytes: &mut [u8]| {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&random.random_u64().to_be_bytes()[..chunk.len()]);
+        }
+    };
+    let Ok(keys) = KeyPair::of(SecretKey::new(secret)) else {
+        unreachable!("any 32 bytes are the secret half of a key");
+    };
+    Identity::new(keys, Box::new(fill)).with_aes(true)
 }
 
 /// A node process: exports `disks`, each as soon as its medium is opened.
@@ -53,6 +79,11 @@ pub fn serve_as(
     let identity = NodeIdentity { id: facts.machine, name: facts.name.to_string() };
     let driver = TargetDriver::new(handle.clone(), identity);
     driver.set_newest(newest);
+    // Older programs know no keys.
+    if newest == SessionVersion::NEWEST {
+        let identity = with_key(&handle, facts.name).with_least(facts.security);
+        driver.set_identity(Rc::new(identity));
+    }
     for port in ports {
         driver.add_port(port);
     }
@@ -107,7 +138,8 @@ pub fn look_for_disks_as(
     found: impl Fn(Found) + 'static,
 ) {
     let usual = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
-    let options = InitiatorOptions { newest, ..usual };
+    let identity = (newest == SessionVersion::NEWEST).then(|| with_key(handle, "supervisor"));
+    let options = InitiatorOptions { newest, identity: identity.map(Rc::new), ..usual };
     let initiator = Initiator::new(handle.clone(), options);
     for port in ports {
         initiator.add_port(port);

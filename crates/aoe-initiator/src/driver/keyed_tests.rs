@@ -6,6 +6,7 @@ use aoe_wire::{HolderPayload, Operation as Verb, SessionReply, SessionRequest, S
 use seal::{KeyPair, PublicKey, SecretKey, Security};
 
 use super::*;
+use crate::opening::Unfit;
 
 const NODE: u8 = 10;
 const SECRET_WORDS: &[u8] = b"what nobody but us may read, or put in the place of something else";
@@ -98,25 +99,24 @@ fn the_stricter_end_decides_what_others_hear() {
 
 #[test]
 fn who_demands_keys_speaks_with_nobody_who_has_none() {
-    for (client, target) in [
-        (Some(identity(1, Security::Encrypt)), None),
-        (None, Some(identity(2, Security::Authenticate))),
+    use Security::{Authenticate, Encrypt, None as Nothing};
+    let refused = || TargetKind::Refused(IoError::Refused(block::RefusalReason::AccessDenied));
+    let unfit = TargetKind::Unfit;
+    let only_three = |identity: Identity| identity.with_peers([public(3)]);
+    for (client, target, expected) in [
+        (Some(identity(1, Encrypt)), None, unfit(Unfit::NoKeys)),
+        (None, Some(identity(2, Authenticate)), refused()),
         (
-            Some(identity(1, Security::Encrypt).with_peers([public(3)])),
-            Some(identity(2, Security::None)),
+            Some(only_three(identity(1, Encrypt))),
+            Some(identity(2, Nothing)),
+            unfit(Unfit::Stranger(public(2))),
         ),
-        (
-            Some(identity(1, Security::None)),
-            Some(identity(2, Security::Encrypt).with_peers([public(3)])),
-        ),
+        (Some(identity(1, Nothing)), Some(only_three(identity(2, Encrypt))), refused()),
     ] {
         let world = world_as(2, 9000, client.map(Rc::new));
         let node = world.node_as(1, NODE, disk(), true, target.map(Rc::new));
         world.wait(8 * SECOND);
-        let targets = world.initiator.targets();
-        let refused =
-            Some(TargetKind::Refused(IoError::Refused(block::RefusalReason::AccessDenied)));
-        assert_eq!(targets[0].kind, refused);
+        assert_eq!(world.initiator.targets()[0].kind, Some(expected));
         assert!(world.initiator.disk(ADDRESS).is_none());
         assert_eq!(node.driver.exports()[0].sessions, 0);
     }
@@ -198,6 +198,10 @@ fn what_isnt_sealed_by_the_client_does_nothing() {
         let read = SessionRequest { operation: Verb::Read, durable: false, ..forged };
         let close = SessionRequest { operation: Verb::Close, durable: false, sectors: 0, ..forged };
         let thief = HolderPayload::emit_claim(OwnerId(uuid::Uuid::from_u128(666)));
+        let version = aoe_wire::SessionVersion::One;
+        let open = SessionRequest { operation: Verb::Open, version, ..close };
+        let frame = open.emit(Buffer::zeroed(48));
+        world.inject(&[frame.head.as_slice(), &frame.payload].concat());
         for (request, payload) in [
             (forged, bytes(8, 6)),
             (claim, thief),
@@ -220,7 +224,7 @@ fn what_isnt_sealed_by_the_client_does_nothing() {
             }
         }
         world.wait(SECOND / 10);
-        assert_eq!(count(&node, Counter::Forged), 12);
+        assert_eq!(count(&node, Counter::Forged), 13);
         assert_eq!(world.fetch(&remote, START, 8), bytes(8, 1));
         let holder = world.run(SECOND, remote.renew()).unwrap().value;
         assert_eq!(holder.owner, CLAIM.owner);
@@ -316,6 +320,23 @@ fn a_restarted_target_is_opened_anew_with_another_key_or_the_same() {
     let read = world.run(5 * SECOND, reading);
     assert_eq!(read.unwrap().value, bytes(8, 1));
     assert_eq!(remote.statistics().losses, 0);
+}
+
+/// A key that is taken off the list, as an administrator does who doesn't trust its owner any more.
+#[test]
+fn who_isnt_on_the_list_any_more_is_shut_out_at_once() {
+    let world = world_as(10, 9000, Some(Rc::new(identity(1, Security::Encrypt))));
+    let own = || identity(2, Security::Encrypt);
+    let node = world.node_as(1, NODE, disk(), true, Some(Rc::new(own().with_peers([public(1)]))));
+    let remote = world.opened();
+    world.store(&remote, START, bytes(8, 1));
+    node.driver.set_identity(Rc::new(own().with_peers([public(1), public(4)])));
+    world.store(&remote, START, bytes(8, 2));
+    node.driver.set_identity(Rc::new(own().with_peers([public(4)])));
+    let before = count(&node, Counter::Writes);
+    let write = remote.write(Lba(START), bytes(8, 3), Durability::Durable);
+    assert!(world.run(5 * SECOND, write).is_err());
+    assert_eq!((count(&node, Counter::Writes), node.driver.exports()[0].sessions), (before, 0));
 }
 
 /// Everything that could be said instead of an offer, by somebody who is heard first.

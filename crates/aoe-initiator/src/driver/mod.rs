@@ -307,7 +307,7 @@ impl Inner {
 
     fn found(self: &Rc<Self>, info: TargetInfo) {
         let Some(kind) = info.kind.clone() else { return };
-        if !self.options.connect || matches!(kind, TargetKind::Refused(_)) {
+        if !self.options.connect || matches!(kind, TargetKind::Refused(_) | TargetKind::Unfit(_)) {
             return;
         }
         let mut disks = self.disks.borrow_mut();

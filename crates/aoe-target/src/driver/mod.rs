@@ -206,7 +206,7 @@ impl TargetDriver {
         driver
     }
 
-    /// Has a key from now on, and demands of clients of sessions what that says. Before ports are added.
+    /// Has a key from now on, and demands of clients what that says: sessions that it wouldn't open end.
     pub fn set_identity(&self, identity: Rc<Identity>) {
         self.inner.target.borrow_mut().set_identity(identity);
     }

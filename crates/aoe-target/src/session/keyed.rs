@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use aoe_wire::{
-    Choice, Offer, OpenPayload, SessionReply, SessionRequest, SessionVersion, open_sealed, prologue,
-};
+use aoe_wire::{Choice, Offer, OpenPayload, SessionReply, SessionRequest, open_sealed, prologue};
 use block::{Buffer, Instant};
 use seal::{Asked, Identity, Keys, PublicKey, Security};
 
@@ -48,6 +46,11 @@ impl Handshake {
     /// Whose key it is.
     pub(crate) fn peer(&self) -> PublicKey {
         self.asked.peer
+    }
+
+    /// How its messages are sealed.
+    pub(crate) fn security(&self) -> Security {
+        self.choice.security
     }
 
     /// The answer, which carries `said`, and what the session has from then on.
@@ -129,8 +132,7 @@ pub(crate) fn open<'a>(
 ) -> Result<&'a [u8], Counter> {
     let Message { frame, payload } = message;
     let Some(SessionKeys { keys, .. }) = &mut session.keys else {
-        // One of this machine's own stays there, whoever else names it.
-        let is_open = port.trusted || least == Security::None && !session.opener.is_local;
+        let is_open = port.trusted || least == Security::None;
         return if is_open && !request.seal.is_present() {
             Ok(payload)
         } else {
@@ -167,6 +169,5 @@ pub(crate) fn send(
     let session = export.sessions.get_mut(reply.session);
     let keys = session.and_then(|session| session.keys.as_mut()).map(|known| &mut known.keys);
     let sealing = keys.map(|keys| aoe_wire::Sealing { sealer: &mut keys.sealer, now });
-    debug_assert!(sealing.is_none() || reply.version >= SessionVersion::Two);
     shared.send(port.id, reply.emit_sealed(payload, sealing).together(together_bytes));
 }

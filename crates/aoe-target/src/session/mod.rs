@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{Access, Buffer, Holder, Instance, Instant, IoError, RefusalReason};
-use seal::{PublicKey, Seal};
+use seal::{Identity, PublicKey, Seal, Security};
 
 use crate::Shared;
 use crate::export::{Export, PortState};
@@ -50,6 +50,7 @@ struct Opener {
     incarnation: Incarnation,
     /// Nobody's where it has no keys.
     key: Option<PublicKey>,
+    security: Security,
     /// It is a program of this machine.
     is_local: bool,
 }
@@ -118,6 +119,18 @@ impl Sessions {
         let Some(session) = self.open.remove(&id) else { return };
         let has_begun = |slot: &Slot| !matches!(slot, Slot::Assembling(_));
         self.unheard |= session.slots.values().any(has_begun);
+    }
+
+    /// Ends the sessions of those with whom somebody like that doesn't speak.
+    pub(crate) fn end_unfit(&mut self, identity: &Identity) {
+        let is_unfit = |opener: &Opener| {
+            let is_stranger = opener.key.is_some_and(|key| !identity.admits(&key));
+            is_stranger || !opener.is_local && opener.security < identity.least()
+        };
+        let unfit = self.open.iter().filter(|(_, session)| is_unfit(&session.opener));
+        let unfit: Vec<SessionId> = unfit.map(|(id, _)| *id).collect();
+        unfit.into_iter().for_each(|id| self.close(id));
+        self.opening.retain(|_, opener| !is_unfit(opener));
     }
 
     /// Memory is wanted: incomplete commands of which nothing comes any more give theirs back.
@@ -290,9 +303,12 @@ fn open(
         if export.sessions.opening.contains_key(&id) {
             return export.meter.count(Counter::Repeated);
         }
-        if export.sessions.open.contains_key(&id) {
+        if let Some(session) = export.sessions.open.get(&id) {
             // The answer got lost, or this is a replay: it changes nothing either way.
-            return welcome(export, shared, port, request);
+            return match session.keys.is_some() == OpenPayload::ask_of(payload).is_some() {
+                true => welcome(export, shared, port, request),
+                false => export.meter.count(Counter::Forged),
+            };
         }
     }
     let derived = SessionId::derive(&opening, request.instance, at.address);
@@ -316,8 +332,12 @@ fn open(
         }
         Admission::Dropped(why) => return export.meter.count(why),
     };
-    let key = handshake.as_ref().map(|handshake| handshake.peer());
-    let opener = Opener { incarnation: opening.incarnation, key, is_local: port.trusted };
+    let opener = Opener {
+        incarnation: opening.incarnation,
+        key: handshake.as_ref().map(|handshake| handshake.peer()),
+        security: handshake.as_ref().map_or(Security::None, |handshake| handshake.security()),
+        is_local: port.trusted,
+    };
     export.sessions.unheard |= export.sessions.end_former(&opener);
     if !export.sessions.make_room() {
         return export.meter.count(Counter::SessionLimit);

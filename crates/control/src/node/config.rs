@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::ShelfSlot;
+use seal::{PublicKey, Security};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -48,6 +49,10 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// The program that says how drives are: `smartctl` by default; the empty text for none.
     pub smartctl: Option<PathBuf>,
+    /// What is demanded of sessions over the wire: nothing by default.
+    pub security: Security,
+    /// The keys of those who may open sessions over the wire; all who have one where none is named.
+    pub supervisors: Vec<PublicKey>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
     /// Named lists of MAC addresses, for access lists.
@@ -74,6 +79,8 @@ const OWN_KEYS: &[&str] = &[
     "after-stop",
     "metrics",
     "smartctl",
+    "security",
+    "supervisors",
     "drive",
     "groups",
 ];
@@ -245,7 +252,8 @@ mod tests {
         let text = "name = 'n'\nnode-id = '00000000-0000-0000-0000-000000000001'\nshelf = 3\n\
             state-dir = '/s'\nrun-dir = '/r'\nframe-socket = true\nautomatic = true\n\
             scan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
-            metrics = '127.0.0.1:9100'\nsmartctl = '/s'\ninterfaces = ['eth*']\nio = 'buffered'\n\
+            metrics = '127.0.0.1:9100'\nsmartctl = '/s'\nsecurity = 'encrypt'\n\
+            supervisors = ['hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ninterfaces = ['eth*']\nio = 'buffered'\n\
             [[drive]]\nmatch = 'x'\nread-ahead = true\n\
             [groups]\nweb = ['02:00:00:00:00:01']\n\
             [access]\nread.accept = ['web']\n\
@@ -260,7 +268,7 @@ mod tests {
         assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
         assert_eq!(config.defaults.io, Some(IoMode::Buffered));
         assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
-        assert_eq!(config.export[0].line, Some(22));
+        assert_eq!(config.export[0].line, Some(24));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod docs;
 mod endings;
 mod failure;
 mod held;
+mod key;
 mod output;
 mod pool;
 mod pool_check;
@@ -119,6 +120,9 @@ enum Command {
     /// Entries of the FTP users file
     #[command(subcommand)]
     User(user::UserCommand),
+    /// The key of this machine
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Completions for a shell, on standard output
     Completion(docs::CompletionArgs),
     /// Manual pages, one on standard output or all in a directory
@@ -201,6 +205,7 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,
+        Command::Key(command) => key::run(command, cli.json)?,
         command => {
             let tell = terminal::is_seen(cli.json);
             let client = ApiClient::new(cli.socket, timeout, tell);
@@ -327,6 +332,8 @@ mod tests {
             "etherpool status --json",
             "etherpool --socket /x/y status",
             "etherpool volume mount cluster/v /srv/v --timeout 5",
+            "etherpool key show",
+            "etherpool key show --state-dir /var/lib/etherpool --json",
             "etherpool completion bash",
             "etherpool man",
             "etherpool target e1.1=/dev/sdb -i eth0 -i eth1 --io direct --write-cache off",

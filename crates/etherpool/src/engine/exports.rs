@@ -26,6 +26,7 @@ use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::net::{InterfaceSpec, PacketPort, Role};
 use pool::{Engine, PoolReport, VolumeReport, VolumeStats};
+use seal::Identity;
 
 use super::held::HeldExports;
 use crate::admin::{AdminHandler, Change};
@@ -81,6 +82,11 @@ impl Exports {
             troubles: RefCell::default(),
             changing: runtime::Semaphore::new(1),
         }
+    }
+
+    /// Has a key from now on, and demands of sessions what that says; plain AoE has none.
+    pub fn set_identity(&self, identity: Rc<Identity>) {
+        self.driver.set_identity(identity);
     }
 
     /// Takes the registry's word for which pools are known and whose exports wait.

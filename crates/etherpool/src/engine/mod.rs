@@ -27,12 +27,14 @@ use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::reconcile::EngineInstance;
 use control::registry::Registry;
+use os::dir::Directory;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
 
 use crate::admin::{AdminHandler, AdminServer, Answering};
+use crate::keys::{self, Demands};
 use crate::namespaces::Namespaces;
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
@@ -129,12 +131,23 @@ impl Process {
         let engine = Engine::new(handle.runtime().clone(), owner);
         registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));
         let namespaces = Namespaces::of(&config.interfaces);
+        let state_dir = Directory::create(&config.state_dir).with_context(|| {
+            format!("cannot make the state directory {}", config.state_dir.display())
+        })?;
+        let disks = Demands::of(config.security, &config.nodes);
         let sockets = [config.node_socket(), config.witness_socket()];
-        let network = Network::open(&handle, &config.interfaces, &namespaces, &sockets)?;
+        let network = Network::open(
+            &handle,
+            &config.interfaces,
+            &namespaces,
+            &sockets,
+            keys::identity(Some(&state_dir), &disks)?,
+        )?;
         let volumes = Volumes::new(handle.clone(), EngineInstance(instance));
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);
         exports.know(&registry);
+        exports.set_identity(keys::identity(Some(&state_dir), &keys::clients(config))?);
         let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,

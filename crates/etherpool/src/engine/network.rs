@@ -24,6 +24,7 @@ use os::dir::Spot;
 use os::net::{PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
 use runtime::Handle;
+use seal::Identity;
 
 use super::exports::Exports;
 use crate::namespaces::{Namespaces, spec_of};
@@ -50,8 +51,9 @@ impl Network {
         interfaces: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
         sockets: &[PathBuf],
+        identity: Rc<Identity>,
     ) -> anyhow::Result<Network> {
-        let network = Network::new(handle, interfaces, namespaces, true)?;
+        let network = Network::new(handle, interfaces, namespaces, Some(identity))?;
         for socket in sockets {
             let socket = Spot::of(socket)
                 .with_context(|| format!("the way to the socket {}", socket.display()))?;
@@ -65,7 +67,7 @@ impl Network {
     pub fn listen(handle: &ReactorHandle, interface: &InterfaceConfig) -> anyhow::Result<Network> {
         let interfaces = std::slice::from_ref(interface);
         let namespaces = Namespaces::of(interfaces);
-        let network = Network::new(handle, interfaces, &namespaces, false)?;
+        let network = Network::new(handle, interfaces, &namespaces, None)?;
         network.open_missing(handle);
         let states = network.interfaces();
         if let Some(trouble) = states.into_iter().find_map(|state| state.trouble) {
@@ -78,10 +80,14 @@ impl Network {
         handle: &ReactorHandle,
         interfaces: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
-        connect: bool,
+        identity: Option<Rc<Identity>>,
     ) -> anyhow::Result<Network> {
         let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
-        let options = InitiatorOptions { connect, ..InitiatorOptions::new(incarnation) };
+        let options = InitiatorOptions {
+            connect: identity.is_some(),
+            identity,
+            ..InitiatorOptions::new(incarnation)
+        };
         let interfaces = interfaces
             .iter()
             .map(|config| Interface { config: config.clone(), port: Err("not opened yet".into()) })
@@ -252,6 +258,9 @@ fn seen(info: &TargetInfo, interface: String) -> SeenTarget {
         },
         Some(TargetKind::Refused(error)) => {
             SeenTarget { session: true, trouble: Some(format!("refuses: {error}")), ..plain }
+        }
+        Some(TargetKind::Unfit(unfit)) => {
+            SeenTarget { session: true, trouble: Some(format!("not used: {unfit}")), ..plain }
         }
         None => SeenTarget {
             trouble: plain.trouble.or(Some("does not answer what it is".into())),

@@ -24,6 +24,7 @@ use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
 use runtime::{Notify, Semaphore};
+use seal::KeyPair;
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
@@ -35,6 +36,7 @@ use super::local;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
 use crate::admin::{AdminHandler, AdminServer, Change, Metrics, status_of};
+use crate::keys::{self, Demands};
 
 /// How long the end waits for requests that a disk has.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -66,6 +68,10 @@ pub struct Node {
     pub driver: TargetDriver,
     /// The machine's name.
     pub name: String,
+    /// The machine's key.
+    pub keys: KeyPair,
+    /// What is demanded of sessions at present.
+    pub demands: RefCell<Demands>,
     /// The machine's identity.
     pub node_id: uuid::Uuid,
     /// Where the sockets are, if there are any. Opened before anything is served: nothing in it is
@@ -237,6 +243,11 @@ impl Service {
                 tracing::warn!("a new {what} takes effect at the next start");
             }
         }
+        if *self.node.demands.borrow() != wanted.demands {
+            let identity = keys::with_demands(self.node.keys.clone(), &wanted.demands);
+            self.node.driver.set_identity(identity);
+            self.node.demands.replace(wanted.demands.clone());
+        }
         if wanted.automatic && !self.exporter.can_look() {
             tracing::warn!("disks are looked for from the next start on");
         }
@@ -330,13 +341,18 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
     };
     let name = config.name.clone().unwrap_or_else(os::process::hostname);
     let identity = NodeIdentity { id: node_id, name: name.clone() };
+    let driver = TargetDriver::new(handle.runtime().clone(), identity);
+    let identity = keys::identity(state_dir.as_ref(), &wanted.demands)?;
+    driver.set_identity(Rc::clone(&identity));
     let ata = Rc::new(AtaDisks::new(handle));
     let node = Node {
         drives: Drives::start(handle, &ata, &config.drive),
         asker: DriveAsker::new(handle, config.smartctl.as_deref()),
         ata,
         handle: handle.clone(),
-        driver: TargetDriver::new(handle.runtime().clone(), identity),
+        driver,
+        keys: identity.keys().clone(),
+        demands: RefCell::new(wanted.demands.clone()),
         name,
         node_id,
         run_dir,

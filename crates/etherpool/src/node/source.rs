@@ -16,6 +16,7 @@ use control::node::{
 
 use super::interfaces::{Patterns, list_ethernet};
 use super::open_disks::{SystemIdentity, find};
+use crate::keys::{Demands, clients};
 use crate::witnesses::{files, why_not_the_made};
 
 /// Where a node keeps its memory and its sockets by default.
@@ -81,6 +82,8 @@ pub struct Wanted {
     pub run_dir: Option<PathBuf>,
     /// Where is kept what survives a restart, if anything is.
     pub state_dir: Option<PathBuf>,
+    /// What is demanded of sessions.
+    pub demands: Demands,
 }
 
 impl Source {
@@ -124,6 +127,7 @@ impl Source {
                     config.defaults.interfaces = Some(interfaces.clone());
                 }
                 let wanted = Wanted {
+                    demands: Demands::of(config.security, &config.supervisors),
                     refused: Vec::new(),
                     placed: None,
                     plans: config.plans()?,
@@ -140,6 +144,7 @@ impl Source {
             Source::Witnesses(supervisor) => witnesses(supervisor)?,
             Source::Fixed(plan) => Wanted {
                 config: NodeConfig::default(),
+                demands: Demands::default(),
                 refused: Vec::new(),
                 placed: None,
                 plans: vec![(**plan).clone()],
@@ -189,6 +194,7 @@ impl TargetSource {
         let run_dir = self.run_dir.clone().or_else(|| config.run_dir.clone());
         let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
         Ok(Wanted {
+            demands: Demands::of(config.security, &config.supervisors),
             automatic,
             frame_socket: config.frame_socket.unwrap_or(false),
             run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
@@ -232,6 +238,7 @@ fn witnesses(supervisor: &SupervisorConfig) -> anyhow::Result<Wanted> {
         plans.push(ExportPlan { remember: false, ..plan });
     }
     Ok(Wanted {
+        demands: clients(supervisor),
         plans,
         refused,
         placed: Some(supervisor.interfaces.clone()),

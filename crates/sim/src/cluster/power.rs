@@ -12,7 +12,12 @@ impl Cluster {
         let process = self.world().start_process(&node.name, node.clock.get());
         let devices = node.disks();
         let ports = open(&self.networks, &node.stations);
-        let facts = NodeFacts { machine: node.machine, name: &node.name, shelf: node.shelf };
+        let facts = NodeFacts {
+            machine: node.machine,
+            name: &node.name,
+            shelf: node.shelf,
+            security: drivers::security_of(node.machine),
+        };
         drivers::serve(&process, ports, facts, &devices);
         *node.process.borrow_mut() = Some(process);
     }

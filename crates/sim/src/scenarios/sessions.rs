@@ -12,6 +12,7 @@ use futures::FutureExt;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
+use seal::Security;
 use uuid::Uuid;
 
 use super::scenario;
@@ -73,6 +74,8 @@ pub(super) struct Pair {
     second: Option<(Rc<Network>, Rc<Station>)>,
     /// What target and clients speak that are started next.
     newest: Cell<[SessionVersion; 2]>,
+    /// What the target demands that is started next.
+    security: Cell<Security>,
     /// The clients' ends of the second way.
     others: RefCell<Vec<Rc<Station>>>,
     target_process: RefCell<Option<Rc<Process>>>,
@@ -130,6 +133,7 @@ impl Pair {
             target: network.plug("target", mtu_bytes),
             second,
             newest: Cell::new([SessionVersion::NEWEST; 2]),
+            security: Cell::new(Security::ALL[random.random_range(0..3)]),
             others: RefCell::default(),
             network,
             disk,
@@ -148,7 +152,8 @@ impl Pair {
         let mut ports = vec![self.network.open(&self.target)];
         ports.extend(self.second.iter().map(|(network, station)| network.open(station)));
         let disks = [Rc::clone(&self.disk)];
-        let facts = NodeFacts { machine: Uuid::from_u128(1), name: "target", shelf: 1 };
+        let (machine, security) = (Uuid::from_u128(1), self.security.get());
+        let facts = NodeFacts { machine, name: "target", shelf: 1, security };
         drivers::serve_as(&process, ports, facts, &disks, self.newest.get()[0]);
         *self.target_process.borrow_mut() = Some(process);
     }
@@ -163,8 +168,10 @@ impl Pair {
         self.start_target();
     }
 
-    /// From their next start on target and clients speak nothing newer than this.
+    /// From their next start on target and clients speak nothing newer than this, and no keys are demanded, which
+    /// older ones don't know.
     pub fn speak(&self, target: SessionVersion, client: SessionVersion) {
+        self.security.set(Security::None);
         self.newest.set([target, client]);
     }
 
