@@ -1,6 +1,8 @@
 //! A session client that gives its claim up, and what it knows of who holds the medium.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use block::{Answer, Holder, OwnerId, RefusalReason};
 
 use super::tests::{SECOND, SessionPair, bad_wire, claimed, pair, read};

@@ -1,6 +1,8 @@
 //! Commands in fragments, as the client sends and reads them: version 2 of docs/session.md.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use block::Answer;
 
 use super::tests::{SECOND, SessionPair, bad_wire, claimed, claimed_of, read};

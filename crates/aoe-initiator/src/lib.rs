@@ -12,6 +12,7 @@ mod flight;
 mod link;
 mod opening;
 mod operations;
+mod options;
 mod outlet;
 mod paths;
 mod plain;

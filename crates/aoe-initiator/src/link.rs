@@ -12,7 +12,6 @@
 use std::time::Duration;
 
 use block::{Claim, Durability, Epoch, Holder, Instance, Instant, IoError, Operation};
-use seal::Rejected;
 
 use super::flight::{Flight, Kind, Transmission};
 use super::opening::{Message, Opened};
@@ -116,6 +115,11 @@ impl Link {
         }
     }
 
+    /// The latest that the target's clock is known to be.
+    pub fn clock(&self) -> Instant {
+        self.clock
+    }
+
     /// Whether its messages are sealed.
     pub fn is_sealed(&self) -> bool {
         self.seals.are_in_use()
@@ -133,13 +137,10 @@ impl Link {
         message: Message<'a>,
         opened: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], Verdict> {
-        if !self.is_about(reply) {
-            return Err(Verdict::Late);
+        match self.is_about(reply) {
+            true => self.seals.open(reply, message, opened),
+            false => Err(Verdict::Late),
         }
-        self.seals.open(reply, message, opened).map_err(|rejected| match rejected {
-            Rejected::Forged => Verdict::Forged,
-            Rejected::Repeated => Verdict::Late,
-        })
     }
 
     /// The session's number.

@@ -33,6 +33,14 @@ pub(crate) fn random16(random: &mut dyn FnMut() -> u64) -> [u8; 16] {
     bytes
 }
 
+/// A nonce that nobody foretells, and opens with before we do.
+fn nonce_of(identity: &Identity) -> Nonce {
+    Nonce(std::array::from_fn::<u8, 16, _>({
+        let drawn = identity.draw();
+        move |at| drawn[at]
+    }))
+}
+
 /// An opening in progress.
 pub(crate) struct Opening {
     address: ShelfSlot,
@@ -60,6 +68,8 @@ enum Stage {
         version: SessionVersion,
         until: Instant,
         handshake: Option<Box<Handshake>>,
+        /// It was answered by a program of this machine.
+        is_local: bool,
     },
 }
 
@@ -69,6 +79,14 @@ struct Handshake {
     /// Its first message.
     ask: Vec<u8>,
     choice: Choice,
+    /// The answer, once it was genuine: what carried it may have been changed, and may come again unchanged.
+    answered: Option<Answered>,
+}
+
+struct Answered {
+    answer: Vec<u8>,
+    said: Vec<u8>,
+    keys: Keys,
 }
 
 /// What the answer to OPEN brought.
@@ -126,13 +144,16 @@ pub(crate) struct Message<'a> {
 impl Handshake {
     /// What the answer carried and the keys, if all of the message is the asked target's.
     fn finish(&mut self, reply: &SessionReply, came: Message<'_>) -> Option<(Vec<u8>, Keys)> {
-        let Choice { security, suite } = self.choice;
-        let (said, mut keys) = self.asking.finish(came.payload, suite, security)?;
-        let mut opened = Vec::new();
-        let opener = &mut keys.opener;
-        open_sealed(came.frame, reply.operation, &reply.seal, came.payload, opener, &mut opened)
+        let answer = came.payload;
+        if self.answered.as_ref().is_none_or(|known| known.answer != answer) {
+            let Choice { security, suite } = self.choice;
+            let (said, keys) = self.asking.finish(answer, suite, security)?;
+            self.answered = Some(Answered { answer: answer.to_vec(), said, keys });
+        }
+        let opener = &mut self.answered.as_mut()?.keys.opener;
+        open_sealed(came.frame, reply.operation, &reply.seal, answer, opener, &mut Vec::new())
             .ok()?;
-        Some((said, keys))
+        self.answered.take().map(|known| (known.said, known.keys))
     }
 }
 
@@ -162,7 +183,8 @@ impl Opening {
 
     /// As who has this key, towards whom that speaks with.
     pub fn with_identity(self, identity: Option<Rc<Identity>>) -> Opening {
-        Opening { identity, ..self }
+        let drawn = identity.as_deref().map(nonce_of);
+        Opening { client: drawn.unwrap_or(self.client), identity, ..self }
     }
 
     /// Speaks nothing newer than this.
@@ -212,8 +234,8 @@ impl Opening {
         is_local: bool,
         random: &mut dyn FnMut() -> u64,
     ) -> Frame {
-        if let Stage::Open { until, handshake, .. } = &self.stage
-            && (now >= *until || handshake.is_none() && !self.may_be_open(is_local))
+        if let Stage::Open { until, handshake, is_local: began, .. } = &self.stage
+            && (now >= *until || handshake.is_none() && *began && !is_local)
         {
             self.begin_anew(random);
         }
@@ -271,7 +293,9 @@ impl Opening {
                 self.handle_open(now, reply, came, random)
             }
             // A second answer to a repeated HELLO.
-            (Stage::Open { .. }, Operation::Hello) => Progress::Heard,
+            (Stage::Open { session, .. }, Operation::Hello) if *session == reply.session => {
+                Progress::Heard
+            }
             _ => Progress::Stale,
         }
     }
@@ -295,7 +319,9 @@ impl Opening {
                 Err(unfit) => return Progress::Unfit(unfit),
             };
         let instance = reply.instance;
-        self.stage = Stage::Open { payload, session, instance, version, until, handshake };
+        let is_local = came.is_local;
+        self.stage =
+            Stage::Open { payload, session, instance, version, until, handshake, is_local };
         self.tries = 0;
         self.next = now;
         Progress::Heard
@@ -325,10 +351,11 @@ impl Opening {
             return Err(Unfit::Stranger(offer.key));
         }
         let choice = Choice { security, suite: own.suite_with(offer.has_aes) };
-        let prologue = prologue(opening, offer, version, reply.instance, self.address);
+        let prologue =
+            prologue(opening, offer, reply.detail, version, reply.instance, self.address);
         let begun = Asking::begin(own.keys(), &offer.key, &prologue, &choice.bytes(), own.draw());
         let (asking, ask) = begun.ok_or(Unfit::NoKeys)?;
-        Ok(Some(Handshake { asking, ask, choice }))
+        Ok(Some(Handshake { asking, ask, choice, answered: None }))
     }
 
     fn handle_open(
@@ -338,9 +365,13 @@ impl Opening {
         came: Message<'_>,
         random: &mut dyn FnMut() -> u64,
     ) -> Progress {
-        let Stage::Open { handshake, .. } = &mut self.stage else { return Progress::Stale };
+        let Stage::Open { handshake, is_local, .. } = &mut self.stage else {
+            return Progress::Stale;
+        };
         let (said, keys) = match handshake {
-            None if reply.seal.is_present() => return Progress::Stale,
+            None if reply.seal.is_present() || *is_local && !came.is_local => {
+                return Progress::Stale;
+            }
             None => (came.payload.to_vec(), None),
             Some(handshake) => match handshake.finish(reply, came) {
                 Some((said, keys)) => (said, Some(keys)),
@@ -372,7 +403,8 @@ impl Opening {
     }
 
     fn begin_anew(&mut self, random: &mut dyn FnMut() -> u64) {
-        self.client = Nonce(random16(random));
+        let drawn = self.identity.as_deref().map(nonce_of);
+        self.client = drawn.unwrap_or_else(|| Nonce(random16(random)));
         self.stage = Stage::Hello;
         self.tries = 0;
     }

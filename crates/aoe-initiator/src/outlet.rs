@@ -88,7 +88,7 @@ impl Traffic {
             return None;
         }
         let path = PathId { port, target: header.source };
-        let is_known = self.outlet.paths.contains(path);
+        let is_known = self.outlet.paths.contains(path) && self.outlet.paths.admits(path);
         self.statistics.late_replies += u64::from(!is_known);
         is_known.then_some(path)
     }

@@ -61,6 +61,8 @@ pub(crate) struct Paths {
     ports: BTreeMap<PortId, LocalPort>,
     paths: Vec<Path>,
     active: usize,
+    /// Only those to programs of this machine are used.
+    confined: bool,
 }
 
 impl Paths {
@@ -113,8 +115,32 @@ impl Paths {
 
     /// The path to send on, with our side of it.
     pub fn active(&self) -> Option<(PathId, LocalPort)> {
-        let path = self.paths.get(self.active)?;
+        let path = self.paths.get(self.active).filter(|path| self.admits(path.id))?;
         Some((path.id, *self.ports.get(&path.id.port)?))
+    }
+
+    /// From now on only paths to programs of this machine are used, or all: what is said there in clear is for no
+    /// Ethernet.
+    pub fn confine(&mut self, confined: bool) {
+        self.confined = confined;
+        if confined {
+            self.leave_unfit();
+        }
+    }
+
+    /// Whether a path is used at present.
+    pub fn admits(&self, id: PathId) -> bool {
+        !self.confined || self.is_local(id)
+    }
+
+    /// From a path that isn't used to one that is, if there is any.
+    fn leave_unfit(&mut self) {
+        let is_unfit = |paths: &Paths| paths.active().is_none();
+        let mut left = self.paths.len();
+        while left > 0 && is_unfit(self) {
+            self.active = (self.active + 1) % self.paths.len();
+            left -= 1;
+        }
     }
 
     /// Whether a path leads to a program of this machine.
@@ -129,7 +155,8 @@ impl Paths {
 
     /// Makes a path the one to send on.
     pub fn prefer(&mut self, id: PathId) {
-        if let Some(index) = self.paths.iter().position(|path| path.id == id) {
+        let position = self.paths.iter().position(|path| path.id == id);
+        if let Some(index) = position.filter(|_| self.admits(id)) {
             self.active = index;
         }
     }
@@ -138,6 +165,9 @@ impl Paths {
     pub fn rotate(&mut self) {
         if !self.paths.is_empty() {
             self.active = (self.active + 1) % self.paths.len();
+            if self.confined {
+                self.leave_unfit();
+            }
         }
     }
 
@@ -222,6 +252,9 @@ impl Paths {
         let active = self.paths.get(self.active).map(|path| path.id);
         self.paths.retain(keep);
         self.active = self.paths.iter().position(|path| Some(path.id) == active).unwrap_or(0);
+        if self.confined {
+            self.leave_unfit();
+        }
     }
 }
 

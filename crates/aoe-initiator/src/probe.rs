@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Buffer, Instant, IoError, Lba};
-use seal::Identity;
+use seal::{Identity, Security};
 
 use super::client::Random;
 use super::opening::{Message, Opened, Opening, Progress, Unfit, random16};
@@ -47,6 +47,8 @@ pub(crate) struct Probe {
     started: Instant,
     /// It has answered HELLO.
     is_ours: bool,
+    /// Nobody is spoken with who has no key, but programs of this machine.
+    demands_keys: bool,
     /// Why who answered isn't spoken with.
     unfit: Option<Unfit>,
     stage: Stage,
@@ -74,10 +76,12 @@ impl Probe {
         random: &mut Random,
     ) -> Probe {
         let incarnation = Incarnation(random16(random.as_mut()));
+        let least = identity.as_ref().map_or(Security::None, |identity| identity.least());
+        let demands_keys = least > Security::None;
         let opening =
             Opening::new(address, incarnation, now, false, random.as_mut()).with_identity(identity);
         let stage = Stage::Opening(opening);
-        Probe { path, started: now, is_ours: false, unfit: None, stage }
+        Probe { path, started: now, is_ours: false, demands_keys, unfit: None, stage }
     }
 
     /// When [`Probe::advance`] has something to do.
@@ -106,6 +110,10 @@ impl Probe {
         if matches!(&self.stage, Stage::Opening(opening) if opening.tries() >= HELLO_TRIES)
             && !self.is_ours
         {
+            // Whatever answers as a plain disk proves nothing: it would stand in the way of the one that does.
+            if self.demands_keys && !outlet.paths.is_local(self.path) {
+                return ProbeState::Done(TargetKind::Unfit(self.unfit.unwrap_or(Unfit::NoKeys)));
+            }
             self.stage = Stage::Identify { tag: None, tries: 0, next: now };
         }
         let command = match self.stage {
@@ -141,7 +149,11 @@ impl Probe {
         random: &mut Random,
     ) -> (bool, ProbeState) {
         match &mut self.stage {
-            Stage::Opening(_) if header.command == Command::Session && header.error.is_some() => {
+            Stage::Opening(_)
+                if header.command == Command::Session
+                    && header.error.is_some()
+                    && !self.demands_keys =>
+            {
                 // It doesn't know the command: plain, and no need to wait.
                 self.stage = Stage::Identify { tag: None, tries: 0, next: now };
             }

@@ -4,6 +4,7 @@ use aoe_wire::{Sealing, SessionReply, open_sealed};
 use block::Instant;
 use seal::{Keys, Rejected};
 
+use super::link::Verdict;
 use super::opening::Message;
 
 /// The keys of a session, if it has any.
@@ -26,13 +27,18 @@ impl Seals {
         reply: &SessionReply,
         message: Message<'a>,
         opened: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8], Rejected> {
+    ) -> Result<&'a [u8], Verdict> {
         let Message { frame, payload, .. } = message;
         match &mut self.0 {
-            None if reply.seal.is_present() => Err(Rejected::Forged),
+            None if reply.seal.is_present() => Err(Verdict::Forged),
             None => Ok(payload),
             Some(Keys { opener, .. }) => {
-                open_sealed(frame, reply.operation, &reply.seal, payload, opener, opened)
+                open_sealed(frame, reply.operation, &reply.seal, payload, opener, opened).map_err(
+                    |rejected| match rejected {
+                        Rejected::Forged => Verdict::Forged,
+                        Rejected::Repeated => Verdict::Late,
+                    },
+                )
             }
         }
     }

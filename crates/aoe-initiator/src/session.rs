@@ -17,7 +17,6 @@
 //! look are repeated.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use block::{
     Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError,
@@ -28,54 +27,18 @@ use seal::Identity;
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
 use super::link::{Link, Verdict};
 use super::opening::{Message, Opened, Opening, Progress, Unfit};
+use super::options::SessionOptions;
 use super::outlet::Traffic;
 use super::paths::PathId;
 use super::request::Caller;
 use super::statistics::Statistics;
 use super::told::Told;
-use aoe_wire::{
-    Command, ExportInfo, Incarnation, ParseError, PortId, SessionReply, SessionVersion, ShelfSlot,
-    Status,
-};
+use aoe_wire::{Command, ExportInfo, ParseError, PortId, SessionReply, Status};
 
 /// More sessions than this that end before they answered anything are as good as no answer.
 const FRUITLESS_MAX: u32 = 8;
 /// An opening that lasts this many times `lost_after` is as good as no answer, whatever is heard.
 const OPENING_LOST_AFTERS: u32 = 3;
-
-/// How a session client behaves.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionOptions {
-    /// The export.
-    pub address: ShelfSlot,
-    /// Who we are; anew at each start of the process.
-    pub incarnation: Incarnation,
-    /// A target that answers nothing for so long is lost.
-    pub lost_after: Duration,
-    /// A target of which nothing is wanted is asked so often whether it lives.
-    pub keepalive_after: Duration,
-    /// A request that isn't answered for so long means a lost disk, though the target lives.
-    pub stuck_after: Duration,
-    /// Most frames on their way.
-    pub window_max: u32,
-    /// The newest version of the session that is spoken.
-    pub newest: SessionVersion,
-}
-
-impl SessionOptions {
-    /// The usual ones.
-    pub fn new(address: ShelfSlot, incarnation: Incarnation) -> SessionOptions {
-        SessionOptions {
-            address,
-            incarnation,
-            lost_after: Duration::from_secs(1),
-            keepalive_after: Duration::from_secs(2),
-            stuck_after: Duration::from_secs(30),
-            window_max: 256,
-            newest: SessionVersion::NEWEST,
-        }
-    }
-}
 
 enum State {
     Opening(Opening),
@@ -99,6 +62,10 @@ pub struct Session {
     highest: Epoch,
     /// The instance that callers know.
     instance: Option<Instance>,
+    /// That which the target named last.
+    opened_instance: Option<Instance>,
+    /// The latest that the target's clock was known to be, before the present session.
+    clock: Instant,
     /// How often the target's clock went back. A target that was rolled back with its whole memory
     /// doesn't know it and keeps its instance: this number makes it another one for our callers.
     rollbacks: u64,
@@ -147,6 +114,8 @@ impl Session {
             told: None,
             highest: Epoch::OBSERVER,
             instance: None,
+            opened_instance: None,
+            clock: Instant::default(),
             rollbacks: 0,
             is_lost: false,
             met_another: false,
@@ -177,7 +146,7 @@ impl Session {
         reply: &SessionReply,
         message: Message<'_>,
     ) -> bool {
-        let hint_after = self.options.lost_after / 4;
+        let hint_after = self.options.lost_after / 2;
         match &mut self.state {
             State::Opening(opening) => {
                 match opening.handle_reply(now, reply, message, self.random.as_mut()) {
@@ -199,9 +168,12 @@ impl Session {
                 }
             }
             State::Open(link) if link.is_sealed() && !reply.seal.is_present() => {
-                // Anybody can say so, and it isn't believed as long as the target says something else. One that
-                // has forgotten its keys doesn't.
-                let silent = self.heard.is_none_or(|heard| now.since(heard) >= hint_after);
+                // Anybody can say so. It is believed of a target that was asked, and answers nothing genuine: one that
+                // has forgotten its keys can't.
+                let silent = link.oldest().is_some_and(|asked| {
+                    let since = self.heard.map_or(asked, |heard| heard.max(asked));
+                    now.since(since) >= hint_after
+                });
                 match link.is_about(reply) && reply.status == Status::NoSession && silent {
                     true => self.reopen(now),
                     false => self.traffic.statistics.forged_replies += 1,
@@ -266,6 +238,11 @@ impl Session {
                 self.traffic.events.push_back(DeviceEvent::Resized);
             }
         }
+        // Of a target that was rolled back with its memory the answers of a session count as repeated, so it shows here.
+        if self.opened_instance == Some(opened.instance) && opened.clock < self.clock {
+            self.rollbacks += 1;
+        }
+        (self.opened_instance, self.clock) = (Some(opened.instance), opened.clock);
         let shown = Instance(opened.instance.0.wrapping_add(self.rollbacks));
         let holder = opened.export.holder;
         // A higher epoch of our own may be a claim of ours whose answer was lost.
@@ -283,6 +260,9 @@ impl Session {
             self.traffic.events.push_back(DeviceEvent::Back(shown));
         }
         self.traffic.outlet.paths.told(path, opened.takes);
+        // What this machine's own target said without proof, nobody else says.
+        let is_local = self.traffic.outlet.paths.is_local(path);
+        self.traffic.outlet.paths.confine(is_local && opened.keys.is_none());
         let (export, clock) = (opened.export.clone(), opened.clock);
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
@@ -334,8 +314,10 @@ impl Session {
         )
         .with_newest(self.options.newest)
         .with_identity(self.identity.clone());
+        self.traffic.outlet.paths.confine(false);
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
         let State::Open(link) = before else { return None };
+        self.clock = self.clock.max(link.clock());
         link.describe(&mut self.traffic.statistics);
         Some(link)
     }

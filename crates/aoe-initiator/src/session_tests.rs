@@ -1,6 +1,8 @@
 //! The session client against the scripted target over a bad wire.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use std::collections::BTreeMap;
 
 use block::{Answer, Buffer, Lba, SECTOR_BYTES, SectorRange};
@@ -10,7 +12,7 @@ use crate::operations::OperationId;
 use crate::testing::{
     ADDRESS, Faults, Pair, ScriptedTarget, claim, pattern, rand_like::Random, write,
 };
-use aoe_wire::{HealthPayload, SessionId, SessionVersion, Status};
+use aoe_wire::{HealthPayload, Incarnation, SessionId, SessionVersion, Status};
 
 const SECTORS: u64 = 4096;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);

@@ -181,10 +181,11 @@ fn security_of(raw: u8) -> Option<Security> {
     Security::ALL.into_iter().find(|security| *security as u8 == raw)
 }
 
-/// What both ends of a handshake must have heard alike, lest somebody between them has changed it.
+/// What both ends of a handshake must have heard alike (`newest` as the answer to HELLO had it in its detail), lest somebody between them has changed it.
 pub fn prologue(
     opening: &OpenPayload,
     offer: &Offer,
+    newest: u64,
     version: SessionVersion,
     instance: Instance,
     address: ShelfSlot,
@@ -194,6 +195,7 @@ pub fn prologue(
     prologue.push(version.number());
     prologue.extend_from_slice(&opening.bytes());
     prologue.extend_from_slice(&offer.bytes());
+    prologue.extend_from_slice(&newest.to_be_bytes());
     prologue.extend_from_slice(&instance.0.to_be_bytes());
     prologue.extend_from_slice(&address.shelf.to_be_bytes());
     prologue.push(address.slot);

@@ -224,7 +224,7 @@ fn what_isnt_sealed_by_the_client_does_nothing() {
             }
         }
         world.wait(SECOND / 10);
-        assert_eq!(count(&node, Counter::Forged), 13);
+        assert_eq!(count(&node, Counter::Forged), 12);
         assert_eq!(world.fetch(&remote, START, 8), bytes(8, 1));
         let holder = world.run(SECOND, remote.renew()).unwrap().value;
         assert_eq!(holder.owner, CLAIM.owner);
@@ -337,6 +337,136 @@ fn who_isnt_on_the_list_any_more_is_shut_out_at_once() {
     let write = remote.write(Lba(START), bytes(8, 3), Durability::Durable);
     assert!(world.run(5 * SECOND, write).is_err());
     assert_eq!((count(&node, Counter::Writes), node.driver.exports()[0].sessions), (before, 0));
+}
+
+/// What is known of the client's session from the segment: a request with its numbers.
+fn heard(world: &World) -> SessionRequest {
+    let tape = world.segment.tape.borrow();
+    let requests = tape.iter().filter_map(|frame| SessionRequest::parse(frame).ok());
+    let mut of_session = requests.filter(|(asked, _)| asked.sequence > 0);
+    of_session.next_back().unwrap().0
+}
+
+/// An answer in the target's name that nobody sealed.
+fn no_session(world: &World, request: &SessionRequest) -> Vec<u8> {
+    let reply = SessionReply {
+        header: request.header.answer(MacAddr([2, 0, 0, 0, 0, NODE]), ADDRESS),
+        version: request.version,
+        operation: request.operation,
+        status: Status::NoSession,
+        detail: 0,
+        session: request.session,
+        instance: request.instance,
+        epoch: Epoch(0),
+        sequence: request.sequence,
+        executed: 0,
+        clock: world.handle.now(),
+        sectors: 0,
+        first: 0,
+        takes: 17,
+        seal: Default::default(),
+    };
+    let frame = reply.emit(Buffer::empty());
+    [frame.head.as_slice(), &frame.payload].concat()
+}
+
+/// Nothing is heard of a disk that isn't asked, so silence says nothing.
+#[test]
+fn a_disk_that_rests_isnt_talked_away() {
+    let world = world_as(11, 9000, Some(Rc::new(identity(1, Security::Encrypt))));
+    world.node_as(1, NODE, disk(), true, Some(Rc::new(identity(2, Security::Encrypt))));
+    let remote = world.opened();
+    for _ in 0..50 {
+        world.wait(SECOND / 5);
+        world.inject(&no_session(&world, &heard(&world)));
+    }
+    let statistics = remote.statistics();
+    assert_eq!((statistics.losses, statistics.reopenings), (0, 0));
+    assert!(statistics.forged_replies >= 49, "{statistics:?}");
+    world.store(&remote, START, bytes(8, 1));
+}
+
+/// A session without keys, by a socket of this machine, never goes on over Ethernet: neither is what it says heard
+/// there, nor what is said there believed.
+#[test]
+fn what_is_said_to_this_machine_stays_there() {
+    for least in [Security::None, Security::Encrypt] {
+        let own = |number| Rc::new(identity(number, least));
+        let world = world_as(12, 9000, Some(own(1)));
+        let socket = Rc::new(Segment::default());
+        let [client, target] = [1, 2].map(|number| socket.plug(&world.handle, number, 9000));
+        [&client, &target].iter().for_each(|port| port.is_trusted.set(true));
+        world.initiator.add_port(Rc::clone(&client) as Rc<dyn Port>);
+        let node = world.node_as(1, NODE, disk(), true, Some(own(2)));
+        node.driver.add_port(Rc::clone(&target) as Rc<dyn Port>);
+        world.client_port.is_down.set(true);
+        let remote = world.opened();
+        world.client_port.is_down.set(false);
+        world.wait(12 * SECOND);
+        world.store(&remote, START, secret());
+        assert!(!world.is_heard(), "it is opened by the socket");
+        for round in 0..6 {
+            // The socket loses some frames, and all for a while.
+            socket.loss_per_mille.set(if round % 2 == 0 { 400 } else { 0 });
+            client.is_down.set(round == 3);
+            for start in 0..20 {
+                let write = remote.write(Lba(START + 16 * start), secret(), Durability::Durable);
+                let _ = world.run(5 * SECOND, write);
+            }
+            if round == 3 {
+                world.wait(5 * SECOND);
+                world.store(&remote, START, secret());
+            }
+            client.is_down.set(false);
+            socket.loss_per_mille.set(0);
+            world.wait(3 * SECOND);
+        }
+        world.store(&remote, START, secret());
+        assert_eq!(world.fetch(&remote, START, 16), secret());
+        let tape = world.segment.tape.borrow();
+        let requests = tape.iter().filter_map(|frame| SessionRequest::parse(frame).ok());
+        let of_sessions: Vec<_> = requests.filter(|(asked, _)| asked.sequence > 0).collect();
+        let sealed = of_sessions.iter().filter(|(asked, _)| asked.seal.is_present()).count();
+        let is_open =
+            |asked: &SessionRequest| asked.operation == Verb::Write && asked.sectors == 16;
+        match least {
+            Security::None => assert!(of_sessions.iter().any(|(asked, _)| is_open(asked))),
+            _ => assert_eq!((sealed, world.is_heard()), (of_sessions.len(), false)),
+        }
+        assert!(!of_sessions.is_empty(), "it went on by Ethernet");
+    }
+}
+
+/// The demand for keys ends, and with it the sessions that have some: one without would be opened beside them.
+#[test]
+fn sessions_with_keys_dont_outlast_the_demand() {
+    let world = world_as(13, 9000, Some(Rc::new(identity(1, Security::None))));
+    let node = world.node_as(1, NODE, disk(), true, Some(Rc::new(identity(2, Security::Encrypt))));
+    let remote = world.opened();
+    world.store(&remote, START, bytes(8, 1));
+    node.driver.set_identity(Rc::new(identity(2, Security::None)));
+    assert_eq!(node.driver.exports()[0].sessions, 0);
+    world.store(&remote, START, bytes(8, 2));
+    assert_eq!(world.fetch(&remote, START, 8), bytes(8, 2));
+    assert!(!heard(&world).seal.is_present());
+}
+
+/// Whoever answers as a plain disk while the real one is away doesn't take its place.
+#[test]
+fn a_plain_disk_doesnt_stand_in_the_way() {
+    let world = world_as(14, 9000, Some(Rc::new(identity(1, Security::Encrypt))));
+    let node = world.node_as(1, NODE, disk(), true, Some(Rc::new(identity(2, Security::Encrypt))));
+    let remote = world.opened();
+    world.store(&remote, START, bytes(8, 1));
+    node.port.is_down.set(true);
+    let _ = world.run(5 * SECOND, remote.read(SectorRange::new(Lba(START), 8)));
+    world.wait(100 * SECOND);
+    let _fake = world.node(2, NODE + 1, disk(), false);
+    world.wait(100 * SECOND);
+    node.port.is_down.set(false);
+    world.wait(30 * SECOND);
+    let read = remote.read(SectorRange::new(Lba(START), 8));
+    assert_eq!(world.run(SECOND, read).unwrap().value, bytes(8, 1));
 }
 
 /// Everything that could be said instead of an offer, by somebody who is heard first.

@@ -39,6 +39,8 @@ struct SegmentPort {
     mac: Cell<MacAddr>,
     mtu_bytes: usize,
     is_down: Cell<bool>,
+    /// It leads to programs of this machine only.
+    is_trusted: Cell<bool>,
     inbox: RefCell<VecDeque<Vec<u8>>>,
     arrived: Rc<Notify>,
 }
@@ -51,6 +53,7 @@ impl Segment {
             mac: Cell::new(MacAddr([2, 0, 0, 0, 0, number])),
             mtu_bytes,
             is_down: Cell::new(false),
+            is_trusted: Cell::new(false),
             inbox: RefCell::default(),
             arrived: Rc::default(),
         });
@@ -90,6 +93,10 @@ impl Port for SegmentPort {
 
     fn mtu_bytes(&self) -> usize {
         self.mtu_bytes
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.is_trusted.get()
     }
 
     fn transmit(&self, frames: &mut Vec<Frame>) {

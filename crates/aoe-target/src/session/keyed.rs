@@ -57,15 +57,15 @@ impl Handshake {
     pub(crate) fn answer(self, said: &[u8]) -> Option<SessionKeys> {
         let Choice { security, suite } = self.choice;
         let (answer, keys) = self.asked.answer(said, suite, security)?;
-        Some(SessionKeys { keys, answer: Buffer::copy_of(&answer) })
+        Some(SessionKeys { keys, answer: Some(Buffer::copy_of(&answer)) })
     }
 }
 
 /// What a session with keys has.
 pub(crate) struct SessionKeys {
     pub keys: Keys,
-    /// The answer to its OPEN, which is the same whenever that is repeated.
-    pub answer: Buffer,
+    /// The answer to its OPEN, which is the same whenever that is repeated; none once its client has it.
+    pub answer: Option<Buffer>,
 }
 
 /// What becomes of an OPEN.
@@ -110,7 +110,8 @@ pub(crate) fn admit(
     }
     let offer = offer(&identity);
     let (instance, address) = (export.device.instance, export.address());
-    let prologue = prologue(opening, &offer, request.version, instance, address);
+    let newest = shared.newest.offer();
+    let prologue = prologue(opening, &offer, newest, request.version, instance, address);
     let Some(asked) = Asked::read(identity.keys(), &prologue, ask, identity.draw()) else {
         return Admission::Dropped(Counter::Forged);
     };
@@ -131,7 +132,7 @@ pub(crate) fn open<'a>(
     opened: &'a mut Vec<u8>,
 ) -> Result<&'a [u8], Counter> {
     let Message { frame, payload } = message;
-    let Some(SessionKeys { keys, .. }) = &mut session.keys else {
+    let Some(SessionKeys { keys, answer }) = &mut session.keys else {
         let is_open = port.trusted || least == Security::None;
         return if is_open && !request.seal.is_present() {
             Ok(payload)
@@ -140,12 +141,13 @@ pub(crate) fn open<'a>(
         };
     };
     let opener = &mut keys.opener;
-    open_sealed(frame, request.operation, &request.seal, payload, opener, opened).map_err(
-        |rejected| match rejected {
-            seal::Rejected::Forged => Counter::Forged,
-            seal::Rejected::Repeated => Counter::Repeated,
-        },
-    )
+    let said = open_sealed(frame, request.operation, &request.seal, payload, opener, opened);
+    let said = said.map_err(|rejected| match rejected {
+        seal::Rejected::Forged => Counter::Forged,
+        seal::Rejected::Repeated => Counter::Repeated,
+    })?;
+    *answer = None;
+    Ok(said)
 }
 
 /// A message as it came, and its payload.

@@ -45,14 +45,16 @@ pub(crate) struct Sessions {
 }
 
 /// Whose session it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Opener {
     incarnation: Incarnation,
     /// Nobody's where it has no keys.
     key: Option<PublicKey>,
     security: Security,
-    /// It is a program of this machine.
+    /// It is a program of this machine, and needs no keys.
     is_local: bool,
+    /// The first message of its handshake, by which its OPEN is known from another one's.
+    ask: Option<Rc<[u8]>>,
 }
 
 impl Opener {
@@ -125,7 +127,9 @@ impl Sessions {
     pub(crate) fn end_unfit(&mut self, identity: &Identity) {
         let is_unfit = |opener: &Opener| {
             let is_stranger = opener.key.is_some_and(|key| !identity.admits(&key));
-            is_stranger || !opener.is_local && opener.security < identity.least()
+            // One with keys doesn't outlast the demand for them: its client may open one without beside it.
+            let has_more = opener.key.is_some() && opener.security > identity.least();
+            is_stranger || has_more || !opener.is_local && opener.security < identity.least()
         };
         let unfit = self.open.iter().filter(|(_, session)| is_unfit(&session.opener));
         let unfit: Vec<SessionId> = unfit.map(|(id, _)| *id).collect();
@@ -149,14 +153,34 @@ impl Sessions {
         self.open.len() + self.opening.len()
     }
 
-    /// Makes room for one more; false when all are busy.
-    fn make_room(&mut self) -> bool {
+    /// Makes room for one more; false when all are busy. Its own other ones go before those of others, and none with
+    /// keys for one without.
+    fn make_room(&mut self, opener: &Opener) -> bool {
         if self.len() < SESSIONS_MAX {
             return true;
         }
-        let idle = self.open.iter().filter(|(_, session)| session.running == 0);
-        let oldest = idle.min_by_key(|(_, session)| session.last_used).map(|(id, _)| *id);
-        oldest.inspect(|id| self.close(*id)).is_some()
+        let may_go = |session: &Session| {
+            let is_lesser = session.opener.key.is_none() || opener.key.is_some();
+            session.running == 0 && (opener.is_local || is_lesser)
+        };
+        let idle = self.open.iter().filter(|(_, session)| may_go(session));
+        let first = idle.min_by_key(|(_, session)| {
+            let is_others = session.opener.key != opener.key;
+            (is_others && session.opener.key.is_some(), is_others, session.last_used)
+        });
+        let first = first.map(|(id, _)| *id);
+        first.inspect(|id| self.close(*id)).is_some()
+    }
+
+    /// Whose session that is, or will be.
+    fn opener(&self, id: SessionId) -> Option<&Opener> {
+        self.opening.get(&id).or_else(|| self.open.get(&id).map(|session| &session.opener))
+    }
+
+    /// Whether it is open, and its client may not know that.
+    fn owes_answer(&self, id: SessionId) -> bool {
+        let owes = |keys: &SessionKeys| keys.answer.is_some();
+        self.open.get(&id).is_some_and(|session| session.keys.as_ref().is_none_or(owes))
     }
 
     /// Ends what this client had; whether there was anything.
@@ -299,17 +323,19 @@ fn open(
 ) {
     let Ok(opening) = OpenPayload::parse(payload) else { return };
     let (id, at) = (request.session, at(export));
-    if request.instance == at.instance {
-        if export.sessions.opening.contains_key(&id) {
-            return export.meter.count(Counter::Repeated);
+    let ask = OpenPayload::ask_of(payload);
+    if request.instance == at.instance
+        && let Some(opener) = export.sessions.opener(id)
+    {
+        // Somebody was first with what this one was given, who heard it: another opening is needed.
+        if opener.ask.as_deref() != ask {
+            return no_session(export, shared, port, request);
         }
-        if let Some(session) = export.sessions.open.get(&id) {
-            // The answer got lost, or this is a replay: it changes nothing either way.
-            return match session.keys.is_some() == OpenPayload::ask_of(payload).is_some() {
-                true => welcome(export, shared, port, request),
-                false => export.meter.count(Counter::Forged),
-            };
-        }
+        // The answer got lost, or this is a replay: it changes nothing either way.
+        return match export.sessions.owes_answer(id) {
+            true => welcome(export, shared, port, request),
+            false => export.meter.count(Counter::Repeated),
+        };
     }
     let derived = SessionId::derive(&opening, request.instance, at.address);
     if request.instance != at.instance
@@ -321,7 +347,6 @@ fn open(
     if !export.has_room(0, shared.now) {
         return export.meter.count(Counter::QueueFull);
     }
-    let ask = OpenPayload::ask_of(payload);
     let handshake = match keyed::admit(shared, export, port, request, &opening, ask) {
         Admission::Without => None,
         Admission::With(handshake) => Some(handshake),
@@ -336,10 +361,11 @@ fn open(
         incarnation: opening.incarnation,
         key: handshake.as_ref().map(|handshake| handshake.peer()),
         security: handshake.as_ref().map_or(Security::None, |handshake| handshake.security()),
-        is_local: port.trusted,
+        is_local: port.trusted && handshake.is_none(),
+        ask: ask.map(Rc::from),
     };
     export.sessions.unheard |= export.sessions.end_former(&opener);
-    if !export.sessions.make_room() {
+    if !export.sessions.make_room(&opener) {
         return export.meter.count(Counter::SessionLimit);
     }
     let secret = shared.draw();
@@ -395,7 +421,8 @@ fn turn_away(
     let frame = match handshake.and_then(|handshake| handshake.answer(&[])) {
         Some(mut known) => {
             let (sealer, now) = (&mut known.keys.sealer, shared.now);
-            answer.emit_sealed(known.answer, Some(Sealing { sealer, now }))
+            let payload = known.answer.unwrap_or_else(Buffer::empty);
+            answer.emit_sealed(payload, Some(Sealing { sealer, now }))
         }
         None => answer.emit(Buffer::empty()),
     };
@@ -465,7 +492,7 @@ fn export_info(
 fn welcome(export: &mut Export, shared: &mut Shared, port: &PortState, request: &SessionRequest) {
     let keys = export.sessions.open.get(&request.session).and_then(|open| open.keys.as_ref());
     let payload = match keys {
-        Some(keys) => keys.answer.clone(),
+        Some(keys) => keys.answer.clone().unwrap_or_else(Buffer::empty),
         None => export_info(export, shared, port, request).emit(),
     };
     let answer = reply(export, shared, port, request, Status::Ok);
