@@ -35,6 +35,8 @@ const FRAME_BYTES_MIN: usize = 60;
 const RECEIVE_QUEUE_MAX: usize = 4096;
 /// Longest queue in front of a cable, in time; what comes then is dropped, as a switch does.
 const SEND_QUEUE_MAX: Duration = Duration::from_millis(20);
+/// Frames that who listens remembers.
+const TAPE_MAX: usize = 20_000;
 /// Frames handed over in one go.
 const BATCH_MAX: usize = 64;
 
@@ -96,6 +98,8 @@ pub struct Network {
     stations: RefCell<BTreeMap<MacAddr, Rc<Station>>>,
     random: RefCell<SmallRng>,
     counters: Cell<NetworkCounters>,
+    /// The newest frames, for who listens; none where nobody does.
+    tape: RefCell<Option<VecDeque<Rc<Vec<u8>>>>>,
 }
 
 /// What became of frames.
@@ -160,6 +164,7 @@ impl Network {
             stations: RefCell::default(),
             random: RefCell::new(fork(world.seed(), &label)),
             counters: Cell::default(),
+            tape: RefCell::default(),
         })
     }
 
@@ -229,10 +234,38 @@ impl Network {
         Rc::new(SimPort { network: Rc::clone(self), station: Rc::clone(station) })
     }
 
+    /// From now on somebody hears all that stations send.
+    pub fn listen(&self) {
+        self.tape.borrow_mut().get_or_insert_default();
+    }
+
+    /// A frame that was heard, with this number from the oldest one that is remembered on.
+    pub fn heard(&self, number: usize) -> Option<Rc<Vec<u8>>> {
+        self.tape.borrow().as_ref()?.get(number).cloned()
+    }
+
+    /// How many frames that were heard are remembered.
+    pub fn heard_count(&self) -> usize {
+        self.tape.borrow().as_ref().map_or(0, VecDeque::len)
+    }
+
+    fn remember(&self, bytes: &Rc<Vec<u8>>) {
+        let mut tape = self.tape.borrow_mut();
+        let Some(tape) = tape.as_mut() else { return };
+        if tape.len() >= TAPE_MAX {
+            tape.pop_front();
+        }
+        tape.push_back(Rc::clone(bytes));
+    }
+
     /// Puts `bytes` on the wire as if `from` had sent them: for forged and replayed frames.
     pub fn inject(self: &Rc<Self>, from: &Rc<Station>, bytes: Vec<u8>) {
         let Some(destination) = bytes.first_chunk::<6>().copied().map(MacAddr) else { return };
         let bytes = Rc::new(bytes);
+        // An attacker doesn't listen to himself: he has no address of his own on what he sends.
+        if bytes.get(6..12) == Some(from.mac.0.as_slice()) {
+            self.remember(&bytes);
+        }
         let receivers: Vec<Rc<Station>> = match destination {
             MacAddr::BROADCAST => {
                 let stations = self.stations.borrow();

@@ -1,5 +1,6 @@
 //! The named courses of events, one file per group, and the random one.
 
+mod attacker;
 mod checksums;
 mod common;
 mod copies;
@@ -61,6 +62,7 @@ pub fn named() -> Vec<Scenario> {
     [
         sessions::SCENARIOS,
         fragments::SCENARIOS,
+        attacker::SCENARIOS,
         shapes::SCENARIOS,
         nodes::SCENARIOS,
         owners::SCENARIOS,

@@ -175,6 +175,11 @@ impl Pair {
         self.newest.set([target, client]);
     }
 
+    /// From its next start on the target demands keys.
+    pub fn demand(&self, security: Security) {
+        self.security.set(security);
+    }
+
     /// The target's ends of all ways to it.
     pub fn targets(&self) -> Vec<Rc<Station>> {
         let second = self.second.iter().map(|(_, station)| Rc::clone(station));
