@@ -293,8 +293,16 @@ async fn lives(stage: Stage) -> Result<(), Failure> {
             client = pair.client().await?;
             clients = pair.load(&client, busy());
         }
-        if round == 2 {
-            pair.kill_and_start_target();
+        match round {
+            // Its session ends, and the client goes on in another one.
+            1 => {
+                pair.target.set_cut(true, true);
+                pair.sleep(pair.between(1500, 3000)).await;
+                pair.target.set_cut(false, false);
+                pair.sleep(pair.between(500, 1500)).await;
+            }
+            2 => pair.kill_and_start_target(),
+            _ => {}
         }
         for number in 0..heard {
             let Some(bytes) = pair.network.heard(number) else { break };
