@@ -16,7 +16,7 @@ ETHERPOOL := $(TARGET)/release/etherpool
 QUICK := --profile quick --locked
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
-.PHONY: blackbox guests-long kills-long bench bench-target bench-engine bench-seal setup setup-qemu deny clean
+.PHONY: blackbox guests-long kills-long bench bench-target bench-engine bench-keys setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -26,7 +26,7 @@ help:
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
 	@echo "make bench-engine: the engine alone, on devices in memory, under a minute and without root"
-	@echo "make bench-seal: what sealing messages costs, beside openssl"
+	@echo "make bench-keys: what sealing messages costs, beside openssl, and volumes with and without keys"
 	@echo "make build     the program: $(ETHERPOOL)"
 	@echo "make build-dist: the same for packages, optimised as a whole: $(TARGET)/dist/etherpool"
 
@@ -133,11 +133,12 @@ bench-target: setup build
 bench-engine:
 	$(CARGO) bench --locked -p pool --bench engine
 
-# What sealing costs, and what openssl says of the same machine.
-bench-seal:
+# What keys cost: sealing alone, beside openssl on the same machine, and volumes with and without.
+bench-keys: setup build
 	$(CARGO) bench --locked -p seal --bench seal
-	openssl speed -seconds 1 -bytes 8192 -evp aes-256-gcm 2>/dev/null | tail -2
+	openssl speed -seconds 1 -bytes 8192 -evp aes-256-gcm 2>/dev/null | tail -1
 	openssl speed -seconds 1 -bytes 8192 -evp chacha20-poly1305 2>/dev/null | tail -1
+	scripts/bench-keys $(abspath $(ETHERPOOL))
 
 deny:
 	$(CARGO) deny check

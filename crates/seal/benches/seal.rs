@@ -1,5 +1,5 @@
 //! What it costs to seal and to open messages, and a handshake: processor time of one thread, the median of some runs, as a
-//! table. `make bench-seal` prints what `openssl speed` says of the same machine below it.
+//! table. `make bench-keys` prints what `openssl speed` says of the same machine below it.
 
 #![allow(clippy::expect_used, missing_docs)]
 
