@@ -270,7 +270,10 @@ impl Discovery {
                 Some(_) => Some(ASK_PLAIN_AGAIN_AFTER),
             };
             let is_due = again_after.zip(entry.probed).is_some_and(|(wait, at)| now >= at + wait);
-            let is_answering = entry.info.kind.is_some() && !entry.info.is_conflict;
+            // One that refuses us, or that we refuse, is no way to a disk.
+            let is_usable =
+                matches!(entry.info.kind, Some(TargetKind::Session(_) | TargetKind::Plain(_)));
+            let is_answering = is_usable && !entry.info.is_conflict;
             let moves_up = matches!(entry.place, Place::Waiting { is_unasked: true, .. });
             let is_idle = matches!(entry.place, Place::Known | Place::Silent { .. });
             if is_due && is_idle || moves_up && was_asked {

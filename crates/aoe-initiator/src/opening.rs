@@ -68,8 +68,8 @@ enum Stage {
         version: SessionVersion,
         until: Instant,
         handshake: Option<Box<Handshake>>,
-        /// It was answered by a program of this machine.
-        is_local: bool,
+        /// A program of this machine has answered, and one of both ends demands keys of others: it has to go on there.
+        is_confined: bool,
     },
 }
 
@@ -101,6 +101,8 @@ pub(crate) struct Opened {
     pub takes: u16,
     /// Zero when it can't be told.
     pub round_trip: Duration,
+    /// It has to stay on paths to programs of this machine.
+    pub is_confined: bool,
     /// By which its messages are sealed, if they are.
     pub keys: Option<Keys>,
 }
@@ -234,8 +236,8 @@ impl Opening {
         is_local: bool,
         random: &mut dyn FnMut() -> u64,
     ) -> Frame {
-        if let Stage::Open { until, handshake, is_local: began, .. } = &self.stage
-            && (now >= *until || handshake.is_none() && *began && !is_local)
+        if let Stage::Open { until, is_confined, .. } = &self.stage
+            && (now >= *until || *is_confined && !is_local)
         {
             self.begin_anew(random);
         }
@@ -248,7 +250,7 @@ impl Opening {
         self.last_sent = Some(now);
         match &self.stage {
             Stage::Hello => SessionRequest {
-                lba: if self.identity.is_some() && !is_local { WANTS_OFFER } else { Lba(0) },
+                lba: if self.identity.is_some() { WANTS_OFFER } else { Lba(0) },
                 ..SessionRequest::new(header, Operation::Hello)
             }
             .emit(OpenPayload::emit_hello(self.client, self.incarnation)),
@@ -263,6 +265,11 @@ impl Opening {
                 None => payload.emit(),
             }),
         }
+    }
+
+    /// Whether it has to stay on paths to programs of this machine: what is said there in clear is for no Ethernet.
+    pub fn is_confined(&self) -> bool {
+        matches!(self.stage, Stage::Open { is_confined: true, .. })
     }
 
     /// Whether a session may be without keys.
@@ -319,9 +326,11 @@ impl Opening {
                 Err(unfit) => return Progress::Unfit(unfit),
             };
         let instance = reply.instance;
-        let is_local = came.is_local;
+        let own = self.identity.as_ref().map_or(Security::None, |own| own.least());
+        let least = own.max(offer.map_or(Security::None, |offer| offer.least));
+        let is_confined = came.is_local && least > Security::None;
         self.stage =
-            Stage::Open { payload, session, instance, version, until, handshake, is_local };
+            Stage::Open { payload, session, instance, version, until, handshake, is_confined };
         self.tries = 0;
         self.next = now;
         Progress::Heard
@@ -365,11 +374,12 @@ impl Opening {
         came: Message<'_>,
         random: &mut dyn FnMut() -> u64,
     ) -> Progress {
-        let Stage::Open { handshake, is_local, .. } = &mut self.stage else {
+        let Stage::Open { handshake, is_confined, .. } = &mut self.stage else {
             return Progress::Stale;
         };
+        let is_confined = *is_confined;
         let (said, keys) = match handshake {
-            None if reply.seal.is_present() || *is_local && !came.is_local => {
+            None if reply.seal.is_present() || is_confined && !came.is_local => {
                 return Progress::Stale;
             }
             None => (came.payload.to_vec(), None),
@@ -398,6 +408,7 @@ impl Opening {
             clock: reply.clock,
             takes: reply.takes,
             round_trip,
+            is_confined,
             keys,
         }))
     }

@@ -100,8 +100,7 @@ impl Probe {
         random: &mut Random,
     ) -> ProbeState {
         if now >= self.started + PROBE_MAX {
-            let unfit = |unfit| ProbeState::Done(TargetKind::Unfit(unfit));
-            return self.unfit.map_or(ProbeState::Nobody, unfit);
+            return self.end();
         }
         if now < self.deadline() {
             return ProbeState::Running;
@@ -112,7 +111,7 @@ impl Probe {
         {
             // Whatever answers as a plain disk proves nothing: it would stand in the way of the one that does.
             if self.demands_keys && !outlet.paths.is_local(self.path) {
-                return ProbeState::Done(TargetKind::Unfit(self.unfit.unwrap_or(Unfit::NoKeys)));
+                return self.end();
             }
             self.stage = Stage::Identify { tag: None, tries: 0, next: now };
         }
@@ -139,6 +138,12 @@ impl Probe {
         ProbeState::Running
     }
 
+    /// Nothing was heard with which something can be begun.
+    fn end(&self) -> ProbeState {
+        let unfit = |unfit| ProbeState::Done(TargetKind::Unfit(unfit));
+        self.unfit.map_or(ProbeState::Nobody, unfit)
+    }
+
     /// Takes a reply from this probe's path and address. Says whether it answers this probe.
     pub fn handle_frame(
         &mut self,
@@ -149,11 +154,11 @@ impl Probe {
         random: &mut Random,
     ) -> (bool, ProbeState) {
         match &mut self.stage {
-            Stage::Opening(_)
-                if header.command == Command::Session
-                    && header.error.is_some()
-                    && !self.demands_keys =>
-            {
+            Stage::Opening(_) if header.command == Command::Session && header.error.is_some() => {
+                if self.demands_keys && !outlet.paths.is_local(self.path) {
+                    self.unfit = Some(Unfit::NoKeys);
+                    return (true, ProbeState::Running);
+                }
                 // It doesn't know the command: plain, and no need to wait.
                 self.stage = Stage::Identify { tag: None, tries: 0, next: now };
             }

@@ -260,9 +260,7 @@ impl Session {
             self.traffic.events.push_back(DeviceEvent::Back(shown));
         }
         self.traffic.outlet.paths.told(path, opened.takes);
-        // What this machine's own target said without proof, nobody else says.
-        let is_local = self.traffic.outlet.paths.is_local(path);
-        self.traffic.outlet.paths.confine(is_local && opened.keys.is_none());
+        self.traffic.outlet.paths.confine(opened.is_confined);
         let (export, clock) = (opened.export.clone(), opened.clock);
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
@@ -314,7 +312,6 @@ impl Session {
         )
         .with_newest(self.options.newest)
         .with_identity(self.identity.clone());
-        self.traffic.outlet.paths.confine(false);
         let before = std::mem::replace(&mut self.state, State::Opening(opening));
         let State::Open(link) = before else { return None };
         self.clock = self.clock.max(link.clock());
@@ -521,6 +518,7 @@ impl Client for Session {
         let caller = Caller { epoch: self.epoch(), looks_inside: self.looks_inside };
         match &mut self.state {
             State::Opening(opening) if opening.deadline() <= now => {
+                self.traffic.outlet.paths.confine(opening.is_confined());
                 if opening.tries() > 0 {
                     self.traffic.outlet.paths.rotate();
                 }

@@ -206,7 +206,8 @@ impl Target {
     /// Has a key from now on, and demands of clients what that says: sessions that it wouldn't open end.
     pub fn set_identity(&mut self, identity: Rc<Identity>) {
         self.shared.greeting = Greeting::new(half(identity.draw()));
-        self.exports.values_mut().for_each(|export| export.sessions.end_unfit(&identity));
+        let former = self.shared.least();
+        self.exports.values_mut().for_each(|export| export.sessions.end_unfit(former, &identity));
         self.shared.identity = Some(identity);
     }
 

@@ -33,10 +33,11 @@ pub struct SupervisorConfig {
     pub node_socket: Option<PathBuf>,
     /// What is demanded of sessions over the wire: nothing by default.
     pub security: Security,
-    /// The keys of the machines whose disks are used; all that have one where none is named.
-    pub nodes: Vec<PublicKey>,
-    /// The keys of other supervisors, which may reach this one's votes and exported volumes by sessions.
-    pub supervisors: Vec<PublicKey>,
+    /// The keys of the machines whose disks are used; all that have one without a list.
+    pub nodes: Option<Vec<PublicKey>>,
+    /// The keys of other supervisors, which may reach this one's votes and exported volumes by sessions; where keys
+    /// are demanded nobody without a list.
+    pub supervisors: Option<Vec<PublicKey>>,
     /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
     pub metrics: Option<SocketAddr>,
     /// FTP for served volumes.
@@ -136,8 +137,8 @@ impl Default for SupervisorConfig {
             api_socket: None,
             node_socket: None,
             security: Security::None,
-            nodes: Vec::new(),
-            supervisors: Vec::new(),
+            nodes: None,
+            supervisors: None,
             metrics: None,
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),

@@ -26,17 +26,18 @@ pub struct Demands {
 }
 
 impl Demands {
-    /// Of a list in a configuration, which names nobody where everybody is meant.
-    pub fn of(least: Security, peers: &[PublicKey]) -> Demands {
-        let peers = (!peers.is_empty()).then(|| peers.to_vec());
-        Demands { least, peers }
+    /// Whether nobody is spoken with who has no key.
+    pub fn demand_keys(&self) -> bool {
+        self.least != Security::None
     }
 }
 
 /// What a supervisor demands of those who open sessions with it: of its votes, and of the volumes that it exports. Where
-/// none is named it is nobody, for whom it needs none: its own engine isn't asked.
+/// it demands anything and names nobody it is nobody: its own engine isn't asked.
 pub fn clients(supervisor: &SupervisorConfig) -> Demands {
-    Demands { least: supervisor.security, peers: Some(supervisor.supervisors.clone()) }
+    let least = supervisor.security;
+    let nobody = (least != Security::None).then(Vec::new);
+    Demands { least, peers: supervisor.supervisors.clone().or(nobody) }
 }
 
 /// The key of the machine with this state directory; made if there is none. Blocks.
@@ -45,22 +46,29 @@ pub fn clients(supervisor: &SupervisorConfig) -> Demands {
 /// When it can't be read or kept, or the file holds something else: another key would make a stranger of the machine.
 pub fn load_or_make(state_dir: &Directory) -> anyhow::Result<KeyPair> {
     let path = state_dir.path_of(FILE);
-    let read = state_dir.read(FILE, FILE_BYTES_MAX);
-    let read = read.with_context(|| format!("cannot read the machine's key {}", path.display()))?;
-    let Some(bytes) = read.map(Zeroizing::new) else {
+    let Some(pair) = load(state_dir)? else {
         let pair = fresh()?;
         let text = Zeroizing::new(format!("{}\n", *pair.secret().to_text()));
         return match state_dir.create_private(OsStr::new(FILE), text.as_bytes()) {
             Ok(()) => Ok(pair),
             // Another process of this machine was first.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load_or_make(state_dir),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(state_dir)?
+                .with_context(|| format!("{} leads nowhere; take it away", path.display())),
             Err(error) => Err(error)
                 .with_context(|| format!("cannot keep the machine's key in {}", path.display())),
         };
     };
+    Ok(pair)
+}
+
+fn load(state_dir: &Directory) -> anyhow::Result<Option<KeyPair>> {
+    let path = state_dir.path_of(FILE);
+    let read = state_dir.read(FILE, FILE_BYTES_MAX);
+    let read = read.with_context(|| format!("cannot read the machine's key {}", path.display()))?;
+    let Some(bytes) = read.map(Zeroizing::new) else { return Ok(None) };
     let text = std::str::from_utf8(&bytes).ok();
     match text.and_then(|text| SecretKey::parse(text).ok()).map(KeyPair::of) {
-        Some(Ok(pair)) => Ok(pair),
+        Some(Ok(pair)) => Ok(Some(pair)),
         _ => bail!(
             "{} holds no key; bring it back from a copy, or take it away, and the machine gets another key by which nobody knows it",
             path.display()
@@ -70,9 +78,16 @@ pub fn load_or_make(state_dir: &Directory) -> anyhow::Result<KeyPair> {
 
 /// Who this machine is in sessions; without a state directory somebody else at each start. Blocks.
 pub fn identity(state_dir: Option<&Directory>, demands: &Demands) -> anyhow::Result<Rc<Identity>> {
-    let keys = match state_dir {
-        Some(state_dir) => load_or_make(state_dir)?,
-        None => fresh()?,
+    let kept = state_dir.map(load_or_make).transpose();
+    let keys = match kept {
+        Ok(Some(keys)) => keys,
+        Ok(None) => fresh()?,
+        // Nobody asks for it: a state directory that can't be written stops no target.
+        Err(error) if demands.least == Security::None => {
+            tracing::warn!("this machine has no key that lasts: {error:#}");
+            fresh()?
+        }
+        Err(error) => return Err(error),
     };
     Ok(with_demands(keys, demands))
 }
@@ -163,11 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn without_a_key_that_lasts_nothing_is_demanded() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "no key").unwrap();
+        let state_dir = Directory::open(dir.path()).unwrap();
+        assert!(identity(Some(&state_dir), &Demands::default()).is_ok());
+        let demands = Demands { least: Security::Authenticate, peers: None };
+        assert!(identity(Some(&state_dir), &demands).is_err());
+    }
+
+    #[test]
     fn who_is_named_is_taken_and_without_names_everybody() {
         let key = |number| KeyPair::of(SecretKey::new([number; 32])).unwrap().public();
         let all = identity(None, &Demands::default()).unwrap();
         assert!(all.admits(&key(1)) && all.least() == Security::None);
-        let demands = Demands::of(Security::Encrypt, &[key(1)]);
+        let demands = Demands { least: Security::Encrypt, peers: Some(vec![key(1)]) };
         let some = identity(None, &demands).unwrap();
         assert!(some.admits(&key(1)) && !some.admits(&key(2)));
         assert_ne!(some.draw(), some.draw());

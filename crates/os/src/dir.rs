@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
@@ -114,19 +114,18 @@ impl Directory {
     /// Makes a file that only its owner reads, and makes it last. One that is there stays: two that begin at once
     /// don't get a file each.
     pub fn create_private(&self, name: &OsStr, contents: &[u8]) -> io::Result<()> {
+        // A random name: processes of two containers may have the same number.
         let mut made = OsString::from(".");
         made.push(name);
-        made.push(format!(".{}", std::process::id()));
-        match self.remove(&made) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        made.push(format!(".{:016x}", crate::random_u64()?));
+        let written = self.write_as(&made, contents, Mode::from_raw_mode(0o600), OFlags::EXCL);
+        let flags = RenameFlags::NOREPLACE;
+        let placed = written
+            .and_then(|()| Ok(rustix::fs::renameat_with(&self.fd, &made, &self.fd, name, flags)?));
+        if let Err(error) = placed {
+            let _ = self.remove(&made);
+            return Err(error);
         }
-        let written = self.write_as(&made, contents, Mode::from_raw_mode(0o600));
-        let linked = written.and_then(|()| {
-            Ok(rustix::fs::linkat(&self.fd, &made, &self.fd, name, AtFlags::empty())?)
-        });
-        let _ = self.remove(&made);
-        linked?;
         self.sync()
     }
 
@@ -171,11 +170,11 @@ impl Directory {
     }
 
     fn write_new(&self, name: &OsStr, contents: &[u8]) -> io::Result<()> {
-        self.write_as(name, contents, Mode::from_raw_mode(0o666))
+        self.write_as(name, contents, Mode::from_raw_mode(0o666), OFlags::TRUNC)
     }
 
-    fn write_as(&self, name: &OsStr, contents: &[u8], mode: Mode) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    fn write_as(&self, name: &OsStr, contents: &[u8], mode: Mode, how: OFlags) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | how;
         let mut file = File::from(rustix::fs::openat(&self.fd, name, flags, mode)?);
         file.write_all(contents)?;
         file.sync_all()

@@ -124,11 +124,11 @@ impl Sessions {
     }
 
     /// Ends the sessions of those with whom somebody like that doesn't speak.
-    pub(crate) fn end_unfit(&mut self, identity: &Identity) {
+    pub(crate) fn end_unfit(&mut self, former: Security, identity: &Identity) {
         let is_unfit = |opener: &Opener| {
             let is_stranger = opener.key.is_some_and(|key| !identity.admits(&key));
             // One with keys doesn't outlast the demand for them: its client may open one without beside it.
-            let has_more = opener.key.is_some() && opener.security > identity.least();
+            let has_more = opener.security <= former && opener.security > identity.least();
             is_stranger || has_more || !opener.is_local && opener.security < identity.least()
         };
         let unfit = self.open.iter().filter(|(_, session)| is_unfit(&session.opener));
@@ -153,8 +153,8 @@ impl Sessions {
         self.open.len() + self.opening.len()
     }
 
-    /// Makes room for one more; false when all are busy. Its own other ones go before those of others, and none with
-    /// keys for one without.
+    /// Makes room for one more; false when all are busy. Those without keys go first, then its own, and none with keys
+    /// for one without.
     fn make_room(&mut self, opener: &Opener) -> bool {
         if self.len() < SESSIONS_MAX {
             return true;
@@ -166,7 +166,7 @@ impl Sessions {
         let idle = self.open.iter().filter(|(_, session)| may_go(session));
         let first = idle.min_by_key(|(_, session)| {
             let is_others = session.opener.key != opener.key;
-            (is_others && session.opener.key.is_some(), is_others, session.last_used)
+            (session.opener.key.is_some(), is_others, session.last_used)
         });
         let first = first.map(|(id, _)| *id);
         first.inspect(|id| self.close(*id)).is_some()

@@ -51,8 +51,8 @@ pub struct NodeConfig {
     pub smartctl: Option<PathBuf>,
     /// What is demanded of sessions over the wire: nothing by default.
     pub security: Security,
-    /// The keys of those who may open sessions over the wire; all who have one where none is named.
-    pub supervisors: Vec<PublicKey>,
+    /// The keys of those who may open sessions over the wire; all who have one without a list.
+    pub supervisors: Option<Vec<PublicKey>>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
     /// Named lists of MAC addresses, for access lists.

@@ -134,7 +134,7 @@ impl Process {
         let state_dir = Directory::create(&config.state_dir).with_context(|| {
             format!("cannot make the state directory {}", config.state_dir.display())
         })?;
-        let disks = Demands::of(config.security, &config.nodes);
+        let disks = Demands { least: config.security, peers: config.nodes.clone() };
         let sockets = [config.node_socket(), config.witness_socket()];
         let network = Network::open(
             &handle,

@@ -244,8 +244,12 @@ impl Service {
             }
         }
         if *self.node.demands.borrow() != wanted.demands {
-            let identity = keys::with_demands(self.node.keys.clone(), &wanted.demands);
-            self.node.driver.set_identity(identity);
+            // A machine without a key that lasts began with another one at its last start.
+            let state_dir = self.node.state_dir.clone().filter(|_| wanted.demands.demand_keys());
+            let kept = move || state_dir.as_ref().map(keys::load_or_make).transpose();
+            let kept = self.node.handle.blocking(kept).await??;
+            let own = kept.unwrap_or_else(|| self.node.keys.clone());
+            self.node.driver.set_identity(keys::with_demands(own, &wanted.demands));
             self.node.demands.replace(wanted.demands.clone());
         }
         if wanted.automatic && !self.exporter.can_look() {

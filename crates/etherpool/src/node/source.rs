@@ -127,7 +127,7 @@ impl Source {
                     config.defaults.interfaces = Some(interfaces.clone());
                 }
                 let wanted = Wanted {
-                    demands: Demands::of(config.security, &config.supervisors),
+                    demands: demanded(&config),
                     refused: Vec::new(),
                     placed: None,
                     plans: config.plans()?,
@@ -168,6 +168,10 @@ impl Source {
     }
 }
 
+fn demanded(config: &NodeConfig) -> Demands {
+    Demands { least: config.security, peers: config.supervisors.clone() }
+}
+
 impl TargetSource {
     fn read(&self) -> anyhow::Result<Wanted> {
         let mut config = match &self.config {
@@ -194,7 +198,7 @@ impl TargetSource {
         let run_dir = self.run_dir.clone().or_else(|| config.run_dir.clone());
         let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
         Ok(Wanted {
-            demands: Demands::of(config.security, &config.supervisors),
+            demands: demanded(&config),
             automatic,
             frame_socket: config.frame_socket.unwrap_or(false),
             run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
