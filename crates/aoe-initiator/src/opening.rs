@@ -13,7 +13,7 @@ use aoe_wire::{
     open_sealed, prologue,
 };
 use block::{Instance, Instant, IoError, Lba, SectorRange};
-use seal::{Asking, Identity, Keys, PublicKey, Security};
+use seal::{Asking, Identity, Keys, PublicKey, Security, least_of};
 
 /// First interval between transmissions; doubles.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -35,10 +35,8 @@ pub(crate) fn random16(random: &mut dyn FnMut() -> u64) -> [u8; 16] {
 
 /// A nonce that nobody foretells, and opens with before we do.
 fn nonce_of(identity: &Identity) -> Nonce {
-    Nonce(std::array::from_fn::<u8, 16, _>({
-        let drawn = identity.draw();
-        move |at| drawn[at]
-    }))
+    let drawn = identity.draw();
+    Nonce(std::array::from_fn(|at| drawn[at]))
 }
 
 /// An opening in progress.
@@ -274,7 +272,7 @@ impl Opening {
 
     /// Whether a session may be without keys.
     fn may_be_open(&self, is_local: bool) -> bool {
-        is_local || self.identity.as_ref().is_none_or(|own| own.least() == Security::None)
+        is_local || least_of(self.identity.as_deref()) == Security::None
     }
 
     /// Takes a reply, which came in `frame` on a path that leads to a program of this machine or elsewhere. When it
@@ -326,7 +324,7 @@ impl Opening {
                 Err(unfit) => return Progress::Unfit(unfit),
             };
         let instance = reply.instance;
-        let own = self.identity.as_ref().map_or(Security::None, |own| own.least());
+        let own = least_of(self.identity.as_deref());
         let least = own.max(offer.map_or(Security::None, |offer| offer.least));
         let is_confined = came.is_local && least > Security::None;
         self.stage =

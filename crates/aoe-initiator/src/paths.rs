@@ -123,9 +123,7 @@ impl Paths {
     /// Ethernet.
     pub fn confine(&mut self, confined: bool) {
         self.confined = confined;
-        if confined {
-            self.leave_unfit();
-        }
+        self.leave_unfit();
     }
 
     /// Whether a path is used at present.
@@ -135,11 +133,11 @@ impl Paths {
 
     /// From a path that isn't used to one that is, if there is any.
     fn leave_unfit(&mut self) {
-        let is_unfit = |paths: &Paths| paths.active().is_none();
-        let mut left = self.paths.len();
-        while left > 0 && is_unfit(self) {
+        for _ in 0..self.paths.len() {
+            if !self.confined || self.active().is_some() {
+                return;
+            }
             self.active = (self.active + 1) % self.paths.len();
-            left -= 1;
         }
     }
 
@@ -165,9 +163,7 @@ impl Paths {
     pub fn rotate(&mut self) {
         if !self.paths.is_empty() {
             self.active = (self.active + 1) % self.paths.len();
-            if self.confined {
-                self.leave_unfit();
-            }
+            self.leave_unfit();
         }
     }
 
@@ -252,9 +248,7 @@ impl Paths {
         let active = self.paths.get(self.active).map(|path| path.id);
         self.paths.retain(keep);
         self.active = self.paths.iter().position(|path| Some(path.id) == active).unwrap_or(0);
-        if self.confined {
-            self.leave_unfit();
-        }
+        self.leave_unfit();
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Buffer, Instant, IoError, Lba};
-use seal::{Identity, Security};
+use seal::{Identity, Security, least_of};
 
 use super::client::Random;
 use super::opening::{Message, Opened, Opening, Progress, Unfit, random16};
@@ -76,8 +76,7 @@ impl Probe {
         random: &mut Random,
     ) -> Probe {
         let incarnation = Incarnation(random16(random.as_mut()));
-        let least = identity.as_ref().map_or(Security::None, |identity| identity.least());
-        let demands_keys = least > Security::None;
+        let demands_keys = least_of(identity.as_deref()) > Security::None;
         let opening =
             Opening::new(address, incarnation, now, false, random.as_mut()).with_identity(identity);
         let stage = Stage::Opening(opening);

@@ -114,7 +114,7 @@ impl Shared {
 
     /// What is demanded of sessions at least.
     pub(crate) fn least(&self) -> Security {
-        self.identity.as_ref().map_or(Security::None, |identity| identity.least())
+        seal::least_of(self.identity.as_deref())
     }
 
     /// A secret that nobody foretells who hasn't the machine's own.

@@ -79,6 +79,11 @@ impl Identity {
     }
 }
 
+/// What is demanded at least by who may have no key, and then demands nothing.
+pub fn least_of(identity: Option<&Identity>) -> Security {
+    identity.map_or(Security::None, Identity::least)
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({}, {})", self.public(), self.least)

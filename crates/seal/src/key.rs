@@ -32,13 +32,6 @@ pub struct KeyPair {
 #[error("a key is 44 letters and digits of base64, the last one of them '='")]
 pub struct KeyError;
 
-impl PublicKey {
-    /// What fits into a line among other things; long enough to tell machines apart, too short to trust.
-    pub fn short(&self) -> String {
-        self.to_string().chars().take(8).collect()
-    }
-}
-
 impl SecretKey {
     /// A key of these bytes, which have to be random and known to nobody.
     pub fn new(bytes: [u8; KEY_BYTES]) -> SecretKey {

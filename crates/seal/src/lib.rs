@@ -15,7 +15,7 @@ mod message;
 mod window;
 
 pub use handshake::{ANSWER_BYTES, ASK_BYTES, Asked, Asking, Keys};
-pub use identity::{Entropy, Identity};
+pub use identity::{Entropy, Identity, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};
 pub use message::{Opener, Rejected, SEAL_BYTES, Seal, Sealer, Stamp, TAG_BYTES};
 

@@ -12,8 +12,9 @@
 use std::time::Duration;
 
 use aws_lc_rs::aead::{
-    AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+    AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey,
 };
+use aws_lc_rs::error::Unspecified;
 use block::Instant;
 use zeroize::Zeroizing;
 
@@ -80,7 +81,6 @@ pub enum Rejected {
 struct Key {
     aead: LessSafeKey,
     suite: Suite,
-    bytes: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 impl Key {
@@ -92,13 +92,12 @@ impl Key {
         };
         let bytes = Zeroizing::new(bytes);
         let aead = LessSafeKey::new(UnboundKey::new(algorithm, bytes.as_slice()).ok()?);
-        Some(Key { aead, suite, bytes })
+        Some(Key { aead, suite })
     }
 
     /// The key that follows: what this one makes of zeros.
     fn next(&self) -> Option<Key> {
-        let mut bytes = *self.bytes;
-        bytes.fill(0);
+        let mut bytes = [0; KEY_BYTES];
         let nonce = Nonce::assume_unique_for_key(NEXT_KEY_NONCE);
         let _tag = self.aead.seal_in_place_separate_tag(nonce, Aad::empty(), &mut bytes).ok()?;
         Key::new(self.suite, bytes)
@@ -146,36 +145,29 @@ impl Sealer {
     /// Seals a message: `head` is what precedes the payload with the stamp's [`Seal`] in it, as both ends see
     /// it. The payload is encrypted where that is agreed.
     pub fn seal(&mut self, stamp: Stamp, head: &[u8], payload: &mut [u8]) -> [u8; TAG_BYTES] {
-        let is_encrypted = self.security == Security::Encrypt;
-        self.seal_as(is_encrypted, stamp, head, payload)
+        if self.security != Security::Encrypt {
+            return self.seal_clear(stamp, head, payload);
+        }
+        let nonce = self.nonce(stamp);
+        tag_of(self.key.aead.seal_in_place_separate_tag(nonce, Aad::from(head), payload))
     }
 
     /// Seals a message whose payload stays readable, because it is what the keys are made of.
     pub fn seal_clear(&mut self, stamp: Stamp, head: &[u8], payload: &[u8]) -> [u8; TAG_BYTES] {
-        let mut payload = payload.to_vec();
-        self.seal_as(false, stamp, head, &mut payload)
+        let nonce = self.nonce(stamp);
+        let clear = in_one_piece(&mut self.clear, head, payload);
+        tag_of(self.key.aead.seal_in_place_separate_tag(nonce, Aad::from(clear), &mut []))
     }
 
-    fn seal_as(
-        &mut self,
-        is_encrypted: bool,
-        stamp: Stamp,
-        head: &[u8],
-        payload: &mut [u8],
-    ) -> [u8; TAG_BYTES] {
+    fn nonce(&self, stamp: Stamp) -> Nonce {
         debug_assert!(stamp.key == self.number && stamp.counter < self.counter);
-        let nonce = nonce(stamp.key, stamp.counter);
-        let aead = &self.key.aead;
-        let sealed = match is_encrypted {
-            true => aead.seal_in_place_separate_tag(nonce, Aad::from(head), payload),
-            false => {
-                let clear = in_one_piece(&mut self.clear, head, payload);
-                aead.seal_in_place_separate_tag(nonce, Aad::from(clear), &mut [])
-            }
-        };
-        // Fails for lengths only that no frame has. Whoever gets it doesn't take zeros for a tag.
-        sealed.map_or([0; TAG_BYTES], |tag| tag.as_ref().try_into().unwrap_or([0; TAG_BYTES]))
+        nonce(stamp.key, stamp.counter)
     }
+}
+
+/// Sealing fails for lengths only that no frame has. Whoever gets it doesn't take zeros for a tag.
+fn tag_of(sealed: Result<Tag, Unspecified>) -> [u8; TAG_BYTES] {
+    sealed.map_or([0; TAG_BYTES], |tag| tag.as_ref().try_into().unwrap_or([0; TAG_BYTES]))
 }
 
 fn in_one_piece<'a>(clear: &'a mut Vec<u8>, head: &[u8], payload: &[u8]) -> &'a [u8] {
@@ -217,22 +209,26 @@ impl Opener {
         payload: &[u8],
         opened: &mut [u8],
     ) -> Result<(), Rejected> {
-        self.open_as(self.security == Security::Encrypt, seal, head, payload, opened)
+        if self.security == Security::Encrypt {
+            return self.open_as(seal, head, payload, Some(opened));
+        }
+        self.open_clear(seal, head, payload)?;
+        opened.copy_from_slice(payload);
+        Ok(())
     }
 
     /// Opens what [`Sealer::seal_clear`] sealed.
     pub fn open_clear(&mut self, seal: &Seal, head: &[u8], payload: &[u8]) -> Result<(), Rejected> {
-        let mut opened = vec![0; payload.len()];
-        self.open_as(false, seal, head, payload, &mut opened)
+        self.open_as(seal, head, payload, None)
     }
 
+    /// To `opened` what was encrypted, which is as long; nowhere what wasn't.
     fn open_as(
         &mut self,
-        is_encrypted: bool,
         seal: &Seal,
         head: &[u8],
         payload: &[u8],
-        opened: &mut [u8],
+        opened: Option<&mut [u8]>,
     ) -> Result<(), Rejected> {
         let is_next = self.present.number.checked_add(1) == Some(seal.key);
         if is_next && self.next.is_none() {
@@ -246,13 +242,13 @@ impl Opener {
             return Err(Rejected::Repeated);
         }
         let (aead, nonce) = (&received.key.aead, nonce(seal.key, seal.counter));
-        let outcome = match is_encrypted {
-            true => aead.open_separate_gather(nonce, Aad::from(head), payload, &seal.tag, opened),
-            false => {
+        let outcome = match opened {
+            Some(opened) => {
+                aead.open_separate_gather(nonce, Aad::from(head), payload, &seal.tag, opened)
+            }
+            None => {
                 let clear = in_one_piece(&mut self.clear, head, payload);
-                let outcome =
-                    aead.open_separate_gather(nonce, Aad::from(clear), &[], &seal.tag, &mut []);
-                outcome.map(|()| opened.copy_from_slice(payload))
+                aead.open_separate_gather(nonce, Aad::from(clear), &[], &seal.tag, &mut [])
             }
         };
         outcome.map_err(|_| Rejected::Forged)?;

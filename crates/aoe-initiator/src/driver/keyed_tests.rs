@@ -201,7 +201,7 @@ fn what_isnt_sealed_by_the_client_does_nothing() {
         let version = aoe_wire::SessionVersion::One;
         let open = SessionRequest { operation: Verb::Open, version, ..close };
         let frame = open.emit(Buffer::zeroed(48));
-        world.inject(&[frame.head.as_slice(), &frame.payload].concat());
+        world.inject(&bytes_of(frame));
         for (request, payload) in [
             (forged, bytes(8, 6)),
             (claim, thief),
@@ -255,25 +255,16 @@ fn what_isnt_sealed_by_the_target_isnt_believed() {
         let reading = remote.read(SectorRange::new(Lba(START), 8));
         for status in [Status::NoSession, Status::MediumGone, Status::Fenced, Status::Ok] {
             let reply = SessionReply {
-                header: request.header.answer(MacAddr([2, 0, 0, 0, 0, NODE]), ADDRESS),
-                version: request.version,
                 operation: Verb::Read,
                 status,
-                detail: 0,
-                session: request.session,
-                instance: request.instance,
                 epoch: Epoch(99),
                 sequence: request.sequence + 1 + round,
-                executed: 0,
-                clock: world.handle.now(),
                 sectors: 8,
-                first: 0,
-                takes: 17,
-                seal: Default::default(),
+                ..in_its_name(&world, &request)
             };
             let data = if status == Status::Ok { bytes(8, 6) } else { Buffer::empty() };
             let frame = reply.emit(data);
-            world.inject(&[frame.head.as_slice(), &frame.payload].concat());
+            world.inject(&bytes_of(frame));
         }
         assert_eq!(world.run(SECOND, reading).unwrap().value, bytes(8, 1));
     }
@@ -348,8 +339,8 @@ fn heard(world: &World) -> SessionRequest {
 }
 
 /// An answer in the target's name that nobody sealed.
-fn no_session(world: &World, request: &SessionRequest) -> Vec<u8> {
-    let reply = SessionReply {
+fn in_its_name(world: &World, request: &SessionRequest) -> SessionReply {
+    SessionReply {
         header: request.header.answer(MacAddr([2, 0, 0, 0, 0, NODE]), ADDRESS),
         version: request.version,
         operation: request.operation,
@@ -365,8 +356,10 @@ fn no_session(world: &World, request: &SessionRequest) -> Vec<u8> {
         first: 0,
         takes: 17,
         seal: Default::default(),
-    };
-    let frame = reply.emit(Buffer::empty());
+    }
+}
+
+fn bytes_of(frame: Frame) -> Vec<u8> {
     [frame.head.as_slice(), &frame.payload].concat()
 }
 
@@ -378,7 +371,8 @@ fn a_disk_that_rests_isnt_talked_away() {
     let remote = world.opened();
     for _ in 0..50 {
         world.wait(SECOND / 5);
-        world.inject(&no_session(&world, &heard(&world)));
+        let reply = in_its_name(&world, &heard(&world));
+        world.inject(&bytes_of(reply.emit(Buffer::empty())));
     }
     let statistics = remote.statistics();
     assert_eq!((statistics.losses, statistics.reopenings), (0, 0));
@@ -499,24 +493,16 @@ fn nobody_talks_an_end_down() {
         let offer = aoe_wire::Offer { key: public(6), least, has_aes: true };
         let offer = Some(&offer).filter(|_| round % 3 != 0);
         let reply = SessionReply {
-            header: hello.0.header.answer(MacAddr([2, 0, 0, 0, 0, NODE]), ADDRESS),
-            version: hello.0.version,
-            operation: Verb::Hello,
             status: Status::Ok,
             detail: 3,
             session: aoe_wire::SessionId::derive(&opening, instance, ADDRESS),
             instance,
             epoch: Epoch(99),
-            sequence: 0,
-            executed: 0,
-            clock: world.handle.now(),
-            sectors: 0,
-            first: 0,
             takes: 0,
-            seal: Default::default(),
+            ..in_its_name(&world, &hello.0)
         };
         let frame = reply.emit(aoe_wire::OpenPayload::emit_hello_reply(target, offer));
-        world.inject(&[frame.head.as_slice(), &frame.payload].concat());
+        world.inject(&bytes_of(frame));
     }
     node.port.is_down.set(false);
     world.wait(10 * SECOND);

@@ -57,10 +57,10 @@ impl Greeting {
     }
 
     /// A session was opened. `secret` replaces the present one if too many were.
-    pub(crate) fn used(&mut self, id: SessionId, now: Instant, secret: impl FnOnce() -> [u8; 16]) {
+    pub(crate) fn used(&mut self, id: SessionId, now: Instant, secret: [u8; 16]) {
         self.used.retain(|_, until| *until > now);
         if self.used.len() >= USED_MAX {
-            *self = Greeting::new(secret());
+            *self = Greeting::new(secret);
         }
         self.used.insert(id, now + LIFE * 2);
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(!greeting.knows(&opening, At { instance: Instance(4), ..AT }, at(105)));
         assert!(!Greeting::new([2; 16]).knows(&opening, AT, at(105)));
         let id = SessionId::derive(&opening, AT.instance, AT.address);
-        greeting.used(id, at(106), || [0; 16]);
+        greeting.used(id, at(106), [0; 16]);
         assert!(!greeting.knows(&opening, AT, at(106)) && !greeting.knows(&opening, AT, at(119)));
     }
 
@@ -124,13 +124,13 @@ mod tests {
         let mut greeting = Greeting::new([1; 16]);
         let first = greeted(&greeting, 1, at(100));
         let id = SessionId::derive(&first, AT.instance, AT.address);
-        greeting.used(id, at(100), || [0; 16]);
+        greeting.used(id, at(100), [0; 16]);
         for number in 0..2 * USED_MAX as u64 {
-            greeting.used(SessionId(number + 1), at(101), || [2; 16]);
+            greeting.used(SessionId(number + 1), at(101), [2; 16]);
             assert!(greeting.used.len() <= USED_MAX && !greeting.knows(&first, AT, at(101)));
         }
         // What has expired takes none.
-        greeting.used(SessionId(1), at(200), || [0; 16]);
+        greeting.used(SessionId(1), at(200), [0; 16]);
         assert_eq!(greeting.used.len(), 1);
     }
 }

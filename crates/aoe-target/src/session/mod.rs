@@ -369,7 +369,7 @@ fn open(
         return export.meter.count(Counter::SessionLimit);
     }
     let secret = shared.draw();
-    shared.greeting.used(id, shared.now, || secret);
+    shared.greeting.used(id, shared.now, secret);
     // Commands of this client's earlier sessions may be in the queue even if those have ended.
     if export.sessions.unheard || export.queue.len() > 0 {
         export.sessions.opening.insert(id, opener);
