@@ -148,7 +148,7 @@ fn a_claim_without_an_answer_is_given_up_too() {
     assert!(matches!(pair.outcomes[&id].1, Err(IoError::Fenced { .. })));
     pair.server.is_silent = false;
     pair.run_for(SECOND);
-    assert_eq!((pair.client.claim, pair.server.holder), (None, Holder::default()));
+    assert_eq!((pair.client.claim.clone(), pair.server.holder), (None, Holder::default()));
     ended(&mut pair, Operation::Claim(claim(6, 77))).unwrap();
     assert_eq!(pair.client.claim, Some(claim(6, 77)));
 }

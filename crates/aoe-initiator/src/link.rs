@@ -187,7 +187,7 @@ impl Link {
     pub fn reclaim(&mut self, now: Instant, claim: Claim, outlet: &mut Outlet) {
         let request = Request {
             epoch: claim.epoch,
-            payload: HolderPayload::emit_claim(claim.owner),
+            payload: HolderPayload::emit_claim(claim.owner, &claim.trust),
             ..Request::new(Verb::Claim, self.clock)
         };
         self.reclaim = Some(self.next_number);
@@ -353,7 +353,7 @@ impl Link {
         self.reclaim = self.reclaim.filter(|_| !is_own(self.reclaim));
         let Some(piece) = answered.what.piece else { return Verdict::Fine };
         let verdict = match (operations.get(piece.operation), &answer) {
-            (Some(Operation::Claim(claim)), Ok(_)) => Verdict::Claimed(*claim),
+            (Some(Operation::Claim(claim)), Ok(_)) => Verdict::Claimed(claim.clone()),
             _ => Verdict::Fine,
         };
         operations.answer(piece, self.shown_instance, answer);
@@ -478,7 +478,7 @@ impl Link {
             Operation::Claim(claim) => Request {
                 epoch: claim.epoch,
                 force: claim.force,
-                payload: HolderPayload::emit_claim(claim.owner),
+                payload: HolderPayload::emit_claim(claim.owner, &claim.trust),
                 ..base(Verb::Claim)
             },
             Operation::Renew => base(Verb::Status),

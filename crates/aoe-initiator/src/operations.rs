@@ -406,7 +406,12 @@ mod tests {
     fn a_claim_is_a_barrier() {
         let mut operations = Operations::default();
         let before = operations.submit(write(0, 1));
-        let claim = Claim { epoch: Epoch(3), owner: OwnerId::NONE, force: false };
+        let claim = Claim {
+            epoch: Epoch(3),
+            owner: OwnerId::NONE,
+            force: false,
+            trust: block::Trust::Unchanged,
+        };
         let claim = operations.submit(Operation::Claim(claim));
         let after = operations.submit(write(100, 1));
         let renewal = operations.submit(Operation::Renew);

@@ -135,7 +135,7 @@ impl Session {
     }
 
     fn epoch(&self) -> Epoch {
-        self.claim.map_or(Epoch::OBSERVER, |claim| claim.epoch)
+        self.claim.as_ref().map_or(Epoch::OBSERVER, |claim| claim.epoch)
     }
 
     /// Whether there may be something to do now.
@@ -200,8 +200,7 @@ impl Session {
                     }
                     Verdict::Claimed(claim) => {
                         self.note_progress(now, reply.epoch);
-                        // Force was for the content that was there then.
-                        self.claim = Some(Claim { force: false, ..claim });
+                        self.claim = Some(claim.to_repeat());
                     }
                     Verdict::Reopen => self.reopen(now),
                     Verdict::RolledBack => {
@@ -248,6 +247,7 @@ impl Session {
         // A higher epoch of our own may be a claim of ours whose answer was lost.
         let deposed = self
             .claim
+            .as_ref()
             .is_some_and(|claim| holder.epoch >= claim.epoch && holder.owner != claim.owner);
         if self.instance != Some(shown) {
             let error = match deposed {
@@ -263,7 +263,7 @@ impl Session {
         self.traffic.outlet.paths.confine(opened.is_confined);
         let (export, clock) = (opened.export.clone(), opened.clock);
         let mut link = Link::new(opened, shown, self.options.window_max);
-        if let Some(claim) = self.claim.filter(|claim| holder.epoch < claim.epoch) {
+        if let Some(claim) = self.claim.clone().filter(|claim| holder.epoch < claim.epoch) {
             link.reclaim(now, claim, &mut self.traffic.outlet);
         }
         self.export = Some(export);

@@ -359,7 +359,7 @@ impl ScriptedTarget {
                 if request.epoch < self.holder.epoch {
                     return (Status::Fenced, 0, Buffer::empty());
                 }
-                let owner = HolderPayload::parse_claim(payload).unwrap_or_default();
+                let (owner, _) = HolderPayload::parse_claim(payload).unwrap_or_default();
                 self.holder = Holder::new(request.epoch, owner);
                 self.holder.heard = Some(Duration::ZERO);
                 return (Status::Ok, 0, HolderPayload::emit(self.holder));
@@ -579,7 +579,12 @@ impl<C: Client, S: Server> Pair<C, S> {
 }
 
 pub(crate) fn claim(epoch: u64, owner: u128) -> Claim {
-    Claim { epoch: Epoch(epoch), owner: OwnerId(uuid::Uuid::from_u128(owner)), force: false }
+    Claim {
+        epoch: Epoch(epoch),
+        owner: OwnerId(uuid::Uuid::from_u128(owner)),
+        force: false,
+        trust: block::Trust::Unchanged,
+    }
 }
 
 pub(crate) fn pattern(sectors: u64, seed: u64) -> Buffer {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DriveHealth, Geometry, Holder, Instance, Instant, SECTOR_BYTES};
+use block::{BlockDevice, DriveHealth, Geometry, Holder, Instance, Instant, SECTOR_BYTES, Trust};
+use seal::{Grant, PublicKey};
 
 use crate::ExportId;
 use crate::fenced::Ownership;
@@ -149,7 +150,7 @@ pub struct Abilities {
 }
 
 /// The device behind an export as its driver sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DeviceState {
     /// Size and block limits.
     pub geometry: Geometry,
@@ -159,6 +160,17 @@ pub struct DeviceState {
     pub ownership: Ownership,
     /// Its size in bytes as the labels in its first two slots have it.
     pub labelled: [Option<u64>; 2],
+    /// Whom it obeys, if that is anybody in particular.
+    pub grant: Option<Rc<Grant>>,
+}
+
+/// Who asks for something within a session.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker {
+    /// It is a program of this machine.
+    pub trusted: bool,
+    /// What it has proved to have the secret half of.
+    pub key: Option<PublicKey>,
 }
 
 /// An interface as the state machine sees it.
@@ -272,6 +284,41 @@ impl Export {
         let is_silent = |at: Instant| now.since(at) >= OWNER_SILENT;
         matches!(self.device.ownership, Ownership::Held(_))
             && self.owner_heard.is_none_or(is_silent)
+    }
+
+    /// Whether the medium obeys somebody: programs of this machine always, others if they have proved a key that it
+    /// lets in, or that a newer grant does which they show; whether that one is to be believed the medium judges.
+    /// Nobody locks himself out by what he shows.
+    pub(crate) fn obeys(&self, asker: Asker, shown: &Trust) -> bool {
+        let names = |grant: &Grant| asker.key.is_some_and(|key| grant.names(&key));
+        let known = self.device.grant.as_deref().is_none_or(names);
+        asker.trusted
+            || match shown {
+                Trust::Unchanged | Trust::Forget => known,
+                Trust::Replace(grant) => known && Grant::parse(grant).is_some_and(|to| names(&to)),
+                Trust::Follow(grant) if self.device.grant.is_none() => {
+                    Grant::parse(grant).is_some_and(|to| names(&to))
+                }
+                Trust::Follow(_) => self.newer(shown).map_or(known, |newer| names(&newer)),
+            }
+    }
+
+    /// Whether whom the medium obeys may be another after a claim.
+    pub(crate) fn may_change_trust(&self, trust: &Trust) -> bool {
+        match trust {
+            Trust::Unchanged => false,
+            Trust::Follow(_) => self.device.grant.is_none() || self.newer(trust).is_some(),
+            Trust::Replace(_) | Trust::Forget => true,
+        }
+    }
+
+    /// The grant that would take the place of the medium's.
+    fn newer(&self, trust: &Trust) -> Option<Grant> {
+        let (Trust::Follow(shown), Some(known)) = (trust, &self.device.grant) else { return None };
+        let shown = Some(shown).filter(|shown| ***shown != *known.bytes());
+        shown
+            .and_then(|shown| Grant::parse(shown))
+            .filter(|shown| shown.version() > known.version())
     }
 
     /// Takes note of whose the medium is. Another owner than before hasn't been heard yet.

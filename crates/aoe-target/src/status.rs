@@ -72,7 +72,7 @@ impl Target {
             id,
             options: export.options.clone(),
             state: export.prober.state(),
-            device: export.device,
+            device: export.device.clone(),
             remembered: export.remembered.clone(),
             write_cache: export.write_cache,
             sessions: export.sessions.len(),

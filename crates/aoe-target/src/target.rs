@@ -12,7 +12,7 @@ use block::{BlockDevice, DriveHealth, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use runtime::EventQueue;
-use seal::{Identity, Security};
+use seal::{Grant, Identity, Security};
 
 use crate::export::{Abilities, DeviceState, Export, ExportOptions, PortState, Reach};
 use crate::io::{IoId, IoRequest, IoResult, Work};
@@ -472,10 +472,10 @@ impl Target {
         }
     }
 
-    /// Takes note of the size that the disk's labels give it, once they have changed.
-    pub fn set_labelled(&mut self, id: ExportId, labelled: [Option<u64>; 2]) {
+    /// Takes note of what the disk says of itself, once that has changed: its size by its labels, and whom it obeys.
+    pub fn set_said(&mut self, id: ExportId, labelled: [Option<u64>; 2], grant: Option<Rc<Grant>>) {
         if let Some(export) = self.exports.get_mut(&id) {
-            export.device.labelled = labelled;
+            export.device = DeviceState { labelled, grant, ..export.device.clone() };
         }
     }
 

@@ -513,7 +513,7 @@ impl Raw {
         match self.operation {
             Operation::Hello => len == 32,
             Operation::Open => len == 48 || self.version.has_fragments() && len == KEYED_OPEN_BYTES,
-            Operation::Claim => len == 16,
+            Operation::Claim => crate::HolderPayload::is_claim(len),
             Operation::Write => self.is_part(len),
             Operation::Read => len == 0 || self.version.has_fragments() && self.is_map(len),
             Operation::Flush

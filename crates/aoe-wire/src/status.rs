@@ -112,6 +112,7 @@ fn number_of(reason: RefusalReason) -> u64 {
         RefusalReason::AccessDenied => 4,
         RefusalReason::ObserverOnly => 5,
         RefusalReason::Owned => 6,
+        RefusalReason::NotAdmitted => 7,
     }
 }
 
@@ -123,6 +124,7 @@ fn reason_of(number: u64) -> Option<RefusalReason> {
         4 => RefusalReason::AccessDenied,
         5 => RefusalReason::ObserverOnly,
         6 => RefusalReason::Owned,
+        7 => RefusalReason::NotAdmitted,
         _ => return None,
     })
 }
@@ -150,6 +152,7 @@ mod tests {
             IoError::Refused(RefusalReason::AccessDenied),
             IoError::Refused(RefusalReason::ObserverOnly),
             IoError::Refused(RefusalReason::Owned),
+            IoError::Refused(RefusalReason::NotAdmitted),
             IoError::Unsupported,
         ] {
             let (status, detail) = Status::of(error);

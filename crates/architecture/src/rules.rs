@@ -13,7 +13,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("aoe-wire", &["block", "seal"]),
     ("aoe-target", &["block", "runtime", "seal", "aoe_wire"]),
     ("aoe-initiator", &["block", "runtime", "seal", "aoe_wire"]),
-    ("pool", &["block", "runtime"]),
+    ("pool", &["block", "runtime", "seal"]),
     ("os", &["block", "runtime", "aoe_wire", "aoe_target"]),
     ("frontend", &["block", "runtime", "os"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "pool"]),

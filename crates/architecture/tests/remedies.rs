@@ -12,7 +12,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 const DANGEROUS: [&str; 5] = ["mkfs", "--force", "reset-epoch", "--wipe", "remount"];
 
 /// Texts that may name such a word, and why: single words as they are, of others the beginning.
-const ALLOWED: [(&str, &str); 17] = [
+const ALLOWED: [(&str, &str); 18] = [
     ("make a file system first: ", "all of the volume was looked at and is blank"),
     ("name another one, or --force-disk ", "stands beside what was read and whose it is"),
     ("export it with etherpool node, or accept that: --force-disk ", "the disk is blank"),
@@ -22,6 +22,7 @@ const ALLOWED: [(&str, &str); 17] = [
         "somebody made it read-only; a file system with errors says another",
     ),
     ("... is to be reset, but --force-disk names ...", "two different disks: refuses"),
+    ("... is to be given up, but --force-disk names ...", "two different disks: refuses"),
     ("--force-disk ... is not among the disks", "names a wrong argument: refuses"),
     ("mkfs is at work", "names what is under way"),
     ("another operation on ... is under way (mkfs", "names what is under way"),

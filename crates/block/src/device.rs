@@ -71,7 +71,7 @@ pub struct Geometry {
 }
 
 /// Who claims a medium, and under which epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The claimer's epoch; not [`Epoch::OBSERVER`].
     pub epoch: Epoch,
@@ -80,6 +80,34 @@ pub struct Claim {
     /// Claim a medium even if it carries something that isn't etherpool's (`--force-disk`), or an
     /// ownership that can't be read any more.
     pub force: bool,
+    /// Whom the medium obeys from then on.
+    pub trust: Trust,
+}
+
+impl Claim {
+    /// The same for whoever hears of it once more: force was for the contents that were there, and what the medium
+    /// obeyed before is gone.
+    pub fn to_repeat(self) -> Claim {
+        let trust = match self.trust {
+            Trust::Replace(grant) | Trust::Follow(grant) => Trust::Follow(grant),
+            Trust::Unchanged | Trust::Forget => Trust::Unchanged,
+        };
+        Claim { force: false, trust, ..self }
+    }
+}
+
+/// What a claim says of whom its medium obeys: of its grant, which to this crate is nothing but bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Whomever it obeys.
+    #[default]
+    Unchanged,
+    /// This grant, if it follows the one that it has; of a medium that has none in any case.
+    Follow(Buffer),
+    /// This grant, whatever it has: another pool begins.
+    Replace(Buffer),
+    /// Nobody: any claim will do.
+    Forget,
 }
 
 /// Who holds a medium, as its server has it on record.

@@ -67,6 +67,8 @@ mod refusal {
         ObserverOnly,
         /// The medium has an owner, and an observer asked for more than it shows to everybody.
         Owned,
+        /// The medium obeys a pool's key, and the client isn't one of those that the pool lets in.
+        NotAdmitted,
     }
 
     impl fmt::Display for RefusalReason {
@@ -81,6 +83,9 @@ mod refusal {
                 RefusalReason::ObserverOnly => "this session may only read",
                 RefusalReason::Owned => {
                     "the disk has an owner, who alone may read more than its labels, votes and reservation record"
+                }
+                RefusalReason::NotAdmitted => {
+                    "the disk obeys the key of its pool, which doesn't let this machine in"
                 }
             })
         }

@@ -151,8 +151,13 @@ mod tests {
     #[test]
     fn a_part_is_not_claimed() {
         let window = Window::new(disk(), Lba(10), Some(20));
-        let claim = Claim { epoch: crate::Epoch(3), owner: crate::OwnerId::NONE, force: true };
-        assert_eq!(block_on(window.claim(claim)), Err(IoError::Unsupported));
+        let claim = Claim {
+            epoch: crate::Epoch(3),
+            owner: crate::OwnerId::NONE,
+            force: true,
+            trust: crate::Trust::Unchanged,
+        };
+        assert_eq!(block_on(window.claim(claim.clone())), Err(IoError::Unsupported));
         assert_eq!(block_on(window.renew()), Err(IoError::Unsupported));
         assert!(window.try_submit(Operation::Claim(claim)).is_none());
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use pool::{DestroyPlan, PoolEvent, Progress, WipePlan};
+use seal::Grant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -45,7 +46,12 @@ pub enum EngineRequest {
     /// Answered with all pools.
     Pools,
     /// Answered with the pool.
-    CreatePool(pool::CreatePool<ShelfSlot>),
+    CreatePool {
+        /// Its disks.
+        request: pool::CreatePool<ShelfSlot>,
+        /// Whom they are to obey.
+        grant: Option<Grant>,
+    },
     /// What that would do; answered with a [`pool::PoolForecast`].
     PlanCreatePool(pool::CreatePool<ShelfSlot>),
     /// Answered with the pool.
@@ -73,6 +79,21 @@ pub enum EngineRequest {
         pool: String,
         /// How.
         request: ImportPool,
+        /// By which its disks are to obey this supervisor, if they don't yet.
+        grant: Option<Grant>,
+    },
+    /// Whom its disks obey; answered with a [`pool::PoolGrant`], or null where it is whoever claims them. Of a pool that
+    /// isn't open as its disks have it.
+    PoolGrant {
+        /// Name or id.
+        pool: String,
+    },
+    /// Have its disks obey others; answered with a [`pool::PoolGrant`].
+    SetGrant {
+        /// The pool.
+        pool: String,
+        /// Whom.
+        grant: Grant,
     },
     /// Answered with null.
     ReleasePool {
@@ -446,14 +467,20 @@ mod tests {
         assert_eq!(reader.next_line(), Err(LineTooLong(9)));
     }
 
+    fn a_grant() -> Grant {
+        let key = seal::PoolKeyPair::of(seal::SecretKey::new([1; 32])).unwrap();
+        key.found(&[seal::PublicKey([2; 32])]).unwrap()
+    }
+
     #[test]
     fn every_request_survives_its_line() {
         let volume = VolumeName::new("p", "v").unwrap();
         let requests = [
             EngineRequest::Process,
-            EngineRequest::CreatePool(
-                serde_json::from_str(r#"{"name":"p","disks":["e1.0"]}"#).unwrap(),
-            ),
+            EngineRequest::CreatePool {
+                request: serde_json::from_str(r#"{"name":"p","disks":["e1.0"]}"#).unwrap(),
+                grant: Some(a_grant()),
+            },
             EngineRequest::ImportPool {
                 pool: "p".into(),
                 request: ImportPool {
@@ -461,7 +488,9 @@ mod tests {
                     force: true,
                     ..ImportPool::default()
                 },
+                grant: None,
             },
+            EngineRequest::SetGrant { pool: "p".into(), grant: a_grant() },
             EngineRequest::ExtendVolume {
                 volume: volume.clone(),
                 size: VolumeSize::PercentFree(100),

@@ -159,7 +159,12 @@ async fn find(
 async fn claim(device: &Rc<dyn BlockDevice>, address: ShelfSlot) -> anyhow::Result<()> {
     let id = os::random_bytes::<16>().context("random numbers")?;
     let owner = OwnerId(uuid::Builder::from_random_bytes(id).into_uuid());
-    let claim = Claim { epoch: Epoch::OBSERVER.next(), owner, force: false };
+    let claim = Claim {
+        epoch: Epoch::OBSERVER.next(),
+        owner,
+        force: false,
+        trust: block::Trust::Unchanged,
+    };
     match device.claim(claim).await {
         Ok(_) => Ok(()),
         Err(IoError::Fenced { .. }) => bail!("{address} belongs to somebody"),

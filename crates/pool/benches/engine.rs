@@ -236,6 +236,7 @@ impl Bench {
         let config = EngineConfig {
             owner: OwnerId(Uuid::from_u128(1)),
             owner_name: "bench".into(),
+            key: None,
             pools: Vec::new(),
             limits: Limits::default(),
             stops: Stops::default(),

@@ -136,7 +136,8 @@ fn bring_back(missing: &[String]) -> String {
 }
 
 impl PoolError {
-    pub(crate) fn no_pool(name: &str) -> PoolError {
+    /// That no pool has this name.
+    pub fn no_pool(name: &str) -> PoolError {
         PoolError::NotFound {
             what: "pool".into(),
             name: name.into(),

@@ -43,8 +43,8 @@ pub use metadata::{
 };
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, OfflineReport, PoolDisk,
-    PoolEvent, PoolReport, PoolState, Progress, Replayed, ScrubReport, SpareReport, VerifyReport,
-    VolumeReport, VotesReport,
+    PoolEvent, PoolGrant, PoolReport, PoolState, Progress, Replayed, ScrubReport, SpareReport,
+    VerifyReport, VolumeReport, VotesReport,
 };
 pub use spare::Spare;
 pub use stats::{

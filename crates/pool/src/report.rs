@@ -6,6 +6,7 @@ mod event;
 use std::collections::BTreeMap;
 
 use block::DriveHealth;
+use seal::Grant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
@@ -418,6 +419,15 @@ pub struct Replayed {
     pub records: u64,
     /// Blocks that they named.
     pub blocks: u64,
+}
+
+/// Whom the disks of a pool obey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolGrant {
+    /// The newest grant of its key.
+    pub grant: Grant,
+    /// Disks that haven't heard of it: these obey those whom a former one names, until they do.
+    pub unheard: Vec<String>,
 }
 
 /// Whose a pool is that may be imported.

@@ -8,12 +8,17 @@
 //! The handshake is Noise's (`snow`), what it yields seals by an AEAD of `aws-lc-rs`. Nothing here was
 //! invented but the way in which nonces are counted and keys follow each other.
 
+mod grant;
 mod handshake;
 mod identity;
 mod key;
 mod message;
 mod window;
 
+pub use grant::{
+    GRANT_BYTES_MAX, GRANT_BYTES_MIN, Grant, GrantError, NotAGrant, PoolKey, PoolKeyPair,
+    SUPERVISORS_MAX,
+};
 pub use handshake::{ANSWER_BYTES, ASK_BYTES, Asked, Asking, Keys};
 pub use identity::{Entropy, Identity, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};

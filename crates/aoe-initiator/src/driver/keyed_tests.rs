@@ -11,7 +11,7 @@ use crate::opening::Unfit;
 const NODE: u8 = 10;
 const SECRET_WORDS: &[u8] = b"what nobody but us may read, or put in the place of something else";
 
-fn identity(number: u8, least: Security) -> Identity {
+pub(super) fn identity(number: u8, least: Security) -> Identity {
     let mut next = u64::from(number) << 32;
     let entropy = move |bytes: &mut [u8]| {
         bytes.chunks_mut(8).for_each(|chunk| {
@@ -25,7 +25,7 @@ fn identity(number: u8, least: Security) -> Identity {
     Identity::new(keys, Box::new(entropy)).with_least(least).with_aes(number.is_multiple_of(2))
 }
 
-fn public(number: u8) -> PublicKey {
+pub(super) fn public(number: u8) -> PublicKey {
     identity(number, Security::None).public()
 }
 
@@ -197,7 +197,10 @@ fn what_isnt_sealed_by_the_client_does_nothing() {
         };
         let read = SessionRequest { operation: Verb::Read, durable: false, ..forged };
         let close = SessionRequest { operation: Verb::Close, durable: false, sectors: 0, ..forged };
-        let thief = HolderPayload::emit_claim(OwnerId(uuid::Uuid::from_u128(666)));
+        let thief = HolderPayload::emit_claim(
+            OwnerId(uuid::Uuid::from_u128(666)),
+            &block::Trust::Unchanged,
+        );
         let version = aoe_wire::SessionVersion::One;
         let open = SessionRequest { operation: Verb::Open, version, ..close };
         let frame = open.emit(Buffer::zeroed(48));

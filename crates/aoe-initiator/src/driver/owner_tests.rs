@@ -8,12 +8,17 @@ use super::*;
 
 /// The device has 16384 sectors; the label says fewer.
 const LABELLED: u64 = 12288;
-const OWNED: IoError = IoError::Refused(RefusalReason::Owned);
+pub(super) const OWNED: IoError = IoError::Refused(RefusalReason::Owned);
 
 fn rival(world: &World) -> Initiator {
-    let port = world.segment.plug(&world.handle, 2, 9000);
-    let initiator =
-        Initiator::new(world.handle.clone(), InitiatorOptions::new(Incarnation([8; 16])));
+    rival_as(world, 2, None)
+}
+
+pub(super) fn rival_as(world: &World, number: u8, identity: Option<Rc<Identity>>) -> Initiator {
+    let port = world.segment.plug(&world.handle, number, 9000);
+    let options =
+        InitiatorOptions { identity, ..InitiatorOptions::new(Incarnation([6 + number; 16])) };
+    let initiator = Initiator::new(world.handle.clone(), options);
     initiator.add_port(port as Rc<dyn Port>);
     world.run(5 * SECOND, initiator.next_disk_event());
     initiator
@@ -30,12 +35,17 @@ fn label(slot: u8) -> Buffer {
 }
 
 impl World {
-    fn read(&self, disk: &RemoteDisk, start: u64, count: u64) -> Result<Buffer, IoError> {
+    pub(super) fn read(
+        &self,
+        disk: &RemoteDisk,
+        start: u64,
+        count: u64,
+    ) -> Result<Buffer, IoError> {
         let read = disk.read(SectorRange::new(Lba(start), count));
         self.run(SECOND, read).map(|done| done.value)
     }
 
-    fn write(&self, disk: &RemoteDisk, start: u64, data: Buffer) -> Result<(), IoError> {
+    pub(super) fn write(&self, disk: &RemoteDisk, start: u64, data: Buffer) -> Result<(), IoError> {
         let write = disk.write(Lba(start), data, Durability::Durable);
         self.run(SECOND, write).map(|_| ())
     }
@@ -91,7 +101,7 @@ fn who_was_deposed_finds_its_way_back() {
         world.claim(&deposed, CLAIM);
         world.write(&deposed, START, bytes(8, 1)).unwrap();
         let other = Claim { epoch: Epoch(4), owner: OwnerId(uuid::Uuid::max()), ..CLAIM };
-        world.claim(&owner, other);
+        world.claim(&owner, other.clone());
         let fenced = IoError::Fenced { highest: Epoch(4) };
         assert_eq!(world.write(&deposed, START, bytes(8, 2)), Err(fenced));
         assert_eq!(world.run(SECOND, deposed.renew()), Err(fenced));

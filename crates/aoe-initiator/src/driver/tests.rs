@@ -16,6 +16,8 @@ use aoe_target::{
 };
 use aoe_wire::{Frame, MacAddr};
 
+#[path = "granted_tests.rs"]
+mod granted;
 #[path = "keyed_tests.rs"]
 mod keyed;
 #[path = "owner_tests.rs"]
@@ -265,8 +267,12 @@ struct Node {
 }
 
 const ADDRESS: ShelfSlot = ShelfSlot { shelf: 9, slot: 2 };
-const CLAIM: Claim =
-    Claim { epoch: Epoch(3), owner: OwnerId(uuid::Uuid::from_u128(1)), force: false };
+const CLAIM: Claim = Claim {
+    epoch: Epoch(3),
+    owner: OwnerId(uuid::Uuid::from_u128(1)),
+    force: false,
+    trust: block::Trust::Unchanged,
+};
 /// Where data may be, behind what belongs to the target.
 const START: u64 = 4096;
 

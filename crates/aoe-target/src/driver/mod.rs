@@ -15,11 +15,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Done, DriveHealth, Instance, Instant, IoError, Operation, Outcome};
+use block::{
+    Answer, BlockDevice, Done, DriveHealth, Instance, Instant, IoError, Operation, Outcome,
+};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{EventQueue, Handle, Notify};
-use seal::Identity;
+use seal::{Grant, Identity};
 
 use crate::fenced::{FencedDevice, Ownership};
 use crate::{
@@ -80,7 +82,14 @@ impl ExportDevice {
             }
         };
         let (geometry, labelled) = (self.device().geometry(), self.labelled());
-        DeviceState { geometry, instance, ownership, labelled }
+        DeviceState { geometry, instance, ownership, labelled, grant: self.grant() }
+    }
+
+    fn grant(&self) -> Option<Rc<Grant>> {
+        match self {
+            ExportDevice::Fenced(medium) => medium.grant(),
+            ExportDevice::Device(_) => None,
+        }
     }
 
     fn labelled(&self) -> [Option<u64>; 2] {
@@ -269,6 +278,24 @@ impl TargetDriver {
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.watch_device(id, entry).await });
         Ok(id)
+    }
+
+    /// Has a disk obey whoever claims it, with whatever is on it.
+    ///
+    /// # Errors
+    /// [`IoError::Unsupported`] where nothing is exported there that could be owned; others when that can't be written.
+    pub async fn forget_grant(&self, address: ShelfSlot) -> Result<(), IoError> {
+        let found = {
+            let exports = self.inner.exports.borrow();
+            let found = exports.iter().find(|(_, export)| export.address == address);
+            found.map(|(id, export)| (*id, export.device.clone()))
+        };
+        let Some((id, ExportDevice::Fenced(medium))) = found else {
+            return Err(IoError::Unsupported);
+        };
+        medium.forget_grant().await?;
+        self.inner.refresh(id).await;
+        Ok(())
     }
 
     /// Changes how a running export behaves; no request is lost. Its address and what clients left
@@ -520,10 +547,13 @@ impl Inner {
         {
             entry.tell_failure(self.handle.now(), error);
         }
+        let value = result.as_ref().map(|completion| &completion.value);
+        let is_claim = matches!(value, Ok(IoValue::Device(Answer::Holder(_))));
         let labelled = entry.device.labelled();
-        if entry.labelled.replace(labelled) != labelled {
-            // Before the answer: who hears that a label was written may look for the others.
-            self.target.borrow_mut().set_labelled(id.export, labelled);
+        if entry.labelled.replace(labelled) != labelled || is_claim {
+            // Before the answer: who hears that a label was written may look for the others, and after a claim
+            // others are obeyed.
+            self.target.borrow_mut().set_said(id.export, labelled, entry.device.grant());
         }
         self.target.borrow_mut().handle_io_done(self.handle.now(), id, result);
         self.work.notify_all();

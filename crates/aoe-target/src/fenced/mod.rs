@@ -16,11 +16,12 @@ use block::probe::{LABEL_BYTES, Signature, labelled_bytes, probe};
 use block::{
     Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, Epoch, Geometry,
     Holder, Instance, IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
-    crc64_nvme,
+    Trust, crc64_nvme,
 };
 use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 use runtime::Handle;
+use seal::Grant;
 
 mod gate;
 mod reservation;
@@ -68,6 +69,8 @@ struct Shared {
     gate: Rc<Gate>,
     device: RefCell<Rc<dyn BlockDevice>>,
     ownership: Cell<Ownership>,
+    /// Whom it obeys, if that is anybody in particular.
+    grant: RefCell<Option<Rc<Grant>>>,
     /// The highest sequence number seen in any slot.
     sequence: Cell<u64>,
     labelled_sectors: Cell<u64>,
@@ -100,6 +103,7 @@ impl FencedDevice {
             handle,
             device: RefCell::new(Rc::clone(&device)),
             ownership: Cell::new(Ownership::Unclaimed { labelled: false }),
+            grant: RefCell::default(),
             sequence: Cell::new(0),
             labelled_sectors: Cell::new(0),
             labelled: Cell::default(),
@@ -133,6 +137,32 @@ impl FencedDevice {
     /// The highest accepted epoch and its owner.
     pub fn holder(&self) -> Holder {
         self.ownership().holder()
+    }
+
+    /// Whom it obeys: claims, reads and writes of others are the session target's to refuse. `None` where it is
+    /// whoever claims it.
+    pub fn grant(&self) -> Option<Rc<Grant>> {
+        self.shared.grant.borrow().clone()
+    }
+
+    /// Gives up whom it obeys, and nothing else: its owner, and all that is on it, stay.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub async fn forget_grant(&self) -> Result<(), IoError> {
+        let shared = Rc::clone(&self.shared);
+        let (sender, forgotten) = oneshot::channel();
+        self.shared.gate.barrier(async move {
+            let device = shared.device();
+            let obeys = shared.grant.borrow().is_some();
+            let done = match (shared.ownership.get(), obeys) {
+                (Ownership::Held(holder), true) => shared.record(&device, holder, None).await,
+                _ => Ok(()),
+            };
+            // Who asked may have gone away.
+            let _ = sender.send(done);
+        });
+        forgotten.await.unwrap_or(Err(IoError::Lost))
     }
 
     /// The disk's size in bytes as the labels in its first two slots have it; where one can't be read, as
@@ -193,6 +223,7 @@ impl Shared {
 
     async fn load(&self, device: Rc<dyn BlockDevice>) -> Result<(), IoError> {
         self.opening.set(self.handle.random_u64());
+        self.grant.take();
         self.device.replace(Rc::clone(&device));
         self.flush_failed.set(None);
         // A flush for an instance that isn't tells which one is, without touching the medium.
@@ -243,6 +274,7 @@ impl Shared {
             self.sequence.set(record.sequence);
             self.labelled_sectors.set(record.labelled_sectors);
             self.ownership.set(Ownership::Held(record.holder));
+            self.grant.replace(record.grant);
             return Ok(());
         }
         self.sequence.set(0);
@@ -312,10 +344,13 @@ impl Shared {
         }
         let device = self.device();
         let claimed = Holder::new(claim.epoch, claim.owner);
+        let former = self.grant.borrow().clone();
+        let grant = obeyed(&former, &claim.trust)?;
         match self.ownership.get() {
-            Ownership::Held(holder) if holder.is_same(claimed) => {
+            Ownership::Held(holder) if holder.is_same(claimed) && grant == former => {
                 return Ok(holder);
             }
+            Ownership::Held(holder) if holder.is_same(claimed) => {}
             Ownership::Held(holder) if claim.epoch <= holder.epoch => {
                 return Err(IoError::Fenced { highest: holder.epoch });
             }
@@ -335,7 +370,7 @@ impl Shared {
             return Err(IoError::ReadOnly);
         }
         let is_new = matches!(self.ownership.get(), Ownership::Unclaimed { .. });
-        self.record(&device, claimed).await?;
+        self.record(&device, claimed, grant).await?;
         if is_new {
             // What can't be read tells nothing; the claim stands.
             let _unread = self.read_labels(&*device).await;
@@ -345,7 +380,12 @@ impl Shared {
 
     /// Everything before is durable first, so that a new owner's reads can't be overtaken by what
     /// was promised to the old one; then the record, durable before anybody hears of it.
-    async fn record(&self, device: &Rc<dyn BlockDevice>, holder: Holder) -> Result<(), IoError> {
+    async fn record(
+        &self,
+        device: &Rc<dyn BlockDevice>,
+        holder: Holder,
+        grant: Option<Rc<Grant>>,
+    ) -> Result<(), IoError> {
         let labelled_sectors = match self.ownership.get() {
             Ownership::Held(_) => self.labelled_sectors.get(),
             _ => labelled_sectors(device.geometry().sectors).ok_or(IoError::Unsupported)?,
@@ -356,7 +396,13 @@ impl Shared {
         let sequence = self.sequence.get().checked_add(1).ok_or(unreadable)?;
         // Taken even if writing fails half-way: a number is never used for two contents.
         self.sequence.set(sequence);
-        let record = ReservationRecord { sequence, labelled_sectors, holder, reserved: Vec::new() };
+        let record = ReservationRecord {
+            sequence,
+            labelled_sectors,
+            holder,
+            reserved: Vec::new(),
+            grant: grant.clone(),
+        };
         for slot in slots_of(sequence) {
             let start = slot_range(slot, labelled_sectors).start;
             let data = Buffer::copy_of(&record.emit(slot));
@@ -365,6 +411,7 @@ impl Shared {
         self.flush(device).await?;
         self.labelled_sectors.set(labelled_sectors);
         self.ownership.set(Ownership::Held(holder));
+        self.grant.replace(grant);
         Ok(())
     }
 
@@ -382,6 +429,28 @@ impl Shared {
             return Err(IoError::FlushFailed);
         }
         result
+    }
+}
+
+/// Whom a medium is to obey that obeyed `former`.
+fn obeyed(former: &Option<Rc<Grant>>, trust: &Trust) -> Result<Option<Rc<Grant>>, IoError> {
+    let read = |bytes: &[u8]| {
+        let grant = Grant::parse(bytes).map(Rc::new);
+        grant.ok_or(IoError::Refused(RefusalReason::NotAdmitted))
+    };
+    match (trust, former) {
+        (Trust::Unchanged, _) => Ok(former.clone()),
+        (Trust::Forget, _) => Ok(None),
+        (Trust::Replace(grant), _) | (Trust::Follow(grant), None) => read(grant).map(Some),
+        (Trust::Follow(grant), Some(known)) if **grant == *known.bytes() => Ok(former.clone()),
+        (Trust::Follow(grant), Some(known)) => {
+            let grant = read(grant)?;
+            match grant.version() <= known.version() {
+                true => Ok(former.clone()),
+                false if grant.follows(known) => Ok(Some(grant)),
+                false => Err(IoError::Refused(RefusalReason::NotAdmitted)),
+            }
+        }
     }
 }
 

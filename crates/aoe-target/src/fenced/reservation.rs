@@ -3,7 +3,7 @@
 //! | off | size | field (little-endian) |
 //! |---|---|---|
 //! | 0 | 8 | magic `EPFIELD\0` |
-//! | 8 | 4 | version: 0 |
+//! | 8 | 4 | version: 1 with a grant, 0 without |
 //! | 12 | 4 | CRC32C of the 4096 bytes with this field as zeros |
 //! | 16 | 8 | sequence: one above the highest ever seen |
 //! | 24 | 8 | labelled size of the disk in sectors, a multiple of 8 |
@@ -12,17 +12,22 @@
 //! | 40 | 8 | highest accepted epoch, not 0 |
 //! | 48 | 16 | its owner |
 //! | 64 | 96 | Ethernet addresses of the reserved clients, unused ones zero |
-//! | 160 | 3936 | zero |
+//! | 160 | 2 | bytes of the grant ([`seal::Grant`]); 0 where the disk obeys nobody's key |
+//! | 162 | n | the grant |
+//! | 162 + n | 3934 − n | zero |
 //!
 //! Slots 0 and 1 lie at 8 and 12 KiB, slots 2 and 3 at the same offsets behind (labelled size −
 //! 1 MiB). Sequence n goes to slots n mod 2 and 2 + n mod 2. The newest valid copy counts: a torn
 //! write leaves the pair before it, a lost end of the disk leaves the other end.
+
+use std::rc::Rc;
 
 use block::{
     Epoch, Holder, Lba, OwnerId, SECTOR_BYTES, SectorRange, crc32c, probe::RESERVATION_MAGIC,
 };
 
 use aoe_wire::MacAddr;
+use seal::{GRANT_BYTES_MAX, Grant};
 
 /// Bytes of a slot.
 pub(super) const RECORD_BYTES: usize = 4096;
@@ -40,8 +45,9 @@ const RESERVED_COUNT: usize = 36;
 const EPOCH: usize = 40;
 const OWNER: usize = 48;
 const RESERVED: usize = 64;
-const REST: usize = RESERVED + RESERVED_MAX * 6;
-const _: () = assert!(REST == 160 && REST < RECORD_BYTES);
+const GRANT_LEN: usize = RESERVED + RESERVED_MAX * 6;
+const GRANT: usize = GRANT_LEN + 2;
+const _: () = assert!(GRANT_LEN == 160 && GRANT + GRANT_BYTES_MAX < RECORD_BYTES);
 
 const FIRST_SLOT_BYTES: u64 = 8 * 1024;
 const TAIL_BYTES: u64 = 1 << 20;
@@ -59,6 +65,8 @@ pub struct ReservationRecord {
     pub holder: Holder,
     /// Reserved clients.
     pub reserved: Vec<MacAddr>,
+    /// Whom it obeys; without one, whoever claims it.
+    pub grant: Option<Rc<Grant>>,
 }
 
 /// What a slot turned out to hold.
@@ -126,21 +134,30 @@ impl ReservationRecord {
             OwnerId(uuid::Uuid::from_slice(&bytes[OWNER..RESERVED]).ok()?),
         );
         let labelled_sectors = u64_at(bytes, SIZE);
+        let grant_len = usize::from(u16::from_le_bytes([bytes[GRANT_LEN], bytes[GRANT_LEN + 1]]));
+        let (grant, rest) = bytes[GRANT..].split_at_checked(grant_len)?;
         let valid = u32_at(bytes, CRC) == crc32c(&unsealed)
-            && u32_at(bytes, VERSION) == 0
+            && u32_at(bytes, VERSION) == u32::from(grant_len > 0)
             && u32_at(bytes, SLOT) == slot
             && holder.epoch != Epoch::OBSERVER
             && labelled_sectors >= CLAIMABLE_SECTORS_MIN
             && labelled_sectors.is_multiple_of(RECORD_SECTORS)
             && count <= RESERVED_MAX
-            && bytes[REST..].iter().all(|byte| *byte == 0);
-        let reserved = bytes[RESERVED..REST]
+            && rest.iter().all(|byte| *byte == 0);
+        if !valid {
+            return None;
+        }
+        let grant = match grant {
+            [] => None,
+            grant => Some(Rc::new(Grant::parse(grant)?)),
+        };
+        let reserved = bytes[RESERVED..GRANT_LEN]
             .chunks_exact(6)
             .take(count)
             .filter_map(|mac| mac.try_into().ok().map(MacAddr))
             .collect();
         let sequence = u64_at(bytes, SEQUENCE);
-        valid.then_some(ReservationRecord { sequence, labelled_sectors, holder, reserved })
+        Some(ReservationRecord { sequence, labelled_sectors, holder, reserved, grant })
     }
 
     /// The bytes of this field in `slot`.
@@ -154,8 +171,13 @@ impl ReservationRecord {
         bytes[RESERVED_COUNT..EPOCH].copy_from_slice(&(reserved.len() as u32).to_le_bytes());
         bytes[EPOCH..OWNER].copy_from_slice(&self.holder.epoch.0.to_le_bytes());
         bytes[OWNER..RESERVED].copy_from_slice(self.holder.owner.0.as_bytes());
-        for (place, mac) in bytes[RESERVED..REST].chunks_exact_mut(6).zip(reserved) {
+        for (place, mac) in bytes[RESERVED..GRANT_LEN].chunks_exact_mut(6).zip(reserved) {
             place.copy_from_slice(&mac.0);
+        }
+        if let Some(grant) = self.grant.as_deref().map(Grant::bytes) {
+            bytes[VERSION..CRC].copy_from_slice(&1u32.to_le_bytes());
+            bytes[GRANT_LEN..GRANT].copy_from_slice(&(grant.len() as u16).to_le_bytes());
+            bytes[GRANT..][..grant.len()].copy_from_slice(grant);
         }
         let crc = crc32c(&bytes);
         bytes[CRC..SEQUENCE].copy_from_slice(&crc.to_le_bytes());
@@ -173,6 +195,8 @@ fn u64_at(bytes: &[u8; RECORD_BYTES], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use proptest::prelude::*;
 
@@ -182,7 +206,14 @@ mod tests {
             labelled_sectors: 0x10000,
             holder: Holder::new(Epoch(7), OwnerId(uuid::Uuid::from_bytes([9; 16]))),
             reserved: vec![MacAddr([1, 2, 3, 4, 5, 6])],
+            grant: None,
         }
+    }
+
+    fn granted() -> ReservationRecord {
+        let key = seal::PoolKeyPair::of(seal::SecretKey::new([3; 32])).unwrap();
+        let grant = key.found(&[seal::PublicKey([4; 32])]).unwrap();
+        ReservationRecord { grant: Some(Rc::new(grant)), ..example() }
     }
 
     #[test]
@@ -197,6 +228,10 @@ mod tests {
         assert_eq!(bytes[40..48], [7, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!((&bytes[48..64], &bytes[64..71]), (&[9; 16][..], &[1, 2, 3, 4, 5, 6, 0][..]));
         assert_eq!(Slot::parse(&bytes, 3), Slot::Valid(example()));
+        let granted = granted();
+        let bytes = granted.emit(3);
+        assert_eq!((bytes[8], &bytes[160..166]), (1, &[144, 0, b'E', b'P', b'G', b'R'][..]));
+        assert_eq!(Slot::parse(&bytes, 3), Slot::Valid(granted));
         assert_eq!(Slot::parse(&bytes, 2), Slot::Damaged, "in another's place");
         assert_eq!(Slot::parse(&[0; RECORD_BYTES], 0), Slot::Zero);
         assert_eq!(Slot::parse(&[7; RECORD_BYTES], 0), Slot::Foreign);
@@ -214,8 +249,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_byte_is_never_believed(at in 0..RECORD_BYTES, change in 1u8..) {
-            let mut bytes = example().emit(1);
+        fn a_changed_byte_is_never_believed(at in 0..RECORD_BYTES, change in 1u8.., with in any::<bool>()) {
+            let record = if with { granted() } else { example() };
+            let mut bytes = record.emit(1);
             bytes[at] ^= change;
             prop_assert!(!matches!(Slot::parse(&bytes, 1), Slot::Valid(_)));
         }

@@ -19,7 +19,7 @@ fn owner(n: u8) -> OwnerId {
 }
 
 fn claim(epoch: u64, by: u8) -> Claim {
-    Claim { epoch: Epoch(epoch), owner: owner(by), force: false }
+    Claim { epoch: Epoch(epoch), owner: owner(by), force: false, trust: block::Trust::Unchanged }
 }
 
 fn forced(epoch: u64, by: u8) -> Claim {
@@ -179,6 +179,7 @@ fn a_forged_last_sequence_number_is_refused() {
         labelled_sectors: SECTORS,
         holder: Holder::new(Epoch(5), owner(1)),
         reserved: Vec::new(),
+        grant: None,
     };
     let bench = Bench::new(|bytes| bytes[12288..16384].copy_from_slice(&forged.emit(1)));
     assert_eq!(bench.medium.holder().epoch, Epoch(5));
@@ -460,4 +461,58 @@ fn labels_of_an_owned_medium_are_never_written_at_once() {
         assert!(block_on(&bench.executor, written).unwrap().is_ok());
         assert_eq!(bench.medium.labelled()[0], Some(size));
     }
+}
+
+fn pool_key(number: u8) -> seal::PoolKeyPair {
+    seal::PoolKeyPair::of(seal::SecretKey::new([number; 32])).unwrap()
+}
+
+fn trusting(epoch: u64, trust: Trust) -> Claim {
+    Claim { trust, ..claim(epoch, 1) }
+}
+
+#[test]
+fn whom_it_obeys_lasts_and_changes_under_one_epoch() {
+    let mut bench = Bench::new(|_| ());
+    let supervisor = |number| seal::PublicKey([number; 32]);
+    let first = pool_key(1).found(&[supervisor(1)]).unwrap();
+    let second = pool_key(1).hand_over(&first, &pool_key(2), &[supervisor(2)]).unwrap();
+    let foreign = {
+        let founded = pool_key(3).found(&[supervisor(3)]).unwrap();
+        let next = pool_key(3).follow(&founded, &[supervisor(3)]).unwrap();
+        pool_key(3).follow(&next, &[supervisor(3)]).unwrap()
+    };
+    let bytes = |grant: &Grant| Buffer::copy_of(grant.bytes());
+    let refused = IoError::Refused(RefusalReason::NotAdmitted);
+    bench.claim(trusting(5, Trust::Follow(bytes(&first)))).unwrap();
+    let obeys = |bench: &mut Bench, grant: Option<&Grant>| {
+        for _ in 0..2 {
+            assert_eq!(bench.medium.grant().as_deref(), grant);
+            bench.restart();
+        }
+    };
+    obeys(&mut bench, Some(&first));
+    assert_eq!(bench.claim(trusting(5, Trust::Follow(bytes(&foreign)))), Err(refused));
+    assert_eq!(bench.claim(trusting(6, Trust::Follow(Buffer::copy_of(b"?")))), Err(refused));
+    assert_eq!(bench.medium.holder().epoch, Epoch(5));
+    bench.claim(trusting(5, Trust::Follow(bytes(&second)))).unwrap();
+    bench.claim(trusting(5, Trust::Follow(bytes(&first)))).unwrap();
+    bench.claim(trusting(6, Trust::Unchanged)).unwrap();
+    obeys(&mut bench, Some(&second));
+    bench.claim(trusting(6, Trust::Replace(bytes(&foreign)))).unwrap();
+    obeys(&mut bench, Some(&foreign));
+    bench.claim(trusting(6, Trust::Forget)).unwrap();
+    obeys(&mut bench, None);
+    assert_eq!(bench.medium.holder().epoch, Epoch(6));
+    bench.claim(trusting(6, Trust::Follow(bytes(&second)))).unwrap();
+    // The node's administrator gives it up: the epoch stays, by which a former owner is known.
+    block_on(&bench.executor, {
+        let medium = Rc::clone(&bench.medium);
+        async move { medium.forget_grant().await }
+    })
+    .unwrap()
+    .unwrap();
+    obeys(&mut bench, None);
+    assert_eq!(bench.medium.holder().epoch, Epoch(6));
+    assert_eq!(bench.claim(claim(5, 2)), Err(IoError::Fenced { highest: Epoch(6) }));
 }

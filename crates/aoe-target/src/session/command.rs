@@ -2,13 +2,13 @@
 
 use block::{
     Access, Answer, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, OwnerId,
-    RefusalReason, SECTOR_BYTES, SectorRange,
+    RefusalReason, SECTOR_BYTES, SectorRange, Trust,
 };
 
 use seal::Seal;
 
 use crate::Shared;
-use crate::export::{Export, PortState};
+use crate::export::{Asker, Export, PortState};
 use crate::fenced::Ownership;
 use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
 use crate::merge::Kind;
@@ -35,10 +35,8 @@ pub(crate) struct SessionWork {
     /// READ: the sectors that the client lacks, if that isn't all.
     wanted: Option<Box<SectorMap>>,
     data: Buffer,
-    /// CLAIM: for whom.
-    owner: OwnerId,
-    /// It came from a program of this machine.
-    trusted: bool,
+    claimed: Claimed,
+    asker: Asker,
     /// It is with the device.
     pub begun: bool,
 }
@@ -55,7 +53,7 @@ impl SessionWork {
 
     /// Whose change of the disk is with the device; nobody's whom no list binds.
     pub(crate) fn begun_by(&self) -> Option<MacAddr> {
-        let shown = self.begun && !self.trusted && changes(&self.request);
+        let shown = self.begun && !self.asker.trusted && changes(&self.request);
         shown.then_some(self.request.header.source)
     }
 
@@ -67,6 +65,13 @@ impl SessionWork {
             _ => None,
         }
     }
+}
+
+/// What a CLAIM asks for beside its epoch; of other commands nothing.
+#[derive(Default)]
+struct Claimed {
+    owner: OwnerId,
+    trust: Trust,
 }
 
 /// What to do with a command that may run.
@@ -114,11 +119,15 @@ fn execute<'a>(
     };
     // Each fragment of a command, and each repetition, has another one.
     let request = SessionRequest { seal: Seal::default(), ..request };
-    let owner = match request.operation {
-        Operation::Claim => HolderPayload::parse_claim(payload).unwrap_or_default(),
-        _ => OwnerId::NONE,
+    let asker = Asker { trusted: port.trusted, key: session.peer() };
+    let claimed = match request.operation {
+        Operation::Claim => HolderPayload::parse_claim(payload),
+        _ => Ok((OwnerId::NONE, Trust::Unchanged)),
     };
-    let is_owners = is_owners(export, &request, owner);
+    let Ok(claimed) = claimed.map(|(owner, trust)| Claimed { owner, trust }) else {
+        return export.meter.count(Counter::Malformed);
+    };
+    let is_owners = is_owners(export, &request, asker, &claimed);
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     if !session.admit(&request, now) {
         if !request.last {
@@ -156,11 +165,11 @@ fn execute<'a>(
         }
     }
     let judged = permit(export, port.trusted, &request).and_then(|()| {
-        judge(export, now, export.session_sectors_max(port, version), &request, owner)
+        judge(export, now, export.session_sectors_max(port, version), &request, asker, &claimed)
     });
     match judged {
         Ok(Verdict::Queue(access)) => {
-            enqueue(export, shared, port, request, payload, owner, access);
+            enqueue(export, shared, port, request, payload, (asker, claimed), access);
         }
         Ok(Verdict::Holder) => {
             let payload = HolderPayload::emit(export.holder(shared.now));
@@ -181,11 +190,12 @@ fn execute<'a>(
 
 /// Whether a request shows that the present owner lives. A claim of the accepted epoch by somebody
 /// else doesn't.
-fn is_owners(export: &Export, request: &SessionRequest, owner: OwnerId) -> bool {
+fn is_owners(export: &Export, request: &SessionRequest, asker: Asker, claimed: &Claimed) -> bool {
     let holder = export.device.ownership.holder();
     request.epoch != Epoch::OBSERVER
         && request.epoch == holder.epoch
-        && (request.operation != Operation::Claim || owner == holder.owner)
+        && (request.operation != Operation::Claim || claimed.owner == holder.owner)
+        && export.obeys(asker, &claimed.trust)
 }
 
 fn enqueue(
@@ -194,7 +204,7 @@ fn enqueue(
     port: &PortState,
     request: SessionRequest,
     payload: &[u8],
-    owner: OwnerId,
+    (asker, claimed): (Asker, Claimed),
     access: Access,
 ) {
     let Ok(wanted) = wanted_of(&request, payload) else {
@@ -233,8 +243,8 @@ fn enqueue(
         range,
         wanted,
         data,
-        owner,
-        trusted: port.trusted,
+        claimed,
+        asker,
         begun: false,
     };
     export.enqueue(access, bytes, Work::Session(work));
@@ -312,8 +322,14 @@ fn judge(
     now: Instant,
     sectors_max: u32,
     request: &SessionRequest,
-    owner: OwnerId,
+    asker: Asker,
+    claimed: &Claimed,
 ) -> Result<Verdict, IoError> {
+    let Claimed { owner, trust } = claimed;
+    let (owner, obeys) = (*owner, export.obeys(asker, trust));
+    if request.epoch != Epoch::OBSERVER && !obeys {
+        return Err(IoError::Refused(RefusalReason::NotAdmitted));
+    }
     check_epoch(export.device.ownership, request, owner)?;
     let range = request.range();
     let geometry = &export.device.geometry;
@@ -329,7 +345,7 @@ fn judge(
         Operation::Read
             if request.epoch == Epoch::OBSERVER
                 && !observer::may_read(&export.device, range)
-                && !(request.force && export.is_owner_silent(now)) =>
+                && !(request.force && obeys && export.is_owner_silent(now)) =>
         {
             return Err(IoError::Refused(RefusalReason::Owned));
         }
@@ -349,7 +365,7 @@ fn judge(
             Ok(Verdict::Queue(Access::Write(range)))
         }
         Operation::Flush => Ok(Verdict::Queue(Access::Free)),
-        Operation::Claim if is_known => Ok(Verdict::Holder),
+        Operation::Claim if is_known && !export.may_change_trust(trust) => Ok(Verdict::Holder),
         Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
         Operation::Status => Ok(Verdict::Holder),
         Operation::Health => Ok(Verdict::Health(HealthPayload::emit(export.health.as_ref()))),
@@ -399,13 +415,13 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         }
         return Start::Answered;
     }
-    if !export.hears(work.trusted, request.header.source) {
+    if !export.hears(work.asker.trusted, request.header.source) {
         forget(export, shared, work);
         return Start::Answered;
     }
     // What fits into a message was judged at arrival.
-    let judged = permit(export, work.trusted, &request)
-        .and_then(|()| judge(export, shared.now, u32::MAX, &request, work.owner));
+    let judged = permit(export, work.asker.trusted, &request)
+        .and_then(|()| judge(export, shared.now, u32::MAX, &request, work.asker, &work.claimed));
     match judged {
         Ok(Verdict::Queue(_)) => {}
         // It never is in the queue.
@@ -440,8 +456,9 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         }),
         Operation::Claim => IoOperation::Device(block::Operation::Claim(Claim {
             epoch: request.epoch,
-            owner: work.owner,
+            owner: work.claimed.owner,
             force: request.force,
+            trust: work.claimed.trust.clone(),
         })),
         _ => IoOperation::Device(block::Operation::Flush(request.instance)),
     })

@@ -206,6 +206,11 @@ impl Session {
         }
     }
 
+    /// The key that its client has proved to have.
+    pub(crate) fn peer(&self) -> Option<PublicKey> {
+        self.opener.key
+    }
+
     /// Takes note of a request: whether its number lies in the window.
     pub(crate) fn admit(&mut self, request: &SessionRequest, now: Instant) -> bool {
         self.last_used = now;

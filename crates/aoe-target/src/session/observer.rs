@@ -48,7 +48,7 @@ mod tests {
             read_only: false,
             class: DurabilityClass::Durable,
         };
-        DeviceState { geometry, instance: Instance(1), ownership, labelled }
+        DeviceState { geometry, instance: Instance(1), ownership, labelled, grant: None }
     }
 
     fn may(device: &DeviceState, start: u64, count: u64) -> bool {

@@ -319,7 +319,9 @@ fn sessions_are_bound_too() {
     let mut bench = Bench::new(OPEN, |options| options.remembered.reserved = vec![OTHER]);
     let session = connect(&mut bench, 1);
     let claim = SessionRequest { operation: Operation::Claim, sectors: 0, ..write(session) };
-    let answer = ask(&mut bench, &claim.emit(HolderPayload::emit_claim(owner(1)))).unwrap();
+    let answer =
+        ask(&mut bench, &claim.emit(HolderPayload::emit_claim(owner(1), &block::Trust::Unchanged)))
+            .unwrap();
     assert_eq!(SessionReply::parse(&answer).unwrap().0.status, Status::Refused);
 }
 

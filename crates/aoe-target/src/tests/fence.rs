@@ -50,7 +50,7 @@ fn claim(session: SessionId) -> Frame {
         epoch: Epoch(1),
         ..SessionRequest::new(from(SESSION, Command::Session, 1), Operation::Claim)
     };
-    request.emit(HolderPayload::emit_claim(owner(1)))
+    request.emit(HolderPayload::emit_claim(owner(1), &block::Trust::Unchanged))
 }
 
 #[test]

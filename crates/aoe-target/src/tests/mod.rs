@@ -60,6 +60,7 @@ pub(super) fn device(ownership: Ownership) -> DeviceState {
         instance: Instance(77),
         ownership,
         labelled: [None; 2],
+        grant: None,
     }
 }
 

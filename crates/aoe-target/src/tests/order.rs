@@ -267,7 +267,10 @@ fn a_session_on_a_medium() {
         SessionRequest { operation, sequence, epoch: Epoch(7), lba, sectors, ..base }
     };
     let owner = owner(3);
-    let (reply, _) = ask(next(Operation::Claim, 0, 0), HolderPayload::emit_claim(owner));
+    let (reply, _) = ask(
+        next(Operation::Claim, 0, 0),
+        HolderPayload::emit_claim(owner, &block::Trust::Unchanged),
+    );
     assert_eq!((reply.status, reply.epoch), (Status::Ok, Epoch(7)));
     let data = Buffer::copy_of(&[0xab; 1024]);
     assert_eq!(ask(next(Operation::Write, 100, 2), data).0.status, Status::Ok);
@@ -290,7 +293,7 @@ fn a_session_on_a_medium() {
     let disk = Rc::new(world.disk.clone());
     let reopened = block_on(&world.executor, FencedDevice::open(disk, handle)).unwrap().unwrap();
     assert_eq!(reopened.holder(), Holder::new(Epoch(7), owner));
-    let higher = Claim { epoch: Epoch(8), owner, force: false };
+    let higher = Claim { epoch: Epoch(8), owner, force: false, trust: block::Trust::Unchanged };
     assert!(
         block_on(&world.executor, async move { reopened.claim(higher).await.is_ok() }).unwrap()
     );
@@ -331,7 +334,7 @@ fn a_volume_is_nobodys_to_claim() {
     assert_eq!(opened.status, Status::Ok);
     let claim =
         SessionRequest { operation: Operation::Claim, sequence: 1, epoch: Epoch(1), ..request };
-    let (claimed, _) = ask(claim, HolderPayload::emit_claim(owner(1)));
+    let (claimed, _) = ask(claim, HolderPayload::emit_claim(owner(1), &block::Trust::Unchanged));
     assert_eq!((claimed.status, claimed.epoch), (Status::Unsupported, Epoch(0)));
 }
 

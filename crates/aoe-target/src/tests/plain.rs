@@ -52,7 +52,7 @@ fn the_start_is_announced() {
     target.announce(id);
     assert!(target.poll_transmit().is_some());
     let mut grown = device(OPEN);
-    target.set_device(id, grown);
+    target.set_device(id, grown.clone());
     assert!(target.poll_transmit().is_none(), "nothing changed");
     grown.geometry.sectors += 1;
     target.set_device(id, grown);

@@ -218,7 +218,7 @@ fn state_of(export: &Export) -> DeviceState {
         true => Ownership::Held(holder),
         false => Ownership::Unclaimed { labelled: false },
     };
-    DeviceState { geometry, instance: INSTANCE, ownership, labelled: [None; 2] }
+    DeviceState { geometry, instance: INSTANCE, ownership, labelled: [None; 2], grant: None }
 }
 
 impl World {

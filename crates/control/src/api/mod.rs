@@ -6,12 +6,14 @@
 
 mod asked;
 mod error;
+mod keys;
 mod plan;
 mod request;
 mod status;
 
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
+pub use keys::{NamedSupervisor, PoolKeyReport, PoolKeySecret};
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,

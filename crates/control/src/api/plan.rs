@@ -25,6 +25,9 @@ pub struct GrownPool {
     /// What became of the supervisor's own vote, as in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<WitnessPlan>,
+    /// Where the secret half of its key is kept, of a pool that was made with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
 }
 
 /// Whether the supervisor would be, or is, a witness.

@@ -1,6 +1,7 @@
 //! What a node process tells programs of its own machine, on `node-control.sock` in its run
 //! directory: one JSON line as request, one as answer.
 
+use aoe_wire::ShelfSlot;
 use serde::{Deserialize, Serialize};
 
 use super::report::{TargetReport, TraceNews};
@@ -32,6 +33,11 @@ pub enum NodeRequest {
     },
     /// Read configuration and disks anew. Answered with [`NodeStatus`].
     Reload,
+    /// Have a disk obey whoever claims it. Answered with [`NodeStatus`].
+    ResetOwner {
+        /// Its address.
+        disk: ShelfSlot,
+    },
 }
 
 /// The answer.

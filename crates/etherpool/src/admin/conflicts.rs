@@ -70,11 +70,12 @@ mod tests {
             instance: Instance::default(),
             ownership: Ownership::Unclaimed { labelled: false },
             labelled: [None; 2],
+            grant: None,
         };
         for (slot, probe) in [(0, Probe::Off), (1, Probe::Defend)] {
             let options =
                 ExportOptions { probe, ..ExportOptions::new(ShelfSlot::new(1, slot), "x") };
-            target.add_export(options, device, Abilities::default()).unwrap();
+            target.add_export(options, device.clone(), Abilities::default()).unwrap();
         }
         let own = |address: &str, state: &str| control::node::ExportStatus {
             address: address.into(),

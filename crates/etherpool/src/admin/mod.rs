@@ -15,6 +15,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use aoe_target::TargetDriver;
+use aoe_wire::ShelfSlot;
 use block::VolumeName;
 use control::node::{NodeReply, NodeRequest, NodeStatus, TargetReport};
 use futures::FutureExt;
@@ -75,6 +76,11 @@ pub enum Change {
     },
     /// Read the configuration anew.
     Reload,
+    /// Have a disk obey whoever claims it.
+    ResetOwner {
+        /// Its address.
+        disk: ShelfSlot,
+    },
 }
 
 /// How a target is, with what its driver knows.
@@ -198,6 +204,7 @@ async fn answer(
         }
         NodeRequest::Export { path } => Change::Export { path },
         NodeRequest::Reload => Change::Reload,
+        NodeRequest::ResetOwner { disk } => Change::ResetOwner { disk },
     };
     let _turn = changing.acquire(1).await;
     match Rc::clone(&handler).change(change).await {

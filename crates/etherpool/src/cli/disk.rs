@@ -1,11 +1,13 @@
 //! `etherpool disk`: disks, and the one thing that can be wrong with one alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use control::api::ResetEpoch;
 use control::exit::Exit;
 use control::names::DiskArgument;
+use control::node::{NodeReply, NodeRequest};
 use pool::{DiskReport, DiskState, PoolReport};
 
 use super::args::Confirmation;
@@ -13,8 +15,12 @@ use super::confirm::confirm;
 use super::disk_offline::{OfflineArgs, OnlineArgs};
 use super::endings::WipeArgs;
 use super::output;
+use super::target_client::targets;
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
+
+/// How long a node may take to write what a disk's record of its owner says.
+const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Disks present.
 #[derive(Debug, Subcommand)]
@@ -23,6 +29,8 @@ pub enum DiskCommand {
     List,
     /// Open a disk whose record of its owner can't be read any more
     ResetEpoch(ResetEpochArgs),
+    /// On a node: have a disk obey whoever claims it, because the key of its pool is lost
+    ResetOwner(ResetOwnerArgs),
     /// Take disks of a pool out of use before you work on them: it goes on without them until `disk online`
     Offline(OfflineArgs),
     /// Take disks into use again that are offline; what they missed is copied to them
@@ -45,6 +53,24 @@ pub struct ResetEpochArgs {
     confirmation: Confirmation,
 }
 
+/// Arguments of `disk reset-owner`.
+#[derive(Debug, Args)]
+pub struct ResetOwnerArgs {
+    /// The disk (eSHELF.SLOT) of a node on this machine
+    disk: ShelfSlot,
+
+    /// The same disk again
+    #[arg(long, value_name = "DISK", required = true)]
+    force_disk: ShelfSlot,
+
+    /// Run directory of the node, or its control socket
+    #[arg(long, value_name = "PATH", default_value = "/run/etherpool")]
+    node: PathBuf,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
 /// Runs it.
 pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failure> {
     match command {
@@ -57,6 +83,7 @@ pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failur
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,
+        DiskCommand::ResetOwner(args) => reset_owner(context, args),
         DiskCommand::Offline(args) => super::disk_offline::offline(context, args).await,
         DiskCommand::Online(args) => super::disk_offline::online(context, args).await,
         DiskCommand::Wipe(args) => super::endings::wipe(context, args).await,
@@ -107,6 +134,30 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
         let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;
         output::show(context.json, &(), || format!("{disk} is open again\n"))?;
     }
+    Ok(Exit::Ok)
+}
+
+/// Asks the node itself: no supervisor could, whom the disk doesn't obey.
+fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure> {
+    let ResetOwnerArgs { disk, force_disk, node, confirmation } = args;
+    if disk != force_disk {
+        return Err(Failure::refused(
+            format!("{disk} is to be given up, but --force-disk names {force_disk}"),
+            "name the same disk twice",
+        ));
+    }
+    let what = format!(
+        "Disk {disk} would obey whoever claims it, with all that is on it: any supervisor that its node speaks with \
+         could import its pool.\nNothing else is changed. A supervisor that has the pool open has the disk obey the \
+         pool's key again.\n"
+    );
+    if !confirm(&what, confirmation)? {
+        return Ok(Exit::Ok);
+    }
+    for mut client in targets(Some(&node), NODE_TIMEOUT)? {
+        let _status: NodeReply = client.ask(&NodeRequest::ResetOwner { disk })?;
+    }
+    output::show(context.json, &(), || format!("{disk} obeys whoever claims it\n"))?;
     Ok(Exit::Ok)
 }
 

@@ -20,6 +20,7 @@ mod pool_check;
 mod pool_dump;
 mod pool_history;
 mod pool_jobs;
+mod pool_keys;
 mod pool_label;
 mod pool_rebalance;
 mod pool_scrub;

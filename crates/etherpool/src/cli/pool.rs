@@ -1,5 +1,6 @@
 //! `etherpool pool`.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use block::size::parse_size;
@@ -22,6 +23,7 @@ use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
+use super::pool_keys::{self, AdmitArgs, PoolKeyCommand};
 use super::pool_label::{self, LabelArgs};
 use super::pool_rebalance::{self, RebalanceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs, parse_spare};
@@ -44,6 +46,11 @@ pub enum PoolCommand {
     },
     /// Open a pool that another supervisor owned or released
     Import(ImportArgs),
+    /// Let another supervisor have a pool's disks: it may import the pool
+    Admit(AdmitArgs),
+    /// A pool's key, by which its disks know whom to obey
+    #[command(subcommand)]
+    Key(PoolKeyCommand),
     /// Look for damage on the disks of a pool, without a supervisor and without changing anything
     Check(CheckArgs),
     /// Tell everything that the disks of a pool say, structure by structure, for who looks for what is wrong
@@ -176,6 +183,10 @@ pub struct ImportArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
     grace: Option<u64>,
 
+    /// A copy of the pool's key, where its disks don't let this machine in yet
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    key: Option<PathBuf>,
+
     #[command(flatten)]
     confirmation: Confirmation,
 }
@@ -204,6 +215,8 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
+        PoolCommand::Admit(args) => pool_keys::admit(context, args).await,
+        PoolCommand::Key(command) => pool_keys::run(context, command).await,
         PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,
         PoolCommand::Replace(args) => pool_jobs::replace(context, args).await,
         PoolCommand::Remove(args) => pool_jobs::remove(context, args).await,
@@ -372,6 +385,9 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
         show(context, open)?;
         super::held::ask(context, &open.name, args.confirmation).await?;
         return Ok(Exit::Ok);
+    }
+    if let Some(file) = args.key.as_deref().filter(|_| !args.confirmation.dry_run) {
+        pool_keys::import(context, &pool, file).await?;
     }
     let plan: ImportPlan = context.client.get(&path).await?;
     if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {

@@ -6,6 +6,7 @@
 mod addresses;
 mod channel;
 mod exports;
+mod grants;
 mod hardening;
 mod held;
 mod network;
@@ -121,9 +122,15 @@ impl Process {
         instance: u64,
     ) -> anyhow::Result<Rc<Process>> {
         let registry = read_registry(&config.state_dir);
+        let state_dir = Directory::create(&config.state_dir).with_context(|| {
+            format!("cannot make the state directory {}", config.state_dir.display())
+        })?;
+        let disks = Demands { least: config.security, peers: config.nodes.clone() };
+        let identity = keys::identity(Some(&state_dir), &disks)?;
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
+            key: Some(identity.public()),
             pools: known_pools(&registry),
             limits: limits(),
             stops: stops::from_environment()?,
@@ -131,18 +138,8 @@ impl Process {
         let engine = Engine::new(handle.runtime().clone(), owner);
         registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));
         let namespaces = Namespaces::of(&config.interfaces);
-        let state_dir = Directory::create(&config.state_dir).with_context(|| {
-            format!("cannot make the state directory {}", config.state_dir.display())
-        })?;
-        let disks = Demands { least: config.security, peers: config.nodes.clone() };
         let sockets = [config.node_socket(), config.witness_socket()];
-        let network = Network::open(
-            &handle,
-            &config.interfaces,
-            &namespaces,
-            &sockets,
-            keys::identity(Some(&state_dir), &disks)?,
-        )?;
+        let network = Network::open(&handle, &config.interfaces, &namespaces, &sockets, identity)?;
         let volumes = Volumes::new(handle.clone(), EngineInstance(instance));
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);

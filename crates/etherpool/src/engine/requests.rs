@@ -72,9 +72,11 @@ impl Work<'_> {
             // A closed pool looks like one that was given up, which services would forget.
             EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),
-            EngineRequest::CreatePool(request) => {
-                value(engine.create_pool(request.by_name()).await?)
+            EngineRequest::CreatePool { request, grant } => {
+                value(engine.create_granted(request.by_name(), grant).await?)
             }
+            EngineRequest::PoolGrant { pool } => value(process.grant_of(&pool).await?),
+            EngineRequest::SetGrant { pool, grant } => value(engine.set_grant(&pool, grant).await?),
             EngineRequest::PlanCreatePool(request) => {
                 value(engine.plan_create(&request.by_name()).await?)
             }
@@ -92,7 +94,10 @@ impl Work<'_> {
             EngineRequest::ExtendPool { pool, request } => {
                 value(engine.extend_pool(&pool, &request.by_name()).await?)
             }
-            EngineRequest::ImportPool { pool, request } => {
+            EngineRequest::ImportPool { pool, request, grant } => {
+                if let Some(grant) = grant {
+                    engine.learn_grant(&pool, grant)?;
+                }
                 let named = |one: &pool::PoolReport| one.name == pool || one.id == pool;
                 let import = engine.import_pool(&pool, request);
                 value(process.exports.while_importing(named, import).await?)
@@ -276,7 +281,12 @@ impl Work<'_> {
         if dry_run {
             return Ok(Value::Null);
         }
-        let claim = Claim { epoch: Epoch::OBSERVER.next(), owner: OwnerId::NONE, force: true };
+        let claim = Claim {
+            epoch: Epoch::OBSERVER.next(),
+            owner: OwnerId::NONE,
+            force: true,
+            trust: block::Trust::Unchanged,
+        };
         let claimed = device.claim(claim).await;
         // Whoever is to have it claims it for himself.
         device.disown();

@@ -289,6 +289,10 @@ impl AdminHandler for Service {
             match change {
                 Change::Export { path } => self.exporter.export_path(&path).await,
                 Change::Reload => self.reload().await,
+                Change::ResetOwner { disk } => {
+                    let forgotten = self.node.driver.forget_grant(disk).await;
+                    forgotten.with_context(|| format!("disk {disk} can't be given up"))
+                }
             }
         }
         .boxed_local()

@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::commands::{noted, outcome, take_note};
-use super::{Services, growth, layouts, operations::find, told};
+use super::{Services, growth, layouts, operations::find, pool_keys, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
@@ -54,6 +54,12 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/extend", post(growth::extend_pool))
         .route("/v1/pools/{pool}/extend/plan", post(growth::plan_extension))
         .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
+        .route("/v1/pools/{pool}/key", get(pool_keys::show))
+        .route("/v1/pools/{pool}/key/admit", post(pool_keys::admit))
+        .route("/v1/pools/{pool}/key/rotate", post(pool_keys::rotate))
+        .route("/v1/pools/{pool}/key/revoke", post(pool_keys::revoke))
+        .route("/v1/pools/{pool}/key/export", post(pool_keys::export))
+        .route("/v1/pools/{pool}/key/import", post(pool_keys::import_key))
         .route("/v1/pools/{pool}/release", post(release_pool))
         .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
         .route("/v1/pools/{pool}/rename", post(rename_pool))
@@ -333,7 +339,7 @@ async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
 
 async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
     let On { services, path: pool, request } = on;
-    services.ask_for_pool(&pool.clone(), EngineRequest::ImportPool { pool, request }).await
+    services.import(pool, request).await
 }
 
 async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {

@@ -18,7 +18,8 @@ pub(super) async fn create_pool(State(services): App, body: Bytes) -> Answer<Gro
         drop(turn);
         services.witness_left.notify_one();
         let Json(report) = made?;
-        Ok(Json(GrownPool { report, witness }))
+        let key_file = services.key_file_of(&report.id).await;
+        Ok(Json(GrownPool { report, witness, key_file }))
     })
     .await
 }
@@ -38,7 +39,7 @@ pub(super) async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<GrownPool> {
         services.witness_left.notify_one();
         let Json(mut report) = extended?;
         services.registry.set_apart(std::slice::from_mut(&mut report));
-        Ok(Json(GrownPool { report, witness }))
+        Ok(Json(GrownPool { report, witness, key_file: None }))
     })
     .await
 }

@@ -20,6 +20,7 @@ mod metrics;
 mod mounts;
 mod operations;
 mod platform;
+mod pool_keys;
 mod reconciler;
 mod reduce;
 mod registry;
@@ -50,6 +51,7 @@ use tokio::sync::{Notify, watch};
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
 use platform::Linux;
+use pool_keys::PoolKeys;
 use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
@@ -89,6 +91,7 @@ pub struct Services {
     engine: EngineClient,
     reconciler: Arc<Reconciler<Linux>>,
     registry: Arc<PoolRegistry>,
+    pool_keys: PoolKeys,
     pools: watch::Sender<Vec<PoolReport>>,
     look: Notify,
     turns: Turns,
@@ -118,11 +121,15 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let engine = EngineClient::start(config.engine_socket());
     let reconciler = Reconciler::new(Linux::new(&config, engine.clone()));
+    let pool_keys = PoolKeys::open(&config.state_dir).with_context(|| {
+        format!("cannot make the state directory {}", config.state_dir.display())
+    })?;
     let services = Arc::new(Services {
         owner: args.owner,
         host: args.host.clone(),
         registry: PoolRegistry::open(&config.state_dir, engine.clone()),
         engine,
+        pool_keys,
         reconciler,
         pools: watch::Sender::new(Vec::new()),
         look: Notify::new(),

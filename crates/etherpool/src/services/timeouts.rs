@@ -45,6 +45,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         EngineRequest::CheckExport { .. }
         | EngineRequest::HeldExports { .. }
         | EngineRequest::Disks
+        | EngineRequest::PoolGrant { .. }
         | EngineRequest::PlanDestroyPool { .. }
         | EngineRequest::PlanWipeDisks(_)
         | EngineRequest::ResetEpoch { .. } => FROM_DISKS,
@@ -53,7 +54,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::RenamePool { .. }
         | EngineRequest::WipeDisks { .. }
         | EngineRequest::Shutdown => RELEASE,
-        EngineRequest::CreatePool(_)
+        EngineRequest::CreatePool { .. }
         | EngineRequest::ExtendPool { .. }
         | EngineRequest::CreateVolume { .. }
         | EngineRequest::ExtendVolume { .. } => LAYOUT,
@@ -74,7 +75,11 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::ForgetDisk { disk } => format!("to forget disk {disk}"),
         EngineRequest::Pools => "which pools there are".into(),
         EngineRequest::AttachedVolumes => "which volumes it serves".into(),
-        EngineRequest::CreatePool(request) => format!("to make pool {}", request.name),
+        EngineRequest::CreatePool { request, .. } => format!("to make pool {}", request.name),
+        EngineRequest::PoolGrant { pool } => format!("whom the disks of pool {pool} obey"),
+        EngineRequest::SetGrant { pool, .. } => {
+            format!("to have the disks of pool {pool} obey others")
+        }
         EngineRequest::ExtendPool { pool, .. } => format!("to extend pool {pool}"),
         EngineRequest::ImportPool { pool, .. } => format!("to import pool {pool}"),
         EngineRequest::PlanCreatePool(request) => {

@@ -147,7 +147,8 @@ impl Services {
         let plan = EngineRequest::PlanCreatePool(request.clone());
         let OwnVote { made, witness, turn } = self.vote_in(&wish, plan).await?;
         request.witnesses.extend(made);
-        Ok(Growth { request: EngineRequest::CreatePool(request), witness, turn })
+        let request = EngineRequest::CreatePool { request, grant: self.first_grant()? };
+        Ok(Growth { request, witness, turn })
     }
 
     /// The same for one that is extended.

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::Epoch;
+use block::{Epoch, Trust};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
+use seal::Grant;
 use uuid::Uuid;
 
 use super::areas::AreaPlace;
 use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::{Candidate, time_to_prepare};
+use super::grants;
 use super::labels::words_of_joints;
 use super::member::Member;
 use super::open_pool::OpenPool;
@@ -40,6 +42,8 @@ pub(crate) struct Creation<'a> {
     pub(crate) runtime: &'a runtime::Handle,
     pub(crate) request: &'a CreatePool,
     pub(crate) candidates: Vec<Candidate>,
+    /// Whom its disks will obey.
+    pub(crate) grant: Option<&'a Grant>,
 }
 
 impl Creation<'_> {
@@ -48,7 +52,8 @@ impl Creation<'_> {
     pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
         let (metadata, labels) = self.plan()?;
         let epoch = self.free_epoch().await;
-        claim_all(self.config, self.runtime, &self.candidates, epoch).await?;
+        let trust = grants::replace(self.grant);
+        claim_all(self.config, self.runtime, &self.candidates, (epoch, trust)).await?;
         self.write_all(&labels, &metadata, epoch).await?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
@@ -104,7 +109,9 @@ impl Creation<'_> {
         let their_labels = self.candidates.iter().zip(labels);
         let their_labels =
             their_labels.filter_map(|(candidate, label)| candidate.label_record(label.number));
-        let records: Vec<MetaRecord> = disks.chain(their_labels).chain(spare).collect();
+        let grant = self.grant.map(grants::record);
+        let records: Vec<MetaRecord> =
+            disks.chain(their_labels).chain(spare).chain(grant).collect();
         empty.with(&records).map_err(|error| {
             PoolError::invalid(error.to_string(), "report this: it should not happen")
         })
@@ -224,12 +231,14 @@ async fn claim_all(
     config: &EngineConfig,
     runtime: &runtime::Handle,
     candidates: &[Candidate],
-    epoch: Epoch,
+    (epoch, trust): (Epoch, Trust),
 ) -> Result<(), PoolError> {
     let all = |results: Vec<Result<(), PoolError>>| results.into_iter().collect();
     let limit = config.limits.administer;
     let claimed = async {
-        let claims = candidates.iter().map(|c| c.in_time(runtime, limit, c.claim(config, epoch)));
+        let claims = candidates
+            .iter()
+            .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, trust.clone())));
         all(side_by_side(claims).await)?;
         let looks = candidates.iter().map(|c| c.in_time(runtime, limit, c.look_again()));
         all(side_by_side(looks).await)
@@ -432,7 +441,8 @@ impl OpenPool {
         let adding = self.pool.unless_over(self.adding.acquire(1)).await;
         let adding = adding.map_err(|ended| self.over(ended))?;
         self.refuse_members(&candidates)?;
-        claim_all(config, runtime, &candidates, self.pool.epoch).await?;
+        let trust = grants::replace(self.pool.grant.borrow().as_deref());
+        claim_all(config, runtime, &candidates, (self.pool.epoch, trust)).await?;
         let labelled = self.label_new(&candidates).await;
         if labelled.is_err() {
             candidates.iter().for_each(|candidate| candidate.device.disown());

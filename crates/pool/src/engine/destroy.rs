@@ -15,9 +15,10 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{BlockDevice, Claim, Epoch, Instance, IoError};
+use block::{BlockDevice, Claim, Epoch, Instance, IoError, Trust};
 use futures::future::join_all;
 
+use super::grants;
 use super::lease::Ended;
 use super::observe::{Content, read_content};
 use super::open::SeenDisk;
@@ -301,8 +302,8 @@ impl Engine {
         let highest = holders.map(|answer| answer.value.epoch).chain(voted).max();
         let mut epoch = highest.unwrap_or_default().next();
         for _ in 0..CLAIM_ATTEMPTS {
-            let claim = Claim { epoch, owner: self.config.owner, force: false };
-            let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim)));
+            let claim = self.claim_under(epoch);
+            let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim.clone())));
             let answers = join_all(claims).await;
             let outbid = answers.iter().filter_map(|answer| match answer {
                 Err(IoError::Fenced { highest }) => Some(*highest),
@@ -418,7 +419,13 @@ impl Engine {
             labelled_bytes: disk.label.geometry.labelled_bytes(),
             newest_vote: Some(slot),
         };
-        self.in_time(unlabelled.wipe(&self.config.stops)).await
+        self.in_time(unlabelled.wipe(&self.config.stops)).await?;
+        self.in_time(grants::forget(device, self.claim_under(proof.epoch))).await
+    }
+
+    pub(super) fn claim_under(&self, epoch: Epoch) -> Claim {
+        let trust = Trust::Unchanged;
+        Claim { epoch, owner: self.config.owner, force: false, trust }
     }
 
     /// What a disk that is to be looked at or wiped answers in time.

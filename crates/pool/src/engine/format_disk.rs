@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BlockDevice, Claim, Epoch, IoError, SECTOR_BYTES};
+use block::{BLOCK_BYTES, BlockDevice, Claim, Epoch, IoError, SECTOR_BYTES, Trust};
 
 use futures::future::try_join_all;
 
@@ -127,8 +127,13 @@ impl Candidate {
     }
 
     /// Claims the medium.
-    pub(crate) async fn claim(&self, config: &EngineConfig, epoch: Epoch) -> Result<(), PoolError> {
-        let claim = Claim { epoch, owner: config.owner, force: self.forced };
+    pub(crate) async fn claim(
+        &self,
+        config: &EngineConfig,
+        epoch: Epoch,
+        trust: Trust,
+    ) -> Result<(), PoolError> {
+        let claim = Claim { epoch, owner: config.owner, force: self.forced, trust };
         match self.device.claim(claim).await {
             Ok(_) => Ok(()),
             Err(IoError::Refused(reason)) => Err(PoolError::refused(

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Epoch, OwnerId, spoken};
+use seal::Grant;
 
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
@@ -31,6 +32,15 @@ impl Engine {
         self: &Rc<Self>,
         request: CreatePool,
     ) -> Result<PoolReport, PoolError> {
+        self.create_granted(request, None).await
+    }
+
+    /// Makes a pool whose disks obey those whom a grant names, and opens it.
+    pub async fn create_granted(
+        self: &Rc<Self>,
+        request: CreatePool,
+        grant: Option<Grant>,
+    ) -> Result<PoolReport, PoolError> {
         let disks = [request.disks.as_slice(), &request.witnesses].concat();
         check_once(disks.iter())?;
         let taking = self.taken.take(&disks, Some(&request.name))?;
@@ -40,6 +50,7 @@ impl Engine {
             runtime: &self.runtime,
             request: &request,
             candidates,
+            grant: grant.as_ref(),
         };
         let (id, places) = creation.run().await?;
         // Ours before it can be seen: the first look opens it.
@@ -53,8 +64,13 @@ impl Engine {
     /// What [`Engine::create_pool`] would do, or why it wouldn't.
     pub async fn plan_create(&self, request: &CreatePool) -> Result<PoolForecast, PoolError> {
         let (candidates, losses) = self.check_create(request).await?;
-        let creation =
-            Creation { config: &self.config, runtime: &self.runtime, request, candidates };
+        let creation = Creation {
+            config: &self.config,
+            runtime: &self.runtime,
+            request,
+            candidates,
+            grant: None,
+        };
         creation.forecast(losses)
     }
 
@@ -256,6 +272,12 @@ impl Engine {
         let quorum = Quorum::of(&disks);
         let heard = self.live_owner(&disks, &quorum).await?;
         Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
+    }
+
+    /// Takes note of the grant by which a pool is to be imported.
+    pub fn learn_grant(&self, pool: &str, grant: Grant) -> Result<(), PoolError> {
+        self.importable(pool)?.grant.replace(Some(Rc::new(grant)));
+        Ok(())
     }
 
     /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.

@@ -63,6 +63,8 @@ pub(crate) struct Member {
     pub(crate) appearance: Cell<u64>,
     /// Its medium has accepted our epoch.
     pub(crate) claimed: Cell<bool>,
+    /// The version of the pool's grant that it has heard of.
+    pub(crate) heard_grant: Cell<u64>,
     /// How often that ended: a check that was under way meanwhile isn't one of what is ours now.
     pub(crate) claims_ended: Cell<u64>,
     /// The hint of its driver: it answers.
@@ -126,6 +128,7 @@ impl Member {
             standing: RefCell::new(Standing::Away),
             appearance: Cell::new(0),
             claimed: Cell::new(false),
+            heard_grant: Cell::new(0),
             claims_ended: Cell::new(0),
             answers: Cell::new(false),
             failed_instance: Cell::new(None),

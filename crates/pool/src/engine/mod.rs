@@ -39,6 +39,7 @@ mod disk_work;
 mod events;
 mod evict;
 mod format_disk;
+mod grants;
 mod health;
 mod history;
 mod import;
@@ -111,6 +112,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BlockDevice, Holder, OwnerId};
+use seal::{Grant, PublicKey};
 
 pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks};
 pub use block::size::VolumeSize;
@@ -128,7 +130,7 @@ use crate::forecast::{
 use crate::format::JobNumber;
 use crate::history::HistoryEntry;
 use crate::metadata::Layout;
-use crate::report::{PoolEvent, Progress, VerifyReport, VolumeReport};
+use crate::report::{PoolEvent, PoolGrant, Progress, VerifyReport, VolumeReport};
 use crate::stats::VolumeStats;
 use overlay::Overlay;
 use volume::device::VolumeDevice;
@@ -140,6 +142,8 @@ pub struct EngineConfig {
     pub owner: OwnerId,
     /// Its name, for people.
     pub owner_name: String,
+    /// The key that it shows to targets; none where it shows none.
+    pub key: Option<PublicKey>,
     /// The pools that the supervisor's own records name as its. No other is opened by itself,
     /// whatever it says about its owner: everybody on the network can read that identity.
     pub pools: Vec<KnownPool>,
@@ -461,6 +465,16 @@ impl Engine {
     /// Sets what is named of a pool.
     pub async fn set_pool(&self, pool: &str, settings: &PoolSettings) -> Result<(), PoolError> {
         self.writable_pool(pool)?.change_settings(settings).await
+    }
+
+    /// Gives a pool another grant: from then on its disks obey the supervisors that it names, and no others.
+    pub async fn set_grant(&self, pool: &str, grant: Grant) -> Result<PoolGrant, PoolError> {
+        self.writable_pool(pool)?.set_grant(Rc::new(grant)).await
+    }
+
+    /// Whom a pool's disks obey; none where it is whoever claims them.
+    pub fn grant(&self, pool: &str) -> Result<Option<PoolGrant>, PoolError> {
+        Ok(self.open_pool(pool)?.grant())
     }
 
     /// Begins to read and compare everything, unless that is under way, with new settings if there are any; tells

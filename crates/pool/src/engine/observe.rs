@@ -181,6 +181,10 @@ pub(crate) fn remedy_of_refusal(reason: RefusalReason) -> &'static str {
              `etherpool disk reset-epoch`, which makes the record of its owner anew and leaves its data"
         }
         RefusalReason::AccessDenied => "let this machine in: access lists of its node",
+        RefusalReason::NotAdmitted => {
+            "let this machine in: `etherpool pool admit` where its pool is open, or `etherpool pool import \
+             --key` with the pool's key; if that is lost, `etherpool disk reset-owner` on its node"
+        }
         RefusalReason::Owned => {
             "to use its pool here: `etherpool pool import`, which says whose it is and asks"
         }

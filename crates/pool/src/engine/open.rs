@@ -9,12 +9,14 @@ use std::time::Duration;
 use block::{BlockDevice, Claim, Epoch, Instant, IoError};
 use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
+use seal::Grant;
 use uuid::Uuid;
 
 use super::checksum_cache::ChecksumCache;
 use super::commit::{Area, CommitError};
 use super::config::{Votes, evict};
 use super::events::Events;
+use super::grants;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
@@ -65,6 +67,8 @@ pub(crate) struct OpenRequest {
     pub(crate) found: Option<ConfigNumber>,
     /// Its epoch is above this.
     pub(crate) epoch_floor: Epoch,
+    /// Shown to its disks with the claim, which may know an older one.
+    pub(crate) grant: Option<Rc<Grant>>,
 }
 
 /// A disk that has accepted our epoch.
@@ -248,8 +252,9 @@ impl OpenRequest {
         epoch: Epoch,
         disks: Vec<&SeenDisk>,
     ) -> (Vec<Claimed>, Option<Epoch>) {
-        let claim = Claim { epoch, owner: self.config.owner, force: false };
-        let claims = disks.iter().map(|disk| self.within(disk.device.claim(claim)));
+        let trust = grants::follow(self.grant.as_deref());
+        let claim = Claim { epoch, owner: self.config.owner, force: false, trust };
+        let claims = disks.iter().map(|disk| self.within(disk.device.claim(claim.clone())));
         let answers = join_all(claims).await;
         let (mut claimed, mut fenced) = (Vec::new(), None);
         for (disk, answer) in disks.into_iter().zip(answers) {
@@ -336,6 +341,8 @@ impl OpenRequest {
             owner: self.config.owner,
             owner_name: self.config.owner_name.clone(),
             epoch,
+            grant: RefCell::new(self.grant_of(&metadata)),
+            key: self.config.key,
             read_only: self.read_only,
             members: RefCell::new(members),
             leaving: RefCell::new(metadata.leaving()),
@@ -357,6 +364,13 @@ impl OpenRequest {
             trims: Trims::default(),
             credits: RefCell::default(),
         })
+    }
+
+    /// Whom its disks are to obey: not those whom a grant names that doesn't name this supervisor, as it has the disks
+    /// all the same. Their nodes have given up whom they obeyed.
+    fn grant_of(&self, metadata: &Metadata) -> Option<Rc<Grant>> {
+        let newest = grants::newest(grants::kept(metadata), self.grant.clone());
+        newest.filter(|grant| grants::is_to(grant, self.config.key))
     }
 
     async fn make_ready(

@@ -106,6 +106,7 @@ impl OpenPool {
         self.pool.runtime.spawn(Rc::clone(self).run_scrubs());
         self.pool.runtime.spawn(Rc::clone(self).run_history());
         self.pool.runtime.spawn(Rc::clone(self).run_places());
+        self.pool.runtime.spawn(Rc::clone(self).run_grants());
         self.pool.runtime.spawn(Rc::clone(self).run_trims());
         self.pool.runtime.spawn(Rc::clone(&self.pool).run_metadata_copies());
         self.pool.resync_soon();

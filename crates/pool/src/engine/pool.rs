@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify, Permit, Semaphore};
+use seal::{Grant, PublicKey};
 
 use super::Limits;
 use super::checksum_cache::ChecksumCache;
@@ -46,6 +47,10 @@ pub(crate) struct Pool {
     pub(crate) owner_name: String,
     /// The epoch under which we own it.
     pub(crate) epoch: Epoch,
+    /// The key that we show to its disks.
+    pub(crate) key: Option<PublicKey>,
+    /// Whom its disks obey, if that is anybody in particular.
+    pub(crate) grant: RefCell<Option<Rc<Grant>>>,
     /// It was imported read-only: nothing of it reaches its disks.
     pub(crate) read_only: bool,
     pub(crate) members: RefCell<BTreeMap<DiskNumber, Rc<Member>>>,

@@ -122,9 +122,11 @@ impl Pool {
         device: &dyn BlockDevice,
     ) -> Result<bool, NotFit> {
         let ended = member.claims_ended.get();
-        let claim = Claim { epoch: self.epoch, owner: self.owner, force: false };
+        let (trust, version) = (self.trust(), self.grant_version());
+        let claim = Claim { trust, ..self.claim() };
         let claimed = self.within(self.limits.claim, device.claim(claim)).await;
         let instance = claimed.map_err(not_fit)?.instance;
+        member.heard_grant.set(version);
         if member.failed_instance.get() == Some(instance) {
             return Err(NotFit::Lost);
         }

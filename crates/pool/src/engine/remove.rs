@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::grants;
 use super::job_steps::has_log_copy;
 use super::jobs::has_groups;
 use super::lease::Ended;
@@ -70,8 +71,11 @@ impl OpenPool {
                         labelled_bytes: member.geometry.labelled_bytes(),
                         newest_vote: pool.votes.newest_slot(member.id),
                     };
-                    let wiped =
-                        pool.within(pool.limits.background, unlabelled.wipe(&pool.stops)).await;
+                    let wiped = async {
+                        unlabelled.wipe(&pool.stops).await?;
+                        grants::forget(&*device, pool.claim()).await
+                    };
+                    let wiped = pool.within(pool.limits.background, wiped).await;
                     wiped.map_err(|error| error.to_string())
                 }
                 false => Err("it doesn't show its label".to_owned()),

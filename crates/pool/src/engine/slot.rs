@@ -9,6 +9,7 @@ use std::time::Duration;
 use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, HealthState, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
+use seal::Grant;
 
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
@@ -90,6 +91,8 @@ pub(super) struct Slot {
     pub(super) owner: RefCell<Option<KnownOwner>>,
     /// Its next opening is above this: a disk that it is to have was used so by another pool.
     pub(super) epoch_floor: Cell<Epoch>,
+    /// By which it was imported.
+    pub(super) grant: RefCell<Option<Rc<Grant>>>,
 }
 
 /// An import that was asked for and isn't done.
@@ -324,6 +327,7 @@ impl Engine {
             between: Cell::new(false),
             owner: RefCell::new(None),
             epoch_floor: Cell::default(),
+            grant: RefCell::default(),
         });
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));
@@ -497,6 +501,7 @@ impl Engine {
             read_only: slot.import.get().is_some_and(|import| import.read_only),
             found: None,
             epoch_floor: slot.epoch_floor.get(),
+            grant: slot.grant.borrow().clone(),
         }
     }
 

@@ -520,6 +520,7 @@ impl Bench {
             pools,
             owner: OwnerId(Uuid::from_u128(owner)),
             owner_name: format!("supervisor-{owner}"),
+            key: None,
             limits,
             stops: Stops::default(),
         }

@@ -5,13 +5,14 @@
 use std::rc::Rc;
 
 use block::probe::Signature;
-use block::{BLOCK_BYTES, BlockDevice, Instance, IoError, SECTOR_BYTES};
+use block::{BLOCK_BYTES, BlockDevice, Claim, Instance, IoError, SECTOR_BYTES, Trust};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::create::check_once;
 use super::format_disk::Candidate;
+use super::grants;
 use super::observe::{Content, read_content};
 use super::slot::{Device, SlotState};
 use super::stops::Stops;
@@ -40,6 +41,8 @@ const RECORD: std::ops::Range<u64> = 8 << 10..16 << 10;
 /// A claimed disk, as it was looked at.
 struct Held {
     candidate: Candidate,
+    /// As it was accepted.
+    claim: Claim,
     instance: Instance,
     content: Content,
 }
@@ -186,7 +189,8 @@ impl Engine {
         let holder = self.in_time(candidate.device.renew()).await.map_err(io)?;
         // What somebody put there since is overwritten by no claim, unless that was asked for.
         let candidate = Candidate { forced: signatures, ..candidate };
-        candidate.claim(&self.config, holder.value.epoch.next()).await?;
+        let epoch = holder.value.epoch.next();
+        candidate.claim(&self.config, epoch, Trust::Unchanged).await?;
         let looked = self.in_time(candidate.device.renew()).await.map_err(io)?;
         let content = read_content(&*candidate.device, true);
         let content = self.in_time(content).await.map_err(io)?;
@@ -216,7 +220,8 @@ impl Engine {
                 "look at it again (disk list); nothing was wiped",
             ));
         }
-        Ok(Held { candidate, instance: now.instance, content })
+        let claim = self.claim_under(epoch);
+        Ok(Held { candidate, claim, instance: now.instance, content })
     }
 }
 
@@ -255,6 +260,7 @@ impl Held {
         let instance = Some(self.instance);
         let ours = Unlabelled { device, instance, labelled_bytes, newest_vote };
         ours.wipe(stops).await?;
+        grants::forget(device, self.claim.clone()).await?;
         if signatures {
             let device_bytes = device.geometry().sectors.saturating_mul(SECTOR_BYTES as u64);
             let tail = bytes.saturating_sub(MIB);

@@ -64,6 +64,7 @@ impl Cluster {
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
+            key: None,
             pools: supervisor.records.borrow().clone(),
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),

@@ -142,7 +142,7 @@ impl Attacker {
                 let epoch = Epoch(heard.epoch.0 + u64::from(self.pair.below(3)));
                 let claim =
                     SessionRequest { operation: Operation::Claim, epoch, sectors: 0, ..next };
-                (claim, HolderPayload::emit_claim(thief))
+                (claim, HolderPayload::emit_claim(thief, &block::Trust::Unchanged))
             }
             3 => {
                 let close = SessionRequest { operation: Operation::Close, sectors: 0, ..next };

@@ -235,11 +235,12 @@ impl Pair {
             epoch: Epoch(epoch),
             owner: OwnerId(Uuid::from_u128(u128::from(epoch))),
             force: false,
+            trust: block::Trust::Unchanged,
         };
         let claiming = Rc::clone(&device);
         let claimed = process.run(async move {
             loop {
-                match claiming.claim(claim).await {
+                match claiming.claim(claim.clone()).await {
                     Ok(_) => return Ok(()),
                     Err(IoError::Lost | IoError::Restarted { .. }) => {
                         handle.sleep(Duration::from_millis(100)).await;

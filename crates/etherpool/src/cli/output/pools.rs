@@ -247,6 +247,10 @@ pub fn grown_pool(grown: &GrownPool, now_secs: u64) -> String {
     if let Some(WitnessPlan::Lacking { why }) = &grown.witness {
         text.push_str(&format!("This supervisor is no witness of it: {why}.\n"));
     }
+    if let Some(file) = &grown.key_file {
+        text.push_str(&format!("Its key, by which its disks know whom to obey, is in {file}.\n"));
+        text.push_str(&crate::cli::pool_keys::keep(&grown.report.name));
+    }
     text
 }
 

@@ -36,6 +36,7 @@ fn target(allow: &[MacAddr]) -> (Target, Vec<Vec<u8>>) {
         instance: block::Instance::default(),
         ownership: aoe_target::Ownership::Unclaimed { labelled: false },
         labelled: [None; 2],
+        grant: None,
     };
     target.set_port(PortId(0), "eth0".into(), OWN, 9000);
     target

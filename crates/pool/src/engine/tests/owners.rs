@@ -48,7 +48,13 @@ impl Bench {
     fn use_under(&self, disk: usize, epoch: u64) {
         let device = Rc::clone(&self.devices.borrow()[disk]);
         let owner = OwnerId(uuid::Uuid::from_u128(self.owner));
-        self.run(device.claim(Claim { epoch: Epoch(epoch), owner, force: false })).unwrap();
+        self.run(device.claim(Claim {
+            epoch: Epoch(epoch),
+            owner,
+            force: false,
+            trust: block::Trust::Unchanged,
+        }))
+        .unwrap();
         device.disown();
     }
 

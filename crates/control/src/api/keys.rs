@@ -1,0 +1,48 @@
+//! Keys of pools: whom their disks obey.
+
+use seal::{PoolKey, PublicKey};
+use serde::{Deserialize, Serialize};
+
+/// Whom a pool's disks obey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolKeyReport {
+    /// The pool's key.
+    pub key: PoolKey,
+    /// How often that, or who may have its disks, was changed.
+    pub version: u64,
+    /// The keys of the supervisors that may have its disks.
+    pub supervisors: Vec<PublicKey>,
+    /// The key of this machine, which may be one of them.
+    pub this_machine: PublicKey,
+    /// Where this machine keeps the secret half; none where it has none, and changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Disks that haven't heard of the last change: they obey whom they obeyed before until they are back.
+    #[serde(default)]
+    pub unheard: Vec<String>,
+}
+
+/// A supervisor by its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedSupervisor {
+    /// What `etherpool key show` tells there.
+    pub supervisor: PublicKey,
+    /// Only check.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The secret half of a pool's key, on its way to or from a file.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolKeySecret {
+    /// As text.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for PoolKeySecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PoolKeySecret(..)")
+    }
+}

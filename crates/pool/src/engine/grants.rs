@@ -1,0 +1,159 @@
+//! Whom the pool's disks obey: a grant of the pool's key ([`seal::Grant`]), kept in the metadata, shown with every claim
+//! and kept by each disk's target. A disk that is away when there is a new one hears of it when it is back.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{Buffer, Claim, IoError, Trust};
+use futures::future::join_all;
+use seal::{Grant, PublicKey};
+
+use super::lease::Ended;
+use super::member::Member;
+use super::open_pool::OpenPool;
+use super::pool::Pool;
+use crate::error::PoolError;
+use crate::metadata::{MetaRecord, Metadata};
+use crate::report::PoolGrant;
+
+/// The property that has it, as text.
+const GRANT: &str = "grant";
+/// How often disks that haven't heard of it are told.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What a claim says by which a disk hears of a grant.
+pub(super) fn follow(grant: Option<&Grant>) -> Trust {
+    grant.map_or(Trust::Unchanged, |grant| Trust::Follow(Buffer::copy_of(grant.bytes())))
+}
+
+/// What a claim says by which a disk that comes into a pool obeys it, and no former one.
+pub(super) fn replace(grant: Option<&Grant>) -> Trust {
+    grant.map_or(Trust::Unchanged, |grant| Trust::Replace(Buffer::copy_of(grant.bytes())))
+}
+
+/// The record that keeps it.
+pub(super) fn record(grant: &Grant) -> MetaRecord {
+    MetaRecord::PoolPropertySet { key: GRANT.to_owned(), value: Some(grant.to_string()) }
+}
+
+/// The one that is kept.
+pub(super) fn kept(meta: &Metadata) -> Option<Rc<Grant>> {
+    meta.properties().get(GRANT)?.parse().ok().map(Rc::new)
+}
+
+/// Of two the one that counts.
+pub(super) fn newest(one: Option<Rc<Grant>>, other: Option<Rc<Grant>>) -> Option<Rc<Grant>> {
+    [one, other].into_iter().flatten().max_by_key(|grant| grant.version())
+}
+
+/// Whether it lets in who shows this key, or none and yet has the disks.
+pub(super) fn is_to(grant: &Grant, key: Option<PublicKey>) -> bool {
+    key.is_none_or(|key| grant.names(&key))
+}
+
+impl Pool {
+    /// What its claims say.
+    pub(super) fn trust(&self) -> Trust {
+        follow(self.grant.borrow().as_deref())
+    }
+
+    pub(super) fn grant_version(&self) -> u64 {
+        self.grant.borrow().as_ref().map_or(0, |grant| grant.version())
+    }
+
+    /// Disks that haven't heard of the newest grant.
+    fn unheard(&self) -> Vec<Rc<Member>> {
+        let version = self.grant_version();
+        let all = self.members().into_iter();
+        all.filter(|member| member.heard_grant.get() < version).collect()
+    }
+
+    /// Tells disks that are here what they haven't heard.
+    async fn tell_grant(&self) {
+        let version = self.grant_version();
+        let tells = self.unheard().into_iter().filter(|member| member.claimed.get());
+        let tells = tells.filter_map(|member| Some((member.device()?, member)));
+        let told = tells.map(|(device, member)| async move {
+            let claim = Claim { trust: self.trust(), ..self.claim() };
+            match self.within(self.limits.claim, device.claim(claim)).await {
+                Ok(_) => member.heard_grant.set(version),
+                Err(error) => {
+                    let disk = member.display_name();
+                    tracing::warn!(pool = %self.name, disk, %error, "not told whom it obeys");
+                }
+            }
+        });
+        join_all(told).await;
+    }
+
+    /// The claim that its disks have accepted.
+    pub(super) fn claim(&self) -> Claim {
+        Claim { epoch: self.epoch, owner: self.owner, force: false, trust: Trust::Unchanged }
+    }
+}
+
+impl OpenPool {
+    /// Keeps a grant by which the pool was imported, and tells disks of the newest, for as long as the pool is open.
+    pub(crate) async fn run_grants(self: Rc<Self>) {
+        while let Ok(()) = self.look_at_grant().await {
+            if self.pool.unless_over(self.pool.runtime.sleep(TELL_EVERY)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn look_at_grant(self: &Rc<Self>) -> Result<(), Ended> {
+        if !self.pool.lease.holds(self.pool.runtime.now()) {
+            return Ok(());
+        }
+        let newest = self.pool.grant.borrow().clone();
+        let is_kept = kept(&self.pool.meta.borrow()) == newest;
+        if let Some(newest) = newest.filter(|_| !is_kept) {
+            let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
+            self.commit_if_room(&[record(&newest)]).await?;
+        }
+        self.pool.unless_over(self.pool.tell_grant()).await
+    }
+
+    /// Gives the pool another grant, and tells its disks; those that are away hear of it when they are back.
+    pub(crate) async fn set_grant(
+        self: &Rc<Self>,
+        grant: Rc<Grant>,
+    ) -> Result<PoolGrant, PoolError> {
+        let shown = Rc::clone(&grant);
+        let pool = Rc::clone(&self.pool);
+        self.administer(move |meta| {
+            let kept = kept(meta).filter(|kept| is_to(kept, pool.key));
+            let known = newest(kept, pool.grant.borrow().clone());
+            match known.is_none_or(|known| grant.follows(&known)) {
+                true => Ok((vec![record(&grant)], ())),
+                false => Err(PoolError::invalid(
+                    "the pool has another key by now, or somebody else changed who may have its disks",
+                    "look at it again: etherpool pool key list POOL",
+                )),
+            }
+        })
+        .await?;
+        let known = self.pool.grant.borrow().clone();
+        self.pool.grant.replace(newest(known, Some(shown)));
+        let told = self.pool.unless_over(self.pool.tell_grant()).await;
+        told.map_err(|ended| self.over(ended))?;
+        self.grant().ok_or_else(|| self.over(Ended::Closed))
+    }
+
+    /// Whom its disks obey, and which of them don't know it yet.
+    pub(crate) fn grant(&self) -> Option<PoolGrant> {
+        let grant = self.pool.grant.borrow().as_deref().cloned()?;
+        let unheard = self.pool.unheard();
+        Some(PoolGrant {
+            grant,
+            unheard: unheard.iter().map(|member| member.display_name()).collect(),
+        })
+    }
+}
+
+/// Has a disk that is no pool's any more obey whoever claims it. Best effort: while it doesn't, those who had it may
+/// have it still, and its node's administrator may give up whom it obeys.
+pub(super) async fn forget(device: &dyn block::BlockDevice, claim: Claim) -> Result<(), IoError> {
+    device.claim(Claim { trust: Trust::Forget, ..claim }).await.map(drop)
+}

@@ -1,0 +1,135 @@
+//! The key of a pool: a node speaks with two supervisors, and its disks obey one.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use blackbox::{Lab, LabOptions, Rival, VOLUME, etherpool, wait_until};
+use serde_json::Value;
+
+/// The lab's.
+const POOL: &str = "cluster";
+
+fn key_of(state_dir: &Path) -> String {
+    let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Lets all nodes speak with these.
+fn let_in(lab: &Lab, keys: &[&str]) {
+    for node in lab.status()["nodes"].as_array().unwrap() {
+        let file = lab.dir().join(node["name"].as_str().unwrap()).join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(|line| match line.starts_with("supervisors = ") {
+            true => format!("supervisors = {keys:?}\n"),
+            false => format!("{line}\n"),
+        });
+        std::fs::write(&file, lines.collect::<String>()).unwrap();
+        let pid = node["pid"].to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+}
+
+fn supervisors(report: &Value) -> Vec<&str> {
+    report["supervisors"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+fn keys(rival: &Rival) -> Value {
+    let (_, text) = rival.cli(&["pool", "key", "list", POOL, "--json"]);
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn disks_obey_whom_their_pool_lets_in() {
+    let security = "encrypt";
+    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, security, ..LabOptions::default() });
+    let state = lab.dir().join("supervisor/state");
+    let owner = key_of(&state);
+    let known = lab.json(&["pool", "key", "list", POOL]);
+    assert_eq!((supervisors(&known), &known["unheard"]), (vec![&*owner], &Value::Array(vec![])));
+    let file = known["file"].as_str().unwrap();
+    assert!(file.starts_with(state.to_str().unwrap()), "{file}");
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Every node speaks with another supervisor. It sees the pool, and gets nothing of it.
+    let rival = Rival::start(&lab);
+    let other = key_of(&lab.dir().join("rival/state"));
+    let_in(&lab, &[&owner, &other]);
+    wait_until("it sees the pool", || {
+        rival.must(&["pool", "list", "--json"]).contains(POOL)
+            && rival.must(&["disk", "list", "--json"]).matches("\"e").count() >= 3
+    });
+    let (done, text) = rival.cli(&["pool", "import", POOL, "--force", "--yes"]);
+    assert!(!done && text.contains("doesn't let this machine in"), "{text}");
+    assert_eq!(keys(&rival)["key"], known["key"]);
+    assert_eq!(keys(&rival)["file"], Value::Null);
+    std::fs::write(lab.mount().join("words"), vec![b'w'; 4 << 20]).unwrap();
+    lab.wait_clean();
+
+    // A copy of the key, which nobody else reads, and which is written over nothing.
+    let copy = lab.dir().join("copy");
+    let path = copy.to_str().unwrap();
+    lab.cli(&["pool", "key", "export", POOL, path]);
+    let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (code, text) = lab.said(&["pool", "key", "export", POOL, path]);
+    assert!(code != 0 && text.contains("exists"), "{text}");
+    let text = std::fs::read_to_string(&copy).unwrap();
+    assert!(!lab.show(&["pool", "history", POOL]).contains(text.trim()));
+
+    // One disk is away while the pool gets another key, and hears of it when it is back.
+    lab.lab(&["kill", "n3"]);
+    lab.cli(&["pool", "key", "rotate", POOL, "--yes"]);
+    let rotated = lab.json(&["pool", "key", "list", POOL]);
+    assert_ne!(rotated["key"], known["key"]);
+    assert_eq!(rotated["unheard"].as_array().unwrap().len(), 1, "{rotated}");
+    assert!(!Path::new(file).exists(), "a key that is none");
+    let (done, text) = rival.cli(&["pool", "import", POOL, "--key", path, "--force", "--yes"]);
+    assert!(!done && text.contains("isn't the key"), "{text}");
+    lab.lab(&["start", "n3"]);
+    wait_until("all have heard", || {
+        lab.json(&["pool", "key", "list", POOL])["unheard"] == Value::Array(vec![])
+    });
+    lab.wait_clean();
+
+    // Admitted, the other one takes it, and shuts the first out with a copy of the key.
+    lab.cli(&["pool", "admit", POOL, &other, "--yes"]);
+    std::fs::remove_file(&copy).unwrap();
+    lab.cli(&["pool", "key", "export", POOL, path]);
+    rival.must(&["pool", "import", POOL, "--force", "--yes"]);
+    let (done, text) = rival.cli(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
+    assert!(!done && text.contains("secret half"), "{text}");
+    rival.must(&["pool", "key", "import", POOL, path]);
+    rival.must(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
+    assert_eq!(supervisors(&keys(&rival)), [&*other]);
+    let (code, text) = lab.said(&["pool", "import", POOL, "--force", "--yes"]);
+    assert!(code != 0 && text.contains("doesn't let this machine in"), "{text}");
+    let (code, text) = lab.said(&["pool", "import", POOL, "--key", path, "--force", "--yes"]);
+    assert!(code != 0 && text.contains("isn't the key"), "{text}");
+
+    // The key is lost, as far as the first one is concerned: each node's administrator gives its disk up.
+    drop(rival);
+    for (node, disk) in [("n1", "e1.0"), ("n2", "e2.0"), ("n3", "e3.0")] {
+        let run = lab.dir().join(node).join("run");
+        lab.cli(&[
+            "disk",
+            "reset-owner",
+            disk,
+            "--force-disk",
+            disk,
+            "--node",
+            run.to_str().unwrap(),
+            "--yes",
+        ]);
+    }
+    lab.cli(&["pool", "import", POOL, "--force", "--yes"]);
+    assert_eq!(lab.json(&["pool", "key", "list", POOL]), Value::Null);
+    lab.cli(&["pool", "key", "rotate", POOL, "--yes"]);
+    let anew = lab.json(&["pool", "key", "list", POOL]);
+    assert_eq!((supervisors(&anew), &anew["unheard"]), (vec![&*owner], &Value::Array(vec![])));
+    lab.wait_clean();
+    lab.cli(&["volume", "verify", VOLUME]);
+}
