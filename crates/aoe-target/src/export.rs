@@ -287,38 +287,35 @@ impl Export {
     }
 
     /// Whether the medium obeys somebody: programs of this machine always, others if they have proved a key that it
-    /// lets in, or that a newer grant does which they show; whether that one is to be believed the medium judges.
-    /// Nobody locks himself out by what he shows.
+    /// lets in, or that a grant does which they show and which follows the medium's. Nobody locks himself out by what
+    /// he shows.
     pub(crate) fn obeys(&self, asker: Asker, shown: &Trust) -> bool {
-        let names = |grant: &Grant| asker.key.is_some_and(|key| grant.names(&key));
-        let known = self.device.grant.as_deref().is_none_or(names);
-        asker.trusted
-            || match shown {
-                Trust::Unchanged | Trust::Forget => known,
-                Trust::Replace(grant) => known && Grant::parse(grant).is_some_and(|to| names(&to)),
-                Trust::Follow(grant) if self.device.grant.is_none() => {
-                    Grant::parse(grant).is_some_and(|to| names(&to))
-                }
-                Trust::Follow(_) => self.newer(shown).map_or(known, |newer| names(&newer)),
+        if asker.trusted {
+            return true;
+        }
+        let grant = self.device.grant.as_deref();
+        let Some(key) = asker.key else { return grant.is_none() };
+        let known = grant.is_none_or(|grant| grant.names(&key));
+        let read = |bytes: &[u8]| Grant::parse(bytes).filter(|shown| shown.names(&key));
+        match (shown, grant) {
+            (Trust::Unchanged | Trust::Forget, _) => known,
+            (Trust::Replace(shown), _) => known && read(shown).is_some(),
+            (Trust::Follow(shown), None) => read(shown).is_some(),
+            (Trust::Follow(shown), Some(grant)) if **shown == *grant.bytes() => known,
+            (Trust::Follow(shown), Some(grant)) => {
+                let follows = Grant::parse(shown).filter(|shown| shown.follows(grant));
+                follows.map_or(known, |follows| follows.names(&key))
             }
-    }
-
-    /// Whether whom the medium obeys may be another after a claim.
-    pub(crate) fn may_change_trust(&self, trust: &Trust) -> bool {
-        match trust {
-            Trust::Unchanged => false,
-            Trust::Follow(_) => self.device.grant.is_none() || self.newer(trust).is_some(),
-            Trust::Replace(_) | Trust::Forget => true,
         }
     }
 
-    /// The grant that would take the place of the medium's.
-    fn newer(&self, trust: &Trust) -> Option<Grant> {
-        let (Trust::Follow(shown), Some(known)) = (trust, &self.device.grant) else { return None };
-        let shown = Some(shown).filter(|shown| ***shown != *known.bytes());
-        shown
-            .and_then(|shown| Grant::parse(shown))
-            .filter(|shown| shown.version() > known.version())
+    /// Whether whom the medium obeys may be another after a claim, or the claim has to be judged for that.
+    pub(crate) fn may_change_trust(&self, trust: &Trust) -> bool {
+        match (trust, &self.device.grant) {
+            (Trust::Unchanged, _) | (Trust::Forget, None) => false,
+            (Trust::Follow(shown), Some(known)) => **shown != *known.bytes(),
+            _ => true,
+        }
     }
 
     /// Takes note of whose the medium is. Another owner than before hasn't been heard yet.

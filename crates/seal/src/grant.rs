@@ -122,6 +122,16 @@ impl PoolKeyPair {
         self.grant(1, supervisors, &[])
     }
 
+    /// The grant after `former` where the secret half of its key is lost: it doesn't follow that one, and takes its
+    /// place on disks that have who shows it already.
+    pub fn found_after(
+        &self,
+        former: &Grant,
+        supervisors: &[PublicKey],
+    ) -> Result<Grant, GrantError> {
+        self.grant(former.next_version()?, supervisors, &[])
+    }
+
     /// The grant after `former`, which is of this key, to these supervisors.
     pub fn follow(&self, former: &Grant, supervisors: &[PublicKey]) -> Result<Grant, GrantError> {
         if former.key != self.public() {
@@ -238,6 +248,11 @@ impl Grant {
     /// or has followed that one.
     pub fn follows(&self, former: &Grant) -> bool {
         self.version > former.version && self.leads_from(former.key)
+    }
+
+    /// Whether its pool's key is that of a former one, or has followed it.
+    pub fn is_of_pool_of(&self, former: &Grant) -> bool {
+        self.leads_from(former.key)
     }
 
     fn leads_from(&self, known: PoolKey) -> bool {

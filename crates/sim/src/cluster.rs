@@ -55,6 +55,8 @@ pub struct Plan {
     pub disk: Model,
     /// What cables carry.
     pub line: Option<Line>,
+    /// Pools have keys; without that in half of the runs.
+    pub granted: bool,
 }
 
 /// Small extents make small disks behave like large ones.
@@ -78,6 +80,7 @@ impl Plan {
             trim_after: None,
             disk: Model::Quick,
             line: None,
+            granted: false,
         }
     }
 }
@@ -202,6 +205,11 @@ impl Node {
 }
 
 impl Supervisor {
+    /// Its machine's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its cable, the first one if it has several.
     pub fn station(&self) -> &Rc<Station> {
         &self.stations[0]
@@ -375,6 +383,11 @@ impl Cluster {
             in_place: self.plan.in_place,
             trim_after: self.plan.trim_after,
         }
+    }
+
+    /// Whether its pools have keys.
+    pub fn is_granted(&self) -> bool {
+        self.plan.granted || drivers::is_granted(self.world().seed())
     }
 
     /// What was built.

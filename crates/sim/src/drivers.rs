@@ -16,7 +16,7 @@ use block::BlockDevice;
 use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};
 use runtime::Handle;
-use seal::{Identity, KeyPair, SecretKey, Security};
+use seal::{Identity, KeyPair, PublicKey, SecretKey, Security};
 use uuid::Uuid;
 
 use crate::disk::Disk;
@@ -44,6 +44,16 @@ pub struct NodeFacts<'a> {
 pub fn security_of(machine: Uuid) -> Security {
     let number = machine.as_u128() % Security::ALL.len() as u128;
     Security::ALL[number as usize]
+}
+
+/// Whether pools of a run have keys, as it follows from its seed.
+pub fn is_granted(seed: u64) -> bool {
+    fork_seed(seed, "granted").is_multiple_of(2)
+}
+
+/// The key of a machine's name.
+pub fn public_key(handle: &Handle, name: &str) -> PublicKey {
+    with_key(handle, name).public()
 }
 
 /// Who has a key of a name, with a seed's randomness.
@@ -137,8 +147,17 @@ pub fn look_for_disks_as(
     newest: SessionVersion,
     found: impl Fn(Found) + 'static,
 ) {
-    let usual = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
     let identity = (newest == SessionVersion::NEWEST).then(|| with_key(handle, "supervisor"));
+    look(handle, ports, (newest, identity), found);
+}
+
+fn look(
+    handle: &Handle,
+    ports: Vec<Rc<SimPort>>,
+    (newest, identity): (SessionVersion, Option<Identity>),
+    found: impl Fn(Found) + 'static,
+) {
+    let usual = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
     let options = InitiatorOptions { newest, identity: identity.map(Rc::new), ..usual };
     let initiator = Initiator::new(handle.clone(), options);
     for port in ports {
@@ -169,10 +188,16 @@ fn export_of(initiator: &Initiator, address: ShelfSlot) -> Option<ExportInfo> {
     })
 }
 
-/// An engine process: every disk present is shown to the engine.
-pub fn attach(handle: &Handle, ports: Vec<Rc<SimPort>>, engine: &Rc<Engine>) {
+/// An engine process of this name, which demands so much: every disk present is shown to the engine.
+pub fn attach(
+    handle: &Handle,
+    ports: Vec<Rc<SimPort>>,
+    (name, least): (&str, Security),
+    engine: &Rc<Engine>,
+) {
     let engine = Rc::clone(engine);
-    look_for_disks(handle, ports, move |found| {
+    let identity = Some(with_key(handle, name).with_least(least));
+    look(handle, ports, (SessionVersion::NEWEST, identity), move |found| {
         let Some(export) = found.export else { return };
         let facts = DiskFacts {
             name: found.address.to_string(),

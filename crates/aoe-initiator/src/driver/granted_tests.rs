@@ -81,16 +81,26 @@ fn a_disk_obeys_whom_its_pool_lets_in_and_nobody_else() {
     for trust in tries {
         for (epoch, owner) in [(3, OURS), (4, OTHER), (u64::MAX, OTHER)] {
             for force in [false, true] {
+                scene.other.disown();
                 let claim = Claim { force, ..claim(epoch, owner, trust.clone()) };
                 assert_eq!(scene.claims(&scene.other, claim), Err(NOT_ADMITTED), "{trust:?}");
             }
         }
     }
-    // He sees what all see, also when the owner was silent for long.
+    // He sees what all see, also when the owner was silent for long, and doesn't make him live.
     scene.other.disown();
     scene.world.read(&scene.other, 0, 96).unwrap();
     assert_eq!(scene.world.read(&scene.other, START, 8), Err(OWNED));
-    scene.world.wait(10 * SECOND);
+    let heard = |scene: &Scene| {
+        scene.other.disown();
+        scene.world.run(SECOND, scene.other.renew()).unwrap().value.heard.unwrap()
+    };
+    for trust in [Trust::Unchanged, Trust::Follow(bytes_of(&thiefs_newer))] {
+        scene.world.wait(10 * SECOND);
+        let owners = claim(3, OURS, trust);
+        assert_eq!(scene.claims(&scene.other, owners), Err(NOT_ADMITTED));
+        assert!(heard(&scene) >= 10 * SECOND);
+    }
     scene.other.look_inside(true);
     assert_eq!(scene.world.read(&scene.other, START, 8), Err(OWNED));
     scene.has(&scene.ours, 1);
@@ -112,7 +122,7 @@ fn a_newer_grant_lets_in_and_shuts_out_at_once_and_a_former_one_comes_too_late()
     scene.claims(&scene.ours, claim(5, OURS, Trust::Follow(bytes_of(&first)))).unwrap();
     scene.claims(&scene.other, claim(6, OTHER, Trust::Follow(bytes_of(&only_other)))).unwrap();
     scene.writes(&scene.other, 2).unwrap();
-    assert_eq!(scene.writes(&scene.ours, 3), Err(NOT_ADMITTED));
+    assert_eq!(scene.writes(&scene.ours, 3), Err(IoError::Fenced { highest: Epoch(6) }));
     // The former key signs no more, whatever version it writes, nor hands over to somebody else.
     let mut late = both;
     for _ in 0..3 {
@@ -142,7 +152,7 @@ fn another_pool_begins_where_whoever_had_the_disk_gives_it_up() {
     assert_eq!(scene.claims(&scene.other, takes()), Err(NOT_ADMITTED));
     scene.claims(&scene.ours, claim(3, OURS, Trust::Forget)).unwrap();
     scene.claims(&scene.other, takes()).unwrap();
-    assert_eq!(scene.writes(&scene.ours, 1), Err(NOT_ADMITTED));
+    assert_eq!(scene.writes(&scene.ours, 1), Err(IoError::Fenced { highest: Epoch(4) }));
     scene.writes(&scene.other, 2).unwrap();
     // A pool of one's own may follow one's former pool.
     let again = pool_key(3).found(&[public(OTHER)]).unwrap();

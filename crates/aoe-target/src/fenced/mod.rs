@@ -223,7 +223,6 @@ impl Shared {
 
     async fn load(&self, device: Rc<dyn BlockDevice>) -> Result<(), IoError> {
         self.opening.set(self.handle.random_u64());
-        self.grant.take();
         self.device.replace(Rc::clone(&device));
         self.flush_failed.set(None);
         // A flush for an instance that isn't tells which one is, without touching the medium.
@@ -237,6 +236,7 @@ impl Shared {
         let sectors = device.geometry().sectors;
         let Some(labelled) = labelled_sectors(sectors) else {
             self.labelled_sectors.set(0);
+            self.grant.take();
             self.ownership.set(Ownership::Unclaimed { labelled: false });
             return Ok(());
         };
@@ -278,6 +278,7 @@ impl Shared {
             return Ok(());
         }
         self.sequence.set(0);
+        self.grant.take();
         self.labelled_sectors.set(labelled_sectors);
         let labelled = match probe(&**device).await {
             Ok(found) => found.contains(&Signature::Etherpool),
@@ -445,9 +446,12 @@ fn obeyed(former: &Option<Rc<Grant>>, trust: &Trust) -> Result<Option<Rc<Grant>>
         (Trust::Follow(grant), Some(known)) if **grant == *known.bytes() => Ok(former.clone()),
         (Trust::Follow(grant), Some(known)) => {
             let grant = read(grant)?;
-            match grant.version() <= known.version() {
-                true => Ok(former.clone()),
-                false if grant.follows(known) => Ok(Some(grant)),
+            match grant.follows(known) {
+                true => Ok(Some(grant)),
+                // It comes too late. Of another pool's nobody is to believe that it was heard.
+                false if known.version() >= grant.version() && known.is_of_pool_of(&grant) => {
+                    Ok(former.clone())
+                }
                 false => Err(IoError::Refused(RefusalReason::NotAdmitted)),
             }
         }

@@ -497,6 +497,8 @@ fn whom_it_obeys_lasts_and_changes_under_one_epoch() {
     assert_eq!(bench.medium.holder().epoch, Epoch(5));
     bench.claim(trusting(5, Trust::Follow(bytes(&second)))).unwrap();
     bench.claim(trusting(5, Trust::Follow(bytes(&first)))).unwrap();
+    let other_pools = pool_key(4).found(&[supervisor(1)]).unwrap();
+    assert_eq!(bench.claim(trusting(5, Trust::Follow(bytes(&other_pools)))), Err(refused));
     bench.claim(trusting(6, Trust::Unchanged)).unwrap();
     obeys(&mut bench, Some(&second));
     bench.claim(trusting(6, Trust::Replace(bytes(&foreign)))).unwrap();

@@ -124,9 +124,10 @@ fn execute<'a>(
         Operation::Claim => HolderPayload::parse_claim(payload),
         _ => Ok((OwnerId::NONE, Trust::Unchanged)),
     };
-    let Ok(claimed) = claimed.map(|(owner, trust)| Claimed { owner, trust }) else {
-        return export.meter.count(Counter::Malformed);
-    };
+    let Ok((owner, trust)) = claimed else { return export.meter.count(Counter::Malformed) };
+    // Who has no key can't have a disk obey one.
+    let has_key = asker.trusted || asker.key.is_some();
+    let claimed = Claimed { owner, trust: if has_key { trust } else { Trust::Unchanged } };
     let is_owners = is_owners(export, &request, asker, &claimed);
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     if !session.admit(&request, now) {
@@ -327,10 +328,11 @@ fn judge(
 ) -> Result<Verdict, IoError> {
     let Claimed { owner, trust } = claimed;
     let (owner, obeys) = (*owner, export.obeys(asker, trust));
+    // First: a deposed owner is to know that he is, whoever may have the disk now.
+    check_epoch(export.device.ownership, request, owner)?;
     if request.epoch != Epoch::OBSERVER && !obeys {
         return Err(IoError::Refused(RefusalReason::NotAdmitted));
     }
-    check_epoch(export.device.ownership, request, owner)?;
     let range = request.range();
     let geometry = &export.device.geometry;
     match request.operation {
@@ -355,7 +357,7 @@ fn judge(
     let is_known = held.epoch == request.epoch && held.owner == owner;
     if changes(request)
         && export.is_read_only()
-        && !(request.operation == Operation::Claim && is_known)
+        && !(request.operation == Operation::Claim && is_known && !export.may_change_trust(trust))
     {
         return Err(IoError::ReadOnly);
     }

@@ -1,10 +1,14 @@
 //! Whom the disks of pools obey, as asked by services: of a pool that isn't open as its disks have it on record, which
 //! they show to everybody.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use block::{IoError, Lba, SectorRange};
 use control::api::{ApiError, PoolReportExt as _};
-use pool::PoolGrant;
-use seal::Grant;
+use futures::future::join_all;
+use pool::{PoolGrant, PoolReport};
+use seal::{Grant, PoolKey};
 
 use super::Process;
 use aoe_wire::ShelfSlot;
@@ -12,6 +16,8 @@ use aoe_wire::ShelfSlot;
 /// The first two copies of the reservation record lie here, 4 KiB each.
 const RECORDS: SectorRange = SectorRange { start: Lba(16), count: 16 };
 const RECORD_BYTES: usize = 4096;
+/// How long a disk may take to show them.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 
 impl Process {
     /// Whom the disks of a pool obey, if that is anybody in particular.
@@ -24,13 +30,37 @@ impl Process {
         if report.is_open() && !report.read_only {
             return Ok(self.engine.grant(&report.id)?);
         }
-        let mut newest: Option<Grant> = None;
-        for disk in &report.disks {
-            let Ok(address) = disk.name.parse() else { continue };
-            let Ok(Some(found)) = self.grant_on(address).await else { continue };
-            newest = newest.filter(|known| known.version() >= found.version()).or(Some(found));
+        Ok(self.grant_on_disks(report).await.map(|grant| PoolGrant { grant, unheard: Vec::new() }))
+    }
+
+    /// The newest grant of the key that most of a pool's disks obey. One of them may be an old one, or somebody's forgery.
+    async fn grant_on_disks(&self, report: &PoolReport) -> Option<Grant> {
+        let runtime = self.handle.runtime();
+        let addresses = report.disks.iter().filter_map(|disk| disk.name.parse().ok());
+        let reads = addresses.map(|disk| runtime::timeout(runtime, LOOK_MAX, self.grant_on(disk)));
+        let mut by_key: BTreeMap<PoolKey, Vec<Grant>> = BTreeMap::new();
+        for grant in join_all(reads).await.into_iter().filter_map(|read| read.ok()?.ok()?) {
+            by_key.entry(grant.key()).or_default().push(grant);
         }
-        Ok(newest.map(|grant| PoolGrant { grant, unheard: Vec::new() }))
+        let newest = |grants: &Vec<Grant>| grants.iter().map(Grant::version).max();
+        let most = by_key.into_values().max_by_key(|grants| (grants.len(), newest(grants)));
+        most.into_iter().flatten().max_by_key(Grant::version)
+    }
+
+    /// Has pools obey a grant to this supervisor that their disks know and they don't: its import was cut short.
+    pub async fn learn_grants(&self) {
+        let Some(own) = self.key else { return };
+        for report in self.engine.reports().iter().filter(|report| report.is_open()) {
+            if report.read_only || !matches!(self.engine.grant(&report.id), Ok(None)) {
+                continue;
+            }
+            let found = self.grant_on_disks(report).await.filter(|found| found.names(&own));
+            if let Some(found) = found
+                && let Err(error) = self.engine.set_grant(&report.id, found).await
+            {
+                tracing::warn!(pool = %report.name, %error, "its disks obey a key that it doesn't know");
+            }
+        }
     }
 
     async fn grant_on(&self, disk: ShelfSlot) -> Result<Option<Grant>, IoError> {

@@ -33,6 +33,7 @@ use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
+use seal::PublicKey;
 
 use crate::admin::{AdminHandler, AdminServer, Answering};
 use crate::keys::{self, Demands};
@@ -78,6 +79,8 @@ pub struct Process {
     volumes: Rc<Volumes>,
     exports: Rc<Exports>,
     hardening: Hardening,
+    /// The key that it shows to targets, where it demands theirs.
+    key: Option<PublicKey>,
     instance: u64,
     stopping: runtime::Notify,
     /// All pools are being closed, but stay ours.
@@ -127,6 +130,7 @@ impl Process {
         })?;
         let disks = Demands { least: config.security, peers: config.nodes.clone() };
         let identity = keys::identity(Some(&state_dir), &disks)?;
+        let key = disks.demand_keys().then(|| identity.public());
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
@@ -154,6 +158,7 @@ impl Process {
             volumes,
             exports,
             hardening,
+            key,
             instance,
             stopping: runtime::Notify::new(),
             closing: Cell::new(false),
@@ -185,6 +190,7 @@ impl Process {
         runtime.spawn(Rc::clone(&self).keep_ports());
         runtime.spawn(Rc::clone(&self).tell_events(channel));
         runtime.spawn(Rc::clone(&self).keep_served());
+        runtime.spawn(Rc::clone(&self).keep_grants());
         runtime.spawn(say_that_it_turns(runtime.clone()));
         runtime.spawn(requests::answer_all(Rc::clone(&self), requests));
         let stopping = self.stopping.notified();
@@ -231,6 +237,13 @@ impl Process {
                 channel.tell_all(&ReplyLine::EventsLost(lost));
             }
             channel.tell_all(&ReplyLine::Event(event));
+        }
+    }
+
+    async fn keep_grants(self: Rc<Self>) {
+        loop {
+            self.handle.runtime().sleep(LOOK_INTERVAL * 10).await;
+            self.learn_grants().await;
         }
     }
 

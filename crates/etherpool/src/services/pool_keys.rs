@@ -117,12 +117,17 @@ impl PoolKeys {
         self.make()?.found(&[own]).map_err(not_granted)
     }
 
-    /// The grant by which this machine may have a pool that obeys `known`: none if it may already, or hasn't the
-    /// pool's key.
-    fn admit_self(&self, known: &Grant) -> Result<Option<Grant>, ApiError> {
+    /// The grant by which this machine may have a pool that obeys `known`: that one, or, where it has the pool's key, one
+    /// that names it. None if there is none.
+    fn to_import(&self, known: &Grant) -> Result<Option<Grant>, ApiError> {
         let own = self.own()?;
-        let pair = self.find(known.key())?.filter(|_| !known.names(&own));
-        pair.map(|pair| pair.follow(known, &with(known, own)).map_err(not_granted)).transpose()
+        if known.names(&own) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(pair) = self.find(known.key())? else { return Ok(None) };
+        let admitted = pair.follow(known, &with(known, own));
+        // Whoever has the key may do without all that it let in before.
+        admitted.or_else(|_| pair.follow(known, &[own])).map(Some).map_err(not_granted)
     }
 
     fn admit(&self, known: &Grant, supervisor: PublicKey) -> Result<Change, ApiError> {
@@ -130,13 +135,18 @@ impl PoolKeys {
         Ok(Change { grant: grant.map_err(not_granted)?, former: None })
     }
 
-    /// The pool has another key from now on, and only those of `supervisors` may have its disks.
+    /// The pool has another key from now on, and only those of `supervisors` may have its disks. Who has the pool open
+    /// needs no copy of a key that is lost for that; disks that are away know nothing of the next one then until
+    /// they are back.
     fn rotate(&self, known: &Grant, supervisors: &[PublicKey]) -> Result<Change, ApiError> {
-        let former = self.needed(known)?;
+        let former = self.find(known.key())?;
         let next = self.make()?;
-        let grant = former.hand_over(known, &next, supervisors);
+        let grant = match &former {
+            Some(former) => former.hand_over(known, &next, supervisors),
+            None => next.found_after(known, supervisors),
+        };
         let grant = grant.map_err(not_granted).inspect_err(|_| self.forget(next.public()))?;
-        Ok(Change { grant, former: Some(former.public()) })
+        Ok(Change { grant, former: former.map(|former| former.public()) })
     }
 }
 
@@ -202,38 +212,24 @@ impl Services {
 
     async fn set_grant(&self, pool: String, change: Change) -> Result<PoolKeyReport, ApiError> {
         let Change { grant, former } = change;
-        let next = grant.key();
-        let set = self.engine.call(EngineRequest::SetGrant { pool: pool.clone(), grant }).await;
-        let known: PoolGrant = match set {
-            Ok(known) => known,
-            // Which of both keys it has is known once somebody looks: both are kept.
-            Err(error) => {
-                let now = self.grant_of(&pool).await.ok().flatten();
-                if now.is_some_and(|now| now.grant.key() != next) && former.is_some() {
-                    self.pool_keys.forget(next);
-                }
-                return Err(error);
-            }
-        };
+        // Where this fails it isn't known which of both keys the pool has: both are kept.
+        let known = self.engine.call(EngineRequest::SetGrant { pool, grant }).await?;
         former.into_iter().for_each(|former| self.pool_keys.forget(former));
         self.report(known)
     }
 
     /// Imports a pool; where its disks don't obey this machine yet, and it has the pool's key, by a grant to itself.
     pub(super) async fn import(&self, pool: String, request: ImportPool) -> Answer<PoolReport> {
-        let known = self.grant_of(&pool).await?.map(|known| known.grant);
+        // Disks of this machine it may have all the same, and those of pools without keys.
+        let known = self.grant_of(&pool).await.ok().flatten().map(|known| known.grant);
         let grant = match &known {
-            Some(known) => self.pool_keys.admit_self(known)?,
+            Some(known) => self.pool_keys.to_import(known)?,
             None => None,
         };
-        let is_shut_out = match (&known, &grant) {
-            (Some(known), None) => !known.names(&self.pool_keys.own()?),
-            _ => false,
-        };
+        let is_shut_out = grant.is_none();
         let asked = EngineRequest::ImportPool { pool: pool.clone(), request, grant };
         let imported = self.ask_for_pool(&pool, asked).await;
         match (imported, known) {
-            // Disks of this machine it may have all the same.
             (Err(_), Some(known)) if is_shut_out => Err(self.shut_out(&pool, &known)?.into()),
             (imported, _) => imported,
         }
@@ -305,7 +301,6 @@ pub(super) async fn revoke(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport>
             .into());
     }
     if dry_run {
-        services.pool_keys.needed(&known.grant)?;
         return Ok(Json(services.report(known)?));
     }
     let others = known.grant.supervisors().iter().copied();

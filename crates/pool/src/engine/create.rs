@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{Epoch, Trust};
-use futures::StreamExt;
+use block::{Claim, Epoch, Trust};
 use futures::future::join_all;
 use futures::stream;
+use futures::{FutureExt, StreamExt};
 use seal::Grant;
 use uuid::Uuid;
 
@@ -245,9 +245,25 @@ async fn claim_all(
     };
     let claimed: Result<(), PoolError> = claimed.await;
     if claimed.is_err() {
-        candidates.iter().for_each(|candidate| candidate.device.disown());
+        give_back(config, runtime, candidates, (epoch, &trust)).await;
     }
     claimed
+}
+
+/// Lets others have devices of which nothing came: they obey nobody for it.
+async fn give_back(
+    config: &EngineConfig,
+    runtime: &runtime::Handle,
+    candidates: &[Candidate],
+    (epoch, trust): (Epoch, &Trust),
+) {
+    let forgets = candidates.iter().filter(|_| *trust != Trust::Unchanged).map(|candidate| {
+        let claim = Claim { epoch, owner: config.owner, force: false, trust: Trust::Unchanged };
+        let forgotten = grants::forget(&*candidate.device, claim);
+        candidate.in_time(runtime, config.limits.claim, forgotten.map(Ok))
+    });
+    join_all(forgets).await;
+    candidates.iter().for_each(|candidate| candidate.device.disown());
 }
 
 /// Makes devices disks with these labels, all at once; and looks at all, once all are labelled, whether each has its own.

@@ -419,8 +419,12 @@ impl Engine {
             labelled_bytes: disk.label.geometry.labelled_bytes(),
             newest_vote: Some(slot),
         };
-        self.in_time(unlabelled.wipe(&self.config.stops)).await?;
-        self.in_time(grants::forget(device, self.claim_under(proof.epoch))).await
+        self.in_time(async {
+            unlabelled.wipe(&self.config.stops).await?;
+            grants::forget(device, self.claim_under(proof.epoch)).await;
+            Ok(())
+        })
+        .await
     }
 
     pub(super) fn claim_under(&self, epoch: Epoch) -> Claim {

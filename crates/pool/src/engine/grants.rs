@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{Buffer, Claim, IoError, Trust};
+use block::{BlockDevice, Buffer, Claim, Completion, Holder, IoError, RefusalReason, Trust};
 use futures::future::join_all;
 use seal::{Grant, PublicKey};
 
@@ -20,6 +20,7 @@ use crate::report::PoolGrant;
 const GRANT: &str = "grant";
 /// How often disks that haven't heard of it are told.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+const NOT_ADMITTED: IoError = IoError::Refused(RefusalReason::NotAdmitted);
 
 /// What a claim says by which a disk hears of a grant.
 pub(super) fn follow(grant: Option<&Grant>) -> Trust {
@@ -51,12 +52,21 @@ pub(super) fn is_to(grant: &Grant, key: Option<PublicKey>) -> bool {
     key.is_none_or(|key| grant.names(&key))
 }
 
-impl Pool {
-    /// What its claims say.
-    pub(super) fn trust(&self) -> Trust {
-        follow(self.grant.borrow().as_deref())
+/// Claims a disk as it is; where it doesn't let us in, by a grant that does.
+pub(super) async fn admitted(
+    device: &dyn BlockDevice,
+    claim: Claim,
+    grant: Option<Rc<Grant>>,
+) -> Result<Completion<Holder>, IoError> {
+    match (device.claim(claim.clone()).await, grant) {
+        (Err(NOT_ADMITTED), Some(grant)) => {
+            device.claim(Claim { trust: follow(Some(&grant)), ..claim }).await
+        }
+        (claimed, _) => claimed,
     }
+}
 
+impl Pool {
     pub(super) fn grant_version(&self) -> u64 {
         self.grant.borrow().as_ref().map_or(0, |grant| grant.version())
     }
@@ -68,22 +78,47 @@ impl Pool {
         all.filter(|member| member.heard_grant.get() < version).collect()
     }
 
-    /// Tells disks that are here what they haven't heard.
+    /// Tells disks that are here, also those that have heard: their nodes may have given up whom they obeyed.
     async fn tell_grant(&self) {
-        let version = self.grant_version();
-        let tells = self.unheard().into_iter().filter(|member| member.claimed.get());
-        let tells = tells.filter_map(|member| Some((member.device()?, member)));
-        let told = tells.map(|(device, member)| async move {
-            let claim = Claim { trust: self.trust(), ..self.claim() };
-            match self.within(self.limits.claim, device.claim(claim)).await {
-                Ok(_) => member.heard_grant.set(version),
-                Err(error) => {
-                    let disk = member.display_name();
-                    tracing::warn!(pool = %self.name, disk, %error, "not told whom it obeys");
-                }
+        let here = self.members().into_iter().filter(|member| member.claimed.get());
+        let here = here.filter_map(|member| Some((member.device()?, member)));
+        join_all(here.map(|(device, member)| async move {
+            if let Err(error) = self.tell(&member, &*device).await {
+                let disk = member.display_name();
+                tracing::warn!(pool = %self.name, disk, %error, "not told whom it obeys");
             }
-        });
-        join_all(told).await;
+        }))
+        .await;
+    }
+
+    /// Tells a disk that is the member's: by a grant that follows what it knows, or, where none leads from that, in the
+    /// place of it.
+    pub(super) async fn tell(
+        &self,
+        member: &Member,
+        device: &dyn BlockDevice,
+    ) -> Result<(), IoError> {
+        let Some(grant) = self.grant.borrow().clone() else { return Ok(()) };
+        let claim = |trust| {
+            let claim = Claim { trust, ..self.claim() };
+            self.within(self.limits.claim, device.claim(claim))
+        };
+        match claim(follow(Some(&*grant))).await {
+            Err(NOT_ADMITTED) => claim(replace(Some(&*grant))).await?,
+            told => told?,
+        };
+        member.heard_grant.set(grant.version());
+        Ok(())
+    }
+
+    /// Claims a disk of which it isn't known yet what it is: it learns whom it obeys only where it lets us in no
+    /// otherwise.
+    pub(super) async fn claim_unknown(
+        &self,
+        device: &dyn BlockDevice,
+    ) -> Result<Completion<Holder>, IoError> {
+        let grant = self.grant.borrow().clone();
+        admitted(device, self.claim(), grant).await
     }
 
     /// The claim that its disks have accepted.
@@ -106,11 +141,17 @@ impl OpenPool {
         if !self.pool.lease.holds(self.pool.runtime.now()) {
             return Ok(());
         }
-        let newest = self.pool.grant.borrow().clone();
-        let is_kept = kept(&self.pool.meta.borrow()) == newest;
-        if let Some(newest) = newest.filter(|_| !is_kept) {
+        let is_newer = |shown: &Rc<Grant>| {
+            let kept = kept(&self.pool.meta.borrow());
+            kept.filter(|kept| is_to(kept, self.pool.key))
+                .is_none_or(|kept| kept.version() < shown.version())
+        };
+        let shown = || self.pool.grant.borrow().clone().filter(is_newer);
+        if shown().is_some() {
             let _meta = self.pool.unless_over(self.pool.meta_lock.acquire(1)).await?;
-            self.commit_if_room(&[record(&newest)]).await?;
+            if let Some(shown) = shown() {
+                self.commit_if_room(&[record(&shown)]).await?;
+            }
         }
         self.pool.unless_over(self.pool.tell_grant()).await
     }
@@ -120,22 +161,26 @@ impl OpenPool {
         self: &Rc<Self>,
         grant: Rc<Grant>,
     ) -> Result<PoolGrant, PoolError> {
-        let shown = Rc::clone(&grant);
-        let pool = Rc::clone(&self.pool);
-        self.administer(move |meta| {
-            let kept = kept(meta).filter(|kept| is_to(kept, pool.key));
-            let known = newest(kept, pool.grant.borrow().clone());
-            match known.is_none_or(|known| grant.follows(&known)) {
-                true => Ok((vec![record(&grant)], ())),
-                false => Err(PoolError::invalid(
-                    "the pool has another key by now, or somebody else changed who may have its disks",
-                    "look at it again: etherpool pool key list POOL",
-                )),
-            }
-        })
-        .await?;
-        let known = self.pool.grant.borrow().clone();
-        self.pool.grant.replace(newest(known, Some(shown)));
+        let this = Rc::clone(self);
+        // Whoever gives up waiting for the commit doesn't end it, and what is committed is shown.
+        let set = self.in_time(async move {
+            let pool = &this.pool;
+            let plan = |meta: &Metadata| {
+                let kept = kept(meta).filter(|kept| is_to(kept, pool.key));
+                let known = newest(kept, pool.grant.borrow().clone());
+                match known.is_none_or(|known| grant.version() > known.version()) {
+                    true => Ok((vec![record(&grant)], ())),
+                    false => Err(PoolError::invalid(
+                        "the pool has another key by now, or somebody else changed who may have its disks",
+                        "look at it again: etherpool pool key list POOL",
+                    )),
+                }
+            };
+            this.administer_now(plan).await?;
+            pool.grant.replace(Some(grant));
+            Ok(())
+        });
+        set.await?;
         let told = self.pool.unless_over(self.pool.tell_grant()).await;
         told.map_err(|ended| self.over(ended))?;
         self.grant().ok_or_else(|| self.over(Ended::Closed))
@@ -152,8 +197,11 @@ impl OpenPool {
     }
 }
 
-/// Has a disk that is no pool's any more obey whoever claims it. Best effort: while it doesn't, those who had it may
-/// have it still, and its node's administrator may give up whom it obeys.
-pub(super) async fn forget(device: &dyn block::BlockDevice, claim: Claim) -> Result<(), IoError> {
-    device.claim(Claim { trust: Trust::Forget, ..claim }).await.map(drop)
+/// Has a disk that is no pool's any more obey whoever claims it. Where that fails those who had it may have it still, and
+/// its node's administrator may give up whom it obeys.
+pub(super) async fn forget(device: &dyn BlockDevice, claim: Claim) {
+    let forgotten = device.claim(Claim { trust: Trust::Forget, ..claim }).await;
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "a disk that is free obeys whom it obeyed: disk reset-owner on its node");
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Claim, Epoch, Instant, IoError};
+use block::{BlockDevice, Claim, Epoch, Instant, IoError, Trust};
 use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
 use seal::Grant;
@@ -252,9 +252,11 @@ impl OpenRequest {
         epoch: Epoch,
         disks: Vec<&SeenDisk>,
     ) -> (Vec<Claimed>, Option<Epoch>) {
-        let trust = grants::follow(self.grant.as_deref());
-        let claim = Claim { epoch, owner: self.config.owner, force: false, trust };
-        let claims = disks.iter().map(|disk| self.within(disk.device.claim(claim.clone())));
+        let (owner, trust) = (self.config.owner, Trust::Unchanged);
+        let claim = Claim { epoch, owner, force: false, trust };
+        let claims = disks.iter().map(|disk| {
+            self.within(grants::admitted(&*disk.device, claim.clone(), self.grant.clone()))
+        });
         let answers = join_all(claims).await;
         let (mut claimed, mut fenced) = (Vec::new(), None);
         for (disk, answer) in disks.into_iter().zip(answers) {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use block::{BLOCK_SECTORS, BlockDevice, Claim, Durability, IoError};
+use block::{BLOCK_SECTORS, BlockDevice, Durability, IoError, RefusalReason};
 
 use super::commit::CommitError;
 use super::config::vote_place;
@@ -122,11 +122,8 @@ impl Pool {
         device: &dyn BlockDevice,
     ) -> Result<bool, NotFit> {
         let ended = member.claims_ended.get();
-        let (trust, version) = (self.trust(), self.grant_version());
-        let claim = Claim { trust, ..self.claim() };
-        let claimed = self.within(self.limits.claim, device.claim(claim)).await;
+        let claimed = self.within(self.limits.claim, self.claim_unknown(device)).await;
         let instance = claimed.map_err(not_fit)?.instance;
-        member.heard_grant.set(version);
         if member.failed_instance.get() == Some(instance) {
             return Err(NotFit::Lost);
         }
@@ -137,6 +134,7 @@ impl Pool {
             device.disown();
         }
         checked?;
+        self.tell(member, device).await.map_err(not_fit)?;
         let label = self.resolve_label(member, device).await?;
         self.refresh_vote(member, &label, device).await?;
         // Let go meanwhile: it would tell an observer our epoch without having heard the owner.
@@ -421,6 +419,10 @@ impl Pool {
 
 pub(super) fn not_fit(error: IoError) -> NotFit {
     match error {
+        // It may be let in at any time.
+        IoError::Refused(RefusalReason::NotAdmitted) => {
+            NotFit::Unreadable(observe::explain_io(error))
+        }
         IoError::Refused(_) => NotFit::Refused(observe::explain_io(error)),
         IoError::Fenced { highest } => {
             NotFit::Refused(format!("another owner has claimed it ({highest})"))

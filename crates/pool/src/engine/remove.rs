@@ -73,10 +73,11 @@ impl OpenPool {
                     };
                     let wiped = async {
                         unlabelled.wipe(&pool.stops).await?;
-                        grants::forget(&*device, pool.claim()).await
+                        grants::forget(&*device, pool.claim()).await;
+                        Ok(())
                     };
                     let wiped = pool.within(pool.limits.background, wiped).await;
-                    wiped.map_err(|error| error.to_string())
+                    wiped.map_err(|error: block::IoError| error.to_string())
                 }
                 false => Err("it doesn't show its label".to_owned()),
             };

@@ -260,7 +260,6 @@ impl Held {
         let instance = Some(self.instance);
         let ours = Unlabelled { device, instance, labelled_bytes, newest_vote };
         ours.wipe(stops).await?;
-        grants::forget(device, self.claim.clone()).await?;
         if signatures {
             let device_bytes = device.geometry().sectors.saturating_mul(SECTOR_BYTES as u64);
             let tail = bytes.saturating_sub(MIB);
@@ -270,6 +269,7 @@ impl Held {
                 wipe(device, instance, from + RECORD.end, to).await?;
             }
         }
+        grants::forget(device, self.claim.clone()).await;
         Ok(match read_content(device, true).await? {
             Content::Foreign(mut found) => {
                 found.retain(|one| *one != Signature::Etherpool);

@@ -61,10 +61,11 @@ impl Cluster {
         let Some(handle) = process.handle() else { return };
         let defaults = Limits::default();
         let (timeline, name) = (Rc::clone(self.world().timeline()), supervisor.name.clone());
+        let granted = self.is_granted();
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
-            key: None,
+            key: granted.then(|| drivers::public_key(&handle, &supervisor.name)),
             pools: supervisor.records.borrow().clone(),
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
@@ -76,7 +77,8 @@ impl Cluster {
         };
         let engine = Engine::new(handle.clone(), config);
         let ports = open(&self.networks, &supervisor.stations);
-        drivers::attach(&handle, ports, &engine);
+        let least = if granted { seal::Security::Authenticate } else { seal::Security::None };
+        drivers::attach(&handle, ports, (&supervisor.name, least), &engine);
         drivers::follow_events(&process, &engine, self.world(), &supervisor.name, &self.evict);
         *supervisor.last_claim.borrow_mut() = None;
         if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {

@@ -12,6 +12,7 @@ use pool::metadata::Layout;
 use pool::{DiskState, PoolReport, VerifyReport, VolumeReport};
 use rand::Rng;
 
+use super::grants;
 use crate::claim::Claim;
 pub use crate::cluster::EXTENT_BYTES;
 use crate::cluster::{Cluster, Plan, is_clean};
@@ -114,7 +115,7 @@ impl Rig {
         force_disks: Vec<String>,
     ) -> Result<(), Failure> {
         let request = CreatePool { force_disks, ..self.pool_of(disks, extent_bytes) };
-        let created = self.with(|engine| async move { engine.create_pool(request).await }).await?;
+        let created = grants::create(self, request).await?;
         self.cluster.tell(&format!("pool of {} bytes", created.capacity_bytes));
         Ok(())
     }

@@ -11,6 +11,7 @@ mod endings;
 mod flushes;
 mod fragments;
 mod frames;
+mod grants;
 mod history;
 mod in_place;
 mod jobs;
@@ -71,6 +72,7 @@ pub fn named() -> Vec<Scenario> {
         disks::SCENARIOS,
         flushes::SCENARIOS,
         frames::SCENARIOS,
+        grants::SCENARIOS,
         space::SCENARIOS,
         spare::SCENARIOS,
         checksums::SCENARIOS,
