@@ -100,11 +100,13 @@ fn disks_obey_whom_their_pool_lets_in() {
     std::fs::remove_file(&copy).unwrap();
     lab.cli(&["pool", "key", "export", POOL, path]);
     rival.must(&["pool", "import", POOL, "--force", "--yes"]);
-    // It has no copy of the key, and needs none for another one.
+    // It has no copy of the key, and needs none for another one, if somebody says that it is lost.
     assert_eq!(keys(&rival)["file"], Value::Null);
     let (done, text) = rival.cli(&["pool", "admit", POOL, &owner, "--yes"]);
     assert!(!done && text.contains("secret half"), "{text}");
-    rival.must(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
+    let (done, text) = rival.cli(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
+    assert!(!done && text.contains("--lost-key"), "{text}");
+    rival.must(&["pool", "key", "revoke", POOL, &owner, "--lost-key", "--yes"]);
     assert_eq!(supervisors(&keys(&rival)), [&*other]);
     let (code, text) = lab.said(&["pool", "import", POOL, "--force", "--yes"]);
     assert!(code != 0 && text.contains("doesn't let this machine in"), "{text}");

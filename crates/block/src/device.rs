@@ -85,14 +85,10 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The same for whoever hears of it once more: force was for the contents that were there, and what the medium
-    /// obeyed before is gone.
+    /// The same for whoever hears of it once more: force was for the contents that were there, and whom it obeys the
+    /// medium that was meant knows. Another one may be in its place.
     pub fn to_repeat(self) -> Claim {
-        let trust = match self.trust {
-            Trust::Replace(grant) | Trust::Follow(grant) => Trust::Follow(grant),
-            Trust::Unchanged | Trust::Forget => Trust::Unchanged,
-        };
-        Claim { force: false, trust, ..self }
+        Claim { force: false, trust: Trust::Unchanged, ..self }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use pool::{DestroyPlan, PoolEvent, Progress, WipePlan};
-use seal::Grant;
+use seal::{Grant, PoolKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -87,6 +87,8 @@ pub enum EngineRequest {
     PoolGrant {
         /// Name or id.
         pool: String,
+        /// Those whose secret half is known, and which are no forgeries.
+        keys: Vec<PoolKey>,
     },
     /// Have its disks obey others; answered with a [`pool::PoolGrant`].
     SetGrant {

@@ -449,7 +449,7 @@ fn obeyed(former: &Option<Rc<Grant>>, trust: &Trust) -> Result<Option<Rc<Grant>>
             match grant.follows(known) {
                 true => Ok(Some(grant)),
                 // It comes too late. Of another pool's nobody is to believe that it was heard.
-                false if known.version() >= grant.version() && known.is_of_pool_of(&grant) => {
+                false if known.version() > grant.version() && known.is_of_pool_of(&grant) => {
                     Ok(former.clone())
                 }
                 false => Err(IoError::Refused(RefusalReason::NotAdmitted)),

@@ -33,6 +33,29 @@ pub struct NamedSupervisor {
     pub dry_run: bool,
 }
 
+/// A supervisor that is to be shut out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeSupervisor {
+    /// By its key.
+    pub supervisor: PublicKey,
+    /// Also without the secret half of the pool's present key: disks that are away don't hear of the next one then
+    /// before they are back.
+    #[serde(default)]
+    pub lost_key: bool,
+    /// Only check.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Another key for a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RotateKey {
+    /// As for [`RevokeSupervisor`].
+    pub lost_key: bool,
+}
+
 /// The secret half of a pool's key, on its way to or from a file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ mod status;
 
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
-pub use keys::{NamedSupervisor, PoolKeyReport, PoolKeySecret};
+pub use keys::{NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey};
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,

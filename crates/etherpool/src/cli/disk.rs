@@ -149,7 +149,7 @@ fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure>
     let what = format!(
         "Disk {disk} would obey whoever claims it, with all that is on it: any supervisor that its node speaks with \
          could import its pool.\nNothing else is changed. A supervisor that has the pool open has the disk obey the \
-         pool's key again within seconds.\n"
+         pool's key again when it takes it in anew.\n"
     );
     if !confirm(&what, confirmation)? {
         return Ok(Exit::Ok);

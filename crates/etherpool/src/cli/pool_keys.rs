@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use control::api::{NamedSupervisor, PoolKeyReport, PoolKeySecret};
+use control::api::{NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey};
 use control::exit::Exit;
 use seal::PublicKey;
 use zeroize::Zeroizing;
@@ -49,6 +49,11 @@ pub enum PoolKeyCommand {
         /// The pool
         pool: String,
 
+        /// Nobody has the secret half of the present key any more. Disks that are away go on obeying whom it let in, until they
+        /// are back
+        #[arg(long)]
+        lost_key: bool,
+
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -59,6 +64,11 @@ pub enum PoolKeyCommand {
 
         /// The supervisor's key
         supervisor: PublicKey,
+
+        /// Nobody has the secret half of the present key any more. Disks that are away go on obeying whom it let in, until they
+        /// are back
+        #[arg(long)]
+        lost_key: bool,
 
         #[command(flatten)]
         confirmation: Confirmation,
@@ -99,7 +109,7 @@ pub async fn run(context: &Context, command: PoolKeyCommand) -> Result<Exit, Fai
             output::show(context.json, &report, || describe(&report))?;
             Ok(Exit::Ok)
         }
-        PoolKeyCommand::Rotate { pool, confirmation } => {
+        PoolKeyCommand::Rotate { pool, lost_key, confirmation } => {
             let path = key_path(&pool)?;
             let known: Option<PoolKeyReport> = context.client.get(&path).await?;
             let what = match &known {
@@ -115,13 +125,15 @@ pub async fn run(context: &Context, command: PoolKeyCommand) -> Result<Exit, Fai
             if !confirm(&what, confirmation)? {
                 return Ok(Exit::Ok);
             }
-            let report: PoolKeyReport = context.client.post(&format!("{path}/rotate"), &()).await?;
+            let request = RotateKey { lost_key };
+            let report: PoolKeyReport =
+                context.client.post(&format!("{path}/rotate"), &request).await?;
             output::show(context.json, &report, || describe(&report) + &keep(&pool))?;
             Ok(Exit::Ok)
         }
-        PoolKeyCommand::Revoke { pool, supervisor, confirmation } => {
+        PoolKeyCommand::Revoke { pool, supervisor, lost_key, confirmation } => {
             let path = format!("{}/revoke", key_path(&pool)?);
-            let ask = NamedSupervisor { supervisor, dry_run: true };
+            let ask = RevokeSupervisor { supervisor, lost_key, dry_run: true };
             let _: PoolKeyReport = context.client.post(&path, &ask).await?;
             let what = format!(
                 "The supervisor with the key {supervisor} could neither read nor write nor claim the disks of pool \
@@ -130,7 +142,7 @@ pub async fn run(context: &Context, command: PoolKeyCommand) -> Result<Exit, Fai
             if !confirm(&what, confirmation)? {
                 return Ok(Exit::Ok);
             }
-            let request = NamedSupervisor { supervisor, dry_run: false };
+            let request = RevokeSupervisor { supervisor, lost_key, dry_run: false };
             let report: PoolKeyReport = context.client.post(&path, &request).await?;
             output::show(context.json, &report, || describe(&report) + &keep(&pool))?;
             Ok(Exit::Ok)
@@ -221,9 +233,7 @@ fn describe(report: &PoolKeyReport) -> String {
     }
     match &report.file {
         Some(file) => text.push_str(&format!("secret      {file}\n")),
-        None => {
-            text.push_str("secret      not on this machine, which can't change who is let in\n")
-        }
+        None => text.push_str("secret      not on this machine, which can let nobody in\n"),
     }
     for disk in &report.unheard {
         text.push_str(&format!(
@@ -252,7 +262,7 @@ mod tests {
             "key         AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\nversion     3\n\
              supervisor  AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n\
              supervisor  AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=  (this machine)\n\
-             secret      not on this machine, which can't change who is let in\n\
+             secret      not on this machine, which can let nobody in\n\
              unheard     e1.0: obeys whom it obeyed before, until it is back\n"
         );
         report.file = Some("/x".into());

@@ -1,7 +1,6 @@
 //! Whom the disks of pools obey, as asked by services: of a pool that isn't open as its disks have it on record, which
 //! they show to everybody.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use block::{IoError, Lba, SectorRange};
@@ -21,7 +20,11 @@ const LOOK_MAX: Duration = Duration::from_secs(3);
 
 impl Process {
     /// Whom the disks of a pool obey, if that is anybody in particular.
-    pub async fn grant_of(&self, pool: &str) -> Result<Option<PoolGrant>, ApiError> {
+    pub async fn grant_of(
+        &self,
+        pool: &str,
+        keys: &[PoolKey],
+    ) -> Result<Option<PoolGrant>, ApiError> {
         let reports = self.engine.reports();
         let named = reports.iter().find(|one| one.name == pool || one.id == pool);
         let Some(report) = named else {
@@ -30,21 +33,26 @@ impl Process {
         if report.is_open() && !report.read_only {
             return Ok(self.engine.grant(&report.id)?);
         }
-        Ok(self.grant_on_disks(report).await.map(|grant| PoolGrant { grant, unheard: Vec::new() }))
+        Ok(self
+            .grant_on_disks(report, keys)
+            .await
+            .map(|grant| PoolGrant { grant, unheard: Vec::new() }))
     }
 
-    /// The newest grant of the key that most of a pool's disks obey. One of them may be an old one, or somebody's forgery.
-    async fn grant_on_disks(&self, report: &PoolReport) -> Option<Grant> {
+    /// The grant that a pool's disks obey. One of them may have an old one, or somebody's forgery: of those that no other
+    /// one follows it is one of a key whose secret half is known, or the one that most disks have.
+    async fn grant_on_disks(&self, report: &PoolReport, keys: &[PoolKey]) -> Option<Grant> {
         let runtime = self.handle.runtime();
         let addresses = report.disks.iter().filter_map(|disk| disk.name.parse().ok());
         let reads = addresses.map(|disk| runtime::timeout(runtime, LOOK_MAX, self.grant_on(disk)));
-        let mut by_key: BTreeMap<PoolKey, Vec<Grant>> = BTreeMap::new();
-        for grant in join_all(reads).await.into_iter().filter_map(|read| read.ok()?.ok()?) {
-            by_key.entry(grant.key()).or_default().push(grant);
-        }
-        let newest = |grants: &Vec<Grant>| grants.iter().map(Grant::version).max();
-        let most = by_key.into_values().max_by_key(|grants| (grants.len(), newest(grants)));
-        most.into_iter().flatten().max_by_key(Grant::version)
+        let found = join_all(reads).await.into_iter().filter_map(|read| read.ok()?.ok()?);
+        let found: Vec<Grant> = found.collect();
+        let is_newest = |grant: &&Grant| !found.iter().any(|other| other.follows(grant));
+        let rank = |grant: &&Grant| {
+            let disks = found.iter().filter(|other| other == grant).count();
+            (keys.contains(&grant.key()), disks, grant.version())
+        };
+        found.iter().filter(is_newest).max_by_key(rank).cloned()
     }
 
     /// Has pools obey a grant to this supervisor that their disks know and they don't: its import was cut short.
@@ -54,9 +62,9 @@ impl Process {
             if report.read_only || !matches!(self.engine.grant(&report.id), Ok(None)) {
                 continue;
             }
-            let found = self.grant_on_disks(report).await.filter(|found| found.names(&own));
+            let found = self.grant_on_disks(report, &[]).await.filter(|found| found.names(&own));
             if let Some(found) = found
-                && let Err(error) = self.engine.set_grant(&report.id, found).await
+                && let Err(error) = self.engine.learn_grant(&report.id, found)
             {
                 tracing::warn!(pool = %report.name, %error, "its disks obey a key that it doesn't know");
             }

@@ -75,7 +75,7 @@ impl Work<'_> {
             EngineRequest::CreatePool { request, grant } => {
                 value(engine.create_granted(request.by_name(), grant).await?)
             }
-            EngineRequest::PoolGrant { pool } => value(process.grant_of(&pool).await?),
+            EngineRequest::PoolGrant { pool, keys } => value(process.grant_of(&pool, &keys).await?),
             EngineRequest::SetGrant { pool, grant } => value(engine.set_grant(&pool, grant).await?),
             EngineRequest::PlanCreatePool(request) => {
                 value(engine.plan_create(&request.by_name()).await?)

@@ -8,6 +8,7 @@ use std::io;
 use axum::extract::{Path, State};
 use control::api::{
     ApiError, ErrorCode, ImportPool, NamedSupervisor, PoolKeyReport, PoolKeySecret,
+    RevokeSupervisor, RotateKey,
 };
 use control::channel::EngineRequest;
 use os::dir::Directory;
@@ -49,6 +50,19 @@ impl PoolKeys {
         format!("pool-{hex}.key")
     }
 
+    /// Those that are kept, by the names of their files.
+    fn all(&self) -> Vec<PoolKey> {
+        let names = self.state_dir.names().unwrap_or_default().into_iter();
+        let keys = names.filter_map(|name| {
+            let hex = name.to_str()?.strip_prefix("pool-")?.strip_suffix(".key")?.to_owned();
+            let bytes = (0..hex.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+            Some(PoolKey(bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()?))
+        });
+        keys.collect()
+    }
+
     fn find(&self, key: PoolKey) -> Result<Option<PoolKeyPair>, ApiError> {
         let name = PoolKeys::file_of(key);
         let bytes = self.state_dir.read(&name, FILE_BYTES_MAX).map_err(not_kept)?;
@@ -78,7 +92,7 @@ impl PoolKeys {
                 ErrorCode::Refused,
                 format!("this machine hasn't the secret half of the pool's key {}", grant.key()),
             )
-            .remedy("bring it here: etherpool pool key import POOL FILE, of what pool key export wrote where it is")
+            .remedy("bring it here: etherpool pool key import POOL FILE, of what pool key export wrote where it is; if it is lost, rotate and revoke take --lost-key")
         })
     }
 
@@ -125,9 +139,7 @@ impl PoolKeys {
             return Ok(Some(known.clone()));
         }
         let Some(pair) = self.find(known.key())? else { return Ok(None) };
-        let admitted = pair.follow(known, &with(known, own));
-        // Whoever has the key may do without all that it let in before.
-        admitted.or_else(|_| pair.follow(known, &[own])).map(Some).map_err(not_granted)
+        pair.follow(known, &with(known, own)).map(Some).map_err(not_granted)
     }
 
     fn admit(&self, known: &Grant, supervisor: PublicKey) -> Result<Change, ApiError> {
@@ -136,10 +148,17 @@ impl PoolKeys {
     }
 
     /// The pool has another key from now on, and only those of `supervisors` may have its disks. Who has the pool open
-    /// needs no copy of a key that is lost for that; disks that are away know nothing of the next one then until
-    /// they are back.
-    fn rotate(&self, known: &Grant, supervisors: &[PublicKey]) -> Result<Change, ApiError> {
-        let former = self.find(known.key())?;
+    /// needs no copy of a key that is lost for that; but nothing leads disks that are away from that one to the next.
+    fn rotate(
+        &self,
+        known: &Grant,
+        supervisors: &[PublicKey],
+        lost_key: bool,
+    ) -> Result<Change, ApiError> {
+        let former = match lost_key {
+            true => None,
+            false => Some(self.needed(known)?),
+        };
         let next = self.make()?;
         let grant = match &former {
             Some(former) => former.hand_over(known, &next, supervisors),
@@ -189,7 +208,15 @@ impl Services {
     }
 
     async fn grant_of(&self, pool: &str) -> Result<Option<PoolGrant>, ApiError> {
-        self.engine.call(EngineRequest::PoolGrant { pool: pool.to_owned() }).await
+        self.grant_by(pool, self.pool_keys.all()).await
+    }
+
+    async fn grant_by(
+        &self,
+        pool: &str,
+        keys: Vec<PoolKey>,
+    ) -> Result<Option<PoolGrant>, ApiError> {
+        self.engine.call(EngineRequest::PoolGrant { pool: pool.to_owned(), keys }).await
     }
 
     /// Where the secret half of a pool's key is kept.
@@ -265,12 +292,12 @@ pub(super) async fn admit(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport> 
     Ok(Json(services.set_grant(pool, change).await?))
 }
 
-pub(super) async fn rotate(
-    State(services): App,
-    Path(pool): Path<String>,
-) -> Answer<PoolKeyReport> {
+pub(super) async fn rotate(on: OnPool<RotateKey>) -> Answer<PoolKeyReport> {
+    let On { services, path: pool, request: RotateKey { lost_key } } = on;
     let change = match services.grant_of(&pool).await? {
-        Some(known) => services.pool_keys.rotate(&known.grant, known.grant.supervisors())?,
+        Some(known) => {
+            services.pool_keys.rotate(&known.grant, known.grant.supervisors(), lost_key)?
+        }
         None if services.pools_have_keys() => {
             Change { grant: services.pool_keys.found()?, former: None }
         }
@@ -285,8 +312,9 @@ pub(super) async fn rotate(
     Ok(Json(services.set_grant(pool, change).await?))
 }
 
-pub(super) async fn revoke(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport> {
-    let On { services, path: pool, request: NamedSupervisor { supervisor, dry_run } } = on;
+pub(super) async fn revoke(on: OnPool<RevokeSupervisor>) -> Answer<PoolKeyReport> {
+    let On { services, path: pool, request: RevokeSupervisor { supervisor, lost_key, dry_run } } =
+        on;
     let known = services.grant_of(&pool).await?.ok_or_else(|| no_key(&pool))?;
     if supervisor == services.pool_keys.own()? {
         let why = "that is this machine, which has the pool open";
@@ -301,11 +329,14 @@ pub(super) async fn revoke(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport>
             .into());
     }
     if dry_run {
+        if !lost_key {
+            services.pool_keys.needed(&known.grant)?;
+        }
         return Ok(Json(services.report(known)?));
     }
     let others = known.grant.supervisors().iter().copied();
     let others: Vec<PublicKey> = others.filter(|other| *other != supervisor).collect();
-    let change = services.pool_keys.rotate(&known.grant, &others)?;
+    let change = services.pool_keys.rotate(&known.grant, &others, lost_key)?;
     Ok(Json(services.set_grant(pool, change).await?))
 }
 
@@ -321,9 +352,10 @@ pub(super) async fn export(
 pub(super) async fn import_key(on: OnPool<PoolKeySecret>) -> Answer<PoolKeyReport> {
     let On { services, path: pool, request: PoolKeySecret { secret } } = on;
     let secret = Zeroizing::new(secret);
-    let known = services.grant_of(&pool).await?.ok_or_else(|| no_key(&pool))?;
-    let pair = pair_of(&secret).filter(|pair| pair.public() == known.grant.key());
-    let Some(pair) = pair else {
+    let pair = pair_of(&secret);
+    let given = pair.iter().map(PoolKeyPair::public).collect();
+    let known = services.grant_by(&pool, given).await?.ok_or_else(|| no_key(&pool))?;
+    let Some(pair) = pair.filter(|pair| pair.public() == known.grant.key()) else {
         let why = format!("this isn't the key of pool {pool}, which is {}", known.grant.key());
         return Err(ApiError::new(ErrorCode::Refused, why)
             .remedy("a key that was rotated is none any more: bring the newest copy")

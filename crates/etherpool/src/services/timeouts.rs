@@ -76,7 +76,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::Pools => "which pools there are".into(),
         EngineRequest::AttachedVolumes => "which volumes it serves".into(),
         EngineRequest::CreatePool { request, .. } => format!("to make pool {}", request.name),
-        EngineRequest::PoolGrant { pool } => format!("whom the disks of pool {pool} obey"),
+        EngineRequest::PoolGrant { pool, .. } => format!("whom the disks of pool {pool} obey"),
         EngineRequest::SetGrant { pool, .. } => {
             format!("to have the disks of pool {pool} obey others")
         }

@@ -53,8 +53,13 @@ impl Creation<'_> {
         let (metadata, labels) = self.plan()?;
         let epoch = self.free_epoch().await;
         let trust = grants::replace(self.grant);
-        claim_all(self.config, self.runtime, &self.candidates, (epoch, trust)).await?;
-        self.write_all(&labels, &metadata, epoch).await?;
+        let (candidates, claimed) = (&self.candidates, (epoch, trust.clone()));
+        claim_all(self.config, self.runtime, candidates, claimed).await?;
+        let written = self.write_all(&labels, &metadata, epoch).await;
+        if written.is_err() {
+            give_back(self.config, self.runtime, candidates, (epoch, &trust)).await;
+        }
+        written?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
         Ok((metadata.pool().id, disks))
@@ -238,14 +243,27 @@ async fn claim_all(
     let claimed = async {
         let claims = candidates
             .iter()
-            .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, trust.clone())));
+            .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, Trust::Unchanged)));
         all(side_by_side(claims).await)?;
         let looks = candidates.iter().map(|c| c.in_time(runtime, limit, c.look_again()));
-        all(side_by_side(looks).await)
+        all(side_by_side(looks).await)?;
+        if trust == Trust::Unchanged {
+            return Ok(());
+        }
+        // Only now: another pool's disk may have been in the place of one of them.
+        let obey = candidates.iter().map(|candidate| {
+            let claim = candidate.claim(config, epoch, trust.clone());
+            candidate.in_time(runtime, limit, claim)
+        });
+        let obeyed: Result<(), PoolError> = all(side_by_side(obey).await);
+        if obeyed.is_err() {
+            give_back(config, runtime, candidates, (epoch, &trust)).await;
+        }
+        obeyed
     };
     let claimed: Result<(), PoolError> = claimed.await;
     if claimed.is_err() {
-        give_back(config, runtime, candidates, (epoch, &trust)).await;
+        candidates.iter().for_each(|candidate| candidate.device.disown());
     }
     claimed
 }
@@ -263,7 +281,6 @@ async fn give_back(
         candidate.in_time(runtime, config.limits.claim, forgotten.map(Ok))
     });
     join_all(forgets).await;
-    candidates.iter().for_each(|candidate| candidate.device.disown());
 }
 
 /// Makes devices disks with these labels, all at once; and looks at all, once all are labelled, whether each has its own.
@@ -458,9 +475,10 @@ impl OpenPool {
         let adding = adding.map_err(|ended| self.over(ended))?;
         self.refuse_members(&candidates)?;
         let trust = grants::replace(self.pool.grant.borrow().as_deref());
-        claim_all(config, runtime, &candidates, (self.pool.epoch, trust)).await?;
+        claim_all(config, runtime, &candidates, (self.pool.epoch, trust.clone())).await?;
         let labelled = self.label_new(&candidates).await;
         if labelled.is_err() {
+            give_back(config, runtime, &candidates, (self.pool.epoch, &trust)).await;
             candidates.iter().for_each(|candidate| candidate.device.disown());
         }
         let labels = labelled?;

@@ -12,6 +12,7 @@ use super::lease::Ended;
 use super::member::Member;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
+use super::re_add::{NotFit, not_fit};
 use crate::error::PoolError;
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::PoolGrant;
@@ -42,9 +43,16 @@ pub(super) fn kept(meta: &Metadata) -> Option<Rc<Grant>> {
     meta.properties().get(GRANT)?.parse().ok().map(Rc::new)
 }
 
-/// Of two the one that counts.
-pub(super) fn newest(one: Option<Rc<Grant>>, other: Option<Rc<Grant>>) -> Option<Rc<Grant>> {
-    [one, other].into_iter().flatten().max_by_key(|grant| grant.version())
+/// The one that counts: what the metadata keeps, or one that was found on disks or made for an import, if the pool's key
+/// leads to it. Anybody can write a grant that names us, with a key of his own, on a disk of his own.
+pub(super) fn believed(
+    kept: Option<Rc<Grant>>,
+    found: Option<Rc<Grant>>,
+    key: Option<PublicKey>,
+) -> Option<Rc<Grant>> {
+    let follows = |found: &Rc<Grant>| kept.as_ref().is_some_and(|kept| found.follows(kept));
+    let newest = found.filter(follows).or_else(|| kept.clone());
+    newest.filter(|grant| is_to(grant, key))
 }
 
 /// Whether it lets in who shows this key, or none and yet has the disks.
@@ -78,35 +86,41 @@ impl Pool {
         all.filter(|member| member.heard_grant.get() < version).collect()
     }
 
-    /// Tells disks that are here, also those that have heard: their nodes may have given up whom they obeyed.
+    /// Tells disks that are here what they haven't heard. A claim waits for all that its disk does, and holds up
+    /// what comes after it: none is made in vain.
     async fn tell_grant(&self) {
-        let here = self.members().into_iter().filter(|member| member.claimed.get());
+        let here = self.unheard().into_iter().filter(|member| member.claimed.get());
         let here = here.filter_map(|member| Some((member.device()?, member)));
         join_all(here.map(|(device, member)| async move {
             if let Err(error) = self.tell(&member, &*device).await {
                 let disk = member.display_name();
-                tracing::warn!(pool = %self.name, disk, %error, "not told whom it obeys");
+                tracing::warn!(pool = %self.name, disk, ?error, "not told whom it obeys");
             }
         }))
         .await;
     }
 
     /// Tells a disk that is the member's: by a grant that follows what it knows, or, where none leads from that, in the
-    /// place of it.
+    /// place of it. Then it is looked at once more, as another pool's may be in its place by now.
     pub(super) async fn tell(
         &self,
         member: &Member,
         device: &dyn BlockDevice,
-    ) -> Result<(), IoError> {
+    ) -> Result<(), NotFit> {
+        member.heard_grant.set(0);
         let Some(grant) = self.grant.borrow().clone() else { return Ok(()) };
         let claim = |trust| {
             let claim = Claim { trust, ..self.claim() };
             self.within(self.limits.claim, device.claim(claim))
         };
-        match claim(follow(Some(&*grant))).await {
-            Err(NOT_ADMITTED) => claim(replace(Some(&*grant))).await?,
-            told => told?,
+        let told = match claim(follow(Some(&*grant))).await {
+            Err(NOT_ADMITTED) => {
+                self.check_label(member, device).await?;
+                claim(replace(Some(&*grant))).await
+            }
+            told => told,
         };
+        told.map_err(not_fit)?;
         member.heard_grant.set(grant.version());
         Ok(())
     }
@@ -156,6 +170,16 @@ impl OpenPool {
         self.pool.unless_over(self.pool.tell_grant()).await
     }
 
+    /// Believes a grant that was found on disks, if the pool's key leads to it.
+    pub(crate) fn learn_grant(&self, found: Grant) {
+        let kept = kept(&self.pool.meta.borrow());
+        let believed = believed(kept, Some(Rc::new(found)), self.pool.key);
+        let known = self.pool.grant_version();
+        if let Some(believed) = believed.filter(|believed| believed.version() > known) {
+            self.pool.grant.replace(Some(believed));
+        }
+    }
+
     /// Gives the pool another grant, and tells its disks; those that are away hear of it when they are back.
     pub(crate) async fn set_grant(
         self: &Rc<Self>,
@@ -166,8 +190,8 @@ impl OpenPool {
         let set = self.in_time(async move {
             let pool = &this.pool;
             let plan = |meta: &Metadata| {
-                let kept = kept(meta).filter(|kept| is_to(kept, pool.key));
-                let known = newest(kept, pool.grant.borrow().clone());
+                let known = pool.grant.borrow().clone();
+                let known = known.or_else(|| kept(meta).filter(|kept| is_to(kept, pool.key)));
                 match known.is_none_or(|known| grant.version() > known.version()) {
                     true => Ok((vec![record(&grant)], ())),
                     false => Err(PoolError::invalid(
@@ -203,5 +227,47 @@ pub(super) async fn forget(device: &dyn BlockDevice, claim: Claim) {
     let forgotten = device.claim(Claim { trust: Trust::Forget, ..claim }).await;
     if let Err(error) = forgotten {
         tracing::warn!(%error, "a disk that is free obeys whom it obeyed: disk reset-owner on its node");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use seal::{PoolKeyPair, SecretKey};
+
+    use super::*;
+
+    const US: PublicKey = PublicKey([1; 32]);
+    const OTHER: PublicKey = PublicKey([2; 32]);
+
+    fn key(number: u8) -> PoolKeyPair {
+        PoolKeyPair::of(SecretKey::new([number; 32])).unwrap()
+    }
+
+    /// Our public key is known to everybody.
+    #[test]
+    fn a_grant_on_a_disk_is_believed_only_if_the_pools_key_leads_to_it() {
+        let first = key(1).found(&[OTHER]).unwrap();
+        let to_us = key(1).follow(&first, &[US, OTHER]).unwrap();
+        let rotated = key(1).hand_over(&to_us, &key(2), &[US]).unwrap();
+        let forged = key(9).found(&[US, OTHER]).unwrap();
+        let forged = key(9).follow(&forged, &[US, OTHER]).unwrap();
+        let forged = key(9).follow(&forged, &[US, OTHER]).unwrap();
+        let of = |grant: &Grant| Some(Rc::new(grant.clone()));
+        for (kept, found, expected) in [
+            (None, None, None),
+            (None, of(&forged), None),
+            (of(&first), None, None),
+            (of(&first), of(&to_us), of(&to_us)),
+            (of(&first), of(&rotated), of(&rotated)),
+            (of(&first), of(&forged), None),
+            (of(&to_us), of(&forged), of(&to_us)),
+            (of(&to_us), of(&first), of(&to_us)),
+            (of(&rotated), of(&to_us), of(&rotated)),
+        ] {
+            assert_eq!(believed(kept, found, Some(US)), expected);
+        }
+        assert_eq!(believed(of(&first), None, None), of(&first));
     }
 }

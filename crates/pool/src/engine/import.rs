@@ -274,9 +274,14 @@ impl Engine {
         Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
     }
 
-    /// Takes note of the grant by which a pool is to be imported.
+    /// Takes note of a grant that was found on a pool's disks, or made so that it can be imported. It lets us have disks
+    /// that know a former one, and is the pool's if the key in its metadata leads to it.
     pub fn learn_grant(&self, pool: &str, grant: Grant) -> Result<(), PoolError> {
-        self.importable(pool)?.grant.replace(Some(Rc::new(grant)));
+        let slot = self.importable(pool)?;
+        if let SlotState::Open(open) = &*slot.state.borrow() {
+            open.learn_grant(grant.clone());
+        }
+        slot.grant.replace(Some(Rc::new(grant)));
         Ok(())
     }
 

@@ -371,8 +371,7 @@ impl OpenRequest {
     /// Whom its disks are to obey: not those whom a grant names that doesn't name this supervisor, as it has the disks
     /// all the same. Their nodes have given up whom they obeyed.
     fn grant_of(&self, metadata: &Metadata) -> Option<Rc<Grant>> {
-        let newest = grants::newest(grants::kept(metadata), self.grant.clone());
-        newest.filter(|grant| grants::is_to(grant, self.config.key))
+        grants::believed(grants::kept(metadata), self.grant.clone(), self.config.key)
     }
 
     async fn make_ready(

@@ -20,6 +20,7 @@ use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
 
 /// Why a disk isn't taken in.
+#[derive(Debug)]
 pub(crate) enum NotFit {
     /// Try again later.
     Lost,
@@ -134,7 +135,7 @@ impl Pool {
             device.disown();
         }
         checked?;
-        self.tell(member, device).await.map_err(not_fit)?;
+        self.tell(member, device).await?;
         let label = self.resolve_label(member, device).await?;
         self.refresh_vote(member, &label, device).await?;
         // Let go meanwhile: it would tell an observer our epoch without having heard the owner.
