@@ -90,6 +90,8 @@ fn disks_obey_whom_their_pool_lets_in() {
     let (done, text) = rival.cli(&["pool", "import", POOL, "--key", path, "--force", "--yes"]);
     assert!(!done && text.contains("isn't the key"), "{text}");
     lab.lab(&["start", "n3"]);
+    // The lab has written its configuration anew.
+    let_in(&lab, &[&owner, &other]);
     wait_until("all have heard", || {
         lab.json(&["pool", "key", "list", POOL])["unheard"] == Value::Array(vec![])
     });
@@ -107,6 +109,7 @@ fn disks_obey_whom_their_pool_lets_in() {
     let (done, text) = rival.cli(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
     assert!(!done && text.contains("--lost-key"), "{text}");
     rival.must(&["pool", "key", "revoke", POOL, &owner, "--lost-key", "--yes"]);
+    wait_until("all have heard", || keys(&rival)["unheard"] == Value::Array(vec![]));
     assert_eq!(supervisors(&keys(&rival)), [&*other]);
     let (code, text) = lab.said(&["pool", "import", POOL, "--force", "--yes"]);
     assert!(code != 0 && text.contains("doesn't let this machine in"), "{text}");

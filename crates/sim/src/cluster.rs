@@ -57,6 +57,8 @@ pub struct Plan {
     pub line: Option<Line>,
     /// Pools have keys; without that in half of the runs.
     pub granted: bool,
+    /// Supervisors show this key, which every pool lets in, instead of their own.
+    pub is_fork: bool,
 }
 
 /// Small extents make small disks behave like large ones.
@@ -81,6 +83,7 @@ impl Plan {
             disk: Model::Quick,
             line: None,
             granted: false,
+            is_fork: false,
         }
     }
 }
@@ -108,6 +111,8 @@ pub struct Remains {
     checksum_bytes: Option<usize>,
     in_place: bool,
     trim_after: Option<Duration>,
+    /// Whether its pools have keys.
+    pub granted: bool,
 }
 
 impl Remains {
@@ -325,6 +330,8 @@ impl Cluster {
             checksum_bytes: remains.checksum_bytes,
             in_place: remains.in_place,
             trim_after: remains.trim_after,
+            granted: remains.granted,
+            is_fork: true,
             ..Plan::simple(0, 0)
         };
         let mut cluster = Cluster::build(stage, plan);
@@ -382,6 +389,7 @@ impl Cluster {
             checksum_bytes: self.plan.checksum_bytes,
             in_place: self.plan.in_place,
             trim_after: self.plan.trim_after,
+            granted: self.is_granted(),
         }
     }
 

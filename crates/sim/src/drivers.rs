@@ -46,6 +46,9 @@ pub fn security_of(machine: Uuid) -> Security {
     Security::ALL[number as usize]
 }
 
+/// Whose key supervisors show that open what is left of a cluster.
+pub const BYSTANDER: &str = "bystander";
+
 /// Whether pools of a run have keys, as it follows from its seed.
 pub fn is_granted(seed: u64) -> bool {
     fork_seed(seed, "granted").is_multiple_of(2)

@@ -317,6 +317,29 @@ fn a_restarted_target_is_opened_anew_with_another_key_or_the_same() {
 }
 
 /// A key that is taken off the list, as an administrator does who doesn't trust its owner any more.
+/// Nothing is asked of it meanwhile.
+#[test]
+fn a_target_that_was_restarted_is_there_again_for_who_only_looks_on() {
+    for away in [Duration::from_millis(100), 2 * SECOND, 10 * SECOND] {
+        let world = world_as(9, 9000, Some(Rc::new(identity(1, Security::Encrypt))));
+        let (store, key) = (disk(), || Some(Rc::new(identity(2, Security::Encrypt))));
+        let first = Rc::clone(&store) as Rc<dyn BlockDevice>;
+        let node = world.node_as(1, NODE, first, true, key());
+        world.run(5 * SECOND, world.initiator.next_disk_event());
+        let remote = world.session_disk();
+        world.wait(20 * SECOND);
+        node.port.is_down.set(true);
+        node.port.mac.set(MacAddr([2, 0, 0, 0, 0, 99]));
+        world.wait(away);
+        let again = world.node_as(1, NODE + 1, store, true, key());
+        again.port.mac.set(MacAddr([2, 0, 0, 0, 0, NODE]));
+        again.port.arrived.notify_all();
+        world.wait(20 * SECOND);
+        let reading = remote.read(SectorRange::new(Lba(0), 8));
+        assert!(world.run(SECOND, reading).is_ok(), "{away:?}: {:?}", remote.statistics());
+    }
+}
+
 #[test]
 fn who_isnt_on_the_list_any_more_is_shut_out_at_once() {
     let world = world_as(10, 9000, Some(Rc::new(identity(1, Security::Encrypt))));

@@ -62,10 +62,11 @@ impl Cluster {
         let defaults = Limits::default();
         let (timeline, name) = (Rc::clone(self.world().timeline()), supervisor.name.clone());
         let granted = self.is_granted();
+        let shows = if self.plan.is_fork { drivers::BYSTANDER } else { &supervisor.name };
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
-            key: granted.then(|| drivers::public_key(&handle, &supervisor.name)),
+            key: granted.then(|| drivers::public_key(&handle, shows)),
             pools: supervisor.records.borrow().clone(),
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
@@ -78,7 +79,7 @@ impl Cluster {
         let engine = Engine::new(handle.clone(), config);
         let ports = open(&self.networks, &supervisor.stations);
         let least = if granted { seal::Security::Authenticate } else { seal::Security::None };
-        drivers::attach(&handle, ports, (&supervisor.name, least), &engine);
+        drivers::attach(&handle, ports, (shows, least), &engine);
         drivers::follow_events(&process, &engine, self.world(), &supervisor.name, &self.evict);
         *supervisor.last_claim.borrow_mut() = None;
         if self.supervisors.iter().any(|other| !Rc::ptr_eq(other, supervisor) && other.ran.get()) {

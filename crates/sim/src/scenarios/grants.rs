@@ -37,6 +37,10 @@ fn supervisor(rig: &Rig, number: usize) -> PublicKey {
     drivers::public_key(&rig.cluster.director(), rig.cluster.supervisor(number).name())
 }
 
+fn bystander(rig: &Rig) -> PublicKey {
+    drivers::public_key(&rig.cluster.director(), drivers::BYSTANDER)
+}
+
 /// Makes a pool, with a key where pools of this run have some.
 pub(super) async fn create(rig: &Rig, request: CreatePool) -> Result<PoolReport, Failure> {
     let grant = rig.cluster.is_granted().then(|| first(rig)).transpose()?;
@@ -45,7 +49,8 @@ pub(super) async fn create(rig: &Rig, request: CreatePool) -> Result<PoolReport,
 
 /// The first grant of a pool, to all supervisors that there are.
 fn first(rig: &Rig) -> Result<Grant, Failure> {
-    let all: Vec<_> = (0..rig.cluster.plan().supervisors).map(|of| supervisor(rig, of)).collect();
+    let all = (0..rig.cluster.plan().supervisors).map(|of| supervisor(rig, of));
+    let all: Vec<_> = all.chain([bystander(rig)]).collect();
     key(1)?.found(&all).map_err(|error| Failure(error.to_string()))
 }
 
@@ -72,9 +77,12 @@ async fn changes(stage: Stage) -> Result<(), Failure> {
         away.into_iter().for_each(|node| rig.cluster.kill_node(node));
         rig.run_for(rig.between(1, 3000)).await;
         let known = rig.grant().await?.grant;
+        // What nobody waited for may have been done later.
+        number += u8::from(known.key() == key(number + 1)?.public());
         let (ours, other) = (supervisor(&rig, active), supervisor(&rig, 1 - active));
         let both = rig.below(2) == 0;
-        let named = if both { vec![ours, other] } else { vec![ours] };
+        let named = [ours, bystander(&rig)].into_iter().chain(both.then_some(other));
+        let named: Vec<PublicKey> = named.collect();
         let rotates = rig.below(2) == 0;
         let next = match rotates {
             true => key(number)?.hand_over(&known, &key(number + 1)?, &named),
