@@ -103,7 +103,7 @@ mutants-check:
 
 # A handful, others every day, for three minutes.
 mutants-few:
-	scripts/mutants few 4
+	scripts/mutants few 3
 
 # Real processes, real frames, real disks, in network namespaces. All of them, also after one that failed.
 blackbox: build
