@@ -85,6 +85,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claim of `owner` under `epoch`, without force, of a medium that obeys whomever it obeys.
+    pub fn new(epoch: Epoch, owner: OwnerId) -> Claim {
+        Claim { epoch, owner, force: false, trust: Trust::Unchanged }
+    }
+
     /// The same for whoever hears of it once more: force was for the contents that were there, and whom it obeys the
     /// medium that was meant knows. Another one may be in its place.
     pub fn to_repeat(self) -> Claim {

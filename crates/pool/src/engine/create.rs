@@ -276,7 +276,7 @@ async fn give_back(
     (epoch, trust): (Epoch, &Trust),
 ) {
     let forgets = candidates.iter().filter(|_| *trust != Trust::Unchanged).map(|candidate| {
-        let claim = Claim { epoch, owner: config.owner, force: false, trust: Trust::Unchanged };
+        let claim = Claim::new(epoch, config.owner);
         let forgotten = grants::forget(&*candidate.device, claim);
         candidate.in_time(runtime, config.limits.claim, forgotten.map(Ok))
     });

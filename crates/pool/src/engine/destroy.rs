@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{BlockDevice, Claim, Epoch, Instance, IoError, Trust};
+use block::{BlockDevice, Claim, Epoch, Instance, IoError};
 use futures::future::join_all;
 
 use super::grants;
@@ -302,7 +302,7 @@ impl Engine {
         let highest = holders.map(|answer| answer.value.epoch).chain(voted).max();
         let mut epoch = highest.unwrap_or_default().next();
         for _ in 0..CLAIM_ATTEMPTS {
-            let claim = self.claim_under(epoch);
+            let claim = Claim::new(epoch, self.config.owner);
             let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim.clone())));
             let answers = join_all(claims).await;
             let outbid = answers.iter().filter_map(|answer| match answer {
@@ -421,15 +421,10 @@ impl Engine {
         };
         self.in_time(async {
             unlabelled.wipe(&self.config.stops).await?;
-            grants::forget(device, self.claim_under(proof.epoch)).await;
+            grants::forget(device, Claim::new(proof.epoch, self.config.owner)).await;
             Ok(())
         })
         .await
-    }
-
-    pub(super) fn claim_under(&self, epoch: Epoch) -> Claim {
-        let trust = Trust::Unchanged;
-        Claim { epoch, owner: self.config.owner, force: false, trust }
     }
 
     /// What a disk that is to be looked at or wiped answers in time.

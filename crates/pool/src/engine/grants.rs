@@ -137,7 +137,7 @@ impl Pool {
 
     /// The claim that its disks have accepted.
     pub(super) fn claim(&self) -> Claim {
-        Claim { epoch: self.epoch, owner: self.owner, force: false, trust: Trust::Unchanged }
+        Claim::new(self.epoch, self.owner)
     }
 }
 

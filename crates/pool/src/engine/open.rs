@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, Claim, Epoch, Instant, IoError, Trust};
+use block::{BlockDevice, Claim, Epoch, Instant, IoError};
 use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
 use seal::Grant;
@@ -252,8 +252,7 @@ impl OpenRequest {
         epoch: Epoch,
         disks: Vec<&SeenDisk>,
     ) -> (Vec<Claimed>, Option<Epoch>) {
-        let (owner, trust) = (self.config.owner, Trust::Unchanged);
-        let claim = Claim { epoch, owner, force: false, trust };
+        let claim = Claim::new(epoch, self.config.owner);
         let claims = disks.iter().map(|disk| {
             self.within(grants::admitted(&*disk.device, claim.clone(), self.grant.clone()))
         });

@@ -220,7 +220,7 @@ impl Engine {
                 "look at it again (disk list); nothing was wiped",
             ));
         }
-        let claim = self.claim_under(epoch);
+        let claim = Claim::new(epoch, self.config.owner);
         Ok(Held { candidate, claim, instance: now.instance, content })
     }
 }
