@@ -184,8 +184,9 @@ fn a_disk_that_goes_is_told_and_known_for_good() {
     let raised = told.webhook.messages.lock().unwrap().clone();
     let raised = raised.iter().filter(|m| m["kind"] == "disk-gone" && m["step"] == "raised");
     assert_eq!(raised.count(), 1, "once, also over a restart");
-    let messages = std::fs::read_to_string(&told.file).unwrap();
-    assert!(messages.contains("\"step\":\"cleared\""), "{messages}");
+    wait_until("the command is told, too", || {
+        std::fs::read_to_string(&told.file).unwrap().contains("\"step\":\"cleared\"")
+    });
 
     // What goes to another machine takes its history along.
     lab.cli(&["pool", "release", "cluster", "--yes"]);

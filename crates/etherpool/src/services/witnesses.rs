@@ -36,8 +36,9 @@ use crate::witnesses::{file_of, files, note_origin, origin_of};
 
 /// What is left to the supervisor's records of the file system.
 const LEFT_FREE_BYTES: u64 = 64 << 20;
-/// What is left to all others where nobody asked for a witness, and a tenth at least.
-const LEFT_FREE_UNASKED_BYTES: u64 = 1 << 30;
+/// What is left to all others where nobody asked for a witness: a tenth of the file system, within these bounds. A
+/// large disk that is nine tenths full has room enough.
+const LEFT_FREE_UNASKED_BYTES: std::ops::RangeInclusive<u64> = (1 << 30)..=(4 << 30);
 /// How long a new file may take to be exported and seen by the engine.
 const EXPORT_LIMIT: Duration = Duration::from_secs(20);
 /// How long it is asked at most who else has its address; where no interface has a link nobody can be asked.
@@ -446,7 +447,9 @@ fn is_blank(file: &Path) -> io::Result<bool> {
 fn bytes_left_free(own: Own, all: u64) -> u64 {
     match own {
         Own::Always => LEFT_FREE_BYTES,
-        Own::WhereItHelps | Own::Never => LEFT_FREE_UNASKED_BYTES.max(all / 10),
+        Own::WhereItHelps | Own::Never => {
+            (all / 10).clamp(*LEFT_FREE_UNASKED_BYTES.start(), *LEFT_FREE_UNASKED_BYTES.end())
+        }
     }
 }
 
@@ -538,7 +541,8 @@ mod tests {
     fn a_witness_that_nobody_asked_for_leaves_much_to_others() {
         assert_eq!(bytes_left_free(Own::Always, 1 << 40), 64 << 20);
         assert_eq!(bytes_left_free(Own::WhereItHelps, 2 << 30), 1 << 30);
-        assert_eq!(bytes_left_free(Own::WhereItHelps, 100 << 30), 10 << 30);
+        assert_eq!(bytes_left_free(Own::WhereItHelps, 20 << 30), 2 << 30);
+        assert_eq!(bytes_left_free(Own::WhereItHelps, 1 << 40), 4 << 30);
     }
 
     #[test]
