@@ -13,6 +13,7 @@ use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId};
 use super::statistics::Statistics;
 use aoe_wire::PortId;
+use seal::PublicKey;
 
 /// Largest operation that callers may ask for.
 pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
@@ -33,6 +34,11 @@ pub(crate) trait Client {
 
     /// Whether what opened last at its address was another disk: that one is to be found anew.
     fn met_another(&self) -> bool;
+
+    /// The key of the machine that has the disk, if it proved one; what it says of a program of this machine.
+    fn node_key(&self) -> Option<PublicKey> {
+        None
+    }
 
     /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
     fn holder(&self, now: Instant) -> Option<Holder>;

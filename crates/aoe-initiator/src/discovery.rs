@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use block::Instant;
 use runtime::EventQueue;
-use seal::Identity;
+use seal::{Identity, PublicKey};
 
 use super::client::Random;
 use super::outlet::{Outlet, Transmit};
 use super::paths::{LocalPort, PATHS_MAX, PathId};
 use super::probe::{Probe, ProbeState, TargetKind};
-use aoe_wire::{Command, ConfigCommand, ConfigMessage, Header, MacAddr, PortId, ShelfSlot};
+use aoe_wire::{
+    Command, ConfigCommand, ConfigMessage, ExportInfo, Header, MacAddr, PortId, ShelfSlot,
+};
 
 /// Targets that are remembered: a thousand machines of 24 disks, each by two cables.
 pub const TARGETS_MAX: usize = 1 << 16;
@@ -76,7 +78,7 @@ pub struct TargetInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiscoveryEvent {
     /// A target was asked and answered. Comes again when it is asked again.
-    Found(TargetInfo),
+    Found(Box<TargetInfo>),
     /// A target that is known showed itself: a sign of life.
     Seen(ShelfSlot, PathId),
     /// A second target answers for an address. It isn't used.
@@ -266,13 +268,13 @@ impl Discovery {
             entry.info.config = config;
             let again_after = match &entry.info.kind {
                 None => Some(ASK_AGAIN_AFTER),
-                Some(TargetKind::Session(_)) if !entry.info.is_conflict => None,
+                Some(TargetKind::Session { .. }) if !entry.info.is_conflict => None,
                 Some(_) => Some(ASK_PLAIN_AGAIN_AFTER),
             };
             let is_due = again_after.zip(entry.probed).is_some_and(|(wait, at)| now >= at + wait);
             // One that refuses us, or that we refuse, is no way to a disk.
             let is_usable =
-                matches!(entry.info.kind, Some(TargetKind::Session(_) | TargetKind::Plain(_)));
+                matches!(entry.info.kind, Some(TargetKind::Session { .. } | TargetKind::Plain(_)));
             let is_answering = is_usable && !entry.info.is_conflict;
             let moves_up = matches!(entry.place, Place::Waiting { is_unasked: true, .. });
             let is_idle = matches!(entry.place, Place::Known | Place::Silent { .. });
@@ -466,7 +468,7 @@ impl Discovery {
         if is_conflict {
             self.events.push(DiscoveryEvent::Conflict(Box::new(info)));
         } else {
-            self.events.push(DiscoveryEvent::Found(info));
+            self.events.push(DiscoveryEvent::Found(Box::new(info)));
         }
     }
 
@@ -488,15 +490,27 @@ fn paths_of(address: ShelfSlot) -> RangeInclusive<Key> {
     (address, lowest)..=(address, highest)
 }
 
+/// Whether two sessions are with the same disk. A machine calls itself what it likes, but by its own key alone; without
+/// one nothing is proved either way.
+pub(crate) fn is_same_export(
+    (one, of_one): (&ExportInfo, Option<PublicKey>),
+    (other, of_other): (&ExportInfo, Option<PublicKey>),
+) -> bool {
+    one.node_id == other.node_id
+        && one.export_name == other.export_name
+        && of_one.zip(of_other).is_none_or(|(one, other)| one == other)
+}
+
 /// Whether two answers come from the same disk.
 pub(crate) fn is_same_disk(one: &TargetKind, other: &TargetKind) -> bool {
     match (one, other) {
         // Who refuses doesn't say who it is, and isn't used.
         (TargetKind::Refused(_) | TargetKind::Unfit(_), _)
         | (_, TargetKind::Refused(_) | TargetKind::Unfit(_)) => true,
-        (TargetKind::Session(one), TargetKind::Session(other)) => {
-            one.node_id == other.node_id && one.export_name == other.export_name
-        }
+        (
+            TargetKind::Session { export: one, node_key: of_one },
+            TargetKind::Session { export: other, node_key: of_other },
+        ) => is_same_export((one, *of_one), (other, *of_other)),
         (TargetKind::Plain(one), TargetKind::Plain(other)) => {
             one.serial == other.serial && one.model == other.model && one.sectors == other.sectors
         }

@@ -67,7 +67,7 @@ fn a_target_of_ours_is_told_by_its_session_which_is_closed_again() {
     converse(&mut discovery, &mut target, Instant::default());
     let Some(DiscoveryEvent::Found(info)) = discovery.poll_event() else { panic!() };
     let described = ExportInfo { message_sectors_max: 2048, ..target.info.clone() };
-    assert_eq!(info.kind, Some(TargetKind::Session(described)));
+    assert_eq!(info.kind, Some(TargetKind::Session { export: described, node_key: None }));
     assert_eq!((info.config.buffer_count, &*info.config.string), (16, &b"name"[..]));
     assert_eq!((target.openings, target.sessions()), (1, 0));
 }
@@ -108,7 +108,7 @@ fn a_flood_of_announcements_is_bounded_and_does_not_hide_a_real_target() {
     assert!(discovery.targets().len() <= TARGETS_MAX);
     assert!(frames < 3000, "{frames} frames in three seconds");
     let found = discovery.targets().into_iter().find(|info| info.address == ADDRESS).unwrap();
-    assert!(matches!(found.kind, Some(TargetKind::Session(_))));
+    assert!(matches!(found.kind, Some(TargetKind::Session { .. })));
 }
 
 #[test]

@@ -66,6 +66,8 @@ enum Stage {
         version: SessionVersion,
         until: Instant,
         handshake: Option<Box<Handshake>>,
+        /// The key that it has to prove, or that a program of this machine says it has.
+        node_key: Option<PublicKey>,
         /// A program of this machine has answered, and one of both ends demands keys of others: it has to go on there.
         is_confined: bool,
     },
@@ -103,6 +105,8 @@ pub(crate) struct Opened {
     pub is_confined: bool,
     /// By which its messages are sealed, if they are.
     pub keys: Option<Keys>,
+    /// The key of the machine that answered, if it proved one; what it says of a program of this machine.
+    pub node_key: Option<PublicKey>,
 }
 
 /// What a frame meant to an opening.
@@ -327,8 +331,18 @@ impl Opening {
         let own = least_of(self.identity.as_deref());
         let least = own.max(offer.map_or(Security::None, |offer| offer.least));
         let is_confined = came.is_local && least > Security::None;
-        self.stage =
-            Stage::Open { payload, session, instance, version, until, handshake, is_confined };
+        let is_believed = came.is_local || handshake.is_some();
+        let node_key = offer.filter(|_| is_believed).map(|offer| offer.key);
+        self.stage = Stage::Open {
+            payload,
+            session,
+            instance,
+            version,
+            until,
+            handshake,
+            node_key,
+            is_confined,
+        };
         self.tries = 0;
         self.next = now;
         Progress::Heard
@@ -372,10 +386,11 @@ impl Opening {
         came: Message<'_>,
         random: &mut dyn FnMut() -> u64,
     ) -> Progress {
-        let Stage::Open { handshake, is_confined, .. } = &mut self.stage else {
+        let Stage::Open { handshake, node_key, is_confined, .. } = &mut self.stage else {
             return Progress::Stale;
         };
         let is_confined = *is_confined;
+        let node_key = *node_key;
         let (said, keys) = match handshake {
             None if reply.seal.is_present() || is_confined && !came.is_local => {
                 return Progress::Stale;
@@ -408,6 +423,7 @@ impl Opening {
             round_trip,
             is_confined,
             keys,
+            node_key,
         }))
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Buffer, Instant, IoError, Lba};
-use seal::{Identity, Security, least_of};
+use seal::{Identity, PublicKey, Security, least_of};
 
 use super::client::Random;
 use super::opening::{Message, Opened, Opening, Progress, Unfit, random16};
@@ -32,7 +32,12 @@ const PROBE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetKind {
     /// It speaks our session.
-    Session(ExportInfo),
+    Session {
+        /// What it exports.
+        export: ExportInfo,
+        /// The key of its machine, if it proved one; what it says of a program of this machine.
+        node_key: Option<PublicKey>,
+    },
     /// It speaks plain AoE.
     Plain(Identify),
     /// It speaks our session, but not with us.
@@ -177,9 +182,10 @@ impl Probe {
                         return (true, ProbeState::Done(TargetKind::Refused(error)));
                     }
                     Progress::Opened(opened) => {
-                        let export = opened.export.clone();
+                        let (export, node_key) = (opened.export.clone(), opened.node_key);
                         close(now, *opened, self.path, outlet);
-                        return (true, ProbeState::Done(TargetKind::Session(export)));
+                        let kind = TargetKind::Session { export, node_key };
+                        return (true, ProbeState::Done(kind));
                     }
                 }
             }

@@ -22,9 +22,10 @@ use block::{
     Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError,
     Operation, Outcome,
 };
-use seal::Identity;
+use seal::{Identity, PublicKey};
 
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
+use super::discovery::is_same_export;
 use super::link::{Link, Verdict};
 use super::opening::{Message, Opened, Opening, Progress, Unfit};
 use super::options::SessionOptions;
@@ -57,6 +58,8 @@ pub struct Session {
     /// As an observer we read all that is on a medium whose owner is silent.
     looks_inside: bool,
     export: Option<ExportInfo>,
+    /// The key of the machine that has it, once one was proved: nobody else has this disk.
+    node_key: Option<PublicKey>,
     told: Option<Told>,
     /// The highest epoch that an answer of this session has named.
     highest: Epoch,
@@ -111,6 +114,7 @@ impl Session {
             claim: None,
             looks_inside: false,
             export: None,
+            node_key: None,
             told: None,
             highest: Epoch::OBSERVER,
             instance: None,
@@ -223,9 +227,8 @@ impl Session {
 
     fn open(&mut self, now: Instant, path: PathId, opened: Opened) {
         if let Some(known) = &self.export {
-            let same = known.node_id == opened.export.node_id
-                && known.export_name == opened.export.export_name;
-            if !same {
+            let (known_as, opened_as) = ((known, self.node_key), (&opened.export, opened.node_key));
+            if !is_same_export(known_as, opened_as) {
                 // Somebody else has this address now. What we hold isn't on that disk.
                 self.traffic.statistics.identity_conflicts += 1;
                 self.met_another = true;
@@ -262,6 +265,7 @@ impl Session {
         self.traffic.outlet.paths.told(path, opened.takes);
         self.traffic.outlet.paths.confine(opened.is_confined);
         let (export, clock) = (opened.export.clone(), opened.clock);
+        self.node_key = self.node_key.or(opened.node_key);
         let mut link = Link::new(opened, shown, self.options.window_max);
         if let Some(claim) = self.claim.clone().filter(|claim| holder.epoch < claim.epoch) {
             link.reclaim(now, claim, &mut self.traffic.outlet);
@@ -410,6 +414,10 @@ impl Client for Session {
 
     fn met_another(&self) -> bool {
         self.met_another
+    }
+
+    fn node_key(&self) -> Option<PublicKey> {
+        self.node_key
     }
 
     fn holder(&self, now: Instant) -> Option<Holder> {

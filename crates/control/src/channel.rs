@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use pool::{DestroyPlan, PoolEvent, Progress, WipePlan};
+use pool::{DestroyPlan, MovedDisk, PoolEvent, Progress, WipePlan};
 use seal::{Grant, PoolKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -96,6 +96,18 @@ pub enum EngineRequest {
         pool: String,
         /// Whom.
         grant: Grant,
+    },
+    /// Disks of a pool that other machines have than had them; answered with [`pool::MovedDisk`]s.
+    MovedDisks {
+        /// Name or id.
+        pool: String,
+    },
+    /// Take them for the pool's where they are; answered with null.
+    AcceptDisks {
+        /// Name or id.
+        pool: String,
+        /// What was shown.
+        shown: Vec<MovedDisk>,
     },
     /// Answered with null.
     ReleasePool {

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use pool::{DiskState, PoolDisk, PoolReport, PoolState};
+use seal::PublicKey;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -71,6 +72,9 @@ pub struct KnownDisk {
     /// Its drive's serial number; empty where that isn't known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub serial: String,
+    /// Its machine's key, where machines prove who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_key: Option<PublicKey>,
 }
 
 /// A property of a volume that isn't acted on.
@@ -247,6 +251,7 @@ fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<K
         node: disk.node.clone(),
         device_name: disk.device_name.clone(),
         serial: disk.serial.clone(),
+        node_key: disk.node_key,
     })
 }
 
@@ -308,6 +313,7 @@ mod tests {
             name: name.into(),
             id: Uuid::from_u128(7).to_string(),
             node: "n1".into(),
+            node_key: None,
             size_bytes: 1,
             free_bytes: 1,
             state,
@@ -396,6 +402,7 @@ mod tests {
             node: "node-7".into(),
             device_name: "/dev/sda".into(),
             serial: "WD-1".into(),
+            node_key: Some(PublicKey([7; 32])),
         });
         let read = Registry::parse(&registry.to_text().unwrap()).unwrap();
         assert_eq!(read, registry);

@@ -259,6 +259,7 @@ impl Bench {
                 node_name: format!("n{number}"),
                 device_name: format!("/dev/{name}"),
                 serial: String::new(),
+                node_key: None,
             };
             engine.add_device(facts, Rc::new(device));
             disks.push(name);

@@ -42,9 +42,9 @@ pub use metadata::{
     DomainLabel, InvalidLabel, InvalidLayout, LabelKind, LabelValue, Labels, Layout,
 };
 pub use report::{
-    BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, OfflineReport, PoolDisk,
-    PoolEvent, PoolGrant, PoolReport, PoolState, Progress, Replayed, ScrubReport, SpareReport,
-    VerifyReport, VolumeReport, VotesReport,
+    BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, MovedDisk, OfflineReport,
+    PoolDisk, PoolEvent, PoolGrant, PoolReport, PoolState, Progress, Replayed, ScrubReport,
+    SpareReport, VerifyReport, VolumeReport, VotesReport,
 };
 pub use spare::Spare;
 pub use stats::{

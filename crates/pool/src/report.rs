@@ -6,7 +6,7 @@ mod event;
 use std::collections::BTreeMap;
 
 use block::DriveHealth;
-use seal::Grant;
+use seal::{Grant, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
@@ -228,6 +228,9 @@ pub struct PoolDisk {
     pub id: String,
     /// Its machine.
     pub node: String,
+    /// The key of its machine, as far as it is known: none where machines don't prove who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_key: Option<PublicKey>,
     /// Its path on that machine, as far as it is known.
     pub device_name: String,
     /// Its drive's serial number, as far as it is known.
@@ -261,6 +264,26 @@ pub struct PoolDisk {
     /// Its labels: what it shares with other disks.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+}
+
+/// A disk that another machine has than had it last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedDisk {
+    /// Its name where it is now.
+    pub disk: String,
+    /// Its path there.
+    pub device_name: String,
+    /// Its drive's serial number, as far as it is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// The machine that had it.
+    pub from: String,
+    /// The key of that.
+    pub from_key: PublicKey,
+    /// What the machine calls itself that has it now.
+    pub to: String,
+    /// The key of that.
+    pub to_key: PublicKey,
 }
 
 /// That a disk is to take no part.

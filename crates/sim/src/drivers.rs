@@ -133,6 +133,8 @@ pub struct Found {
     pub address: ShelfSlot,
     /// What its target told about it, if it speaks our session.
     pub export: Option<ExportInfo>,
+    /// The key of its machine, if that proved one.
+    pub node_key: Option<PublicKey>,
     /// The disk.
     pub device: Rc<dyn BlockDevice>,
 }
@@ -170,11 +172,13 @@ fn look(
         let mut known: BTreeMap<ShelfSlot, Rc<dyn BlockDevice>> = BTreeMap::new();
         loop {
             for disk in initiator.disks() {
+                let node_key = disk.node_key();
                 let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
                 let same = known.get(&address).is_some_and(|known| Rc::ptr_eq(known, &device));
                 if !same {
                     known.insert(address, Rc::clone(&device));
-                    found(Found { address, export: export_of(&initiator, address), device });
+                    let export = export_of(&initiator, address);
+                    found(Found { address, export, node_key, device });
                 }
             }
             initiator.next_disk_event().await;
@@ -185,7 +189,7 @@ fn look(
 fn export_of(initiator: &Initiator, address: ShelfSlot) -> Option<ExportInfo> {
     initiator.targets().into_iter().filter(|target| target.address == address).find_map(|target| {
         match target.kind {
-            Some(TargetKind::Session(export)) => Some(export),
+            Some(TargetKind::Session { export, .. }) => Some(export),
             _ => None,
         }
     })
@@ -208,6 +212,7 @@ pub fn attach(
             node_name: export.node_name,
             device_name: export.export_name,
             serial: export.drive_serial,
+            node_key: found.node_key,
         };
         engine.remove_device(&facts.name);
         engine.add_device(facts, found.device);

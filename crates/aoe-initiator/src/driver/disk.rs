@@ -12,6 +12,7 @@ use block::{BlockDevice, DeviceEvent, Done, Geometry, Holder, Operation};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Handle, Notify};
+use seal::PublicKey;
 
 use super::drive;
 use crate::client::Client;
@@ -146,6 +147,11 @@ impl RemoteDisk {
     /// Whether it has ever answered, so that its geometry is known.
     pub fn is_known(&self) -> bool {
         self.client.borrow().is_known()
+    }
+
+    /// The key of the machine that has it, if it proved one; what it says of a program of this machine. It is the same for good.
+    pub fn node_key(&self) -> Option<PublicKey> {
+        self.client.borrow().node_key()
     }
 
     /// Whether it is there, so that whoever else answers on this path is an intruder.

@@ -170,7 +170,7 @@ impl Initiator {
         let mut targets = self.inner.discovery.borrow().targets();
         for info in targets.iter_mut().filter(|info| !info.is_conflict) {
             if let Some(newest) = self.inner.holder(info)
-                && let Some(TargetKind::Session(export)) = &mut info.kind
+                && let Some(TargetKind::Session { export, .. }) = &mut info.kind
             {
                 export.holder = newest;
             }
@@ -284,7 +284,7 @@ impl Inner {
         self.ports.transmit(|| discovery.poll_transmit());
         while let Some(event) = discovery.poll_event() {
             match event {
-                DiscoveryEvent::Found(info) => self.found(info),
+                DiscoveryEvent::Found(info) => self.found(*info),
                 DiscoveryEvent::Seen(address, path) => {
                     let disks = self.disks.borrow();
                     let Some(known) = disks.get(&address) else { continue };

@@ -61,7 +61,7 @@ impl World {
 
 fn told(initiator: &Initiator) -> Holder {
     let targets = initiator.targets();
-    let Some(TargetKind::Session(export)) = &targets[0].kind else { panic!("{targets:?}") };
+    let Some(TargetKind::Session { export, .. }) = &targets[0].kind else { panic!("{targets:?}") };
     export.holder
 }
 

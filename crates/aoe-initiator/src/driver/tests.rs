@@ -311,7 +311,9 @@ fn a_disk_is_found_claimed_written_and_let_go() {
         let event = world.run(5 * SECOND, world.initiator.next_disk_event());
         assert_eq!(event, DiskEvent::Appeared(ADDRESS));
         let targets = world.initiator.targets();
-        let Some(TargetKind::Session(export)) = &targets[0].kind else { panic!("{targets:?}") };
+        let Some(TargetKind::Session { export, .. }) = &targets[0].kind else {
+            panic!("{targets:?}")
+        };
         assert_eq!((export.sectors, export.node_name.as_str()), (16384, "node1"));
         let remote = world.session_disk();
         world.run(SECOND, remote.claim(CLAIM)).unwrap();

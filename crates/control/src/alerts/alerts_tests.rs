@@ -143,6 +143,7 @@ fn disk(name: &str) -> PoolDisk {
         name: name.into(),
         id: name.into(),
         node: "n1".into(),
+        node_key: None,
         device_name: "/dev/sda".into(),
         size_bytes: 1 << 30,
         free_bytes: 1 << 29,

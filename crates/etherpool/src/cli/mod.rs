@@ -16,6 +16,7 @@ mod held;
 mod key;
 mod output;
 mod pool;
+mod pool_accept;
 mod pool_check;
 mod pool_dump;
 mod pool_history;

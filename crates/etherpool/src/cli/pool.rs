@@ -19,6 +19,7 @@ use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::endings::{DestroyArgs, RenameArgs};
 use super::output::{self, print_json};
+use super::pool_accept::{self, AcceptArgs};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
@@ -46,6 +47,8 @@ pub enum PoolCommand {
     },
     /// Open a pool that another supervisor owned or released
     Import(ImportArgs),
+    /// Take disks where they are now: they were moved to another machine, or their machine has another key
+    Accept(AcceptArgs),
     /// Let another supervisor have a pool's disks: it may import the pool
     Admit(AdmitArgs),
     /// A pool's key, by which its disks know whom to obey
@@ -215,6 +218,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         }
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
+        PoolCommand::Accept(args) => pool_accept::accept(context, args).await,
         PoolCommand::Admit(args) => pool_keys::admit(context, args).await,
         PoolCommand::Key(command) => pool_keys::run(context, command).await,
         PoolCommand::Evacuate(args) => pool_jobs::evacuate(context, args).await,

@@ -156,7 +156,7 @@ impl Exports {
     /// Whether somebody whom discovery found is this process itself, heard through another interface.
     pub fn is_own(&self, info: &TargetInfo) -> bool {
         match &info.kind {
-            Some(TargetKind::Session(export)) => export.node_id == self.id,
+            Some(TargetKind::Session { export, .. }) => export.node_id == self.id,
             _ => self.runs(info.address) && self.macs().contains(&info.path.target),
         }
     }

@@ -279,6 +279,7 @@ fn known_pools(registry: &Registry) -> Vec<KnownPool> {
             node_name: disk.node.clone(),
             device_name: disk.device_name.clone(),
             serial: disk.serial.clone(),
+            node_key: disk.node_key,
         },
     };
     let pools = registry.pools.iter();

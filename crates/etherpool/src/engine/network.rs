@@ -127,12 +127,15 @@ impl Network {
     pub fn feed(&self, engine: &Rc<Engine>) {
         let targets = self.initiator.targets();
         for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
+            // What names it was found by is anybody's word; who has it was proved to the device itself.
+            let node_key = disk.node_key();
             let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
             let known = self.given.borrow().get(&address).cloned();
             if known.as_ref().is_some_and(|known| is_same(known, &device)) {
                 continue;
             }
             let Some(facts) = facts_of(address, &targets) else { continue };
+            let facts = DiskFacts { node_key, ..facts };
             if known.is_some() {
                 engine.remove_device(&facts.name);
             }
@@ -214,13 +217,14 @@ fn is_same(one: &Rc<dyn BlockDevice>, other: &Rc<dyn BlockDevice>) -> bool {
 
 fn facts_of(address: ShelfSlot, targets: &[TargetInfo]) -> Option<DiskFacts> {
     targets.iter().filter(|info| info.address == address && !info.is_conflict).find_map(|info| {
-        let Some(TargetKind::Session(export)) = &info.kind else { return None };
+        let Some(TargetKind::Session { export, .. }) = &info.kind else { return None };
         Some(DiskFacts {
             name: address.to_string(),
             node: export.node_id,
             node_name: export.node_name.clone(),
             device_name: export.export_name.clone(),
             serial: export.drive_serial.clone(),
+            node_key: None,
         })
     })
 }
@@ -240,7 +244,7 @@ fn seen(info: &TargetInfo, interface: String) -> SeenTarget {
             .then(|| "another target has this address; this one is not used".to_owned()),
     };
     match &info.kind {
-        Some(TargetKind::Session(export)) => {
+        Some(TargetKind::Session { export, .. }) => {
             let owner = export.holder.owner;
             SeenTarget {
                 size_bytes: export.sectors.checked_mul(SECTOR_BYTES as u64),

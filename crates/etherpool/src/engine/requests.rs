@@ -102,6 +102,10 @@ impl Work<'_> {
                 let import = engine.import_pool(&pool, request);
                 value(process.exports.while_importing(named, import).await?)
             }
+            EngineRequest::MovedDisks { pool } => value(engine.moved_disks(&pool)?),
+            EngineRequest::AcceptDisks { pool, shown } => {
+                value(engine.accept_disks(&pool, &shown)?)
+            }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
             EngineRequest::PlanDestroyPool { pool } => value(engine.plan_destroy(&pool).await?),
             EngineRequest::DestroyPool { shown } => value(engine.destroy_pool(&shown).await?),

@@ -71,6 +71,8 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/pools/{pool}/label", post(layouts::label_disks))
         .route("/v1/pools/{pool}/offline", post(layouts::offline_disks))
         .route("/v1/pools/{pool}/online", post(layouts::online_disks))
+        .route("/v1/pools/{pool}/moved", get(layouts::moved_disks))
+        .route("/v1/pools/{pool}/accept", post(layouts::accept_disks))
         .route("/v1/pools/{pool}/held", get(held))
         .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
         .route("/v1/pools/{pool}/volumes", post(create_volume))

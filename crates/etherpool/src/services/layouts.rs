@@ -3,11 +3,13 @@
 use control::api::{ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool};
 use control::channel::EngineRequest;
 use pool::{
-    ConvertForecast, EmptyForecast, LabelForecast, OfflineForecast, OnlineForecast,
+    ConvertForecast, EmptyForecast, LabelForecast, MovedDisk, OfflineForecast, OnlineForecast,
     RebalanceForecast,
 };
 
-use super::api::{Answer, OnPool, OnVolume, volume_name};
+use axum::extract::{Path, State};
+
+use super::api::{Answer, App, OnPool, OnVolume, volume_name};
 
 pub(super) async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
     on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
@@ -33,4 +35,15 @@ pub(super) async fn offline_disks(on: OnPool<NamedDisks>) -> Answer<OfflineForec
 
 pub(super) async fn online_disks(on: OnPool<NamedDisks>) -> Answer<OnlineForecast> {
     on.services.ask(EngineRequest::OnlineDisks { pool: on.path, request: on.request }).await
+}
+
+pub(super) async fn moved_disks(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<Vec<MovedDisk>> {
+    services.ask(EngineRequest::MovedDisks { pool }).await
+}
+
+pub(super) async fn accept_disks(on: OnPool<Vec<MovedDisk>>) -> Answer<()> {
+    on.services.ask(EngineRequest::AcceptDisks { pool: on.path, shown: on.request }).await
 }

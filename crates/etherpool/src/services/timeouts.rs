@@ -39,6 +39,8 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::VolumeStats { .. }
         | EngineRequest::History { .. }
         | EngineRequest::Metrics
+        | EngineRequest::MovedDisks { .. }
+        | EngineRequest::AcceptDisks { .. }
         | EngineRequest::TellCommand { .. }
         | EngineRequest::Lease { .. } => FROM_MEMORY,
         // Whether others answer for an address is asked of the network, for some seconds.
@@ -94,6 +96,10 @@ pub fn what(request: &EngineRequest) -> String {
         }
         EngineRequest::PlanGrowth { volume, .. } => format!("whether volume {volume} can grow"),
         EngineRequest::HeldExports { .. } => "to hold exports back".into(),
+        EngineRequest::MovedDisks { pool } => format!("which disks of pool {pool} were moved"),
+        EngineRequest::AcceptDisks { pool, .. } => {
+            format!("to take disks of pool {pool} where they are now")
+        }
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
         EngineRequest::PlanDestroyPool { pool } => {
             format!("what would end with pool {pool}")

@@ -119,6 +119,17 @@ impl Engine {
             return;
         }
         let devices = self.devices.borrow();
+        let is_it = |device: &&Rc<Device>| {
+            let content = device.content.borrow();
+            content
+                .label()
+                .is_some_and(|label| label.pool == pool && label.disk.to_string() == disk.id)
+        };
+        let mut shown = devices.values().filter(is_it);
+        if let Some(why) = shown.find_map(|device| self.why_elsewhere(device)) {
+            disk.state = DiskState::Refused { why };
+            return;
+        }
         let Some(device) = devices.get(&disk.name) else { return };
         if let Content::Labelled { label, .. } = &*device.content.borrow()
             && label.label.pool != pool
@@ -186,6 +197,7 @@ impl Engine {
         let pool_disk = |disk: &SeenDisk| PoolDisk {
             name: disk.place.name.clone(),
             id: disk.label.disk.to_string(),
+            node_key: disk.place.node_key,
             node: disk.label.node_name.clone(),
             device_name: disk.place.device_name.clone(),
             serial: disk.place.serial.clone(),

@@ -298,7 +298,7 @@ impl Engine {
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
-    fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
+    pub(super) fn importable(&self, name: &str) -> Result<Rc<Slot>, PoolError> {
         let found = self.slots_named(name);
         match found.as_slice() {
             [] => Err(PoolError::no_pool(name)),

@@ -58,6 +58,7 @@ mod metadata_copies;
 mod missing;
 mod moved;
 mod named;
+mod node_keys;
 mod observe;
 mod offline;
 mod open;
@@ -166,6 +167,8 @@ pub struct DiskFacts {
     pub device_name: String,
     /// Its drive's serial number; empty where that isn't known.
     pub serial: String,
+    /// The key that its machine proved, or, of this machine, has.
+    pub node_key: Option<seal::PublicKey>,
 }
 
 impl DiskFacts {
@@ -176,6 +179,7 @@ impl DiskFacts {
             node_name: self.node_name.clone(),
             device_name: self.device_name.clone(),
             serial: self.serial.clone(),
+            node_key: self.node_key,
         }
     }
 }
@@ -209,6 +213,8 @@ pub struct DiskPlace {
     pub device_name: String,
     /// Its drive's serial number; empty where that isn't known.
     pub serial: String,
+    /// Its machine's key, as far as that is known.
+    pub node_key: Option<seal::PublicKey>,
 }
 
 impl Engine {

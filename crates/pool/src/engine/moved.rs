@@ -16,16 +16,20 @@ impl Pool {
     pub(crate) async fn note_move(self: &Rc<Self>, member: &Member) -> Result<(), Ended> {
         let node = member.machine.get();
         let node_name = cut_name(&member.place.borrow().node_name);
-        let before = {
-            let meta = self.meta.borrow();
-            let Some(disk) = meta.disks().get(&member.number) else { return Ok(()) };
-            if node.is_nil() || (disk.node, &disk.node_name) == (node, &node_name) {
-                return Ok(());
-            }
-            (disk.node != node).then(|| (disk.node_name.clone(), self.sharing(&meta)))
-        };
         let (number, to) = (member.number, node_name.clone());
-        self.commit_locked(&[MetaRecord::DiskMoved { number, node, node_name }]).await?;
+        let (moved, before) = {
+            let meta = self.meta.borrow();
+            let Some(disk) = meta.disks().get(&number) else { return Ok(()) };
+            let is_there = node.is_nil() || (disk.node, &disk.node_name) == (node, &node_name);
+            let before = (!node.is_nil() && disk.node != node)
+                .then(|| (disk.node_name.clone(), self.sharing(&meta)));
+            ((!is_there).then_some(MetaRecord::DiskMoved { number, node, node_name }), before)
+        };
+        let records: Vec<_> = moved.into_iter().chain(self.node_key_record(member)).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.commit_locked(&records).await?;
         // A machine that has another name is where it was.
         let Some((from, before)) = before else { return Ok(()) };
         let (pool, disk) = (self.name.clone(), member.display_name());

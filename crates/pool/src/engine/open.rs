@@ -20,6 +20,7 @@ use super::grants;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
+use super::node_keys::{Accepted, Machines};
 use super::observe::{Content, Vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
@@ -69,6 +70,26 @@ pub(crate) struct OpenRequest {
     pub(crate) epoch_floor: Epoch,
     /// Shown to its disks with the claim, which may know an older one.
     pub(crate) grant: Option<Rc<Grant>>,
+    /// The machines of which somebody said that they have its disks now.
+    pub(super) accepted: Accepted,
+    /// The machines that have its disks by its metadata, once that was read.
+    pub(super) machines: Rc<RefCell<Machines>>,
+    /// What of it is present and doesn't count, for people.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+/// Why an opening ended.
+enum Failed {
+    /// For good.
+    Error(PoolError),
+    /// Other machines have these disks than the metadata says.
+    Elsewhere(BTreeSet<DiskId>),
+}
+
+impl From<PoolError> for Failed {
+    fn from(error: PoolError) -> Failed {
+        Failed::Error(error)
+    }
 }
 
 /// A disk that has accepted our epoch.
@@ -90,15 +111,24 @@ fn lease_left(claimed: &[Claimed], voters: &Voters) -> Duration {
 impl OpenRequest {
     /// Opens the pool. Devices that were claimed for an opening that failed are an observer's again:
     /// under an epoch that another has outbid not even their labels could be read.
-    pub(crate) async fn open(self) -> Result<Rc<OpenPool>, PoolError> {
-        let opened = self.open_claimed().await;
-        if opened.is_err() {
+    pub(crate) async fn open(mut self) -> Result<Rc<OpenPool>, PoolError> {
+        loop {
+            let failed = match self.open_claimed().await {
+                Ok(open) => return Ok(open),
+                Err(failed) => failed,
+            };
             self.disks.iter().for_each(|disk| disk.device.disown());
+            match failed {
+                Failed::Error(error) => return Err(error),
+                // What they say of votes and metadata was believed: all begins anew without them.
+                Failed::Elsewhere(disks) => {
+                    self.disks.retain(|disk| !disks.contains(&disk.label.disk));
+                }
+            }
         }
-        opened
     }
 
-    async fn open_claimed(&self) -> Result<Rc<OpenPool>, PoolError> {
+    async fn open_claimed(&self) -> Result<Rc<OpenPool>, Failed> {
         let quorum = Quorum::of(&self.disks);
         let before = quorum.newest.clone().filter(|_| quorum.suffices());
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
@@ -110,9 +140,13 @@ impl OpenRequest {
         // was told before is on one of any majority; less than that may have missed it.
         let before = self.reread_votes(&claimed, before).await?;
         if before.destruction != Destruction::None {
-            return Err(self.is_destroyed());
+            return Err(self.is_destroyed().into());
         }
         let (metadata, area) = self.adopt(&before, &claimed).await?;
+        let elsewhere = self.elsewhere(&metadata, &claimed);
+        if !elsewhere.is_empty() {
+            return Err(Failed::Elsewhere(elsewhere));
+        }
         // Until the former owner's lease has run out the pool is his: who takes it over and dies before has nothing.
         let takes_over = !before.released && before.owner != self.config.owner;
         let (owner, owner_name) = match takes_over {
@@ -144,7 +178,7 @@ impl OpenRequest {
             }
             Err(ended) => {
                 pool.pool.lease.end(Ended::Closed);
-                Err(pool.over(ended))
+                Err(pool.over(ended).into())
             }
         }
     }
@@ -176,6 +210,7 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
+        let why = [&[why], self.elsewhere.as_slice()].concat().join("; ");
         PoolError::NoQuorum { pool: self.name.clone(), why, missing }
     }
 
@@ -321,10 +356,13 @@ impl OpenRequest {
             let node_name = node_name.unwrap_or_default();
             // The pool may have been elsewhere since our records were written.
             let kept = metadata.last_place(*number);
-            let kept = kept.map(|place| DiskPlace::of(place, node_name.clone()));
+            let kept = kept
+                .map(DiskPlace::of)
+                .map(|place| DiskPlace { node_name: node_name.clone(), ..place });
             let place = kept.or_else(|| self.known.get(&member.id).cloned());
-            *member.place.borrow_mut() =
-                place.unwrap_or_else(|| DiskPlace { node_name, ..DiskPlace::default() });
+            let place = place.unwrap_or_else(|| DiskPlace { node_name, ..DiskPlace::default() });
+            let node_key = metadata.node_key(*number).or(place.node_key);
+            *member.place.borrow_mut() = DiskPlace { node_key, ..place };
         }
         for seen in &self.disks {
             if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
@@ -412,6 +450,7 @@ impl OpenRequest {
                 return Err(Ended::Closed);
             }
         }
+        pool.keep_node_keys(fit.iter().map(|(member, _)| member)).await?;
         drop(lock);
         pool.stops.pass(StopPoint::OpenCheckpointed).await;
         for (member, rolled_back) in &fit {

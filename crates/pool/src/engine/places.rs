@@ -26,9 +26,9 @@ const REFRESHED_AFTER_SECS: u64 = 24 * 3600;
 
 impl DiskPlace {
     /// Where a disk was, as the pool keeps it.
-    pub(super) fn of(place: LastPlace, node_name: String) -> DiskPlace {
+    pub(super) fn of(place: LastPlace) -> DiskPlace {
         let LastPlace { name, device_name, serial, .. } = place;
-        DiskPlace { name, node_name, device_name, serial }
+        DiskPlace { name, device_name, serial, ..DiskPlace::default() }
     }
 
     /// For people, with what else there is to say of it.

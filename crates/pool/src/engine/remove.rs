@@ -41,8 +41,10 @@ impl OpenPool {
             let place = meta.last_place(disk).map(|_| MetaRecord::last_place(disk, None));
             let labels = Some(meta.labels(disk)).filter(|labels| !labels.is_empty());
             let labels = labels.map(|_| MetaRecord::labels(disk, &Labels::new()));
+            let node_key = meta.node_key(disk).map(|_| MetaRecord::node_key(disk, None));
             jobs.chain(wish)
                 .chain(place)
+                .chain(node_key)
                 .chain(labels)
                 .chain([MetaRecord::DiskRemoved { number: disk }])
                 .collect::<Vec<_>>()

@@ -112,6 +112,7 @@ impl OpenPool {
         PoolDisk {
             name: member.display_name(),
             id: member.id.to_string(),
+            node_key: meta.node_key(member.number),
             node: disk.map_or_else(String::new, |disk| disk.node_name.clone()),
             device_name: member.place.borrow().device_name.clone(),
             serial: member.place.borrow().serial.clone(),

@@ -16,6 +16,7 @@ use block::{
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Executor, Handle, Notify, Order};
+use seal::PublicKey;
 use uuid::Uuid;
 
 use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, Stops};
@@ -47,6 +48,8 @@ pub(crate) enum Dead {
 pub(crate) struct TestDisk {
     pub(crate) name: String,
     pub(crate) node: u8,
+    /// The key that its machine proves, when it is attached.
+    pub(crate) node_key: Cell<Option<PublicKey>>,
     live: RefCell<Vec<u8>>,
     durable: RefCell<Vec<u8>>,
     dirty: RefCell<BTreeSet<u64>>,
@@ -98,6 +101,7 @@ impl TestDisk {
         Rc::new(TestDisk {
             name: name.into(),
             node,
+            node_key: Cell::new(None),
             live: RefCell::new(vec![0; bytes]),
             durable: RefCell::new(vec![0; bytes]),
             dirty: RefCell::default(),
@@ -510,7 +514,10 @@ impl Bench {
         limits: Limits,
     ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
-        let engine = Engine::new(executor.handle(), Bench::config(owner, limits, pools));
+        let has_keys = disks.iter().any(|disk| disk.node_key.get().is_some());
+        let key = has_keys.then_some(PublicKey([owner as u8; 32]));
+        let config = EngineConfig { key, ..Bench::config(owner, limits, pools) };
+        let engine = Engine::new(executor.handle(), config);
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }
     }
@@ -557,6 +564,7 @@ impl Bench {
             node_name: format!("node-{}", disk.node),
             device_name: format!("/dev/{}", disk.name),
             serial: format!("SERIAL-{}", disk.name),
+            node_key: disk.node_key.get(),
         };
         self.engine.add_device(facts, device);
     }

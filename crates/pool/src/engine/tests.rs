@@ -24,6 +24,7 @@ mod labels;
 mod layouts;
 mod logs;
 mod metadata;
+mod node_keys;
 mod offline;
 mod owners;
 mod places;

@@ -18,11 +18,15 @@ impl Engine {
     /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
     pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
         let identity = identity_of(device)?;
+        if let Some(why) = self.why_elsewhere(device) {
+            return Some(why);
+        }
         let devices = self.devices.borrow();
         let twins: Vec<&Rc<Device>> = devices
             .values()
             .filter(|other| !std::ptr::eq(&***other, device))
             .filter(|other| identity_of(other) == Some(identity))
+            .filter(|other| self.why_elsewhere(other).is_none())
             .collect();
         if twins.is_empty() {
             return None;
@@ -55,6 +59,9 @@ impl Engine {
         member: &Rc<Member>,
         device: &Rc<Device>,
     ) {
+        if self.why_elsewhere(device).is_some() {
+            return;
+        }
         match member.device() {
             Some(held) if device.is_held(&held) => {}
             _ if open.pool.read_only => {}

@@ -17,6 +17,7 @@ mod extent_set;
 mod job;
 mod labels;
 mod lacking;
+mod node_keys;
 mod offline;
 mod places;
 mod reading;

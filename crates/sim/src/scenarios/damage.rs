@@ -13,6 +13,7 @@ use rand::Rng;
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VERIFIED_AGAIN, VOLUME, expect};
 use super::copies::holders_of_newest;
 use super::losses::start_all;
+use super::node_keys::accept;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, Part, ReadFault, WriteFault};
@@ -539,7 +540,11 @@ async fn swapped_disks(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(500, 2500)).await;
     let disks = rig.cluster.disks();
-    off_and_on(&rig, || disks[0].1.swap(&disks[1 + rig.below(2)].1)).await?;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    rig.cluster.cut_all_power();
+    disks[0].1.swap(&disks[1 + rig.below(2)].1);
+    start_all(&rig);
+    accept(&rig, 2).await?;
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(500, 1500)).await;
     rig.converge().await

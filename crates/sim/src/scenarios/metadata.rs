@@ -13,6 +13,7 @@ use pool::metadata::Layout;
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::copies::copies_of_log;
 use super::losses::{disks_of, lose_node, status, trickle};
+use super::node_keys::accept;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::disk::{Disk, DiskRemains, Latency, Part, WriteFault};
@@ -285,6 +286,7 @@ async fn disks_moved(stage: Stage) -> Result<(), Failure> {
     let from = rig.below(3);
     let to = (from + 1 + rig.below(2)) % 3;
     move_disk(&rig, (from, 0), to);
+    accept(&rig, 1).await?;
     rig.run_for(rig.between(4000, 9000)).await;
     let report = rig.report();
     let names = report.iter().flat_map(|report| &report.disks).map(|disk| disk.node.clone());
@@ -294,6 +296,7 @@ async fn disks_moved(stage: Stage) -> Result<(), Failure> {
         format!("two of three votes are on one machine: {report:#?}")
     })?;
     move_disk(&rig, (to, 1), from);
+    accept(&rig, 1).await?;
     rig.run_for(Duration::from_secs(3)).await;
     rig.wait_clean(CONVERGENCE_MAX).await?;
     for node in 0..3 {
@@ -305,7 +308,7 @@ async fn disks_moved(stage: Stage) -> Result<(), Failure> {
 }
 
 /// A disk is taken out of its machine and put into another one; both are off meanwhile.
-fn move_disk(rig: &Rig, (from, slot): (usize, usize), to: usize) {
+pub(super) fn move_disk(rig: &Rig, (from, slot): (usize, usize), to: usize) {
     rig.cluster.tell(&format!("disk {slot} of node {} goes to node {}", from + 1, to + 1));
     [from, to].iter().for_each(|number| rig.cluster.kill_node(*number));
     let disk = rig.cluster.node(from).slots().borrow_mut().remove(slot);
@@ -314,7 +317,7 @@ fn move_disk(rig: &Rig, (from, slot): (usize, usize), to: usize) {
 }
 
 /// A copy of a disk, made a moment ago, is put into another machine.
-fn add_copy(rig: &Rig, copy: &DiskRemains, to: usize) {
+pub(super) fn add_copy(rig: &Rig, copy: &DiskRemains, to: usize) {
     rig.cluster.tell(&format!("a copy of a disk is put into node {}", to + 1));
     rig.cluster.kill_node(to);
     let disk = Disk::restored(rig.cluster.world(), copy);

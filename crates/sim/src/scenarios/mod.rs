@@ -20,6 +20,7 @@ mod leases;
 mod logs;
 mod losses;
 mod metadata;
+mod node_keys;
 mod nodes;
 pub mod nth_step;
 mod offline;
@@ -73,6 +74,7 @@ pub fn named() -> Vec<Scenario> {
         flushes::SCENARIOS,
         frames::SCENARIOS,
         grants::SCENARIOS,
+        node_keys::SCENARIOS,
         space::SCENARIOS,
         spare::SCENARIOS,
         checksums::SCENARIOS,

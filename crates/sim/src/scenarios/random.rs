@@ -15,6 +15,7 @@ use pool::metadata::Layout;
 use rand::Rng;
 
 use super::common::{CONVERGENCE_MAX, EXTENT_BYTES, POOL, Rig};
+use super::node_keys::accept;
 use crate::cluster::{Plan, is_clean};
 use crate::disk::{Chances, Disk, Latency, Part, ReadFault, WriteFault};
 use crate::network::Quality;
@@ -471,6 +472,7 @@ async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
         rig.run_for(rig.between(1, 3000)).await;
         image = victim.snapshot();
     }
+    let mut moved = 0;
     match rig.below(4) {
         0 => {
             spoil(rig, &victim);
@@ -490,7 +492,14 @@ async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
             }
             match rig.below(4) {
                 0 if off => victim.roll_back(image),
-                1 if off => victim.swap(&disks[rig.below(disks.len())].1),
+                1 if off => {
+                    let (name, other) = &disks[rig.below(disks.len())];
+                    victim.swap(other);
+                    let at = disks.iter().find(|(_, disk)| Rc::ptr_eq(disk, &victim));
+                    let shelf = |name: &str| name.split('.').next().map(str::to_owned);
+                    let is_elsewhere = at.is_some_and(|(at, _)| shelf(at) != shelf(name));
+                    moved = if is_elsewhere { 2 } else { 0 };
+                }
                 _ => rot(rig, &victim, rots_from),
             }
         }
@@ -499,6 +508,7 @@ async fn damage(rig: &Rc<Rig>, mix: Mix) -> Result<(), Failure> {
         rig.cluster.start_node(number);
     }
     rig.cluster.start_supervisor(0);
+    accept(rig, moved).await?;
     rig.load(mix).await?;
     rig.run_for(rig.between(500, 2000)).await;
     rig.quiet(CONVERGENCE_MAX).await?;

@@ -135,6 +135,7 @@ pub fn pool() -> PoolReport {
             name: "e1.0".into(),
             id: "33333333-3333-3333-3333-333333333333".into(),
             node: "n1".into(),
+            node_key: None,
             size_bytes: 1 << 30,
             free_bytes: 1 << 29,
             state: DiskState::Usable,

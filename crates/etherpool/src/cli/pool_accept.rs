@@ -1,0 +1,121 @@
+//! `etherpool pool accept`: disks that another machine has than had them, taken where they are now.
+
+use std::fmt::Write;
+
+use clap::Args;
+use control::exit::Exit;
+use pool::MovedDisk;
+
+use super::args::Confirmation;
+use super::confirm::confirm;
+use super::output;
+use super::pool::pool_path;
+use super::{Context, Failure};
+
+/// Arguments of `pool accept`.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// The pool, which needn't be open
+    pool: String,
+
+    /// The disks, or machines that have them now; all that were moved without any
+    #[arg(value_name = "DISK|NODE")]
+    names: Vec<String>,
+
+    #[command(flatten)]
+    confirmation: Confirmation,
+}
+
+/// `pool accept`.
+pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
+    let AcceptArgs { pool, names, confirmation } = args;
+    let path = pool_path(&pool)?;
+    let moved: Vec<MovedDisk> = context.client.get(&format!("{path}/moved")).await?;
+    let shown = named(&pool, moved, &names)?;
+    let is_done = shown.is_empty() || confirmation.dry_run;
+    if !shown.is_empty() && !confirm(&describe(&pool, &shown), confirmation)? {
+        return output::show(context.json, &shown, String::new).map(|()| Exit::Ok);
+    }
+    if !is_done {
+        let () = context.client.post(&format!("{path}/accept"), &shown).await?;
+    }
+    output::show(context.json, &shown, || match shown.is_empty() {
+        true => format!("Pool {pool}: every disk that is present is on the machine that had it\n"),
+        false => format!(
+            "Pool {pool} takes {} where they are now; see `etherpool pool show {pool}`, or import it if it isn't open\n",
+            if shown.len() == 1 { "1 disk".to_owned() } else { format!("{} disks", shown.len()) }
+        ),
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Those that are meant.
+fn named(
+    pool: &str,
+    mut moved: Vec<MovedDisk>,
+    names: &[String],
+) -> Result<Vec<MovedDisk>, Failure> {
+    let is_meant =
+        |name: &String, one: &MovedDisk| [&one.disk, &one.device_name, &one.to].contains(&name);
+    if let Some(name) = names.iter().find(|name| !moved.iter().any(|one| is_meant(name, one))) {
+        return Err(Failure::not_found(
+            format!(
+                "{name} is no disk of pool {pool} on another machine than before, nor such a machine"
+            ),
+            format!("see which there are: etherpool pool accept {pool} --dry-run"),
+        ));
+    }
+    moved.retain(|one| names.is_empty() || names.iter().any(|name| is_meant(name, one)));
+    Ok(moved)
+}
+
+fn describe(pool: &str, shown: &[MovedDisk]) -> String {
+    let mut text =
+        format!("Pool {pool} would take these disks from the machines that have them now:\n");
+    for MovedDisk { disk, device_name, serial, from, from_key, to, to_key } in shown {
+        let serial = if serial.is_empty() { String::new() } else { format!(", serial {serial}") };
+        let _ = writeln!(
+            text,
+            "  {disk} ({device_name}{serial}): was on {from}, key {from_key}\n    is on {to}, key {to_key}"
+        );
+    }
+    text + "What these machines show is believed as far as checksums don't tell otherwise: say yes if you moved the disks, or\n\
+            if the machines have other keys since they were set up anew (`etherpool key show` tells theirs).\n"
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use seal::PublicKey;
+
+    use super::*;
+
+    fn moved(disk: &str, to: &str) -> MovedDisk {
+        MovedDisk {
+            disk: disk.into(),
+            device_name: format!("/dev/{disk}"),
+            serial: "WD-1".into(),
+            from: "n1".into(),
+            from_key: PublicKey([1; 32]),
+            to: to.into(),
+            to_key: PublicKey([2; 32]),
+        }
+    }
+
+    #[test]
+    fn disks_are_meant_by_their_names_or_their_machines() {
+        let all = || vec![moved("e2.0", "n2"), moved("e2.1", "n2"), moved("e3.0", "n3")];
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let named = named("tank", all(), &names);
+            named.map(|named| named.into_iter().map(|one| one.disk).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[]).unwrap().len(), 3);
+        assert_eq!(of(&["n2"]).unwrap(), ["e2.0", "e2.1"]);
+        assert_eq!(of(&["e3.0", "/dev/e2.1"]).unwrap(), ["e2.1", "e3.0"]);
+        assert!(of(&["n1"]).is_err(), "where they were isn't where they are");
+        let text = describe("tank", &all());
+        assert!(text.contains("e2.0 (/dev/e2.0, serial WD-1): was on n1"), "{text}");
+    }
+}
