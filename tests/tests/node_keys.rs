@@ -39,7 +39,7 @@ fn a_disk_is_its_machines() {
         assert_eq!(disk(&lab, name)["node_key"], **key);
     }
     let (code, text) = lab.said(&["pool", "accept", POOL]);
-    assert!(code == 0 && text.contains("on the machine that had it"), "{text}");
+    assert!(code == 0 && text.contains("no disk that is present is known"), "{text}");
 
     // Its disk is as it was, and another machine has it.
     lab.lab(&["kill", "n1"]);

@@ -241,9 +241,12 @@ pub fn held(volume: &str, key: &str) -> HeldSetting {
 
 /// What is to be remembered of a disk. One that is missing keeps what was known when it was present.
 fn known_disk(id: Uuid, disk: &PoolDisk, before: Option<&KnownDisk>) -> Option<KnownDisk> {
-    let is_kept = before.is_some() && disk.state == DiskState::Offline;
-    if is_kept || disk.state == DiskState::Missing {
-        return before.cloned();
+    let is_away = matches!(disk.state, DiskState::Offline | DiskState::Missing);
+    if let Some(before) = before.filter(|_| is_away) {
+        return Some(KnownDisk { node_key: disk.node_key, ..before.clone() });
+    }
+    if disk.state == DiskState::Missing && disk.node_key.is_none() {
+        return None;
     }
     Some(KnownDisk {
         id,

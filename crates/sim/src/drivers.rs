@@ -212,7 +212,7 @@ pub fn attach(
             node_name: export.node_name,
             device_name: export.export_name,
             serial: export.drive_serial,
-            node_key: found.node_key,
+            node_key: found.node_key.filter(|_| least > Security::None),
         };
         engine.remove_device(&facts.name);
         engine.add_device(facts, found.device);

@@ -1,10 +1,12 @@
 //! `etherpool pool accept`: disks that another machine has than had them, taken where they are now.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use clap::Args;
 use control::exit::Exit;
 use pool::MovedDisk;
+use seal::PublicKey;
 
 use super::args::Confirmation;
 use super::confirm::confirm;
@@ -18,8 +20,8 @@ pub struct AcceptArgs {
     /// The pool, which needn't be open
     pool: String,
 
-    /// The disks, or machines that have them now; all that were moved without any
-    #[arg(value_name = "DISK|NODE")]
+    /// The disks by their addresses, or machines that have them now by their names or keys; all that were moved without any
+    #[arg(value_name = "DISK|NODE|KEY")]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -32,15 +34,20 @@ pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure
     let path = pool_path(&pool)?;
     let moved: Vec<MovedDisk> = context.client.get(&format!("{path}/moved")).await?;
     let shown = named(&pool, moved, &names)?;
-    let is_done = shown.is_empty() || confirmation.dry_run;
-    if !shown.is_empty() && !confirm(&describe(&pool, &shown), confirmation)? {
-        return output::show(context.json, &shown, String::new).map(|()| Exit::Ok);
+    if context.json && confirmation.dry_run {
+        output::print_json(&shown)?;
+        return Ok(Exit::Ok);
     }
-    if !is_done {
+    if !shown.is_empty() {
+        if !confirm(&describe(&pool, &shown), confirmation)? {
+            return Ok(Exit::Ok);
+        }
         let () = context.client.post(&format!("{path}/accept"), &shown).await?;
     }
     output::show(context.json, &shown, || match shown.is_empty() {
-        true => format!("Pool {pool}: every disk that is present is on the machine that had it\n"),
+        true => format!(
+            "Pool {pool}: no disk that is present is known to have been on another machine\n"
+        ),
         false => format!(
             "Pool {pool} takes {} where they are now; see `etherpool pool show {pool}`, or import it if it isn't open\n",
             if shown.len() == 1 { "1 disk".to_owned() } else { format!("{} disks", shown.len()) }
@@ -55,8 +62,20 @@ fn named(
     mut moved: Vec<MovedDisk>,
     names: &[String],
 ) -> Result<Vec<MovedDisk>, Failure> {
-    let is_meant =
-        |name: &String, one: &MovedDisk| [&one.disk, &one.device_name, &one.to].contains(&name);
+    let is_meant = |name: &String, one: &MovedDisk| {
+        [&one.disk, &one.to, &one.to_key.to_string()].contains(&name)
+    };
+    // A machine calls itself what it likes, also as another one.
+    for name in names {
+        let named = moved.iter().filter(|one| one.to == *name);
+        let keys: BTreeSet<PublicKey> = named.map(|one| one.to_key).collect();
+        if keys.len() > 1 {
+            return Err(Failure::refused(
+                format!("{} machines call themselves {name}", keys.len()),
+                "name the right one by its key (`etherpool key show` there)",
+            ));
+        }
+    }
     if let Some(name) = names.iter().find(|name| !moved.iter().any(|one| is_meant(name, one))) {
         return Err(Failure::not_found(
             format!(
@@ -87,8 +106,6 @@ fn describe(pool: &str, shown: &[MovedDisk]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use seal::PublicKey;
-
     use super::*;
 
     fn moved(disk: &str, to: &str) -> MovedDisk {
@@ -113,7 +130,13 @@ mod tests {
         };
         assert_eq!(of(&[]).unwrap().len(), 3);
         assert_eq!(of(&["n2"]).unwrap(), ["e2.0", "e2.1"]);
-        assert_eq!(of(&["e3.0", "/dev/e2.1"]).unwrap(), ["e2.1", "e3.0"]);
+        assert_eq!(of(&["e3.0", "e2.1"]).unwrap(), ["e2.1", "e3.0"]);
+        assert_eq!(of(&[&PublicKey([2; 32]).to_string()]).unwrap().len(), 3);
+        let mut two = all();
+        two[1].to_key = PublicKey([3; 32]);
+        let name = |name: &str| named("tank", two.clone(), &[name.to_owned()]);
+        assert!(name("n2").is_err(), "which of them?");
+        assert_eq!(name(&PublicKey([3; 32]).to_string()).unwrap(), two[1..2]);
         assert!(of(&["n1"]).is_err(), "where they were isn't where they are");
         let text = describe("tank", &all());
         assert!(text.contains("e2.0 (/dev/e2.0, serial WD-1): was on n1"), "{text}");

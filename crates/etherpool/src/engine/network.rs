@@ -24,7 +24,7 @@ use os::dir::Spot;
 use os::net::{PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
 use runtime::Handle;
-use seal::Identity;
+use seal::{Identity, PublicKey, Security};
 
 use super::exports::Exports;
 use crate::namespaces::{Namespaces, spec_of};
@@ -33,6 +33,8 @@ use crate::namespaces::{Namespaces, spec_of};
 pub struct Network {
     runtime: Handle,
     initiator: Initiator,
+    /// Nobody is spoken with who has no key.
+    demands_keys: bool,
     namespaces: Rc<Namespaces>,
     interfaces: RefCell<Vec<Interface>>,
     /// What the engine was given, to notice another disk under a known address.
@@ -83,6 +85,7 @@ impl Network {
         identity: Option<Rc<Identity>>,
     ) -> anyhow::Result<Network> {
         let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
+        let demands_keys = seal::least_of(identity.as_deref()) > Security::None;
         let options = InitiatorOptions {
             connect: identity.is_some(),
             identity,
@@ -95,6 +98,7 @@ impl Network {
         Ok(Network {
             runtime: handle.runtime().clone(),
             initiator: Initiator::new(handle.runtime().clone(), options),
+            demands_keys,
             namespaces: Rc::clone(namespaces),
             interfaces: RefCell::new(interfaces),
             given: RefCell::default(),
@@ -127,15 +131,16 @@ impl Network {
     pub fn feed(&self, engine: &Rc<Engine>) {
         let targets = self.initiator.targets();
         for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
-            // What names it was found by is anybody's word; who has it was proved to the device itself.
+            // Who has it was proved to the device itself.
             let node_key = disk.node_key();
             let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
             let known = self.given.borrow().get(&address).cloned();
             if known.as_ref().is_some_and(|known| is_same(known, &device)) {
                 continue;
             }
-            let Some(facts) = facts_of(address, &targets) else { continue };
-            let facts = DiskFacts { node_key, ..facts };
+            let Some(facts) = facts_of(address, node_key, &targets) else { continue };
+            // Where nothing need be proved it says nothing.
+            let facts = DiskFacts { node_key: node_key.filter(|_| self.demands_keys), ..facts };
             if known.is_some() {
                 engine.remove_device(&facts.name);
             }
@@ -215,10 +220,15 @@ fn is_same(one: &Rc<dyn BlockDevice>, other: &Rc<dyn BlockDevice>) -> bool {
     std::ptr::addr_eq(Rc::as_ptr(one), Rc::as_ptr(other))
 }
 
-fn facts_of(address: ShelfSlot, targets: &[TargetInfo]) -> Option<DiskFacts> {
+/// What the machine with this key says of the disk at an address.
+fn facts_of(
+    address: ShelfSlot,
+    node_key: Option<PublicKey>,
+    targets: &[TargetInfo],
+) -> Option<DiskFacts> {
     targets.iter().filter(|info| info.address == address && !info.is_conflict).find_map(|info| {
-        let Some(TargetKind::Session { export, .. }) = &info.kind else { return None };
-        Some(DiskFacts {
+        let Some(TargetKind::Session { export, node_key: of }) = &info.kind else { return None };
+        of.zip(node_key).is_none_or(|(of, this)| of == this).then(|| DiskFacts {
             name: address.to_string(),
             node: export.node_id,
             node_name: export.node_name.clone(),

@@ -120,13 +120,15 @@ impl Engine {
     pub(super) fn remnants(&self, pool: PoolId) -> Vec<SeenDisk> {
         let devices = self.devices.borrow();
         let shows = devices.values().filter_map(|device| match &*device.content.borrow() {
-            Content::Destroyed(label) if label.label.pool == pool => Some(SeenDisk {
-                place: device.facts.place(),
-                machine: device.facts.node,
-                device: Rc::clone(&device.device),
-                label: label.label.clone(),
-                vote: None,
-            }),
+            Content::Destroyed(label) if label.label.pool == pool && !self.is_elsewhere(device) => {
+                Some(SeenDisk {
+                    place: device.facts.place(),
+                    machine: device.facts.node,
+                    device: Rc::clone(&device.device),
+                    label: label.label.clone(),
+                    vote: None,
+                })
+            }
             _ => None,
         });
         shows.collect()

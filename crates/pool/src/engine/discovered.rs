@@ -100,7 +100,7 @@ impl Engine {
     /// The disks of an open pool, without all else that a report has: that looks at every run of every volume.
     fn disks_of(&self, slot: &Slot, open: &OpenPool) -> Vec<PoolDisk> {
         let mut disks = open.disks();
-        disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
+        self.explain_missing(slot.id, &mut disks);
         disks
     }
 
@@ -112,34 +112,23 @@ impl Engine {
         slots.iter().filter_map(|slot| self.report_slot(slot)).collect()
     }
 
-    /// A disk that is missing where another pool's disk answers now: a disk belongs to one pool, so what
-    /// it held of this one is gone. (An earlier version let two pools take the same disk.)
-    fn explain_missing(&self, pool: PoolId, disk: &mut PoolDisk) {
-        if disk.state != DiskState::Missing {
+    /// Of disks that are missing, where that can be told, why they are.
+    fn explain_missing(&self, pool: PoolId, disks: &mut [PoolDisk]) {
+        let is_missing = |disk: &PoolDisk| disk.state == DiskState::Missing;
+        if !disks.iter().any(is_missing) {
             return;
         }
         let devices = self.devices.borrow();
-        let is_it = |device: &&Rc<Device>| {
-            let content = device.content.borrow();
-            content
-                .label()
-                .is_some_and(|label| label.pool == pool && label.disk.to_string() == disk.id)
-        };
-        let mut shown = devices.values().filter(is_it);
-        if let Some(why) = shown.find_map(|device| self.why_elsewhere(device)) {
-            disk.state = DiskState::Refused { why };
-            return;
-        }
-        let Some(device) = devices.get(&disk.name) else { return };
-        if let Content::Labelled { label, .. } = &*device.content.borrow()
-            && label.label.pool != pool
-        {
-            let (pool, id) = (&label.label.pool_name, label.label.pool);
-            let why = format!(
-                "at its address is a disk of pool {pool} ({id}) now; if the same disk was given to that \
-                 pool, what it held of this one is gone"
-            );
-            disk.state = DiskState::Refused { why };
+        let elsewhere = devices.values().filter(|device| device.is_of(pool)).filter_map(|device| {
+            let why = self.why_elsewhere(device)?;
+            Some((device.content.borrow().label()?.disk.to_string(), why))
+        });
+        let elsewhere: BTreeMap<String, String> = elsewhere.collect();
+        for disk in disks.iter_mut().filter(|disk| is_missing(disk)) {
+            let taken = || why_taken(pool, devices.get(&disk.name)?);
+            if let Some(why) = elsewhere.get(&disk.id).cloned().or_else(taken) {
+                disk.state = DiskState::Refused { why };
+            }
         }
     }
 
@@ -151,7 +140,7 @@ impl Engine {
             if slot.between.get() {
                 report.state = PoolState::Opening;
             }
-            report.disks.iter_mut().for_each(|disk| self.explain_missing(slot.id, disk));
+            self.explain_missing(slot.id, &mut report.disks);
             self.show_health(&mut report);
             return Some(report);
         }
@@ -236,4 +225,18 @@ impl Engine {
         self.show_health(&mut report);
         Some(report)
     }
+}
+
+/// Another pool's disk answers at the address of a disk that is missing: a disk belongs to one pool, so what
+/// it held of this one is gone. (An earlier version let two pools take the same disk.)
+fn why_taken(pool: PoolId, device: &Device) -> Option<String> {
+    let content = device.content.borrow();
+    let Content::Labelled { label, .. } = &*content else { return None };
+    let (name, id) = (&label.label.pool_name, label.label.pool);
+    (id != pool).then(|| {
+        format!(
+            "at its address is a disk of pool {name} ({id}) now; if the same disk was given to that \
+             pool, what it held of this one is gone"
+        )
+    })
 }

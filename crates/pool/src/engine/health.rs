@@ -36,6 +36,9 @@ impl Engine {
         let health = device.health.borrow();
         let Some(health) = health.as_ref() else { return };
         let Some((open, disk)) = self.open_pool_of(device) else { return };
+        if self.is_elsewhere(device) {
+            return;
+        }
         let told = self.told_health.borrow_mut().insert(disk, health.state);
         if health.state == told.unwrap_or(HealthState::Good) {
             return;

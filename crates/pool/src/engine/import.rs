@@ -318,6 +318,7 @@ impl Engine {
 
     async fn plan_of(self: &Rc<Self>, slot: &Slot) -> Result<ImportPlan, PoolError> {
         self.look_again(slot.id).await;
+        self.forget_others_homes(slot);
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
         if quorum.newest.is_none() {

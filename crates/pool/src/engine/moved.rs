@@ -30,6 +30,7 @@ impl Pool {
             return Ok(());
         }
         self.commit_locked(&records).await?;
+        self.learn_home(member);
         // A machine that has another name is where it was.
         let Some((from, before)) = before else { return Ok(()) };
         let (pool, disk) = (self.name.clone(), member.display_name());

@@ -3,107 +3,145 @@
 //! the key of the machine that had each disk, and does without one that another machine has until somebody says that it
 //! was moved there.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use seal::PublicKey;
 
+use super::commit::CommitError;
 use super::lease::Ended;
 use super::member::Member;
-use super::open::{Claimed, OpenRequest};
+use super::observe::Content;
+use super::open::OpenRequest;
 use super::pool::Pool;
-use super::slot::{Device, Slot, SlotState};
+use super::slot::{Device, KnownDisks, Slot};
 use super::{DiskPlace, Engine};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::{MovedDisk, PoolEvent};
 
-/// The machine that has each disk, by its name and its key.
-pub(super) type Machines = BTreeMap<DiskId, (String, PublicKey)>;
+/// Disks that are named in a sentence, at most.
+const NAMED_MAX: usize = 4;
 
-/// The key of the machine that somebody said is right.
-pub(super) type Accepted = BTreeMap<DiskId, PublicKey>;
+/// Where a pool's disks belong, as far as that is known: at first by our own records, then by the metadata.
+#[derive(Default)]
+pub(crate) struct Homes {
+    /// The machine that each disk was on last, by its name and its key.
+    machines: RefCell<BTreeMap<DiskId, (String, PublicKey)>>,
+    /// Those of which somebody said that they have it now. It counts until the metadata has it.
+    accepted: RefCell<BTreeMap<DiskId, PublicKey>>,
+}
 
-/// Whether a disk is where it was: on a machine with that key, or one that somebody said is right.
-fn is_at_home(now: PublicKey, known: Option<PublicKey>, accepted: Option<PublicKey>) -> bool {
-    accepted == Some(now) || known.is_none_or(|known| known == now)
+impl Homes {
+    /// What our own records say.
+    pub(super) fn of(known: Option<&KnownDisks>) -> Homes {
+        let machines = known
+            .into_iter()
+            .flatten()
+            .filter_map(|(disk, place)| Some((*disk, (place.node_name.clone(), place.node_key?))));
+        Homes { machines: RefCell::new(machines.collect()), accepted: RefCell::default() }
+    }
+
+    /// What the metadata says, and nothing else any more.
+    pub(super) fn know(&self, metadata: &Metadata) {
+        let machines = metadata.disks().values().filter_map(|disk| {
+            let node_key = metadata.node_key(disk.number)?;
+            Some((disk.id, (disk.node_name.clone(), node_key)))
+        });
+        self.machines.replace(machines.collect());
+    }
+
+    /// Nothing: somebody else had the pool, and moved its disks as he liked.
+    pub(super) fn forget(&self) {
+        self.machines.borrow_mut().clear();
+    }
+
+    /// What is to be accepted before a disk is taken from where it is now, if it isn't where it belongs.
+    pub(super) fn moved(&self, disk: DiskId, now: &DiskPlace) -> Option<MovedDisk> {
+        let to_key = now.node_key?;
+        let machines = self.machines.borrow();
+        let (from, from_key) = machines.get(&disk)?;
+        let is_right = *from_key == to_key || self.accepted.borrow().get(&disk) == Some(&to_key);
+        (!is_right).then(|| MovedDisk {
+            disk: now.name.clone(),
+            device_name: now.device_name.clone(),
+            serial: now.serial.clone(),
+            from: from.clone(),
+            from_key: *from_key,
+            to: now.node_name.clone(),
+            to_key,
+        })
+    }
+
+    fn accept(&self, disk: DiskId, node_key: PublicKey) {
+        self.accepted.borrow_mut().insert(disk, node_key);
+    }
+
+    /// The metadata has it.
+    fn learn(&self, disk: DiskId, node_name: String, node_key: PublicKey) {
+        self.machines.borrow_mut().insert(disk, (node_name, node_key));
+        self.accepted.borrow_mut().remove(&disk);
+    }
+}
+
+/// Why a disk isn't taken from where it is.
+fn explain(pool: &str, moved: &MovedDisk) -> String {
+    let MovedDisk { disk, from, from_key, to, to_key, .. } = moved;
+    let remedy = format!(
+        "if you moved the disk, or the machine has another key: etherpool pool accept {pool} {disk}; else find out why \
+         that machine shows it"
+    );
+    format!(
+        "{to}, which proves the key {to_key}, has it, but it was on {from} with the key {from_key}; {remedy}"
+    )
+}
+
+/// Several of them, in short.
+pub(super) fn explain_all(pool: &str, moved: &[MovedDisk]) -> Option<String> {
+    let named = moved.iter().take(NAMED_MAX);
+    let mut named: Vec<String> =
+        named.map(|one| format!("{}: {}", one.disk, explain(pool, one))).collect();
+    let others = moved.len().saturating_sub(NAMED_MAX);
+    if others > 0 {
+        named.push(format!("{others} others are on other machines than they were, too"));
+    }
+    (!named.is_empty()).then(|| named.join("; "))
 }
 
 impl Engine {
-    /// Why a labelled device isn't taken for the disk that its label names: another machine has it than had it last.
+    /// What is to be accepted before a device is taken for the disk that its label names.
+    fn moved(&self, device: &Device) -> Option<MovedDisk> {
+        // Where machines prove nothing, that is all.
+        device.facts.node_key?;
+        let content = device.content.borrow();
+        let label = content.label()?;
+        let slot = self.slots.borrow().get(&label.pool).cloned()?;
+        slot.homes.moved(label.disk, &device.facts.place())
+    }
+
+    /// Whether another machine has a device than had the disk that its label names.
+    pub(super) fn is_elsewhere(&self, device: &Device) -> bool {
+        self.moved(device).is_some()
+    }
+
+    /// Why a labelled device isn't taken for the disk that its label names, if that is why.
     pub(super) fn why_elsewhere(&self, device: &Device) -> Option<String> {
-        let label = device.content.borrow().label().cloned()?;
         let moved = self.moved(device)?;
-        let MovedDisk { disk, from, from_key, to, to_key, .. } = &moved;
-        let remedy = format!(
-            "if you moved the disk, or the machine has another key: etherpool pool accept {} {disk}; else find out why \
-             that machine shows it",
-            label.pool_name
-        );
-        Some(format!(
-            "{to}, which proves the key {to_key}, has it, but it was on {from} with the key {from_key}; {remedy}"
-        ))
+        let content = device.content.borrow();
+        Some(explain(&content.label()?.pool_name, &moved))
     }
 
     /// Tells once that it isn't.
     pub(super) fn tell_elsewhere(&self, device: &Device) {
         let why = self.why_elsewhere(device);
-        if device.is_elsewhere.replace(why.is_some()) {
-            return;
+        let was_told = device.told_elsewhere.replace(why.is_some());
+        if let (false, Some(why)) = (was_told, why) {
+            let pool = device.content.borrow().label().map(|label| label.pool_name.clone());
+            let disk = device.facts.name.clone();
+            self.events.tell(PoolEvent::DiskRefused { pool, disk, why });
         }
-        if let Some(why) = why {
-            let label = device.content.borrow().label().cloned();
-            self.events.tell(PoolEvent::DiskRefused {
-                pool: label.map(|label| label.pool_name),
-                disk: device.facts.name.clone(),
-                why,
-            });
-        }
-    }
-
-    /// What is to be accepted before a device is taken for the disk that its label names.
-    fn moved(&self, device: &Device) -> Option<MovedDisk> {
-        self.config.key?;
-        let to_key = device.facts.node_key?;
-        let content = device.content.borrow();
-        let label = content.label()?;
-        let known = self.known_place(label.pool, label.disk);
-        let from_key = known.node_key?;
-        let accepted = self.accepted.borrow().get(&(label.pool, label.disk)).copied();
-        (!is_at_home(to_key, Some(from_key), accepted)).then(|| MovedDisk {
-            disk: device.facts.name.clone(),
-            device_name: device.facts.device_name.clone(),
-            serial: device.facts.serial.clone(),
-            from: known.node_name,
-            from_key,
-            to: device.facts.node_name.clone(),
-            to_key,
-        })
-    }
-
-    /// Where a disk is known to be: by the pool's metadata, or before that could be read by our own records.
-    fn known_place(&self, pool: PoolId, disk: DiskId) -> DiskPlace {
-        let slot = self.slots.borrow().get(&pool).cloned();
-        let state = slot.as_ref().map(|slot| slot.state.borrow().clone());
-        if let Some(SlotState::Open(open)) = state {
-            let meta = open.pool.meta.borrow();
-            let mut disks = meta.disks().values();
-            let known = disks.find(|known| known.id == disk);
-            return known.map_or_else(DiskPlace::default, |known| DiskPlace {
-                node_name: known.node_name.clone(),
-                node_key: meta.node_key(known.number),
-                ..DiskPlace::default()
-            });
-        }
-        let kept = self.known.borrow().get(&pool).and_then(|disks| disks.get(&disk).cloned());
-        let kept = kept.unwrap_or_default();
-        let told = slot.and_then(|slot| slot.machines.borrow().get(&disk).cloned());
-        told.map_or(kept, |(node_name, node_key)| DiskPlace {
-            node_name,
-            node_key: Some(node_key),
-            ..DiskPlace::default()
-        })
     }
 
     /// Disks of a pool that other machines have than had them.
@@ -111,7 +149,7 @@ impl Engine {
         Ok(self.moved_of(self.importable(pool)?.id))
     }
 
-    fn moved_of(&self, pool: PoolId) -> Vec<MovedDisk> {
+    pub(super) fn moved_of(&self, pool: PoolId) -> Vec<MovedDisk> {
         let devices = self.devices.borrow();
         let of_pool = devices.values().filter(|device| device.is_of(pool));
         of_pool.filter_map(|device| self.moved(device)).collect()
@@ -129,10 +167,8 @@ impl Engine {
         }
         for one in shown {
             let device = self.devices.borrow().get(&one.disk).cloned();
-            let label = device.and_then(|device| device.content.borrow().label().cloned());
-            if let Some(label) = label.filter(|label| label.pool == slot.id) {
-                self.accepted.borrow_mut().insert((label.pool, label.disk), one.to_key);
-            }
+            let disk = device.and_then(|device| Some(device.content.borrow().label()?.disk));
+            disk.into_iter().for_each(|disk| slot.homes.accept(disk, one.to_key));
         }
         let names: Vec<String> = shown.iter().map(|one| one.disk.clone()).collect();
         self.observe_again(&names);
@@ -140,51 +176,45 @@ impl Engine {
         Ok(())
     }
 
-    /// Those of a pool whose machine somebody said is right.
-    pub(super) fn accepted_of(&self, slot: &Slot) -> Accepted {
-        let accepted = self.accepted.borrow();
-        let of_pool = accepted.iter().filter(|((pool, _), _)| *pool == slot.id);
-        of_pool.map(|((_, disk), node_key)| (*disk, *node_key)).collect()
-    }
-
-    /// What of a pool is present and doesn't count, for people.
-    pub(super) fn elsewhere_of(&self, pool: PoolId) -> Vec<String> {
+    /// Of a pool that isn't ours by any vote in sight, be that elsewhere, nothing is known from before: whoever had it
+    /// may have moved its disks.
+    pub(super) fn forget_others_homes(&self, slot: &Slot) {
         let devices = self.devices.borrow();
-        let of_pool = devices.values().filter(|device| device.is_of(pool));
-        let told = |device: &Rc<Device>| {
-            Some(format!("{}: {}", device.facts.name, self.why_elsewhere(device)?))
-        };
-        of_pool.filter_map(told).collect()
+        let votes = devices.values().filter_map(|device| match &*device.content.borrow() {
+            Content::Labelled { label, vote: Some(vote) } if label.label.pool == slot.id => {
+                Some((vote.newest.rank(), vote.newest.owner))
+            }
+            _ => None,
+        });
+        let owner = votes.max_by_key(|(rank, _)| *rank).map(|(_, owner)| owner);
+        if owner != Some(self.config.owner) {
+            slot.homes.forget();
+        }
     }
 }
 
 impl OpenRequest {
-    /// Of the disks that were claimed those that other machines have than the metadata says. It is kept who has which.
-    pub(super) fn elsewhere(&self, metadata: &Metadata, claimed: &[Claimed]) -> BTreeSet<DiskId> {
-        let known = metadata.disks().values().filter_map(|disk| {
-            let node_key = metadata.node_key(disk.number)?;
-            Some((disk.id, (disk.node_name.clone(), node_key)))
+    /// The disks that other machines have than the metadata says, which counts from now on.
+    pub(super) fn elsewhere(&mut self, metadata: &Metadata) -> BTreeSet<DiskId> {
+        self.homes.know(metadata);
+        let moved = self.disks.iter().filter_map(|seen| {
+            Some((seen.label.disk, self.homes.moved(seen.label.disk, &seen.place)?))
         });
-        let known: Machines = known.collect();
-        self.machines.replace(known.clone());
-        if self.config.key.is_none() {
-            return BTreeSet::new();
-        }
-        let is_elsewhere = |claimed: &&Claimed| {
-            let disk = claimed.disk.label.disk;
-            let known = known.get(&disk).map(|(_, node_key)| *node_key);
-            let accepted = self.accepted.get(&disk).copied();
-            let now = claimed.disk.place.node_key;
-            now.is_some_and(|now| !is_at_home(now, known, accepted))
-        };
-        claimed.iter().filter(is_elsewhere).map(|claimed| claimed.disk.label.disk).collect()
+        let moved: BTreeMap<DiskId, MovedDisk> = moved.collect();
+        self.moved.extend(moved.values().cloned());
+        moved.into_keys().collect()
     }
 }
 
 impl Pool {
+    /// Why a disk isn't taken in from where it is.
+    pub(super) fn why_elsewhere(&self, member: &Member) -> Option<String> {
+        let moved = self.homes.moved(member.id, &member.place.borrow())?;
+        Some(explain(&self.name, &moved))
+    }
+
     /// The record of the machine that has a disk which is taken in, if it isn't kept.
     pub(super) fn node_key_record(&self, member: &Member) -> Option<MetaRecord> {
-        self.key?;
         let node_key = member.place.borrow().node_key?;
         let meta = self.meta.borrow();
         let is_new = meta.node_key(member.number) != Some(node_key);
@@ -192,13 +222,32 @@ impl Pool {
         (is_known && is_new).then(|| MetaRecord::node_key(member.number, Some(node_key)))
     }
 
+    /// What such a record said is committed.
+    pub(super) fn learn_home(&self, member: &Member) {
+        let place = member.place.borrow();
+        if let Some(node_key) = place.node_key {
+            self.homes.learn(member.id, place.node_name.clone(), node_key);
+        }
+    }
+
     /// Keeps the machines of these disks in one commit: of a pool that is opened with keys for the first time that is
-    /// all of them. The caller holds `meta_lock`.
-    pub(super) async fn keep_node_keys<'a>(
+    /// all of them. Where there is no room they aren't kept now. The caller holds `meta_lock`.
+    pub(super) async fn keep_node_keys(
         self: &Rc<Self>,
-        members: impl Iterator<Item = &'a Rc<Member>>,
+        members: &[Rc<Member>],
     ) -> Result<(), Ended> {
-        let records: Vec<_> = members.filter_map(|member| self.node_key_record(member)).collect();
-        if records.is_empty() { Ok(()) } else { self.commit_locked(&records).await }
+        let new = members.iter().filter_map(|member| Some((member, self.node_key_record(member)?)));
+        let (new, records): (Vec<&Rc<Member>>, Vec<MetaRecord>) = new.unzip();
+        if records.is_empty() {
+            return Ok(());
+        }
+        match self.try_commit_locked(&records).await {
+            Ok(()) => new.into_iter().for_each(|member| self.learn_home(member)),
+            Err(CommitError::Ended(ended)) => return Err(ended),
+            Err(error) => {
+                tracing::warn!(pool = %self.name, ?error, "which machines have its disks isn't kept");
+            }
+        }
+        Ok(())
     }
 }

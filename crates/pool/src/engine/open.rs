@@ -20,7 +20,7 @@ use super::grants;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
-use super::node_keys::{Accepted, Machines};
+use super::node_keys::{Homes, explain_all};
 use super::observe::{Content, Vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
@@ -35,6 +35,7 @@ use crate::format::{
     Voters,
 };
 use crate::metadata::Metadata;
+use crate::report::MovedDisk;
 
 /// A labelled disk that is present.
 #[derive(Clone)]
@@ -48,6 +49,7 @@ pub(crate) struct SeenDisk {
 }
 
 /// What is needed to open a pool.
+#[derive(Clone)]
 pub(crate) struct OpenRequest {
     pub(crate) runtime: Handle,
     pub(crate) config: EngineConfig,
@@ -70,16 +72,14 @@ pub(crate) struct OpenRequest {
     pub(crate) epoch_floor: Epoch,
     /// Shown to its disks with the claim, which may know an older one.
     pub(crate) grant: Option<Rc<Grant>>,
-    /// The machines of which somebody said that they have its disks now.
-    pub(super) accepted: Accepted,
-    /// The machines that have its disks by its metadata, once that was read.
-    pub(super) machines: Rc<RefCell<Machines>>,
-    /// What of it is present and doesn't count, for people.
-    pub(crate) elsewhere: Vec<String>,
+    /// Where its disks belong.
+    pub(super) homes: Rc<Homes>,
+    /// What of it is present and doesn't count, as it is elsewhere.
+    pub(super) moved: Vec<MovedDisk>,
 }
 
 /// Why an opening ended.
-enum Failed {
+pub(super) enum Failed {
     /// For good.
     Error(PoolError),
     /// Other machines have these disks than the metadata says.
@@ -113,22 +113,27 @@ impl OpenRequest {
     /// under an epoch that another has outbid not even their labels could be read.
     pub(crate) async fn open(mut self) -> Result<Rc<OpenPool>, PoolError> {
         loop {
-            let failed = match self.open_claimed().await {
+            match self.open_once().await {
                 Ok(open) => return Ok(open),
-                Err(failed) => failed,
-            };
-            self.disks.iter().for_each(|disk| disk.device.disown());
-            match failed {
-                Failed::Error(error) => return Err(error),
+                Err(Failed::Error(error)) => return Err(error),
                 // What they say of votes and metadata was believed: all begins anew without them.
-                Failed::Elsewhere(disks) => {
+                Err(Failed::Elsewhere(disks)) => {
                     self.disks.retain(|disk| !disks.contains(&disk.label.disk));
                 }
             }
         }
     }
 
-    async fn open_claimed(&self) -> Result<Rc<OpenPool>, Failed> {
+    /// The same, which ends where disks turn out to be elsewhere.
+    pub(super) async fn open_once(&mut self) -> Result<Rc<OpenPool>, Failed> {
+        let opened = self.open_claimed().await;
+        if opened.is_err() {
+            self.disks.iter().for_each(|disk| disk.device.disown());
+        }
+        opened
+    }
+
+    async fn open_claimed(&mut self) -> Result<Rc<OpenPool>, Failed> {
         let quorum = Quorum::of(&self.disks);
         let before = quorum.newest.clone().filter(|_| quorum.suffices());
         let before = before.ok_or_else(|| self.no_quorum(&quorum))?;
@@ -143,7 +148,7 @@ impl OpenRequest {
             return Err(self.is_destroyed().into());
         }
         let (metadata, area) = self.adopt(&before, &claimed).await?;
-        let elsewhere = self.elsewhere(&metadata, &claimed);
+        let elsewhere = self.elsewhere(&metadata);
         if !elsewhere.is_empty() {
             return Err(Failed::Elsewhere(elsewhere));
         }
@@ -210,7 +215,10 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
-        let why = [&[why], self.elsewhere.as_slice()].concat().join("; ");
+        let why = match explain_all(&self.name, &self.moved) {
+            None => why,
+            Some(moved) => format!("{why}; {moved}"),
+        };
         PoolError::NoQuorum { pool: self.name.clone(), why, missing }
     }
 
@@ -382,6 +390,7 @@ impl OpenRequest {
             epoch,
             grant: RefCell::new(self.grant_of(&metadata)),
             key: self.config.key,
+            homes: Rc::clone(&self.homes),
             read_only: self.read_only,
             members: RefCell::new(members),
             leaving: RefCell::new(metadata.leaving()),
@@ -450,7 +459,8 @@ impl OpenRequest {
                 return Err(Ended::Closed);
             }
         }
-        pool.keep_node_keys(fit.iter().map(|(member, _)| member)).await?;
+        let taken_in: Vec<Rc<Member>> = fit.iter().map(|(member, _)| Rc::clone(member)).collect();
+        pool.keep_node_keys(&taken_in).await?;
         drop(lock);
         pool.stops.pass(StopPoint::OpenCheckpointed).await;
         for (member, rolled_back) in &fit {

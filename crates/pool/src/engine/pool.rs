@@ -21,6 +21,7 @@ use super::config::Votes;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
+use super::node_keys::Homes;
 use super::offline::Recall;
 use super::stops::Stops;
 use super::trim::Trims;
@@ -49,6 +50,8 @@ pub(crate) struct Pool {
     pub(crate) epoch: Epoch,
     /// The key that we show to its disks.
     pub(crate) key: Option<PublicKey>,
+    /// Where its disks belong.
+    pub(super) homes: Rc<Homes>,
     /// Whom its disks obey, if that is anybody in particular.
     pub(crate) grant: RefCell<Option<Rc<Grant>>>,
     /// It was imported read-only: nothing of it reaches its disks.

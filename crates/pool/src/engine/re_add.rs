@@ -122,6 +122,9 @@ impl Pool {
         member: &Rc<Member>,
         device: &dyn BlockDevice,
     ) -> Result<bool, NotFit> {
+        if let Some(why) = self.why_elsewhere(member) {
+            return Err(NotFit::Refused(why));
+        }
         let ended = member.claims_ended.get();
         let claimed = self.within(self.limits.claim, self.claim_unknown(device)).await;
         let instance = claimed.map_err(not_fit)?.instance;

@@ -19,7 +19,7 @@ use super::import::owner_lives;
 use super::lease::Ended;
 use super::member::{Member, Standing};
 use super::observe::Vote;
-use super::open::{OpenRequest, SeenDisk};
+use super::open::{Failed, OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
 use super::overlay::Overlay;
 use super::pool::{GroupPlace, Pool};
@@ -69,8 +69,16 @@ impl Engine {
         slot: &Slot,
         request: OpenRequest,
     ) -> Result<Rc<OpenPool>, PoolError> {
-        let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
-        let open = OpenRequest { disks, found: Some(found), ..request }.open().await?;
+        let (open, votes) = loop {
+            let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
+            let mut over = OpenRequest { disks, found: Some(found), ..request.clone() };
+            match over.open_once().await {
+                Ok(open) => break (open, votes),
+                // They aren't seen any more, and the others are votes without them.
+                Err(Failed::Elsewhere(_)) => {}
+                Err(Failed::Error(error)) => return Err(error),
+            }
+        };
         open.votes_before.set(Some(votes));
         match open.forget_properties().await {
             Ok(()) => Ok(open),

@@ -9,13 +9,13 @@ use std::time::Duration;
 use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, HealthState, Instant, IoError};
 use futures::future::{Either, join_all, select};
 use runtime::{Handle, Notify};
-use seal::{Grant, PublicKey};
+use seal::Grant;
 
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
 use super::member::Member;
-use super::node_keys::Machines;
+use super::node_keys::Homes;
 use super::observe::{Content, explain};
 use super::open::{OpenRequest, SeenDisk};
 use super::open_pool::OpenPool;
@@ -42,8 +42,6 @@ pub struct Engine {
     pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
     /// What was told of the drives of pools' disks.
     pub(super) told_health: RefCell<BTreeMap<DiskId, HealthState>>,
-    /// The machines of which somebody said that they have disks now that others had.
-    pub(super) accepted: RefCell<BTreeMap<(PoolId, DiskId), PublicKey>>,
     /// What commands under way are about to use.
     pub(super) taken: Taken,
     /// For what pools that were imported read-only have for themselves.
@@ -70,7 +68,7 @@ pub(super) struct Device {
     /// It waits for the disk that it passes for to be gone (`twins`).
     pub(super) parted: Cell<bool>,
     /// It was told that another machine has it than should (`node_keys`).
-    pub(super) is_elsewhere: Cell<bool>,
+    pub(super) told_elsewhere: Cell<bool>,
     pub(super) gone: Cell<bool>,
     /// How its drive is, as far as that is known.
     pub(super) health: RefCell<Option<DriveHealth>>,
@@ -98,8 +96,8 @@ pub(super) struct Slot {
     pub(super) epoch_floor: Cell<Epoch>,
     /// By which it was imported.
     pub(super) grant: RefCell<Option<Rc<Grant>>>,
-    /// The machines that have its disks, by its metadata when that was read last.
-    pub(super) machines: Rc<RefCell<Machines>>,
+    /// Where its disks belong.
+    pub(super) homes: Rc<Homes>,
 }
 
 /// An import that was asked for and isn't done.
@@ -173,7 +171,6 @@ impl Engine {
             slots: RefCell::default(),
             destroyed: RefCell::default(),
             told_health: RefCell::default(),
-            accepted: RefCell::default(),
             taken: Taken::default(),
             changed: Notify::new(),
             closing: Cell::new(false),
@@ -193,7 +190,7 @@ impl Engine {
             content: RefCell::new(Content::Unread),
             epoch: Cell::default(),
             parted: Cell::new(false),
-            is_elsewhere: Cell::new(false),
+            told_elsewhere: Cell::new(false),
             gone: Cell::new(false),
             health: RefCell::default(),
             poked: Notify::new(),
@@ -338,7 +335,7 @@ impl Engine {
             owner: RefCell::new(None),
             epoch_floor: Cell::default(),
             grant: RefCell::default(),
-            machines: Rc::default(),
+            homes: Rc::new(Homes::of(self.known.borrow().get(&id))),
         });
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));
@@ -513,9 +510,8 @@ impl Engine {
             found: None,
             epoch_floor: slot.epoch_floor.get(),
             grant: slot.grant.borrow().clone(),
-            accepted: self.accepted_of(slot),
-            machines: Rc::clone(&slot.machines),
-            elsewhere: self.elsewhere_of(slot.id),
+            homes: Rc::clone(&slot.homes),
+            moved: self.moved_of(slot.id),
         }
     }
 

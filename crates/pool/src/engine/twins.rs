@@ -26,7 +26,7 @@ impl Engine {
             .values()
             .filter(|other| !std::ptr::eq(&***other, device))
             .filter(|other| identity_of(other) == Some(identity))
-            .filter(|other| self.why_elsewhere(other).is_none())
+            .filter(|other| !self.is_elsewhere(other))
             .collect();
         if twins.is_empty() {
             return None;
@@ -59,7 +59,7 @@ impl Engine {
         member: &Rc<Member>,
         device: &Rc<Device>,
     ) {
-        if self.why_elsewhere(device).is_some() {
+        if self.is_elsewhere(device) {
             return;
         }
         match member.device() {
@@ -91,7 +91,8 @@ impl Engine {
         let identity = Some((open.pool.id, member.id));
         let mut told = false;
         loop {
-            let over = device.gone.get() || open.pool.lease.ended().is_some();
+            let over =
+                device.gone.get() || open.pool.lease.ended().is_some() || self.is_elsewhere(device);
             if over || identity_of(device) != identity {
                 return false;
             }

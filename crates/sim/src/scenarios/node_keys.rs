@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use pool::engine::ImportOptions;
 use pool::metadata::Layout;
-use pool::{DiskState, PoolDisk, PoolState};
+use pool::{DiskState, PoolDisk, PoolError, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::metadata::{add_copy, move_disk};
@@ -32,7 +32,11 @@ pub(super) async fn accept(rig: &Rig, disks: usize) -> Result<(), Failure> {
     }
     let begin = rig.cluster.world().timeline().now();
     loop {
-        let moved = rig.with(|engine| async move { engine.moved_disks(POOL) }).await?;
+        // An engine that has just begun has seen no disk.
+        let moved = rig.with(|engine| async move {
+            Ok::<_, PoolError>(engine.moved_disks(POOL).unwrap_or_default())
+        });
+        let moved = moved.await?;
         if moved.len() >= disks {
             return rig.with(|engine| async move { engine.accept_disks(POOL, &moved) }).await;
         }

@@ -204,3 +204,64 @@ fn a_pool_learns_its_machines_when_it_is_first_opened_with_keys() {
     bench.come(0, key(9));
     assert!(is_elsewhere(&bench.state(0)), "{:?}", bench.state(0));
 }
+
+#[test]
+fn what_answers_no_claim_isnt_taken_in_later() {
+    let bench = made(68);
+    let now = bench.executor.handle().now() + Duration::from_secs(60);
+    let disks = bench.disks.clone();
+    drop(bench);
+    disks[0].node_key.set(Some(key(9)));
+    disks[0].refuses_claims.set(true);
+    let bench = Bench::with(69, disks.clone(), now, 2);
+    bench.pass(Duration::from_secs(5));
+    bench.import_of("pool").unwrap();
+    disks[0].refuses_claims.set(false);
+    bench.pass(Duration::from_secs(60));
+    assert!(is_elsewhere(&bench.state(0)), "{:?}", bench.state(0));
+    assert_eq!(bench.keys()[0], Some(key(0)));
+}
+
+#[test]
+fn who_had_the_pool_meanwhile_may_have_moved_its_disks() {
+    let bench = made(70);
+    let pools = bench.engine.known_pools();
+    let now = bench.executor.handle().now() + Duration::from_secs(60);
+    let disks = bench.disks.clone();
+    drop(bench);
+    let other = Bench::with(71, disks.clone(), now, 2);
+    other.pass(Duration::from_secs(5));
+    other.import_of("pool").unwrap();
+    for disk in 0..3 {
+        other.go(disk);
+        other.come(disk, key(9));
+        assert_eq!(other.accept(&[]).len(), 1);
+    }
+    other.pass(Duration::from_secs(30));
+    assert_eq!(other.report().state, PoolState::Online);
+    let now = other.executor.handle().now() + Duration::from_secs(60);
+    drop(other);
+    let bench = Bench::again(72, disks, now, 1, pools);
+    bench.pass(Duration::from_secs(30));
+    bench.import_of("pool").unwrap();
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.report().state, PoolState::Online);
+    assert_eq!(bench.keys()[..3], [Some(key(9)); 3]);
+}
+
+#[test]
+fn what_is_elsewhere_is_no_vote_of_a_pool_that_is_only_read() {
+    let bench = made(73);
+    let now = bench.executor.handle().now() + Duration::from_secs(60);
+    let disks: Vec<_> = bench.disks[..2].to_vec();
+    drop(bench);
+    disks[0].node_key.set(Some(key(9)));
+    let bench = Bench::with(74, disks, now, 2);
+    bench.pass(Duration::from_secs(5));
+    let engine = Rc::clone(&bench.engine);
+    let options = ImportOptions { read_only: true, ..ImportOptions::default() };
+    bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
+    let report = bench.report();
+    assert!(is_elsewhere(&report.disks[0].state), "{:?}", report.disks[0]);
+    assert_eq!(report.disks[1].state, DiskState::Usable);
+}
