@@ -46,7 +46,9 @@ fn a_disk_is_its_machines() {
     pass_for(&lab, "n1", "n2");
     lab.lab(&["start", "n1"]);
     wait_until("the disk is refused", || is_refused(&lab, "e1.0"));
-    std::fs::write(lab.mount().join("words"), vec![b'w'; 4 << 20]).unwrap();
+    let words = vec![b'w'; 4 << 20];
+    std::fs::write(lab.mount().join("words"), &words).unwrap();
+    rustix::fs::syncfs(std::fs::File::open(lab.mount()).unwrap()).unwrap();
     assert!(lab.show(&["disk", "list"]).contains("pool accept"));
     wait_until("somebody is told", || lab.said(&["alert", "list"]).1.contains("e1.0"));
     lab.lab(&["kill", "supervisor"]);
@@ -77,7 +79,7 @@ fn a_disk_is_its_machines() {
     lab.cli(&["pool", "accept", POOL, "--yes"]);
     lab.wait_served();
     lab.wait_clean();
-    assert_eq!(std::fs::read(lab.mount().join("words")).unwrap(), vec![b'w'; 4 << 20]);
+    assert!(std::fs::read(lab.mount().join("words")).unwrap() == words, "they are there");
     lab.cli(&["volume", "verify", VOLUME]);
     for name in ["e1.0", "e2.0", "e3.0"] {
         assert_eq!(disk(&lab, name)["node_key"], *keys[2]);
