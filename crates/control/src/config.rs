@@ -25,6 +25,9 @@ pub struct SupervisorConfig {
     /// Where links POOL/VOLUME to the block devices are made.
     #[serde(alias = "device_dir")]
     pub device_dir: PathBuf,
+    /// The group that may look at everything by the API's socket; where it is empty, or there is no such group, only root
+    /// may.
+    pub readers: String,
     /// The API's socket; `api.sock` in `run_dir` without it.
     #[serde(alias = "api_socket")]
     pub api_socket: Option<PathBuf>,
@@ -134,6 +137,7 @@ impl Default for SupervisorConfig {
             state_dir: "/var/lib/etherpool".into(),
             run_dir: "/run/etherpool".into(),
             device_dir: "/dev/etherpool".into(),
+            readers: "etherpool".into(),
             api_socket: None,
             node_socket: None,
             security: Security::None,

@@ -47,7 +47,14 @@ impl Asked {
             ["pools", pool, ..] => Some((*pool).to_owned()),
             _ => None,
         };
-        let only_asks = method == "GET" || parts.contains(&"plan");
+        let plans = matches!(
+            &parts[..],
+            ["plan", ..]
+                | ["disks", "wipe", "plan"]
+                | ["pools", _, "plan", ..]
+                | ["pools", _, "extend", "plan"]
+        );
+        let only_asks = method == "GET" || plans;
         Asked { text, pool, changes: !only_asks }
     }
 }
@@ -78,5 +85,18 @@ mod tests {
         ] {
             assert_eq!(Asked::of(method, path).text, expected);
         }
+    }
+
+    #[test]
+    fn what_only_asks_is_known_by_its_place_and_not_by_a_name() {
+        for path in ["plan/pool", "disks/wipe/plan", "pools/p/plan/volume", "pools/p/extend/plan"] {
+            assert!(!Asked::of("POST", &format!("/v1/{path}")).changes, "{path}");
+        }
+        for path in
+            ["pools/plan/destroy", "pools/p/volumes/plan/mkfs", "pools/plan/volumes/v/mount"]
+        {
+            assert!(Asked::of("POST", &format!("/v1/{path}")).changes, "{path}");
+        }
+        assert!(Asked::of("DELETE", "/v1/pools/p/volumes/plan").changes);
     }
 }

@@ -4,17 +4,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::serve::IncomingStream;
 use control::api::{ApiError, Asked, COMMAND_HEADER};
 use control::channel::EngineRequest;
 use serde_json::Value;
-use tokio::net::UnixListener;
 
 use super::Services;
+use super::access::Peer;
+use super::api::Refusal;
 
 /// Longest body of a request.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
@@ -24,51 +23,6 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 tokio::task_local! {
     /// The note of the request that is being answered. Who answers before the outcome is known takes it along.
     static NOTE: Arc<Mutex<Option<Note>>>;
-}
-
-/// Who is connected, by the kernel's word.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    uid: Option<u32>,
-    /// As whom somebody logged in who is another by now (`sudo`).
-    login: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        let credentials = stream.io().peer_cred().ok();
-        let login = credentials.and_then(|peer| peer.pid()).and_then(login_uid);
-        Peer { uid: credentials.map(|peer| peer.uid()), login }
-    }
-}
-
-impl Peer {
-    fn name(self) -> String {
-        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let Some(uid) = self.uid else { return "somebody".to_owned() };
-        match self.login.filter(|login| *login != uid) {
-            None => user_name(&users, uid),
-            Some(login) => {
-                format!("{}, logged in as {}", user_name(&users, uid), user_name(&users, login))
-            }
-        }
-    }
-}
-
-/// The login that a process comes from, if it comes from one.
-fn login_uid(pid: i32) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
-    text.trim().parse().ok().filter(|uid| *uid != u32::MAX)
-}
-
-/// A user's name by the local users file alone: who asks a directory service may wait for it.
-fn user_name(users: &str, uid: u32) -> String {
-    let named = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| format!("uid {uid}"))
 }
 
 /// A request whose outcome isn't known yet.
@@ -122,8 +76,15 @@ fn take(note: &Arc<Mutex<Option<Note>>>) -> Option<Note> {
     note.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Answers a request, and notes it if it changes a pool.
+/// Answers a request, if whoever asks may, and notes it if it changes a pool. What changes anything else is logged.
 pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Response {
+    let peer = Peer::of(&request);
+    if let Some(refusal) = peer.refused(request.method()) {
+        let (who, asked) =
+            (peer.name(), Asked::of(request.method().as_str(), request.uri().path()));
+        tracing::warn!(who, asked = asked.text, "refused: only root may");
+        return Refusal::from(refusal).into_response();
+    }
     let asked = Asked::of(request.method().as_str(), request.uri().path());
     if !asked.changes {
         return next.run(request).await;
@@ -136,20 +97,22 @@ pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Res
         }
     };
     let details: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| *peer);
     let typed = parts.headers.get(COMMAND_HEADER).map(|typed| typed.as_bytes());
     let named = || details["name"].as_str().map(str::to_owned);
     let pool = asked.pool.clone().or_else(|| named().filter(|_| parts.uri.path() == "/v1/pools"));
     // Afterwards there is nothing that it could be kept in.
     let ends_it = parts.uri.path().ends_with("/release");
-    let note = pool.filter(|_| details["dry_run"] != true).map(|pool| Note {
-        services,
-        pool,
-        who: peer.map_or_else(|| "somebody".to_owned(), Peer::name),
-        what: what(&asked, typed, &body),
-    });
+    let is_asked_for = details["dry_run"] != true;
+    let (who, what) = (peer.name(), what(&asked, typed, &body));
     let request = Request::from_parts(parts, Body::from(body));
-    let Some(note) = note else { return next.run(request).await };
+    let Some(pool) = pool.filter(|_| is_asked_for) else {
+        let response = next.run(request).await;
+        if is_asked_for {
+            tracing::info!(who, what, status = response.status().as_u16(), "command");
+        }
+        return response;
+    };
+    let note = Note { services, pool, who, what };
     if ends_it {
         let begun = note.request("begun".to_owned());
         log_failure(note.services.engine.call::<()>(begun).await);
@@ -183,14 +146,6 @@ fn what(asked: &Asked, typed: Option<&[u8]>, body: &Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_have_names_where_the_file_says() {
-        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\njoe:x:1000:1000::/home/joe:/bin/sh\n";
-        assert_eq!(user_name(users, 0), "root");
-        assert_eq!(user_name(users, 1000), "joe");
-        assert_eq!(user_name(users, 7), "uid 7");
-    }
 
     #[test]
     fn what_was_typed_is_kept_else_what_was_asked() {

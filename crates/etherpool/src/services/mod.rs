@@ -3,6 +3,7 @@
 //! It may wait for the kernel's write-back, which waits for the engine; the engine never waits for
 //! it.
 
+mod access;
 mod alerts;
 mod api;
 mod channels;
@@ -32,7 +33,6 @@ mod turns;
 mod webhook;
 mod witnesses;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -148,9 +148,9 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         }
         None => None,
     };
-    let listener = listen(&services.config.api_socket())?;
+    let listener = listen(&services.config.api_socket(), &services.config.readers)?;
     let router = api::router(Arc::clone(&services));
-    let router = router.into_make_service_with_connect_info::<commands::Peer>();
+    let router = router.into_make_service_with_connect_info::<access::Peer>();
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
     let follow = tokio::spawn(follow(Arc::clone(&services)));
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
@@ -181,8 +181,8 @@ async fn follow_ended(task: &tokio::task::JoinHandle<()>) -> bool {
     true
 }
 
-/// The API's socket: for root, and made anew when a predecessor left one.
-fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+/// The API's socket: for root and readers, and made anew when a predecessor left one.
+fn listen(socket: &Path, readers: &str) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     if let Some(parent) = socket.parent() {
         std::fs::create_dir_all(parent)
@@ -196,8 +196,11 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     }
     let listener = UnixListener::bind(socket)
         .with_context(|| format!("{} can't be listened on", socket.display()))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("{} can't be made private", socket.display()))?;
+    let told = access::let_in(socket, readers)
+        .with_context(|| format!("{} can't be given to root and {readers}", socket.display()))?;
+    if let Some(told) = told {
+        tracing::debug!("{told}");
+    }
     Ok(listener)
 }
 
