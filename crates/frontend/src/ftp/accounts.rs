@@ -21,6 +21,8 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Argon2, password_hash};
 use tokio::sync::Semaphore;
 
+use super::strangers::network_of;
+
 /// A file longer than this is no list of users.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A password longer than this isn't hashed.
@@ -176,7 +178,7 @@ impl Accounts {
     fn is_locked(&self, peer: IpAddr) -> bool {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = |times: &Vec<Instant>| times.iter().filter(|time| is_recent(time)).count();
-        failures.get(&peer).map_or(0, recent) >= FAILURES_MAX
+        failures.get(&network_of(peer)).map_or(0, recent) >= FAILURES_MAX
     }
 
     fn count_failure(&self, peer: IpAddr) {
@@ -185,10 +187,11 @@ impl Accounts {
             times.retain(is_recent);
             !times.is_empty()
         });
-        if failures.len() >= FAILURE_ADDRESSES_MAX && !failures.contains_key(&peer) {
+        let network = network_of(peer);
+        if failures.len() >= FAILURE_ADDRESSES_MAX && !failures.contains_key(&network) {
             failures.pop_first();
         }
-        failures.entry(peer).or_default().push(Instant::now());
+        failures.entry(network).or_default().push(Instant::now());
     }
 }
 

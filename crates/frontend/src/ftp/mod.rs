@@ -20,6 +20,7 @@ mod reply;
 mod root;
 mod server;
 mod session;
+mod strangers;
 #[cfg(test)]
 mod tests;
 

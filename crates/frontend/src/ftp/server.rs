@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::accounts::{Accounts, UsersFileError};
 use super::root::Root;
 use super::session;
+use super::strangers::Strangers;
 use crate::filesystem::{self, FilesystemError};
 
 /// How long sessions and their operations may take to end when the server stops.
@@ -49,6 +50,8 @@ pub struct FtpConfig {
     pub sessions_max: usize,
     /// A session in which nothing happens for so long ends.
     pub idle: Duration,
+    /// So does one in which nobody has logged in by then.
+    pub login: Duration,
     /// Asked before each command that uses the volume.
     pub lease: Lease,
 }
@@ -65,6 +68,7 @@ impl FtpConfig {
             anonymous: true,
             sessions_max: 64,
             idle: Duration::from_secs(300),
+            login: Duration::from_secs(60),
             lease: Arc::new(|| futures::future::ready(true).boxed()),
         }
     }
@@ -155,6 +159,7 @@ impl FtpServer {
             accounts,
             root: Arc::clone(&root),
             free: Arc::clone(&free),
+            strangers: Arc::default(),
             stopping,
         });
         let accepting = tokio::spawn(accept(listener, shared));
@@ -200,6 +205,7 @@ pub(super) struct Shared {
     pub(super) accounts: Arc<Accounts>,
     pub(super) root: Arc<Root>,
     free: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -252,7 +258,9 @@ async fn admit(
     mut client: TcpStream,
     peer: SocketAddr,
 ) {
-    let Ok(place) = Arc::clone(&shared.free).try_acquire_owned() else {
+    let stranger = shared.strangers.admit(peer.ip());
+    let place = stranger.zip(Arc::clone(&shared.free).try_acquire_owned().ok());
+    let Some((stranger, place)) = place else {
         tracing::warn!(%peer, "FTP session refused: too many");
         // A fresh connection takes this much without waiting.
         let refusal = client.write_all(b"421 Too many sessions; try again later.\r\n");
@@ -261,7 +269,7 @@ async fn admit(
     };
     let shared = Arc::clone(shared);
     sessions.spawn(async move {
-        match session::serve(shared, client, peer, place).await {
+        match session::serve(shared, client, peer, (place, stranger)).await {
             Ok(end) => tracing::info!(%peer, ?end, "FTP session ended"),
             Err(error) => tracing::warn!(%peer, %error, "FTP session failed"),
         }

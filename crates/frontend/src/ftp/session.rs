@@ -13,6 +13,7 @@ use futures::{FutureExt, pin_mut, select_biased};
 use rustix::fs::{AtFlags, Stat};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::accounts::FtpUser;
 use super::beneath::{self, Beneath, relative};
@@ -23,13 +24,14 @@ use super::listing::{facts, is_directory, listing, size_bytes, time_text};
 use super::reply::Reply;
 use super::root::Home;
 use super::server::Shared;
+use super::strangers::Stranger;
 
 /// Serves a client until it goes or has to.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     client: TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    (place, stranger): (OwnedSemaphorePermit, Stranger),
 ) -> io::Result<End> {
     client.set_nodelay(true)?;
     // Some clients send ABOR as urgent data, whose last byte, the end of the line, would be elsewhere.
@@ -37,9 +39,12 @@ pub(super) async fn serve(
     let local = client.local_addr()?;
     let mut stop = shared.stopping.clone();
     let mut control = Control::new(client, shared.config.idle);
+    let login_by = Instant::now() + shared.config.login;
     let mut session = Session {
         shared,
         place: Arc::new(place),
+        stranger: Some(stranger),
+        login_by,
         peer: peer.ip(),
         local,
         named: None,
@@ -67,6 +72,10 @@ struct Session {
     shared: Arc<Shared>,
     /// Among those that may be at a time.
     place: Arc<OwnedSemaphorePermit>,
+    /// And among those that haven't logged in, as long as it hasn't.
+    stranger: Option<Stranger>,
+    /// When it has to have done so.
+    login_by: Instant,
     /// The client.
     peer: IpAddr,
     /// The address that it reached us at.
@@ -117,7 +126,14 @@ impl Session {
     async fn run(&mut self, control: &mut Control) -> Result<Infallible, End> {
         control.say(&Reply::new(220, "etherpool")).await?;
         loop {
-            let command = Command::parse(&control.line().await?);
+            let line = match self.stranger {
+                None => control.line().await?,
+                Some(_) => {
+                    let line = tokio::time::timeout_at(self.login_by, control.line()).await;
+                    line.unwrap_or(Err(End::NoLogin))?
+                }
+            };
+            let command = Command::parse(&line);
             // Strangers and nonsense are no reason to ask the engine.
             let needs_lease =
                 self.user.is_some() && command.as_ref().is_ok_and(Command::uses_volume);
@@ -249,6 +265,7 @@ impl Session {
             tracing::warn!(%peer, user = name, "FTP login refused");
             return Reply::new(530, "Wrong name or password.");
         }
+        self.stranger = None;
         Reply::new(230, "Logged in.")
     }
 

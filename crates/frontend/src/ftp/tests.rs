@@ -537,6 +537,24 @@ async fn clients_that_stall_are_given_up() {
 }
 
 #[tokio::test]
+async fn who_doesnt_log_in_makes_room() {
+    let login = Duration::from_millis(300);
+    let server = Server::with(|config| FtpConfig { login, ..config }).await.unwrap();
+    let mut named = server.log_in("anonymous").await;
+    let talking = async {
+        let mut client = server.connect().await;
+        // Whatever is said meanwhile.
+        client.say("NOOP", 200).await;
+        client.expect(421..=421).await;
+        client.expect_end().await;
+    };
+    tokio::time::timeout(LONG, talking).await.unwrap();
+    named.say("NOOP", 200).await;
+    drop(named);
+    server.end().await;
+}
+
+#[tokio::test]
 async fn a_transfer_ends_with_its_session() {
     let server = Server::new(LONG).await;
     std::fs::File::create(server.path("large")).unwrap().set_len(1 << 30).unwrap();
