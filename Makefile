@@ -14,6 +14,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
 # What tests are built with, once for all of them; the program that black-box tests run is a release.
 QUICK := --profile quick --locked
+# The same packages for each, as others would have other features of what they depend on, and be built anew.
+TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
 .PHONY: blackbox guests-long kills-long bench bench-target bench-engine bench-keys setup setup-qemu deny clean
@@ -58,7 +60,7 @@ check:
 	$(MAKE) --no-print-directory mutants-check
 
 unit:
-	$(CARGO) test $(QUICK) --workspace --exclude blackbox --exclude architecture
+	$(CARGO) test $(TESTED)
 	scripts/fuse-over-ring $(CARGO) test $(QUICK) -p frontend --test local_device --test condition \
 		--test panicking_handler --test ftp
 
@@ -66,15 +68,16 @@ unit:
 # repeats one), opened by a whole engine each. `bytes-long`: all of them.
 BYTES_SEED ?= $(shell date +%Y%m%d)
 bytes:
-	BYTES=$(BYTES) BYTES_SEED=$(BYTES_SEED) $(CARGO) test $(QUICK) -p pool --lib check::tests::bytes
+	BYTES=$(BYTES) BYTES_SEED=$(BYTES_SEED) $(CARGO) test $(TESTED) --lib check::tests::bytes
 
 bytes-long: BYTES = all
 bytes-long: bytes
 
-# Frames that mean harm, some millions of them, against an independent reader of the protocol.
+# Frames that mean harm, some millions of them, against an independent reader of the protocol; and handshakes and
+# sealed messages that somebody changed.
 # `scripts/fuzz` looks for them guided by coverage.
 hostile:
-	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test $(QUICK) -p aoe-target --test hostile
+	HOSTILE_SCRIPTS=$(HOSTILE_SCRIPTS) $(CARGO) test $(TESTED) --test hostile
 
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:
