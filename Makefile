@@ -61,7 +61,7 @@ check:
 
 unit:
 	$(CARGO) test $(TESTED)
-	scripts/fuse-over-ring $(CARGO) test $(QUICK) -p frontend --test local_device --test condition \
+	scripts/fuse-over-ring $(CARGO) test $(TESTED) --test local_device --test condition \
 		--test panicking_handler --test ftp
 
 # Bytes of each structure on disks damaged, and each metadata write torn: a sample, another one every day (BYTES_SEED
@@ -81,7 +81,9 @@ hostile:
 
 # The simulator: each scenario, then random runs; a failing seed is printed and replays exactly.
 sim:
-	$(CARGO) run $(QUICK) -p sim -- --seeds $(SIM_SEEDS)
+	@# With its tests, which were built already and run it.
+	$(CARGO) test $(TESTED) --no-run --test replay
+	$(TARGET)/quick/sim --seeds $(SIM_SEEDS)
 
 # The same by the thousand; then runs in which disks are lost for good again and again; a crash at every
 # step of operations. The first seed that fails is printed.
