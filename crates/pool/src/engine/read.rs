@@ -243,7 +243,8 @@ impl Volume {
         crc: u32,
         suspect: Option<usize>,
     ) -> Result<Option<Buffer>, IoError> {
-        let until = self.pool.runtime.now() + self.pool.limits.eviction;
+        // As long as nobody is there who is wrong, nothing is waited for in vain.
+        let mut until = None;
         let (mut moved, mut suspect) = (None, suspect);
         loop {
             let group = moved.as_ref().unwrap_or(group);
@@ -257,12 +258,14 @@ impl Volume {
                     (moved, suspect) = (Some(now), None);
                 }
                 Err(NoRightCopy::Lost) => return Ok(None),
-                Err(NoRightCopy::Silent { others_wrong })
-                    if others_wrong && self.pool.runtime.now() >= until =>
-                {
-                    return Ok(None);
+                Err(NoRightCopy::Silent { others_wrong }) => {
+                    let now = self.pool.runtime.now();
+                    if others_wrong && now >= *until.get_or_insert(now + self.pool.limits.eviction)
+                    {
+                        return Ok(None);
+                    }
+                    self.wait_for_members().await?;
                 }
-                Err(NoRightCopy::Silent { .. }) => self.wait_for_members().await?,
             }
         }
     }

@@ -335,3 +335,30 @@ fn a_copy_that_is_to_end_early_copies_something_all_the_same() {
     let copied = mirror.bench.run(copying).unwrap();
     assert_eq!(copied.mask, pool.region_mask(mirror.first, 1));
 }
+
+/// All that have a row are away for long, and the one that is back first has it wrong.
+#[test]
+fn who_has_it_right_may_be_the_second_to_come_back() {
+    for comes in [true, false] {
+        let mirror = Mirror::new(2);
+        mirror.change(0, 0, Has::Wrong, true);
+        let members: Vec<_> = mirror.disks.iter().map(|(member, ..)| Rc::clone(member)).collect();
+        members.iter().for_each(|member| member.set_standing(Standing::Away));
+        let (volume, group) = (Rc::clone(&mirror.volume), Rc::clone(&mirror.group));
+        let (row, crc) = (mirror.first, mirror.crcs[0]);
+        let runtime = mirror.bench.executor.handle();
+        let back = async move {
+            runtime.sleep(EVICTION * 3).await;
+            members[0].set_standing(Standing::Usable);
+            runtime.sleep(EVICTION / 3).await;
+            if comes {
+                members[1].set_standing(Standing::Usable);
+            }
+        };
+        let read = async move { volume.read_row(&group, row, crc, None).await };
+        let both = async move { futures::future::join(read, back).await.0 };
+        let found =
+            mirror.bench.run_for(EVICTION * 6, both).expect("nobody is waited for for ever");
+        assert_eq!(found.unwrap().is_some(), comes);
+    }
+}
