@@ -43,11 +43,11 @@ impl Volume {
         if count == 1
             && let Some(pending) = self.pending.borrow().get(first)
         {
-            return match &pending.data {
-                Some(data) if data.is_lost => Err(IoError::Medium(sectors_of(first, 1))),
-                Some(data) => Ok(data.buffer()),
-                None => Ok(Buffer::zeroed(BLOCK_BYTES)),
-            };
+            match &pending.data {
+                Some(data) if data.is_lost => {}
+                Some(data) => return Ok(data.buffer()),
+                None => return Ok(Buffer::zeroed(BLOCK_BYTES)),
+            }
         }
         let mut whole: Option<BufferMut> = None;
         let mut runs = Vec::new();
@@ -94,12 +94,17 @@ impl Volume {
         let mut known = 0;
         for (pending_block, pending) in self.pending.borrow().range(block..block + u64::from(count))
         {
-            let data = pending.data.as_ref();
-            if data.is_some_and(|data| data.is_lost) {
-                return Err(IoError::Medium(sectors_of(pending_block, 1)));
-            }
-            sources[(pending_block - block) as usize] =
-                Some(data.map_or(Source::Zero, |data| Source::Memory(data.buffer())));
+            let source = match &pending.data {
+                None => Source::Zero,
+                // What the log doesn't have may be in its place, and the checksum tells; unless people do without those
+                // who could have it.
+                Some(data) if data.is_lost && self.log.accepts_loss.get() => {
+                    return Err(IoError::Medium(sectors_of(pending_block, 1)));
+                }
+                Some(data) if data.is_lost => Source::Disk(data.crc),
+                Some(data) => Source::Memory(data.buffer()),
+            };
+            sources[(pending_block - block) as usize] = Some(source);
             known += 1;
         }
         let Some(group) = self.pool.group_at(self.id, at) else {
