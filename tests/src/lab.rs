@@ -318,6 +318,13 @@ pub fn text_of(output: &Output) -> String {
     [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat()
 }
 
+/// The key of the machine with this state directory, as people ask for it.
+pub fn key_of(state_dir: &Path) -> String {
+    let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// The program under test.
 pub fn etherpool() -> Command {
     let program = std::env::var_os("ETHERPOOL_BIN").map_or_else(

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use blackbox::{Lab, LabOptions, Rival, VOLUME, etherpool, wait_until};
+use blackbox::{Lab, LabOptions, Rival, VOLUME, key_of, wait_until};
 
 fn up() -> Lab {
     let security = "encrypt";
@@ -12,12 +12,6 @@ fn up() -> Lab {
 }
 
 /// The key of the machine that has its state there.
-fn key_of(state_dir: &std::path::Path) -> String {
-    let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 /// Lets a node read its configuration again, with more keys or fewer that may open sessions.
 fn let_in(lab: &Lab, node: &str, keys: &[&str]) {
     let file = lab.dir().join(node).join("node.toml");

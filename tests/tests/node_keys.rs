@@ -1,18 +1,10 @@
 //! Which machine has which disk: a node that the supervisor speaks with shows a disk of another one.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::path::Path;
-
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, key_of, wait_until};
 use serde_json::Value;
 
 const POOL: &str = "cluster";
-
-fn key_of(state_dir: &Path) -> String {
-    let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// Gives a machine, which is off, the key of another one: as good as having put its disk into that.
 fn pass_for(lab: &Lab, machine: &str, other: &str) {

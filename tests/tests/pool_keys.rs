@@ -5,17 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use blackbox::{Lab, LabOptions, Rival, VOLUME, etherpool, wait_until};
+use blackbox::{Lab, LabOptions, Rival, VOLUME, key_of, wait_until};
 use serde_json::Value;
 
 /// The lab's.
 const POOL: &str = "cluster";
-
-fn key_of(state_dir: &Path) -> String {
-    let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// Lets all nodes speak with these.
 fn let_in(lab: &Lab, keys: &[&str]) {

@@ -8,7 +8,7 @@ use aoe_wire::{
     ExportInfo, Header, HolderPayload, OpenPayload, Operation, Sealing, SessionReply,
     SessionRequest, SessionVersion, messages, open_sealed,
 };
-use block::{Buffer, BufferMut, Instance, Instant, Lba, crc32c};
+use block::{BufferMut, Instance, Instant, Lba, crc32c};
 use seal::{
     Asked, Asking, Grant, KeyPair, Keys, PoolKeyPair, PublicKey, Rejected, SecretKey, Security,
     Suite,
@@ -108,12 +108,10 @@ struct Sent {
 }
 
 fn send(script: &mut Script<'_>, keys: &mut Keys, now: Instant) -> Sent {
-    let header = Header::parse(&[0; 24]).unwrap_or_else(|_| {
-        let mut bytes = [0; 24];
-        bytes[12..15].copy_from_slice(&[0x88, 0xa2, 0x10]);
-        bytes[19] = 0xf0;
-        Header::parse(&bytes).expect("a header")
-    });
+    let mut header = [0; 24];
+    header[12..15].copy_from_slice(&[0x88, 0xa2, 0x10]);
+    header[19] = 0xf0;
+    let header = Header::parse(&header).expect("a header");
     let sectors = script.below(4);
     let (operation, payload) = match sectors {
         0 => (Operation::Flush, Vec::new()),
@@ -187,18 +185,14 @@ pub fn messages_of(bytes: &[u8]) -> Tally {
         let one = &sent[number];
         match step {
             1 => now = now + Duration::from_secs(60 * script.below(20) as u64),
-            // To another session, and back to who said it.
-            2 | 3 => {
-                let keys = if step == 2 { &mut other_target } else { &mut client };
-                let came = take(keys, &one.frame).expect("it can be read");
-                // Whose number was used is told without looking at what it says.
-                assert!(came.is_err(), "it was for another one");
-                tally.forged += 1;
-            }
-            4 => {
-                // As another session says it, it is of no use here.
-                let frame = send(&mut script, &mut other, now).frame;
-                let came = take(&mut target, &frame).expect("it can be read");
+            // To another session, back to who said it, and as another session says it.
+            2..=4 => {
+                let came = match step {
+                    2 => take(&mut other_target, &one.frame),
+                    3 => take(&mut client, &one.frame),
+                    _ => take(&mut target, &send(&mut script, &mut other, now).frame),
+                };
+                let came = came.expect("it can be read");
                 // Whose number was used is told without looking at what it says.
                 assert!(came.is_err(), "it was for another one");
                 tally.forged += 1;
@@ -286,7 +280,6 @@ pub fn handshake(bytes: &[u8]) -> Tally {
     let _ = (SessionRequest::parse(rest), SessionReply::parse(rest), ExportInfo::parse(rest));
     let _ = (OpenPayload::parse(rest), OpenPayload::parse_hello_reply(rest));
     let _ = (HolderPayload::parse(rest), HolderPayload::parse_claim(rest));
-    let _ = messages(rest).count();
-    let _ = (OpenPayload::parse_hello(rest), Buffer::empty());
+    let _ = (OpenPayload::parse_hello(rest), messages(rest).count());
     tally
 }

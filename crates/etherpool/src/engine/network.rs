@@ -131,16 +131,14 @@ impl Network {
     pub fn feed(&self, engine: &Rc<Engine>) {
         let targets = self.initiator.targets();
         for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
-            // Who has it was proved to the device itself.
-            let node_key = disk.node_key();
+            // Who has it was proved to the device itself. Where nothing need be proved it says nothing.
+            let node_key = disk.node_key().filter(|_| self.demands_keys);
             let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
             let known = self.given.borrow().get(&address).cloned();
             if known.as_ref().is_some_and(|known| is_same(known, &device)) {
                 continue;
             }
             let Some(facts) = facts_of(address, node_key, &targets) else { continue };
-            // Where nothing need be proved it says nothing.
-            let facts = DiskFacts { node_key: node_key.filter(|_| self.demands_keys), ..facts };
             if known.is_some() {
                 engine.remove_device(&facts.name);
             }
@@ -234,7 +232,7 @@ fn facts_of(
             node_name: export.node_name.clone(),
             device_name: export.export_name.clone(),
             serial: export.drive_serial.clone(),
-            node_key: None,
+            node_key,
         })
     })
 }

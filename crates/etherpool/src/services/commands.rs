@@ -80,9 +80,8 @@ fn take(note: &Arc<Mutex<Option<Note>>>) -> Option<Note> {
 pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Response {
     let peer = Peer::of(&request);
     if let Some(refusal) = peer.refused(request.method()) {
-        let (who, asked) =
-            (peer.name(), Asked::of(request.method().as_str(), request.uri().path()));
-        tracing::warn!(who, asked = asked.text, "refused: only root may");
+        let asked = Asked::of(request.method().as_str(), request.uri().path()).text;
+        tracing::warn!(asked, why = refusal.message, "refused: only root may");
         return Refusal::from(refusal).into_response();
     }
     let asked = Asked::of(request.method().as_str(), request.uri().path());

@@ -196,11 +196,8 @@ fn listen(socket: &Path, readers: &str) -> anyhow::Result<UnixListener> {
     }
     let listener = UnixListener::bind(socket)
         .with_context(|| format!("{} can't be listened on", socket.display()))?;
-    let told = access::let_in(socket, readers)
+    access::let_in(socket, readers)
         .with_context(|| format!("{} can't be given to root and {readers}", socket.display()))?;
-    if let Some(told) = told {
-        tracing::debug!("{told}");
-    }
     Ok(listener)
 }
 

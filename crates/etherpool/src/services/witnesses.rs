@@ -38,7 +38,8 @@ use crate::witnesses::{file_of, files, note_origin, origin_of};
 const LEFT_FREE_BYTES: u64 = 64 << 20;
 /// What is left to all others where nobody asked for a witness: a tenth of the file system, within these bounds. A
 /// large disk that is nine tenths full has room enough.
-const LEFT_FREE_UNASKED_BYTES: std::ops::RangeInclusive<u64> = (1 << 30)..=(4 << 30);
+const LEFT_FREE_UNASKED_BYTES_MIN: u64 = 1 << 30;
+const LEFT_FREE_UNASKED_BYTES_MAX: u64 = 4 << 30;
 /// How long a new file may take to be exported and seen by the engine.
 const EXPORT_LIMIT: Duration = Duration::from_secs(20);
 /// How long it is asked at most who else has its address; where no interface has a link nobody can be asked.
@@ -448,7 +449,7 @@ fn bytes_left_free(own: Own, all: u64) -> u64 {
     match own {
         Own::Always => LEFT_FREE_BYTES,
         Own::WhereItHelps | Own::Never => {
-            (all / 10).clamp(*LEFT_FREE_UNASKED_BYTES.start(), *LEFT_FREE_UNASKED_BYTES.end())
+            (all / 10).clamp(LEFT_FREE_UNASKED_BYTES_MIN, LEFT_FREE_UNASKED_BYTES_MAX)
         }
     }
 }

@@ -168,7 +168,7 @@ pub struct DiskFacts {
     /// Its drive's serial number; empty where that isn't known.
     pub serial: String,
     /// The key that its machine proved, or, of this machine, has.
-    pub node_key: Option<seal::PublicKey>,
+    pub node_key: Option<PublicKey>,
 }
 
 impl DiskFacts {
@@ -214,7 +214,7 @@ pub struct DiskPlace {
     /// Its drive's serial number; empty where that isn't known.
     pub serial: String,
     /// Its machine's key, as far as that is known.
-    pub node_key: Option<seal::PublicKey>,
+    pub node_key: Option<PublicKey>,
 }
 
 impl Engine {

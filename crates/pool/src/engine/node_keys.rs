@@ -26,7 +26,6 @@ use crate::report::{MovedDisk, PoolEvent};
 const NAMED_MAX: usize = 4;
 
 /// Where a pool's disks belong, as far as that is known: at first by our own records, then by the metadata.
-#[derive(Default)]
 pub(crate) struct Homes {
     /// The machine that each disk was on last, by its name and its key.
     machines: RefCell<BTreeMap<DiskId, (String, PublicKey)>>,
@@ -219,7 +218,7 @@ impl Pool {
         let meta = self.meta.borrow();
         let is_new = meta.node_key(member.number) != Some(node_key);
         let is_known = meta.disks().contains_key(&member.number);
-        (is_known && is_new).then(|| MetaRecord::node_key(member.number, Some(node_key)))
+        (is_known && is_new).then(|| MetaRecord::node_key(member.number, node_key))
     }
 
     /// What such a record said is committed.
@@ -232,11 +231,11 @@ impl Pool {
 
     /// Keeps the machines of these disks in one commit: of a pool that is opened with keys for the first time that is
     /// all of them. Where there is no room they aren't kept now. The caller holds `meta_lock`.
-    pub(super) async fn keep_node_keys(
+    pub(super) async fn keep_node_keys<'a>(
         self: &Rc<Self>,
-        members: &[Rc<Member>],
+        members: impl Iterator<Item = &'a Rc<Member>>,
     ) -> Result<(), Ended> {
-        let new = members.iter().filter_map(|member| Some((member, self.node_key_record(member)?)));
+        let new = members.filter_map(|member| Some((member, self.node_key_record(member)?)));
         let (new, records): (Vec<&Rc<Member>>, Vec<MetaRecord>) = new.unzip();
         if records.is_empty() {
             return Ok(());

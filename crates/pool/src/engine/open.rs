@@ -459,8 +459,7 @@ impl OpenRequest {
                 return Err(Ended::Closed);
             }
         }
-        let taken_in: Vec<Rc<Member>> = fit.iter().map(|(member, _)| Rc::clone(member)).collect();
-        pool.keep_node_keys(&taken_in).await?;
+        pool.keep_node_keys(fit.iter().map(|(member, _)| member)).await?;
         drop(lock);
         pool.stops.pass(StopPoint::OpenCheckpointed).await;
         for (member, rolled_back) in &fit {

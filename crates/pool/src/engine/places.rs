@@ -93,7 +93,7 @@ impl OpenPool {
                 kept.is_at(&now) && now.seen_secs.abs_diff(kept.seen_secs) <= may_be_older
             });
             let known = meta.disks().contains_key(&member.number);
-            (known && !is_kept).then(|| MetaRecord::last_place(member.number, Some(&now)))
+            (known && !is_kept).then(|| MetaRecord::last_place(member.number, &now))
         });
         due.take(AT_ONCE_MAX).collect()
     }

@@ -9,7 +9,7 @@ use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::unlabel::Unlabelled;
 use crate::format::{DiskNumber, JobNumber};
-use crate::metadata::{JobKind, Labels, MetaRecord};
+use crate::metadata::{JobKind, MetaRecord};
 
 impl OpenPool {
     /// Removes a disk as a job asks for, with all jobs that name it; false while it is needed, or if nobody asks
@@ -37,15 +37,7 @@ impl OpenPool {
             }
             let named = meta.jobs().iter().filter(|(_, job)| job.disks.contains(&disk));
             let jobs = named.map(|(number, _)| MetaRecord::JobRemoved { number: *number });
-            let wish = meta.offline_since(disk).map(|_| MetaRecord::offline(disk, None));
-            let place = meta.last_place(disk).map(|_| MetaRecord::last_place(disk, None));
-            let labels = Some(meta.labels(disk)).filter(|labels| !labels.is_empty());
-            let labels = labels.map(|_| MetaRecord::labels(disk, &Labels::new()));
-            let node_key = meta.node_key(disk).map(|_| MetaRecord::node_key(disk, None));
-            jobs.chain(wish)
-                .chain(place)
-                .chain(node_key)
-                .chain(labels)
+            jobs.chain(meta.without_properties_of(disk))
                 .chain([MetaRecord::DiskRemoved { number: disk }])
                 .collect::<Vec<_>>()
         };

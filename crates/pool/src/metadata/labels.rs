@@ -14,11 +14,12 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::disk_property::key_of;
 use super::{Disk, MetaRecord, Metadata};
 use crate::format::{DiskNumber, FailureDomain};
 
 /// What begins the properties' names; the disk's number follows.
-const KEY: &str = "domain-";
+pub(super) const KEY: &str = "domain-";
 /// Labels that a disk may have, of different kinds, and kinds that those of a pool's disks may be of.
 pub const LABELS_MAX: usize = 8;
 /// Longest kind and longest value.
@@ -189,7 +190,7 @@ impl MetaRecord {
         let words: Vec<String> =
             labels.iter().map(|(kind, value)| format!("{kind}={value}")).collect();
         let value = (!words.is_empty()).then(|| words.join(" "));
-        MetaRecord::PoolPropertySet { key: key_of(disk), value }
+        MetaRecord::PoolPropertySet { key: key_of(KEY, disk), value }
     }
 
     /// Whether disks may be in other domains after it.
@@ -207,7 +208,7 @@ impl MetaRecord {
 impl Metadata {
     /// A disk's labels. What can't be read as one is none.
     pub fn labels(&self, disk: DiskNumber) -> Labels {
-        let value = self.properties().get(&key_of(disk)).map_or("", String::as_str);
+        let value = self.properties().get(&key_of(KEY, disk)).map_or("", String::as_str);
         let labels = value.split(' ').filter_map(|word| {
             let (kind, value) = word.split_once('=')?;
             Some((kind.parse().ok()?, value.parse().ok()?))
@@ -353,10 +354,6 @@ fn root_of(least: &BTreeMap<Uuid, Uuid>, mut of: Uuid) -> Uuid {
         of = *less;
     }
     of
-}
-
-fn key_of(disk: DiskNumber) -> String {
-    format!("{KEY}{}", disk.0)
 }
 
 #[cfg(test)]

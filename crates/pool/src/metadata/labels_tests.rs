@@ -9,7 +9,7 @@ fn labelled(domain: FailureDomain, labels: &[(u32, &str)]) -> Metadata {
     let mut meta = pool_of(domain, &SIZES.map(|(node, mib)| (node, mib * 16)));
     for (disk, words) in labels {
         let set = MetaRecord::PoolPropertySet {
-            key: key_of(DiskNumber(*disk)),
+            key: key_of(KEY, DiskNumber(*disk)),
             value: Some((*words).to_owned()),
         };
         meta.apply(&set).expect("applies");

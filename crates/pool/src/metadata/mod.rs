@@ -13,6 +13,7 @@ mod changes;
 mod checkpoint;
 mod codec;
 mod conversion;
+mod disk_property;
 mod extent_set;
 mod job;
 mod labels;

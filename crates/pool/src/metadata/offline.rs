@@ -1,17 +1,18 @@
 //! Disks that people want to take no part: a property of the pool for each, so that it outlives whoever owns the pool.
 //! Its value is since when, in seconds since 1970.
 
+use super::disk_property::key_of;
 use super::{MetaRecord, Metadata};
 use crate::format::DiskNumber;
 
 /// What begins the properties' names; the disk's number follows.
-const KEY: &str = "offline-";
+pub(super) const KEY: &str = "offline-";
 
 impl MetaRecord {
     /// A disk is to take no part from now on; or, with none, nobody wants that any more.
     pub fn offline(disk: DiskNumber, since_secs: Option<u64>) -> MetaRecord {
         let value = since_secs.map(|since_secs| since_secs.to_string());
-        MetaRecord::PoolPropertySet { key: format!("{KEY}{}", disk.0), value }
+        MetaRecord::PoolPropertySet { key: key_of(KEY, disk), value }
     }
 }
 
@@ -29,7 +30,7 @@ impl Metadata {
 
     /// Since when a disk is to take no part, if it is.
     pub fn offline_since(&self, disk: DiskNumber) -> Option<u64> {
-        let value = self.properties().get(&format!("{KEY}{}", disk.0))?;
+        let value = self.properties().get(&key_of(KEY, disk))?;
         Some(value.parse().unwrap_or(0))
     }
 }

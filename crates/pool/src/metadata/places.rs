@@ -2,11 +2,12 @@
 //! pool for each, fields between tabs: when it was there (seconds since 1970), the name that it is addressed by, its
 //! path on its machine, its serial number. Its machine is in the disk's own record.
 
+use super::disk_property::key_of;
 use super::{MetaRecord, Metadata};
 use crate::format::DiskNumber;
 
 /// What begins the properties' names; the disk's number follows.
-const KEY: &str = "place-";
+pub(super) const KEY: &str = "place-";
 /// Longest field.
 const FIELD_BYTES_MAX: usize = 128;
 
@@ -50,29 +51,23 @@ impl LastPlace {
 }
 
 impl MetaRecord {
-    /// A disk was there; or, with none, that is forgotten.
-    pub fn last_place(disk: DiskNumber, place: Option<&LastPlace>) -> MetaRecord {
-        let value = place.map(|place| {
-            let LastPlace { seen_secs, name, device_name, serial } = place.cut();
-            format!("{seen_secs}\t{name}\t{device_name}\t{serial}")
-        });
-        MetaRecord::PoolPropertySet { key: key_of(disk), value }
+    /// A disk was there.
+    pub fn last_place(disk: DiskNumber, place: &LastPlace) -> MetaRecord {
+        let LastPlace { seen_secs, name, device_name, serial } = place.cut();
+        let value = Some(format!("{seen_secs}\t{name}\t{device_name}\t{serial}"));
+        MetaRecord::PoolPropertySet { key: key_of(KEY, disk), value }
     }
 }
 
 impl Metadata {
     /// Where a disk was last, as far as that is kept.
     pub fn last_place(&self, disk: DiskNumber) -> Option<LastPlace> {
-        let mut fields = self.properties().get(&key_of(disk))?.split('\t');
+        let mut fields = self.properties().get(&key_of(KEY, disk))?.split('\t');
         let seen_secs = fields.next()?.parse().ok()?;
         let mut next = || fields.next().map(str::to_owned);
         let place = LastPlace { seen_secs, name: next()?, device_name: next()?, serial: next()? };
         Some(place.cut())
     }
-}
-
-fn key_of(disk: DiskNumber) -> String {
-    format!("{KEY}{}", disk.0)
 }
 
 #[cfg(test)]
@@ -92,7 +87,7 @@ mod tests {
             serial: "ä".repeat(200),
         };
         let meta = pool_of(FailureDomain::Node, &[(0, 64 << 20), (1, 64 << 20)]);
-        let kept = meta.with(&[MetaRecord::last_place(disk, Some(&place))]).expect("applies");
+        let kept = meta.with(&[MetaRecord::last_place(disk, &place)]).expect("applies");
         let read = kept.last_place(disk).expect("it is kept");
         assert_eq!((read.seen_secs, read.name.as_str()), (77, "e1.0"));
         assert_eq!(read.device_name, "/dev/disk/by-id/ab");
@@ -101,10 +96,12 @@ mod tests {
         assert_eq!(kept.last_place(DiskNumber(0)), None);
         // What somebody else wrote there is no place.
         for value in ["", "x", "7", "7\ta\tb"] {
-            let set = MetaRecord::PoolPropertySet { key: key_of(disk), value: Some(value.into()) };
+            let set =
+                MetaRecord::PoolPropertySet { key: key_of(KEY, disk), value: Some(value.into()) };
             assert_eq!(kept.with(&[set]).expect("applies").last_place(disk), None, "{value}");
         }
-        let forgotten = kept.with(&[MetaRecord::last_place(disk, None)]).expect("applies");
+        let forgotten: Vec<_> = kept.without_properties_of(disk).collect();
+        let forgotten = kept.with(&forgotten).expect("applies");
         assert_eq!(forgotten.last_place(disk), None);
     }
 }

@@ -142,11 +142,17 @@ pub(super) async fn written_and_in_place(rig: &Rig) -> Result<(), Failure> {
 
 /// Stops everything in an orderly way and starts it again: whatever was cached is gone.
 pub(super) async fn off_and_on(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> {
+    off_and_begun(rig, meanwhile).await?;
+    rig.open(VOLUME).await.map(drop)
+}
+
+/// The same, and nobody has waited for anything yet.
+async fn off_and_begun(rig: &Rig, meanwhile: impl FnOnce()) -> Result<(), Failure> {
     rig.quiet(CONVERGENCE_MAX).await?;
     rig.cluster.cut_all_power();
     meanwhile();
     start_all(rig);
-    rig.open(VOLUME).await.map(drop)
+    Ok(())
 }
 
 fn victim(rig: &Rig) -> (usize, Rc<Disk>) {
@@ -540,10 +546,7 @@ async fn swapped_disks(stage: Stage) -> Result<(), Failure> {
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(500, 2500)).await;
     let disks = rig.cluster.disks();
-    rig.quiet(CONVERGENCE_MAX).await?;
-    rig.cluster.cut_all_power();
-    disks[0].1.swap(&disks[1 + rig.below(2)].1);
-    start_all(&rig);
+    off_and_begun(&rig, || disks[0].1.swap(&disks[1 + rig.below(2)].1)).await?;
     accept(&rig, 2).await?;
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(500, 1500)).await;

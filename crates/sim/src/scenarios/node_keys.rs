@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use pool::engine::ImportOptions;
 use pool::metadata::Layout;
 use pool::{DiskState, PoolDisk, PoolError, PoolState};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::metadata::{add_copy, move_disk};
+use super::owners::import_of;
 use super::scenario;
 use crate::cluster::Plan;
 use crate::medium::Survival;
@@ -77,7 +77,8 @@ async fn impostors(stage: Stage) -> Result<(), Failure> {
                 rig.forget_clients();
                 active = 1 - active;
                 rig.cluster.start_supervisor(active);
-                import_of_fewer(&rig, active).await?;
+                // That machine is gone, and another one shows its disk.
+                import_of(&rig, active, 4).await?;
                 rig.load(Mix::default()).await?;
             }
             _ => {}
@@ -122,12 +123,4 @@ fn is_not_used(rig: &Rig, victim: usize) -> Result<(), Failure> {
     }
     let used = report.disks.iter().filter(|disk| disk.state == DiskState::Usable).count();
     expect(used <= 3, || format!("the disk of node {} is used: {report:#?}", victim + 1))
-}
-
-/// Another supervisor takes the pool while a machine is gone, whose disk another one shows.
-async fn import_of_fewer(rig: &Rig, number: usize) -> Result<(), Failure> {
-    rig.set_active(number);
-    rig.see_disks(4).await?;
-    let options = ImportOptions { force: true, ..ImportOptions::default() };
-    rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await.map(drop)
 }

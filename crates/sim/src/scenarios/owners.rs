@@ -193,8 +193,13 @@ async fn stale_copy(stage: Stage) -> Result<(), Failure> {
 }
 
 pub(super) async fn import(rig: &Rig, number: usize) -> Result<(), Failure> {
+    import_of(rig, number, rig.cluster.disks().len()).await
+}
+
+/// The same once so many disks are seen.
+pub(super) async fn import_of(rig: &Rig, number: usize, disks: usize) -> Result<(), Failure> {
     rig.set_active(number);
-    rig.see_disks(rig.cluster.disks().len()).await?;
+    rig.see_disks(disks).await?;
     let import = || {
         rig.with(|engine| async move {
             let options = ImportOptions { force: true, ..ImportOptions::default() };

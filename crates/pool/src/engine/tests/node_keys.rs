@@ -32,6 +32,18 @@ fn made(seed: u64) -> Bench {
     bench
 }
 
+/// What is left of a supervisor that ended a minute ago: the disks, and when that is.
+fn ended(bench: Bench) -> (Vec<Rc<TestDisk>>, block::Instant) {
+    (bench.disks.clone(), bench.executor.handle().now() + Duration::from_secs(60))
+}
+
+/// A supervisor without records that sees these disks.
+fn seen_by(owner: u128, seed: u64, disks: Vec<Rc<TestDisk>>, now: block::Instant) -> Bench {
+    let bench = Bench::with(seed, disks, now, owner);
+    bench.pass(Duration::from_secs(5));
+    bench
+}
+
 impl Bench {
     fn keys(&self) -> Vec<Option<PublicKey>> {
         let open = self.engine.open_pool("pool").unwrap();
@@ -157,23 +169,18 @@ fn our_records_say_whose_votes_count_before_the_metadata_can_be_read() {
 #[test]
 fn who_imports_a_pool_goes_by_its_metadata() {
     let bench = made(64);
-    let now = bench.executor.handle().now() + Duration::from_secs(60);
-    let disks = bench.disks.clone();
-    drop(bench);
+    let (disks, now) = ended(bench);
     disks[0].node_key.set(Some(key(9)));
-    let bench = Bench::with(65, disks.clone(), now, 2);
-    bench.pass(Duration::from_secs(5));
+    let bench = seen_by(2, 65, disks.clone(), now);
     bench.import_of("pool").unwrap();
     bench.pass(Duration::from_secs(10));
     assert!(is_elsewhere(&bench.state(0)), "{:?}", bench.state(0));
     assert_eq!(bench.report().state, PoolState::Degraded);
-    let now = bench.executor.handle().now() + Duration::from_secs(60);
-    drop(bench);
+    let (disks, now) = ended(bench);
     // A majority is elsewhere: there is nothing to go by until somebody says that this is right.
     disks[1].node_key.set(Some(key(9)));
     disks[2].node_key.set(Some(key(9)));
-    let bench = Bench::with(66, disks, now, 3);
-    bench.pass(Duration::from_secs(5));
+    let bench = seen_by(3, 66, disks, now);
     let error = bench.import_of("pool").unwrap_err();
     assert!(error.to_string().contains("votes answer"), "{error}");
     let said = bench.engine.moved_disks("pool").unwrap();
@@ -208,13 +215,10 @@ fn a_pool_learns_its_machines_when_it_is_first_opened_with_keys() {
 #[test]
 fn what_answers_no_claim_isnt_taken_in_later() {
     let bench = made(68);
-    let now = bench.executor.handle().now() + Duration::from_secs(60);
-    let disks = bench.disks.clone();
-    drop(bench);
+    let (disks, now) = ended(bench);
     disks[0].node_key.set(Some(key(9)));
     disks[0].refuses_claims.set(true);
-    let bench = Bench::with(69, disks.clone(), now, 2);
-    bench.pass(Duration::from_secs(5));
+    let bench = seen_by(2, 69, disks.clone(), now);
     bench.import_of("pool").unwrap();
     disks[0].refuses_claims.set(false);
     bench.pass(Duration::from_secs(60));
@@ -226,11 +230,8 @@ fn what_answers_no_claim_isnt_taken_in_later() {
 fn who_had_the_pool_meanwhile_may_have_moved_its_disks() {
     let bench = made(70);
     let pools = bench.engine.known_pools();
-    let now = bench.executor.handle().now() + Duration::from_secs(60);
-    let disks = bench.disks.clone();
-    drop(bench);
-    let other = Bench::with(71, disks.clone(), now, 2);
-    other.pass(Duration::from_secs(5));
+    let (disks, now) = ended(bench);
+    let other = seen_by(2, 71, disks.clone(), now);
     other.import_of("pool").unwrap();
     for disk in 0..3 {
         other.go(disk);
@@ -239,8 +240,7 @@ fn who_had_the_pool_meanwhile_may_have_moved_its_disks() {
     }
     other.pass(Duration::from_secs(30));
     assert_eq!(other.report().state, PoolState::Online);
-    let now = other.executor.handle().now() + Duration::from_secs(60);
-    drop(other);
+    let (disks, now) = ended(other);
     let bench = Bench::again(72, disks, now, 1, pools);
     bench.pass(Duration::from_secs(30));
     bench.import_of("pool").unwrap();
@@ -252,12 +252,10 @@ fn who_had_the_pool_meanwhile_may_have_moved_its_disks() {
 #[test]
 fn what_is_elsewhere_is_no_vote_of_a_pool_that_is_only_read() {
     let bench = made(73);
-    let now = bench.executor.handle().now() + Duration::from_secs(60);
-    let disks: Vec<_> = bench.disks[..2].to_vec();
-    drop(bench);
+    let (disks, now) = ended(bench);
+    let disks: Vec<_> = disks[..2].to_vec();
     disks[0].node_key.set(Some(key(9)));
-    let bench = Bench::with(74, disks, now, 2);
-    bench.pass(Duration::from_secs(5));
+    let bench = seen_by(2, 74, disks, now);
     let engine = Rc::clone(&bench.engine);
     let options = ImportOptions { read_only: true, ..ImportOptions::default() };
     bench.run(async move { engine.import_pool("pool", options).await }).unwrap();
