@@ -16,6 +16,8 @@ use frontend::attach::{self, Detach};
 use frontend::filesystem::{
     self, Condition, Contents, FilesystemError, MkfsOptions, Mounted, PlaceRules, Twin, probe,
 };
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use support::{TestVolume, eventually, has_driver, mounted_below, noise, possible};
 
 const MIB_SECTORS: usize = 2048;
@@ -46,8 +48,16 @@ async fn mount(volume: &TestVolume, fstype: FsType) -> Result<Mounted, Filesyste
     mount_with(volume, fstype, "noatime", volume.place_rules()).await
 }
 
+/// Also waits for a namespace that another test made meanwhile: it keeps a copy of the mount until it ends, where the
+/// machine's mounts aren't shared.
 async fn unmount(volume: &TestVolume) {
     filesystem::unmount(volume.device.clone(), volume.mount_point()).await.unwrap();
+    let exclusively = || open(&volume.device, OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
+    let mut tries = 1..1000;
+    while matches!(exclusively(), Err(Errno::BUSY)) {
+        assert!(tries.next().is_some(), "{} is still mounted", volume.device.display());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 async fn check(volume: &TestVolume, fstype: FsType) -> Result<(), FilesystemError> {
@@ -333,12 +343,7 @@ async fn a_copy_beside_its_original_says_what_it_is() {
             filesystem::grow(device, kind, &scratch, |_| {}).await.unwrap();
         }
         unmount(&original).await;
-        // A namespace that another test made meanwhile may keep the mount, and the UUID, until it ends.
-        let mut tries = 1..1000;
-        while let Err(error) = mount(&copied, kind).await {
-            assert!(tries.next().is_some(), "{kind}: {error:?}");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        mount(&copied, kind).await.unwrap();
         unmount(&copied).await;
     }
 }
