@@ -33,7 +33,7 @@ pub struct LabOptions {
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, security: "none", bare: false }
+        LabOptions { nodes: 3, disks: 2, size: "1G", mtu: 9000, security: "encrypt", bare: false }
     }
 }
 
@@ -41,6 +41,7 @@ impl Default for LabOptions {
 pub struct Lab {
     dir: TempDir,
     ftp_port: u16,
+    security: &'static str,
 }
 
 /// Says loudly why a black-box test can't run here, instead of passing quietly.
@@ -62,7 +63,7 @@ impl Lab {
             .prefix("etherpool-lab")
             .tempdir()
             .expect("temporary directory");
-        let lab = Lab { dir, ftp_port };
+        let lab = Lab { dir, ftp_port, security: options.security };
         let (nodes, disks, mtu, port) = (
             options.nodes.to_string(),
             options.disks.to_string(),
@@ -94,6 +95,33 @@ impl Lab {
     /// `etherpool lab ARGS`; fails the test if the command fails.
     pub fn lab(&self, args: &[&str]) -> String {
         success(args, self.lab_output(args))
+    }
+
+    /// What machines and supervisor demand of each other.
+    pub fn security(&self) -> &'static str {
+        self.security
+    }
+
+    /// Lets a node read its configuration again, by which only those with these keys, and who joined, may open sessions.
+    pub fn let_in(&self, node: &str, keys: &[&str]) {
+        let file = self.dir().join(node).join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("supervisors = "));
+        // Above what belongs to exports.
+        let lines = lines.map(|line| match line.starts_with("security = ") {
+            true => format!("{line}\nsupervisors = {keys:?}\n"),
+            false => format!("{line}\n"),
+        });
+        std::fs::write(&file, lines.collect::<String>()).unwrap();
+        self.reload(node);
+    }
+
+    /// Has a node read its configuration again.
+    pub fn reload(&self, node: &str) {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().unwrap();
+        let pid = nodes.iter().find(|one| one["name"] == node).unwrap()["pid"].to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
     /// `etherpool lab ARGS`, however it ends.

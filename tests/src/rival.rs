@@ -1,12 +1,12 @@
 //! A second supervisor on a lab's network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::lab::STOP_VARIABLE;
-use crate::{Lab, etherpool, text_of, wait_until};
+use crate::{Lab, etherpool, key_of, text_of, wait_until};
 
 /// A second supervisor on the lab's network; it ends with the test.
 pub struct Rival {
@@ -16,8 +16,22 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Starts it; it has its own identity, state and addresses.
+    /// Starts it; it has its own identity, state and addresses. Where keys are demanded the lab's pool, if there is one, has
+    /// let it in.
     pub fn start(lab: &Lab) -> Rival {
+        Rival::begin(lab, None, None).admitted(lab)
+    }
+
+    fn admitted(self, lab: &Lab) -> Rival {
+        if lab.security() != "none" && lab.cli(&["pool", "list", "--json"]).trim() != "[]" {
+            let key = key_of(&lab.dir().join("rival/state"));
+            lab.cli(&["pool", "admit", "cluster", &key, "--yes"]);
+        }
+        self
+    }
+
+    /// The same, but nobody has let it in.
+    pub fn start_unknown(lab: &Lab) -> Rival {
         Rival::begin(lab, None, None)
     }
 
@@ -28,7 +42,7 @@ impl Rival {
 
     /// One whose engine stands still at a named place (docs/engine.md, 21).
     pub fn start_stopping_at(lab: &Lab, place: &str) -> Rival {
-        Rival::begin(lab, None, Some(place))
+        Rival::begin(lab, None, Some(place)).admitted(lab)
     }
 
     fn begin(lab: &Lab, owner: Option<&str>, stop_at: Option<&str>) -> Rival {
@@ -48,12 +62,13 @@ impl Rival {
         // Outside of all that the lab's own supervisor mounts on.
         let mounts = tempfile::Builder::new().prefix("etherpool-rival").tempdir().unwrap();
         let config = format!(
-            "state-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n\
+            "state-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\nsecurity = {:?}\n\
              [[interfaces]]\nname = \"sup1\"\nnetns = {netns:?}\n\
              [ftp]\nlisten = \"127.0.0.1:{}\"\n[mount]\nroots = [{:?}]\n",
             path("state"),
             path("run"),
             path("dev"),
+            lab.security(),
             lab.ftp_port() + 8000,
             mounts.path(),
         );
@@ -63,18 +78,27 @@ impl Rival {
         }
         let file = dir.join("supervisor.toml");
         std::fs::write(&file, config).unwrap();
-        let log = std::fs::File::create(dir.join("log")).unwrap();
-        let child = etherpool()
-            .args(["supervisor", "--config", file.to_str().unwrap()])
-            .envs(stop_at.map(|place| (STOP_VARIABLE, place)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = spawn(&dir, stop_at);
         let rival = Rival { child, socket: dir.join("run/api.sock"), mounts };
         wait_until("the rival answers", || rival.cli(&["pool", "list", "--json"]).0);
         rival
+    }
+
+    /// Ends it, and starts it again with this line before its configuration.
+    pub fn restart_with(&mut self, lab: &Lab, setting: &str) {
+        self.stop();
+        let dir = lab.dir().join("rival");
+        let file = dir.join("supervisor.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{setting}\n{text}")).unwrap();
+        self.child = spawn(&dir, None);
+        wait_until("the rival answers", || self.cli(&["pool", "list", "--json"]).0);
+    }
+
+    fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
     }
 
     /// SIGKILL, of it and so of its children.
@@ -102,7 +126,7 @@ impl Rival {
     }
 
     /// The directory below which it mounts; removed with it.
-    pub fn mounts(&self) -> &std::path::Path {
+    pub fn mounts(&self) -> &Path {
         self.mounts.path()
     }
 
@@ -138,13 +162,24 @@ impl Rival {
     }
 }
 
+fn spawn(dir: &Path, stop_at: Option<&str>) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    etherpool()
+        .args(["supervisor", "--config"])
+        .arg(dir.join("supervisor.toml"))
+        .envs(stop_at.map(|place| (STOP_VARIABLE, place)))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 impl Drop for Rival {
     fn drop(&mut self) {
         // One that was killed is nobody by now, or another's.
         if let Ok(None) = self.child.try_wait() {
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let _ = self.child.wait();
+            self.stop();
         }
         if std::thread::panicking() {
             eprintln!("--- log of the rival\n{}", self.log());

@@ -38,7 +38,9 @@ fn a_pool_that_is_not_in_the_records_is_left_alone() {
 /// is brought to the Ethernet.
 #[test]
 fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
-    let lab = small();
+    let options = LabOptions { size: "512M", disks: 1, ..LabOptions::default() };
+    // With keys nobody makes a pool of our disks to begin with.
+    let lab = Lab::up(&LabOptions { security: "none", ..options });
     lab.lab(&["add-node"]);
     let owner = std::fs::read_to_string(lab.dir().join("supervisor/state/owner-id")).unwrap();
     let forger = Rival::start_as(&lab, Some(&owner));
@@ -79,7 +81,12 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
 /// Finding 5.3.
 #[test]
 fn a_disk_belongs_to_one_pool() {
-    let lab = Lab::up(&LabOptions { size: "256M", bare: true, ..LabOptions::default() });
+    let lab = Lab::up(&LabOptions {
+        size: "256M",
+        bare: true,
+        security: "none",
+        ..LabOptions::default()
+    });
     lab.wait_for_disks(6);
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
     lab.cli(&["pool", "create", "other", "e1.1", "e2.1", "--no-witness", "--yes"]);

@@ -7,24 +7,7 @@ use std::process::Command;
 use blackbox::{Lab, LabOptions, Rival, VOLUME, key_of, wait_until};
 
 fn up() -> Lab {
-    let security = "encrypt";
-    Lab::up(&LabOptions { size: "512M", disks: 1, security, ..LabOptions::default() })
-}
-
-/// The key of the machine that has its state there.
-/// Lets a node read its configuration again, with more keys or fewer that may open sessions.
-fn let_in(lab: &Lab, node: &str, keys: &[&str]) {
-    let file = lab.dir().join(node).join("node.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let lines = text.lines().map(|line| match line.starts_with("supervisors = ") {
-        true => format!("supervisors = {keys:?}\n"),
-        false => format!("{line}\n"),
-    });
-    std::fs::write(&file, lines.collect::<String>()).unwrap();
-    let status = lab.status();
-    let nodes = status["nodes"].as_array().unwrap();
-    let pid = nodes.iter().find(|one| one["name"] == node).unwrap()["pid"].to_string();
-    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() })
 }
 
 fn sees(rival: &Rival, address: &str) -> (String, String) {
@@ -53,18 +36,20 @@ fn a_cluster_with_keys_serves_and_lets_nobody_else_in() {
     lab.wait_clean();
     assert_eq!(std::fs::read(&file).unwrap(), vec![b'w'; 8 << 20]);
 
+    // Nodes whose administrator names supervisors speak with no others.
+    let owner = key_of(&state);
+    ["n1", "n2", "n3"].iter().for_each(|node| lab.let_in(node, &[&owner]));
     // Another supervisor, with a key of its own that nobody knows.
-    let rival = Rival::start(&lab);
+    let rival = Rival::start_unknown(&lab);
     wait_until("it hears that it isn't spoken with", || sees(&rival, "e1.0").1.contains("refuse"));
     assert_eq!(rival.must(&["disk", "list", "--json"]).trim(), "[]");
     assert!(!rival.cli(&["pool", "import", "cluster", "--force", "--yes"]).0);
 
     // One node takes it, and then doesn't any more.
-    let owner = key_of(&state);
     let other = key_of(&lab.dir().join("rival/state"));
-    let_in(&lab, "n1", &[&owner, &other]);
+    lab.let_in("n1", &[&owner, &other]);
     wait_until("it sees a disk", || rival.must(&["disk", "list", "--json"]).contains("e1.0"));
-    let_in(&lab, "n1", &[&owner]);
+    lab.let_in("n1", &[&owner]);
     wait_until("it is shut out", || sees(&rival, "e1.0").1.contains("refuse"));
     lab.wait_clean();
     let (code, text) = lab.said(&["volume", "verify", VOLUME]);

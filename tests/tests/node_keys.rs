@@ -24,8 +24,7 @@ fn is_refused(lab: &Lab, name: &str) -> bool {
 
 #[test]
 fn a_disk_is_its_machines() {
-    let security = "encrypt";
-    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, security, ..LabOptions::default() });
+    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() });
     let keys = ["n1", "n2", "n3"].map(|node| key_of(&lab.dir().join(node).join("state")));
     for (name, key) in ["e1.0", "e2.0", "e3.0"].iter().zip(&keys) {
         assert_eq!(disk(&lab, name)["node_key"], **key);

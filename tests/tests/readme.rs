@@ -78,6 +78,7 @@ fn the_real_machines_of_the_readme() {
         (7..=9).all(|shelf| (0..2).all(|slot| text.contains(&format!("\"e{shelf}.{slot}\""))))
     });
     // Node and supervisor run already; a terminal would be asked where there is none here.
+    let script_of = script;
     let script = script("supervisor")
         .lines()
         .filter(|line| !line.starts_with("etherpool supervisor"))
@@ -93,7 +94,16 @@ fn the_real_machines_of_the_readme() {
     std::fs::create_dir(&mount).unwrap();
     let script = script.replace("/srv/files", mount.to_str().unwrap());
     let socket = lab.dir().join("supervisor/run/api.sock");
-    run(&script, &[("ETHERPOOL_SOCKET", socket.to_str().unwrap())]);
+    let socket = [("ETHERPOOL_SOCKET", socket.to_str().unwrap())];
+    // Its machines have joined; one does so again, by a token that is made as the page says.
+    let (token, node) = (lab.dir().join("readme-token"), lab.dir().join("n7/run"));
+    run(&format!("etherpool token create > {}", token.display()), &socket);
+    let join = script_of("join").replace(
+        "etherpool join",
+        &format!("etherpool join --node {} < {}", node.display(), token.display()),
+    );
+    run(&join, &[]);
+    run(&script, &socket);
     std::fs::write(mount.join("file"), "written").unwrap();
     assert_eq!(std::fs::read(mount.join("file")).unwrap(), b"written");
 }

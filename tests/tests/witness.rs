@@ -26,7 +26,10 @@ fn two_and_a_witness() -> Lab {
 
 /// The same of two machines, of which nobody said that it needs a witness.
 fn two_machines() -> Lab {
-    let lab = machines(2, "512M");
+    with_pool(machines(2, "512M"))
+}
+
+fn with_pool(lab: Lab) -> Lab {
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
     mount_volume(&lab);
     lab
@@ -34,9 +37,18 @@ fn two_machines() -> Lab {
 
 /// So many, with a disk each, and no pool.
 fn machines(nodes: u16, size: &'static str) -> Lab {
-    let lab = Lab::up(&LabOptions { nodes, disks: 1, size, bare: true, ..LabOptions::default() });
-    lab.wait_for_disks(usize::from(nodes));
+    machines_with(LabOptions { nodes, size, ..LabOptions::default() })
+}
+
+fn machines_with(options: LabOptions) -> Lab {
+    let lab = Lab::up(&LabOptions { disks: 1, bare: true, ..options });
+    lab.wait_for_disks(usize::from(options.nodes));
     lab
+}
+
+/// The supervisor's state is put elsewhere, where it knows nobody, or another supervisor uses its vote without being named.
+fn two_without_keys(size: &'static str) -> Lab {
+    machines_with(LabOptions { nodes: 2, size, security: "none", ..LabOptions::default() })
 }
 
 fn mount_volume(lab: &Lab) {
@@ -208,7 +220,7 @@ fn the_supervisor_of_two_machines_is_destroyed() {
 /// of the machines may go.
 #[test]
 fn another_supervisor_counts_the_vote_of_the_first() {
-    let lab = two_machines();
+    let lab = with_pool(two_without_keys("512M"));
     lab.wait_until_one_may_go(3);
     lab.cli(&["volume", "unmount", VOLUME]);
     lab.cli(&["pool", "release", "cluster", "--yes"]);
@@ -414,7 +426,7 @@ fn why_no_witness(lab: &Lab) -> String {
 /// Where there is no space for a witness the pool is made without, and says so; who insists is told why it isn't.
 #[test]
 fn a_witness_that_has_no_room_is_not_begun() {
-    let lab = machines(2, "128M");
+    let lab = two_without_keys("128M");
     let small = SmallState::mount(&lab, "8M");
     lab.wait_for_disks(2);
     let why = why_no_witness(&lab);
@@ -432,7 +444,7 @@ fn a_witness_that_has_no_room_is_not_begun() {
 /// where files are made: what is written when a pool is made takes it, too.)
 #[test]
 fn a_witness_keeps_its_room() {
-    let lab = machines(2, "128M");
+    let lab = two_without_keys("128M");
     let small = SmallState::mount(&lab, "160M");
     lab.wait_for_disks(2);
     // Nobody asked for it: more would have to be left to others.

@@ -40,6 +40,11 @@ pub(crate) trait Client {
         None
     }
 
+    /// Whether a program of this machine has the disk, and is spoken with by its socket only.
+    fn is_confined(&self) -> bool {
+        false
+    }
+
     /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
     fn holder(&self, now: Instant) -> Option<Holder>;
 

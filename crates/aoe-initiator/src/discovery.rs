@@ -474,13 +474,28 @@ impl Discovery {
 
     /// Whether somebody else is known, and was lately seen, under this address.
     fn conflicts(&self, now: Instant, key: Key, kind: &TargetKind) -> bool {
+        let own = self.identity.as_deref();
         self.entries.range(paths_of(key.0)).any(|(other, entry)| {
             other.1 != key.1
                 && !entry.info.is_conflict
                 && now < entry.info.seen + GONE_AFTER
-                && entry.info.kind.as_ref().is_some_and(|known| !is_same_disk(known, kind))
+                && entry
+                    .info
+                    .kind
+                    .as_ref()
+                    .is_some_and(|known| !is_same_disk(known, kind) && !gives_way(own, known, kind))
         })
     }
+}
+
+/// Whether who was first at an address gives way to another one: a stranger does to a machine of this one's own.
+pub(crate) fn gives_way(own: Option<&Identity>, first: &TargetKind, other: &TargetKind) -> bool {
+    let Some(own) = own.filter(|own| own.tells_own()) else { return false };
+    let is_own = |kind: &TargetKind| match kind {
+        TargetKind::Session { node_key: Some(key), .. } => own.is_own(key),
+        _ => false,
+    };
+    !is_own(first) && is_own(other)
 }
 
 /// All paths to an address.

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aoe_wire::{
-    Choice, ExportInfo, Frame, Header, Incarnation, Nonce, Offer, OpenPayload, Operation,
-    SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status, WANTS_OFFER,
-    open_sealed, prologue,
+    Choice, EXPORT_INFO_BYTES, ExportInfo, Frame, Header, Incarnation, Nonce, Offer, OpenPayload,
+    Operation, SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status,
+    WANTS_OFFER, open_sealed, prologue,
 };
 use block::{Instance, Instant, IoError, Lba, SectorRange};
-use seal::{Asking, Identity, Keys, PublicKey, Security, least_of};
+use seal::{Asking, Identity, Keys, Occasion, Prover, PublicKey, Security, least_of};
 
 /// First interval between transmissions; doubles.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -79,6 +79,10 @@ struct Handshake {
     /// Its first message.
     ask: Vec<u8>,
     choice: Choice,
+    /// What both ends have heard before.
+    prologue: Vec<u8>,
+    /// Whose key it is.
+    target: PublicKey,
     /// The answer, once it was genuine: what carried it may have been changed, and may come again unchanged.
     answered: Option<Answered>,
 }
@@ -368,15 +372,20 @@ impl Opening {
         if !version.has_fragments() {
             return Err(Unfit::NoKeys);
         }
-        if !own.admits(&offer.key) {
-            return Err(Unfit::Stranger(offer.key));
-        }
         let choice = Choice { security, suite: own.suite_with(offer.has_aes) };
         let prologue =
             prologue(opening, offer, reply.detail, version, reply.instance, self.address);
-        let begun = Asking::begin(own.keys(), &offer.key, &prologue, &choice.bytes(), own.draw());
+        let target = offer.key;
+        let occasion = Occasion { client: own.public(), target, prologue: &prologue };
+        let proofs = own.proofs(Prover::Client, &occasion);
+        // Who is no stranger any more may say so in the answer.
+        if !own.admits(&target) && proofs.is_empty() {
+            return Err(Unfit::Stranger(target));
+        }
+        let said = choice.bytes(&proofs);
+        let begun = Asking::begin(own.keys(), &target, &prologue, &said, own.draw());
         let (asking, ask) = begun.ok_or(Unfit::NoKeys)?;
-        Ok(Some(Handshake { asking, ask, choice, answered: None }))
+        Ok(Some(Handshake { asking, ask, choice, prologue, target, answered: None }))
     }
 
     fn handle_open(
@@ -408,7 +417,13 @@ impl Opening {
             let error = reply.status.to_error(reply.detail, SectorRange::default(), reply.epoch);
             return error.map_or(Progress::Heard, Progress::Refused);
         }
-        let Ok(export) = ExportInfo::parse(&said) else { return Progress::Stale };
+        let (export, proof) = said.split_at(said.len().min(EXPORT_INFO_BYTES));
+        let Ok(export) = ExportInfo::parse(export) else { return Progress::Stale };
+        if let Some(stranger) = self.take_in(proof) {
+            self.begin_anew(random);
+            self.pause(now);
+            return Progress::Unfit(Unfit::Stranger(stranger));
+        }
         let round_trip = match (self.tries, self.last_sent) {
             (1, Some(sent)) => now.since(sent),
             _ => Duration::ZERO,
@@ -425,6 +440,16 @@ impl Opening {
             keys,
             node_key,
         }))
+    }
+
+    /// Takes the target for one of ours if it has proved that it has a token; its key if it is none whom we speak with.
+    fn take_in(&self, proof: &[u8]) -> Option<PublicKey> {
+        let Stage::Open { handshake: Some(handshake), .. } = &self.stage else { return None };
+        let own = self.identity.as_deref()?;
+        let Handshake { prologue, target, .. } = &**handshake;
+        let occasion = Occasion { client: own.public(), target: *target, prologue };
+        let _known = own.take_in(Prover::Target, &occasion, proof);
+        (!own.admits(target)).then_some(*target)
     }
 
     fn begin_anew(&mut self, random: &mut dyn FnMut() -> u64) {

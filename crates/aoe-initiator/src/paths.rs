@@ -119,6 +119,11 @@ impl Paths {
         Some((path.id, *self.ports.get(&path.id.port)?))
     }
 
+    /// Whether only paths to programs of this machine are used.
+    pub fn is_confined(&self) -> bool {
+        self.confined
+    }
+
     /// From now on only paths to programs of this machine are used, or all: what is said there in clear is for no
     /// Ethernet.
     pub fn confine(&mut self, confined: bool) {

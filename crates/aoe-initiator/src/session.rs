@@ -420,6 +420,10 @@ impl Client for Session {
         self.node_key
     }
 
+    fn is_confined(&self) -> bool {
+        self.traffic.outlet.paths.is_confined()
+    }
+
     fn holder(&self, now: Instant) -> Option<Holder> {
         self.told.map(|told| told.holder(now))
     }

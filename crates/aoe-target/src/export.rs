@@ -171,6 +171,8 @@ pub(crate) struct Asker {
     pub trusted: bool,
     /// What it has proved to have the secret half of.
     pub key: Option<PublicKey>,
+    /// It may have disks that obey nobody.
+    pub is_own: bool,
 }
 
 /// An interface as the state machine sees it.
@@ -287,13 +289,16 @@ impl Export {
     }
 
     /// Whether the medium obeys somebody: programs of this machine always, others if they have proved a key that it
-    /// lets in, or that a grant does which they show and which follows the medium's. Nobody locks himself out by what
-    /// he shows.
+    /// lets in, or that a grant does which they show and which follows the medium's. One that obeys nobody is for those
+    /// whom this machine takes for its own. Nobody locks himself out by what he shows.
     pub(crate) fn obeys(&self, asker: Asker, shown: &Trust) -> bool {
         if asker.trusted {
             return true;
         }
         let grant = self.device.grant.as_deref();
+        if grant.is_none() && !asker.is_own {
+            return false;
+        }
         let Some(key) = asker.key else { return grant.is_none() };
         let known = grant.is_none_or(|grant| grant.names(&key));
         let read = |bytes: &[u8]| Grant::parse(bytes).filter(|shown| shown.names(&key));

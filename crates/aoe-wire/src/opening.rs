@@ -1,7 +1,7 @@
 //! How a session begins: who opens it, and the number that both ends derive.
 
 use block::{Buffer, Instance, Lba, crc64_nvme};
-use seal::{ASK_BYTES, KEY_BYTES, PublicKey, Security, Suite};
+use seal::{ASK_BYTES, KEY_BYTES, PROOF_BYTES, PublicKey, Security, Suite, TOKENS_MAX};
 
 use super::{ParseError, SessionVersion, ShelfSlot, bytes_at, u8_at};
 
@@ -10,8 +10,8 @@ pub const WANTS_OFFER: Lba = Lba(1);
 const NONCE_BYTES: usize = 16;
 const OPEN_BYTES: usize = 3 * NONCE_BYTES;
 const OFFER_BYTES: usize = 48;
-/// Bytes of OPEN's payload in a session with keys.
-pub(super) const KEYED_OPEN_BYTES: usize = OPEN_BYTES + ASK_BYTES + CHOICE_BYTES;
+/// Bytes of OPEN's payload in a session with keys, without proofs.
+const KEYED_OPEN_BYTES: usize = OPEN_BYTES + ASK_BYTES + CHOICE_BYTES;
 const CHOICE_BYTES: usize = 2;
 
 /// A random number used once.
@@ -107,6 +107,12 @@ impl OpenPayload {
         Buffer::copy_of(&self.bytes())
     }
 
+    /// Whether OPEN may have so many bytes.
+    pub(super) fn is_open(len: usize, version: SessionVersion) -> bool {
+        let is_keyed = len.checked_sub(KEYED_OPEN_BYTES).is_some_and(are_proofs);
+        len == OPEN_BYTES || version.has_fragments() && is_keyed
+    }
+
     fn bytes(&self) -> [u8; 48] {
         let mut bytes = [0; 48];
         bytes[..16].copy_from_slice(&self.client.0);
@@ -156,25 +162,30 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Reads what the first message of a handshake carries.
-    pub fn parse(said: &[u8]) -> Option<Choice> {
-        let suite = match said.get(1)? {
+    /// Reads what the first message of a handshake carries: that, and what proves that its sender has tokens.
+    pub fn parse(said: &[u8]) -> Option<(Choice, &[u8])> {
+        let (choice, proofs) = said.split_first_chunk::<CHOICE_BYTES>()?;
+        let suite = match choice[1] {
             1 => Suite::Aes256Gcm,
             2 => Suite::ChaCha20Poly1305,
             _ => return None,
         };
-        let security = security_of(said[0]).filter(|security| *security != Security::None)?;
-        (said.len() == CHOICE_BYTES).then_some(Choice { security, suite })
+        let security = security_of(choice[0]).filter(|security| *security != Security::None)?;
+        are_proofs(proofs.len()).then_some((Choice { security, suite }, proofs))
     }
 
     /// What the first message of a handshake carries.
-    pub fn bytes(&self) -> [u8; CHOICE_BYTES] {
+    pub fn bytes(&self, proofs: &[u8]) -> Vec<u8> {
         let suite = match self.suite {
             Suite::Aes256Gcm => 1,
             Suite::ChaCha20Poly1305 => 2,
         };
-        [self.security as u8, suite]
+        [&[self.security as u8, suite], proofs].concat()
     }
+}
+
+fn are_proofs(bytes: usize) -> bool {
+    bytes.is_multiple_of(PROOF_BYTES) && bytes <= TOKENS_MAX * PROOF_BYTES
 }
 
 fn security_of(raw: u8) -> Option<Security> {

@@ -5,7 +5,6 @@ use block::{Buffer, Crc32c, Epoch, Instance, Instant, Lba, SECTOR_BYTES, SectorR
 
 use seal::{SEAL_BYTES, Seal};
 
-use super::opening::KEYED_OPEN_BYTES;
 use super::sealed::{self, Sealing};
 use super::{
     COMMAND_SECTORS_MAX, Command, HEADER_BYTES, Head, Header, ParseError, SectorMap, SessionId,
@@ -512,7 +511,7 @@ impl Raw {
     fn has_payload(&self, len: usize) -> bool {
         match self.operation {
             Operation::Hello => len == 32,
-            Operation::Open => len == 48 || self.version.has_fragments() && len == KEYED_OPEN_BYTES,
+            Operation::Open => crate::OpenPayload::is_open(len, self.version),
             Operation::Claim => crate::HolderPayload::is_claim(len),
             Operation::Write => self.is_part(len),
             Operation::Read => len == 0 || self.version.has_fragments() && self.is_map(len),

@@ -113,6 +113,7 @@ fn number_of(reason: RefusalReason) -> u64 {
         RefusalReason::ObserverOnly => 5,
         RefusalReason::Owned => 6,
         RefusalReason::NotAdmitted => 7,
+        RefusalReason::NotJoined => 8,
     }
 }
 
@@ -125,6 +126,7 @@ fn reason_of(number: u64) -> Option<RefusalReason> {
         5 => RefusalReason::ObserverOnly,
         6 => RefusalReason::Owned,
         7 => RefusalReason::NotAdmitted,
+        8 => RefusalReason::NotJoined,
         _ => return None,
     })
 }
@@ -153,6 +155,7 @@ mod tests {
             IoError::Refused(RefusalReason::ObserverOnly),
             IoError::Refused(RefusalReason::Owned),
             IoError::Refused(RefusalReason::NotAdmitted),
+            IoError::Refused(RefusalReason::NotJoined),
             IoError::Unsupported,
         ] {
             let (status, detail) = Status::of(error);

@@ -69,6 +69,8 @@ mod refusal {
         Owned,
         /// The medium obeys a pool's key, and the client isn't one of those that the pool lets in.
         NotAdmitted,
+        /// The medium obeys nobody yet, and its machine doesn't take the client for one of its own.
+        NotJoined,
     }
 
     impl fmt::Display for RefusalReason {
@@ -86,6 +88,9 @@ mod refusal {
                 }
                 RefusalReason::NotAdmitted => {
                     "the disk obeys the key of its pool, which doesn't let this machine in"
+                }
+                RefusalReason::NotJoined => {
+                    "the disk's machine hasn't joined those of this one, and gives its disks to nobody else"
                 }
             })
         }

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use pool::{DestroyPlan, MovedDisk, PoolEvent, Progress, WipePlan};
-use seal::{Grant, PoolKey};
+use seal::{Grant, PoolKey, TokenId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{
-    ApiError, ConvertVolume, CreateVolume, EmptyDisks, ImportPool, LabelDisks, NamedDisks, SetPool,
-    WipeDisks,
+    ApiError, ConvertVolume, CreateToken, CreateVolume, EmptyDisks, ImportPool, LabelDisks,
+    NamedDisks, NamedMember, SetPool, WipeDisks,
 };
 use crate::reconcile::Attachment;
 use crate::settings::ExportSetting;
@@ -38,6 +38,17 @@ pub enum EngineRequest {
     Discover,
     /// Answered with the devices present.
     Disks,
+    /// Who joined; answered with [`crate::api::MembersReport`].
+    Members,
+    /// Answered with [`crate::api::CreatedToken`].
+    CreateToken(CreateToken),
+    /// Nobody joins by it any more; answered with null.
+    RevokeToken {
+        /// It.
+        id: TokenId,
+    },
+    /// Take a machine that joined for a stranger again; answered with null.
+    ForgetMember(NamedMember),
     /// That a device is no more; it is one again if it answers.
     ForgetDisk {
         /// Where it was.

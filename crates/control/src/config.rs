@@ -34,9 +34,10 @@ pub struct SupervisorConfig {
     /// The socket of this machine's node process, for its own disks.
     #[serde(alias = "node_socket")]
     pub node_socket: Option<PathBuf>,
-    /// What is demanded of sessions over the wire: nothing by default.
+    /// What is demanded of sessions over the wire; encryption by default.
     pub security: Security,
-    /// The keys of the machines whose disks are used; all that have one without a list.
+    /// The keys of the machines whose disks are used, beside those that joined; all that have one are looked at without a
+    /// list, but only disks of those that joined are taken into pools.
     pub nodes: Option<Vec<PublicKey>>,
     /// The keys of other supervisors, which may reach this one's votes and exported volumes by sessions; where keys
     /// are demanded nobody without a list.
@@ -75,9 +76,25 @@ pub struct FtpConfig {
     pub users_file: Option<PathBuf>,
     /// Whether anonymous clients may read.
     pub anonymous: bool,
+    /// A file with the server's certificate, and those that lead to a known one, PEM: with it and `key` there is TLS.
+    pub certificate: Option<PathBuf>,
+    /// A file with the secret key of that, PEM.
+    pub key: Option<PathBuf>,
+    /// Whether passwords and the data of who gave one go by TLS only, as they do by default where there is any.
+    pub tls: Option<TlsUse>,
     /// Ports of passive data connections, both ends included.
     #[serde(alias = "passive_ports")]
     pub passive_ports: PortRange,
+}
+
+/// Who uses TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsUse {
+    /// Who logs in with a password.
+    Required,
+    /// Who asks for it.
+    Offered,
 }
 
 /// A range of ports, `[first, last]`.
@@ -140,7 +157,7 @@ impl Default for SupervisorConfig {
             readers: "etherpool".into(),
             api_socket: None,
             node_socket: None,
-            security: Security::None,
+            security: Security::Encrypt,
             nodes: None,
             supervisors: None,
             metrics: None,
@@ -158,6 +175,9 @@ impl Default for FtpConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 2121)),
             users_file: None,
             anonymous: true,
+            certificate: None,
+            key: None,
+            tls: None,
             passive_ports: PortRange { first: 49152, last: 49407 },
         }
     }
@@ -232,6 +252,8 @@ impl SupervisorConfig {
                 self.api_socket.as_ref(),
                 self.node_socket.as_ref(),
                 self.ftp.users_file.as_ref(),
+                self.ftp.certificate.as_ref(),
+                self.ftp.key.as_ref(),
             ])
             .flatten()
             .chain(&self.mount.roots)
@@ -240,6 +262,11 @@ impl SupervisorConfig {
                 let text = path.display().to_string();
                 return Err((text.clone(), format!("'{text}' must be an absolute path")));
             }
+        }
+        let FtpConfig { certificate, key, tls, .. } = &self.ftp;
+        if certificate.is_some() != key.is_some() || tls.is_some() && certificate.is_none() {
+            let why = "TLS of FTP takes a certificate and its key: both files have to be named";
+            return Err(("[ftp]".to_owned(), why.to_owned()));
         }
         self.alerts.check()
     }
@@ -278,7 +305,9 @@ impl SupervisorConfig {
     pub fn needed_paths(&self) -> Vec<PathBuf> {
         let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);
         let sockets = [self.api_socket(), self.engine_socket(), self.node_socket()];
-        directories.into_iter().chain(sockets).chain(self.ftp.users_file.clone()).collect()
+        let FtpConfig { users_file, certificate, key, .. } = &self.ftp;
+        let files = [users_file, certificate, key].into_iter().flatten().cloned();
+        directories.into_iter().chain(sockets).chain(files).collect()
     }
 
     /// The supervisor's pid file.
@@ -341,6 +370,9 @@ mod tests {
             ("\n\nanonymus = true\n", (3, 1), "unknown field `anonymus`"),
             ("[ftp]\nanonymus = true\n", (2, 1), "unknown field `anonymus`"),
             ("[ftp]\nlisten = \"nowhere\"\n", (2, 10), "invalid socket address"),
+            ("\n[ftp]\nkey = \"/key.pem\"\n", (2, 1), "both files have to be named"),
+            ("[ftp]\ntls = \"required\"\n", (1, 1), "both files have to be named"),
+            ("[ftp]\ntls = \"maybe\"\n", (2, 7), "unknown variant"),
             ("[ftp]\npassive_ports = [9, 3]\n", (2, 17), "the last port is below the first"),
             ("[ftp]\npassive_ports = [0, 3]\n", (2, 17), "port 0"),
             ("interfaces = [{ name = \"\" }]\n", (1, 1), "not the name of an interface"),

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use control::config::SupervisorConfig;
+use control::node::Claim;
 use os::dir::Directory;
-use seal::{Identity, KeyPair, PublicKey, SecretKey, Security};
+use seal::{Identity, KeyPair, Members, PublicKey, SecretKey, Security};
 use zeroize::Zeroizing;
 
 /// Its name in the state directory.
@@ -23,6 +24,8 @@ pub struct Demands {
     pub least: Security,
     /// Whose keys are taken; everybody's without a list.
     pub peers: Option<Vec<PublicKey>>,
+    /// Who may have disks that obey nobody.
+    pub claim: Claim,
 }
 
 impl Demands {
@@ -37,7 +40,7 @@ impl Demands {
 pub fn clients(supervisor: &SupervisorConfig) -> Demands {
     let least = supervisor.security;
     let nobody = (least != Security::None).then(Vec::new);
-    Demands { least, peers: supervisor.supervisors.clone().or(nobody) }
+    Demands { least, peers: supervisor.supervisors.clone().or(nobody), claim: Claim::Anyone }
 }
 
 /// The key of the machine with this state directory; made if there is none. Blocks.
@@ -77,7 +80,11 @@ fn load(state_dir: &Directory) -> anyhow::Result<Option<KeyPair>> {
 }
 
 /// Who this machine is in sessions; without a state directory somebody else at each start. Blocks.
-pub fn identity(state_dir: Option<&Directory>, demands: &Demands) -> anyhow::Result<Rc<Identity>> {
+pub fn identity(
+    state_dir: Option<&Directory>,
+    demands: &Demands,
+    members: Option<Rc<dyn Members>>,
+) -> anyhow::Result<Rc<Identity>> {
     let kept = state_dir.map(load_or_make).transpose();
     let keys = match kept {
         Ok(Some(keys)) => keys,
@@ -89,29 +96,39 @@ pub fn identity(state_dir: Option<&Directory>, demands: &Demands) -> anyhow::Res
         }
         Err(error) => return Err(error),
     };
-    Ok(with_demands(keys, demands))
+    Ok(with_demands(keys, demands, members))
 }
 
-/// Who has these keys and demands that.
-pub fn with_demands(keys: KeyPair, demands: &Demands) -> Rc<Identity> {
+/// Who has these keys and demands that; where nobody proves who he is there are no members.
+pub fn with_demands(
+    keys: KeyPair,
+    demands: &Demands,
+    members: Option<Rc<dyn Members>>,
+) -> Rc<Identity> {
     let identity =
         Identity::new(keys, Box::new(fill)).with_least(demands.least).with_aes(has_aes());
     if demands.least != Security::None {
         let key = identity.public();
         tracing::info!(%key, security = %demands.least, "sessions are sealed");
-        if demands.peers.is_none() {
+        if members.is_none() && demands.peers.is_none() {
             tracing::warn!(
                 "whose keys are taken isn't configured: nobody can listen, but whoever makes a key of his own can take part"
             );
         }
     }
-    Rc::new(match &demands.peers {
+    let identity = match &demands.peers {
         Some(peers) => identity.with_peers(peers.iter().copied()),
+        None => identity,
+    };
+    let tells_own = demands.demand_keys() && demands.claim != Claim::Anyone;
+    Rc::new(match members.filter(|_| tells_own) {
+        Some(members) => identity.with_members(members),
         None => identity,
     })
 }
 
-fn fresh() -> anyhow::Result<KeyPair> {
+/// Keys that nobody has had before.
+pub fn fresh() -> anyhow::Result<KeyPair> {
     let bytes = os::random_bytes().context("random numbers")?;
     Ok(KeyPair::of(SecretKey::new(bytes))?)
 }
@@ -182,18 +199,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "no key").unwrap();
         let state_dir = Directory::open(dir.path()).unwrap();
-        assert!(identity(Some(&state_dir), &Demands::default()).is_ok());
-        let demands = Demands { least: Security::Authenticate, peers: None };
-        assert!(identity(Some(&state_dir), &demands).is_err());
+        assert!(identity(Some(&state_dir), &Demands::default(), None).is_ok());
+        let demands = Demands { least: Security::Authenticate, ..Demands::default() };
+        assert!(identity(Some(&state_dir), &demands, None).is_err());
     }
 
     #[test]
     fn who_is_named_is_taken_and_without_names_everybody() {
         let key = |number| KeyPair::of(SecretKey::new([number; 32])).unwrap().public();
-        let all = identity(None, &Demands::default()).unwrap();
+        let all = identity(None, &Demands::default(), None).unwrap();
         assert!(all.admits(&key(1)) && all.least() == Security::None);
-        let demands = Demands { least: Security::Encrypt, peers: Some(vec![key(1)]) };
-        let some = identity(None, &demands).unwrap();
+        let peers = Some(vec![key(1)]);
+        let demands = Demands { least: Security::Encrypt, peers, claim: Claim::Anyone };
+        let some = identity(None, &demands, None).unwrap();
         assert!(some.admits(&key(1)) && !some.admits(&key(2)));
         assert_ne!(some.draw(), some.draw());
     }

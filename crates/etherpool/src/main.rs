@@ -8,6 +8,7 @@ mod json_lines;
 mod keys;
 mod logging;
 mod measure;
+mod membership;
 mod namespaces;
 mod neighbours;
 mod node;

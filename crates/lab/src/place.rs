@@ -139,6 +139,11 @@ impl Place {
         self.dir.join("supervisor")
     }
 
+    /// The token by which nodes join the supervisor.
+    pub fn token_file(&self) -> PathBuf {
+        self.supervisor_dir().join("token")
+    }
+
     pub fn api_socket(&self) -> PathBuf {
         self.supervisor_dir().join("run/api.sock")
     }

@@ -1,8 +1,9 @@
 //! `lab up`: from nothing, or from whatever is there, to a served file system. Every step looks at
 //! what exists first, so that starting twice is harmless and what died is started again.
 
-use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -13,7 +14,7 @@ use pool::metadata::Layout;
 use seal::Security;
 use serde_json::Value;
 
-use crate::command::{etherpool, etherpool_json, own_program, run};
+use crate::command::{etherpool, etherpool_json};
 use crate::place::{LabPlan, NodePlan, Place};
 use crate::{network, process};
 use terminal::QUIET;
@@ -43,13 +44,15 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 2121)]
     ftp_port: u16,
     /// What machines and supervisor demand of each other on the lab's network: none, authenticate, encrypt.
-    #[arg(long, default_value = "none")]
+    #[arg(long, default_value = "encrypt")]
     security: Security,
     /// Start machines and supervisor only; make no pool.
     #[arg(long)]
     bare: bool,
 }
 
+/// How long machines can be added to a lab, which is for trying things.
+const TOKEN_VALID: &str = "90d";
 /// How long machines of the lab may take for what normally takes moments.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -64,6 +67,7 @@ pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
         }
     };
     network::ensure_switch(place, plan.mtu)?;
+    ensure_token(place, &plan)?;
     for node in &plan.nodes {
         network::ensure_node(place, &node.name, plan.mtu)?;
         start_node(place, node, plan.security)?;
@@ -133,12 +137,12 @@ pub fn start_node(place: &Place, node: &NodePlan, security: Security) -> anyhow:
             file.display().to_string()
         ));
     }
-    let supervisors = match security {
+    let token = match security {
         Security::None => String::new(),
-        _ => format!("supervisors = [{:?}]\n", key_of(&place.supervisor_dir())?),
+        _ => format!("token-file = {:?}\n", place.token_file().display().to_string()),
     };
     let config = format!(
-        "# Written by `etherpool lab`.\nname = {:?}\nnode-id = {:?}\nshelf = {}\nstate-dir = {:?}\nrun-dir = {:?}\ninterfaces = [{:?}]\nsecurity = \"{security}\"\n{supervisors}{exports}",
+        "# Written by `etherpool lab`.\nname = {:?}\nnode-id = {:?}\nshelf = {}\nstate-dir = {:?}\nrun-dir = {:?}\ninterfaces = [{:?}]\nsecurity = \"{security}\"\n{token}{exports}",
         node.name,
         node.node_id,
         node.shelf,
@@ -157,12 +161,19 @@ pub fn start_node(place: &Place, node: &NodePlan, security: Security) -> anyhow:
     )
 }
 
-/// The public key of the machine that has its files there.
-fn key_of(dir: &std::path::Path) -> anyhow::Result<String> {
-    let (key, show) = (OsStr::new("key"), OsStr::new("show"));
-    let (option, state) = (OsStr::new("--state-dir"), dir.join("state"));
-    let shown = run(own_program()?, [key, show, option, state.as_os_str()])?;
-    Ok(shown.trim().to_owned())
+/// Has the supervisor make the token by which the nodes join it, where it demands keys: once, when it runs for the first
+/// time. Nodes remember whom they joined; those that are added later join by it too.
+fn ensure_token(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
+    let file = place.token_file();
+    if plan.security == Security::None || file.exists() {
+        return Ok(());
+    }
+    start_supervisor(place, plan)?;
+    wait_for_api(place)?;
+    let token = etherpool(place, ["token", "create", "--valid", TOKEN_VALID])?;
+    let made = fs::File::options().create_new(true).write(true).mode(0o600).open(&file);
+    let mut made = made.with_context(|| format!("cannot make {}", file.display()))?;
+    Ok(made.write_all(token.as_bytes())?)
 }
 
 /// Starts the supervisor unless it runs.

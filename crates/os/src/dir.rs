@@ -106,7 +106,7 @@ impl Directory {
         Ok(Some(contents))
     }
 
-    /// Replaces a file as a whole, and makes it last.
+    /// Replaces a file as a whole by one that only its owner reads, and makes it last.
     pub fn replace(&self, name: &OsStr, contents: &[u8]) -> Result<(), WriteError> {
         self.replace_with(name, contents, &mut |directory| directory.sync())
     }
@@ -118,7 +118,7 @@ impl Directory {
         let mut made = OsString::from(".");
         made.push(name);
         made.push(format!(".{:016x}", crate::random_u64()?));
-        let written = self.write_as(&made, contents, Mode::from_raw_mode(0o600), OFlags::EXCL);
+        let written = self.write_as(&made, contents, PRIVATE, OFlags::EXCL);
         let flags = RenameFlags::NOREPLACE;
         let placed = written
             .and_then(|()| Ok(rustix::fs::renameat_with(&self.fd, &made, &self.fd, name, flags)?));
@@ -170,7 +170,7 @@ impl Directory {
     }
 
     fn write_new(&self, name: &OsStr, contents: &[u8]) -> io::Result<()> {
-        self.write_as(name, contents, Mode::from_raw_mode(0o666), OFlags::TRUNC)
+        self.write_as(name, contents, PRIVATE, OFlags::TRUNC)
     }
 
     fn write_as(&self, name: &OsStr, contents: &[u8], mode: Mode, how: OFlags) -> io::Result<()> {
@@ -359,6 +359,8 @@ impl Spot {
     }
 }
 
+/// What is kept here is for nobody else to read.
+const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 /// A directory that names are looked up in, which needs no right to read it.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// A directory that is read or synced.

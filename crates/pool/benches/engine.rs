@@ -14,7 +14,9 @@ use block::{
     BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Done, Durability, Geometry, Instant, IoError,
     Lba, MemoryDevice, Operation, Outcome, OwnerId, SECTOR_BYTES, SectorRange,
 };
-use pool::{CreatePool, DiskFacts, Engine, EngineConfig, Layout, Limits, Stops, VolumeSize};
+use pool::{
+    CreatePool, DiskFacts, Engine, EngineConfig, Layout, Limits, OwnNodes, Stops, VolumeSize,
+};
 use runtime::{Executor, Order};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -237,6 +239,7 @@ impl Bench {
             owner: OwnerId(Uuid::from_u128(1)),
             owner_name: "bench".into(),
             key: None,
+            own_nodes: OwnNodes::default(),
             pools: Vec::new(),
             limits: Limits::default(),
             stops: Stops::default(),

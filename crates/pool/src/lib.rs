@@ -27,8 +27,8 @@ pub use endings::{
 };
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
-    InvalidStopAt, KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, PoolSettings, StopAt,
-    StopPoint, Stops, VolumeSize, WipeDisks,
+    InvalidStopAt, KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, OwnNodes, PoolSettings,
+    StopAt, StopPoint, Stops, VolumeSize, WipeDisks,
 };
 pub use error::PoolError;
 pub use forecast::{

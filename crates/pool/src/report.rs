@@ -276,10 +276,11 @@ pub struct MovedDisk {
     /// Its drive's serial number, as far as it is known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub serial: String,
-    /// The machine that had it.
+    /// The machine that had it; empty where none is known.
     pub from: String,
     /// The key of that.
-    pub from_key: PublicKey,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_key: Option<PublicKey>,
     /// What the machine calls itself that has it now.
     pub to: String,
     /// The key of that.

@@ -3,18 +3,37 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::key::{KEY_BYTES, KeyPair, PublicKey};
+use crate::token::{Occasion, Prover, TOKENS_MAX, Token};
 use crate::{Security, Suite};
 
 /// What fills bytes with randomness that nobody can foretell.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
+
+/// Who belongs to a machine's cluster beside those that its configuration names: this changes while it runs.
+pub trait Members {
+    /// Whether the owner of a key does.
+    fn has(&self, key: &PublicKey) -> bool;
+
+    /// Whether the owner of a key may have disks that obey nobody, or disks are taken from him. `is_named` if he does, or the
+    /// configuration names him.
+    fn is_own(&self, key: &PublicKey, is_named: bool) -> bool;
+
+    /// Tokens that are good at present, by each of which others may.
+    fn tokens(&self) -> Vec<Token>;
+
+    /// Somebody has proved to have one of them.
+    fn joined(&self, key: PublicKey, by: &Token);
+}
 
 /// A node or supervisor with its key, as one end of sessions.
 pub struct Identity {
     keys: KeyPair,
     least: Security,
     peers: Option<BTreeSet<PublicKey>>,
+    members: Option<Rc<dyn Members>>,
     has_aes: bool,
     entropy: RefCell<Entropy>,
 }
@@ -23,7 +42,8 @@ impl Identity {
     /// Who speaks with anybody that has a key, and demands nothing.
     pub fn new(keys: KeyPair, entropy: Entropy) -> Identity {
         let entropy = RefCell::new(entropy);
-        Identity { keys, least: Security::None, peers: None, has_aes: false, entropy }
+        let (least, has_aes) = (Security::None, false);
+        Identity { keys, least, peers: None, members: None, has_aes, entropy }
     }
 
     /// The same, demanding at least this of every session that isn't of its own machine.
@@ -34,6 +54,11 @@ impl Identity {
     /// The same, speaking with these only.
     pub fn with_peers(self, peers: impl IntoIterator<Item = PublicKey>) -> Identity {
         Identity { peers: Some(peers.into_iter().collect()), ..self }
+    }
+
+    /// The same, taking nobody for its own but those whom it speaks with by name, and these.
+    pub fn with_members(self, members: Rc<dyn Members>) -> Identity {
+        Identity { members: Some(members), ..self }
     }
 
     /// The same, on a processor that has instructions for AES or hasn't.
@@ -63,7 +88,56 @@ impl Identity {
 
     /// Whether it speaks with the owner of a key.
     pub fn admits(&self, peer: &PublicKey) -> bool {
-        self.peers.as_ref().is_none_or(|peers| peers.contains(peer))
+        self.peers.is_none() || self.is_named(peer)
+    }
+
+    /// Whether it takes the owner of a key for its own: gives him disks that obey nobody, or takes disks from him. Whom it
+    /// speaks with, where nothing was said of members.
+    pub fn is_own(&self, peer: &PublicKey) -> bool {
+        match &self.members {
+            _ if *peer == self.public() => true,
+            Some(members) => members.is_own(peer, self.is_named(peer)),
+            None => self.admits(peer),
+        }
+    }
+
+    /// Whether it tells its own from others at all.
+    pub fn tells_own(&self) -> bool {
+        self.members.is_some()
+    }
+
+    fn is_named(&self, peer: &PublicKey) -> bool {
+        let by_name = self.peers.as_ref().is_some_and(|peers| peers.contains(peer));
+        by_name || self.members.as_ref().is_some_and(|members| members.has(peer))
+    }
+
+    /// What it proves by to the other end that it has tokens.
+    pub fn proofs(&self, prover: Prover, occasion: &Occasion<'_>) -> Vec<u8> {
+        let tokens = self.tokens();
+        tokens.iter().flat_map(|token| token.proof(prover, occasion)).collect()
+    }
+
+    /// Takes the other end in, whose key the opening proves, if one of its proofs is of a token that this end has, too: that one.
+    pub fn take_in(&self, prover: Prover, occasion: &Occasion<'_>, proofs: &[u8]) -> Option<Token> {
+        let tokens = self.tokens();
+        let known = tokens.into_iter().find(|token| token.is_proved(prover, occasion, proofs))?;
+        let key = match prover {
+            Prover::Client => occasion.client,
+            Prover::Target => occasion.target,
+        };
+        self.members.as_ref().inspect(|members| members.joined(key, &known));
+        Some(known)
+    }
+
+    /// Whether others may become its own at present.
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens().is_empty()
+    }
+
+    fn tokens(&self) -> Vec<Token> {
+        let mut tokens = self.members.as_ref().map_or_else(Vec::new, |members| members.tokens());
+        tokens.truncate(TOKENS_MAX);
+        tokens
     }
 
     /// What to seal by with somebody whose processor has instructions for AES, or hasn't.

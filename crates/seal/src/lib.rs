@@ -13,6 +13,7 @@ mod handshake;
 mod identity;
 mod key;
 mod message;
+mod token;
 mod window;
 
 pub use grant::{
@@ -20,9 +21,12 @@ pub use grant::{
     SUPERVISORS_MAX,
 };
 pub use handshake::{ANSWER_BYTES, ASK_BYTES, Asked, Asking, Keys};
-pub use identity::{Entropy, Identity, least_of};
+pub use identity::{Entropy, Identity, Members, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};
 pub use message::{Opener, Rejected, SEAL_BYTES, Seal, Sealer, Stamp, TAG_BYTES};
+pub use token::{
+    NotATokenId, Occasion, PROOF_BYTES, Prover, TOKENS_MAX, Token, TokenError, TokenId,
+};
 
 /// How messages of a session are kept from others. Ascending: what is later keeps more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

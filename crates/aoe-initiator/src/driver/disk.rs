@@ -154,6 +154,11 @@ impl RemoteDisk {
         self.client.borrow().node_key()
     }
 
+    /// Whether a program of this machine has it, and is spoken with by its socket only.
+    pub fn is_confined(&self) -> bool {
+        self.client.borrow().is_confined()
+    }
+
     /// Whether it is there, so that whoever else answers on this path is an intruder.
     pub(crate) fn defends_against(&self, path: PathId) -> bool {
         self.client.borrow().defends_against(path)

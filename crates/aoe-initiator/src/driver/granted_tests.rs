@@ -102,7 +102,7 @@ fn a_disk_obeys_whom_its_pool_lets_in_and_nobody_else() {
         assert!(heard(&scene) >= 10 * SECOND);
     }
     scene.other.look_inside(true);
-    assert_eq!(scene.world.read(&scene.other, START, 8), Err(OWNED));
+    assert_eq!(scene.world.read(&scene.other, START, 8), Err(NOT_ADMITTED));
     scene.has(&scene.ours, 1);
 }
 

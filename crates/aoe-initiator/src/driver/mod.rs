@@ -21,7 +21,7 @@ use seal::Identity;
 
 use crate::client::{Client, Random};
 use crate::discovery::{Discovery, DiscoveryEvent, TargetInfo};
-use crate::discovery::{TARGETS_MAX, is_same_disk};
+use crate::discovery::{TARGETS_MAX, gives_way, is_same_disk};
 use crate::options::SessionOptions;
 use crate::paths::LocalPort;
 use crate::plain::{Plain, PlainOptions};
@@ -311,10 +311,13 @@ impl Inner {
         if !self.options.connect || matches!(kind, TargetKind::Refused(_) | TargetKind::Unfit(_)) {
             return;
         }
+        let own = self.options.identity.as_deref();
         let mut disks = self.disks.borrow_mut();
         match disks.get(&info.address) {
             Some(known) if is_same_disk(&known.kind, &kind) => known.disk.add_path(info.path),
-            Some(known) if known.disk.defends_against(info.path) => {
+            Some(known)
+                if known.disk.defends_against(info.path) && !gives_way(own, &known.kind, &kind) =>
+            {
                 self.events.push(DiskEvent::Conflict(Box::new(info)));
             }
             None if disks.len() >= TARGETS_MAX => {}

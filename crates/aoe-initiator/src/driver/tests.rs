@@ -18,6 +18,8 @@ use aoe_wire::{Frame, MacAddr};
 
 #[path = "granted_tests.rs"]
 mod granted;
+#[path = "joining_tests.rs"]
+mod joining;
 #[path = "keyed_tests.rs"]
 mod keyed;
 #[path = "owner_tests.rs"]

@@ -1,28 +1,26 @@
-//! Commands within a session: who may do what, and at most once.
+//! Commands within a session, each at most once.
 
 use block::{
-    Access, Answer, Buffer, Claim, Durability, Epoch, Instant, IoError, Lba, OwnerId,
-    RefusalReason, SECTOR_BYTES, SectorRange, Trust,
+    Access, Answer, Buffer, Claim, Durability, IoError, Lba, OwnerId, RefusalReason, SECTOR_BYTES,
+    SectorRange, Trust,
 };
 
 use seal::Seal;
 
 use crate::Shared;
 use crate::export::{Asker, Export, PortState};
-use crate::fenced::Ownership;
 use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
 use crate::merge::Kind;
 use crate::meter::Origin;
-use crate::policy::AccessOperation;
+use crate::session::judge::{Claimed, Verdict, changes, is_owners, judge, permit};
 use crate::session::keyed::{self, Message};
-use crate::session::observer;
 use crate::session::{Cached, Slot, is_present, no_session, reply};
 use crate::stats::{Counter, Moved};
 use crate::trace::{Traced, TracedStatus};
 use aoe_wire::PortId;
 use aoe_wire::{
-    HealthPayload, HolderPayload, MacAddr, Operation, ParseError, SectorMap, SessionReply,
-    SessionRequest, SessionVersion, Status,
+    HolderPayload, MacAddr, Operation, ParseError, SectorMap, SessionReply, SessionRequest,
+    SessionVersion, Status,
 };
 
 /// A session's command that waits for its turn or for the device.
@@ -67,23 +65,6 @@ impl SessionWork {
     }
 }
 
-/// What a CLAIM asks for beside its epoch; of other commands nothing.
-#[derive(Default)]
-struct Claimed {
-    owner: OwnerId,
-    trust: Trust,
-}
-
-/// What to do with a command that may run.
-enum Verdict {
-    /// It is answered with who holds the medium.
-    Holder,
-    /// It is answered with how the drive is.
-    Health(Buffer),
-    /// It takes its place in the queue.
-    Queue(Access),
-}
-
 pub(crate) fn handle(
     export: &mut Export,
     shared: &mut Shared,
@@ -119,7 +100,8 @@ fn execute<'a>(
     };
     // Each fragment of a command, and each repetition, has another one.
     let request = SessionRequest { seal: Seal::default(), ..request };
-    let asker = Asker { trusted: port.trusted, key: session.peer() };
+    let key = session.peer();
+    let asker = Asker { trusted: port.trusted, key, is_own: keyed::is_own(shared, key.as_ref()) };
     let claimed = match request.operation {
         Operation::Claim => HolderPayload::parse_claim(payload),
         _ => Ok((OwnerId::NONE, Trust::Unchanged)),
@@ -187,16 +169,6 @@ fn execute<'a>(
             conclude(export, shared, port, &request, status, detail, Buffer::empty());
         }
     }
-}
-
-/// Whether a request shows that the present owner lives. A claim of the accepted epoch by somebody
-/// else doesn't.
-fn is_owners(export: &Export, request: &SessionRequest, asker: Asker, claimed: &Claimed) -> bool {
-    let holder = export.device.ownership.holder();
-    request.epoch != Epoch::OBSERVER
-        && request.epoch == holder.epoch
-        && (request.operation != Operation::Claim || claimed.owner == holder.owner)
-        && export.obeys(asker, &claimed.trust)
 }
 
 fn enqueue(
@@ -296,118 +268,6 @@ fn gather(
     None
 }
 
-/// Whether the client is one of those who may: by the administrator's rules, and by the reservation
-/// of a disk that has no owner yet. Asked at arrival and again when its turn has come, because a
-/// reservation may have come between.
-fn permit(export: &Export, trusted: bool, request: &SessionRequest) -> Result<(), IoError> {
-    let client = request.header.source;
-    let reserved = !export.admits(trusted, client);
-    let looks =
-        matches!(request.operation, Operation::Status | Operation::Health | Operation::Unknown(_));
-    let denied = changes(request) && !export.permits(trusted, AccessOperation::Write, client);
-    match denied || reserved && !looks {
-        true => Err(IoError::Refused(RefusalReason::AccessDenied)),
-        false => Ok(()),
-    }
-}
-
-/// Whether a command changes the disk.
-fn changes(request: &SessionRequest) -> bool {
-    request.operation.is_once() && request.operation != Operation::Flush
-}
-
-/// Whether and how a command may run; asked at arrival and again when its turn has come, because a
-/// claim may have come between.
-fn judge(
-    export: &Export,
-    now: Instant,
-    sectors_max: u32,
-    request: &SessionRequest,
-    asker: Asker,
-    claimed: &Claimed,
-) -> Result<Verdict, IoError> {
-    let Claimed { owner, trust } = claimed;
-    let (owner, obeys) = (*owner, export.obeys(asker, trust));
-    // First: a deposed owner is to know that he is, whoever may have the disk now.
-    check_epoch(export.device.ownership, request, owner)?;
-    if request.epoch != Epoch::OBSERVER && !obeys {
-        return Err(IoError::Refused(RefusalReason::NotAdmitted));
-    }
-    let range = request.range();
-    let geometry = &export.device.geometry;
-    match request.operation {
-        Operation::Read | Operation::Write if request.sectors > sectors_max => {
-            return Err(IoError::OutOfRange(range));
-        }
-        Operation::Read | Operation::Write | Operation::Discard | Operation::WriteZeroes
-            if request.sectors == 0 || !range.fits(geometry.sectors) =>
-        {
-            return Err(IoError::OutOfRange(range));
-        }
-        Operation::Read
-            if request.epoch == Epoch::OBSERVER
-                && !observer::may_read(&export.device, range)
-                && !(request.force && obeys && export.is_owner_silent(now)) =>
-        {
-            return Err(IoError::Refused(RefusalReason::Owned));
-        }
-        _ => {}
-    }
-    let held = export.device.ownership.holder();
-    let is_known = held.epoch == request.epoch && held.owner == owner;
-    if changes(request)
-        && export.is_read_only()
-        && !(request.operation == Operation::Claim && is_known && !export.may_change_trust(trust))
-    {
-        return Err(IoError::ReadOnly);
-    }
-    match request.operation {
-        Operation::Read => Ok(Verdict::Queue(Access::Read(range))),
-        Operation::Write | Operation::Discard | Operation::WriteZeroes => {
-            Ok(Verdict::Queue(Access::Write(range)))
-        }
-        Operation::Flush => Ok(Verdict::Queue(Access::Free)),
-        Operation::Claim if is_known && !export.may_change_trust(trust) => Ok(Verdict::Holder),
-        Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
-        Operation::Status => Ok(Verdict::Holder),
-        Operation::Health => Ok(Verdict::Health(HealthPayload::emit(export.health.as_ref()))),
-        Operation::Hello | Operation::Open | Operation::Close | Operation::Unknown(_) => {
-            Err(IoError::Unsupported)
-        }
-    }
-}
-
-/// Rule 3: only the holder of the accepted epoch, and observers who look, get through; only CLAIM
-/// raises it.
-fn check_epoch(
-    ownership: Ownership,
-    request: &SessionRequest,
-    owner: OwnerId,
-) -> Result<(), IoError> {
-    let looks =
-        matches!(request.operation, Operation::Read | Operation::Status | Operation::Health);
-    if matches!(request.operation, Operation::Unknown(_)) {
-        return Err(IoError::Unsupported);
-    }
-    if request.epoch == Epoch::OBSERVER {
-        let refused = IoError::Refused(RefusalReason::ObserverOnly);
-        return if looks { Ok(()) } else { Err(refused) };
-    }
-    let is_claim = request.operation == Operation::Claim;
-    if ownership == Ownership::Unreadable {
-        let refused = IoError::Refused(RefusalReason::ReservationUnreadable);
-        return if is_claim && request.force { Ok(()) } else { Err(refused) };
-    }
-    let holder = ownership.holder();
-    let allowed = match is_claim {
-        true => {
-            request.epoch > holder.epoch || request.epoch == holder.epoch && owner == holder.owner
-        }
-        false => request.epoch == holder.epoch,
-    };
-    if allowed { Ok(()) } else { Err(IoError::Fenced { highest: holder.epoch }) }
-}
-
 /// A command's turn has come.
 pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut SessionWork) -> Start {
     let request = work.request;
@@ -422,8 +282,9 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         return Start::Answered;
     }
     // What fits into a message was judged at arrival.
-    let judged = permit(export, work.asker.trusted, &request)
-        .and_then(|()| judge(export, shared.now, u32::MAX, &request, work.asker, &work.claimed));
+    let asker = Asker { is_own: keyed::is_own(shared, work.asker.key.as_ref()), ..work.asker };
+    let judged = permit(export, asker.trusted, &request)
+        .and_then(|()| judge(export, shared.now, u32::MAX, &request, asker, &work.claimed));
     match judged {
         Ok(Verdict::Queue(_)) => {}
         // It never is in the queue.

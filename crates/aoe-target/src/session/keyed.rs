@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aoe_wire::{Choice, Offer, OpenPayload, SessionReply, SessionRequest, open_sealed, prologue};
 use block::{Buffer, Instant};
-use seal::{Asked, Identity, Keys, PublicKey, Security};
+use seal::{Asked, Identity, Keys, Occasion, Prover, PublicKey, Security};
 
 use crate::Shared;
 use crate::export::{Export, PortState};
@@ -40,6 +40,8 @@ impl Allowance {
 pub(crate) struct Handshake {
     asked: Asked,
     choice: Choice,
+    /// By which its client knows that this target has a token that it has, too; otherwise empty.
+    proof: Vec<u8>,
 }
 
 impl Handshake {
@@ -51,6 +53,11 @@ impl Handshake {
     /// How its messages are sealed.
     pub(crate) fn security(&self) -> Security {
         self.choice.security
+    }
+
+    /// What an answer carries that lets its client in: that, and the proof.
+    pub(crate) fn with_proof(&self, export: &[u8]) -> Vec<u8> {
+        [export, &self.proof].concat()
     }
 
     /// The answer, which carries `said`, and what the session has from then on.
@@ -85,6 +92,12 @@ pub(crate) fn offer(identity: &Identity) -> Offer {
     Offer { key: identity.public(), least: identity.least(), has_aes: identity.has_aes() }
 }
 
+/// Whether who has proved this key, or needed none, may have media that obey nobody.
+pub(crate) fn is_own(shared: &Shared, key: Option<&PublicKey>) -> bool {
+    let own = shared.identity.as_deref();
+    key.zip(own).is_none_or(|(key, own)| own.is_own(key))
+}
+
 /// Who opens a session, and whether it may. Its nonce has been looked at.
 pub(crate) fn admit(
     shared: &mut Shared,
@@ -115,10 +128,17 @@ pub(crate) fn admit(
     let Some(asked) = Asked::read(identity.keys(), &prologue, ask, identity.draw()) else {
         return Admission::Dropped(Counter::Forged);
     };
-    let choice = Choice::parse(&asked.said).filter(|choice| choice.security >= identity.least());
-    let Some(choice) = choice else { return Admission::Dropped(Counter::Malformed) };
+    let said = Choice::parse(&asked.said);
+    let Some((choice, proofs)) = said.filter(|(choice, _)| choice.security >= identity.least())
+    else {
+        return Admission::Dropped(Counter::Malformed);
+    };
+    let (client, target) = (asked.peer, identity.public());
+    let occasion = Occasion { client, target, prologue: &prologue };
+    let token = identity.take_in(Prover::Client, &occasion, proofs);
+    let proof = token.map(|token| token.proof(Prover::Target, &occasion).to_vec());
     let admits = identity.admits(&asked.peer);
-    let handshake = Box::new(Handshake { asked, choice });
+    let handshake = Box::new(Handshake { asked, choice, proof: proof.unwrap_or_default() });
     if admits { Admission::With(handshake) } else { Admission::Refused(Some(handshake)) }
 }
 

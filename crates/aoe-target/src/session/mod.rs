@@ -4,6 +4,7 @@
 pub(crate) mod assembly;
 pub(crate) mod command;
 pub(crate) mod greeting;
+mod judge;
 pub(crate) mod keyed;
 pub(crate) mod observer;
 
@@ -53,6 +54,8 @@ struct Opener {
     security: Security,
     /// It is a program of this machine, and needs no keys.
     is_local: bool,
+    /// It is the target's own, or the medium obeys it.
+    belongs: bool,
     /// The first message of its handshake, by which its OPEN is known from another one's.
     ask: Option<Rc<[u8]>>,
 }
@@ -126,7 +129,9 @@ impl Sessions {
     /// Ends the sessions of those with whom somebody like that doesn't speak.
     pub(crate) fn end_unfit(&mut self, former: Security, identity: &Identity) {
         let is_unfit = |opener: &Opener| {
-            let is_stranger = opener.key.is_some_and(|key| !identity.admits(&key));
+            // A token that has come is proved at openings only, and either end may have to learn of the other.
+            let is_stranger =
+                opener.key.is_some_and(|key| !identity.admits(&key) || identity.has_tokens());
             // One with keys doesn't outlast the demand for them: its client may open one without beside it.
             let has_more = opener.security <= former && opener.security > identity.least();
             is_stranger || has_more || !opener.is_local && opener.security < identity.least()
@@ -153,20 +158,21 @@ impl Sessions {
         self.open.len() + self.opening.len()
     }
 
-    /// Makes room for one more; false when all are busy. Those without keys go first, then its own, and none with keys
-    /// for one without.
+    /// Makes room for one more; false when all are busy. Those without keys go first, then strangers', then its own, and none
+    /// with keys for one without, nor one that belongs for a stranger's.
     fn make_room(&mut self, opener: &Opener) -> bool {
         if self.len() < SESSIONS_MAX {
             return true;
         }
         let may_go = |session: &Session| {
             let is_lesser = session.opener.key.is_none() || opener.key.is_some();
+            let is_lesser = is_lesser && (opener.belongs || !session.opener.belongs);
             session.running == 0 && (opener.is_local || is_lesser)
         };
         let idle = self.open.iter().filter(|(_, session)| may_go(session));
         let first = idle.min_by_key(|(_, session)| {
             let is_others = session.opener.key != opener.key;
-            (session.opener.key.is_some(), is_others, session.last_used)
+            (session.opener.key.is_some(), session.opener.belongs, is_others, session.last_used)
         });
         let first = first.map(|(id, _)| *id);
         first.inspect(|id| self.close(*id)).is_some()
@@ -362,9 +368,13 @@ fn open(
         }
         Admission::Dropped(why) => return export.meter.count(why),
     };
+    let key = handshake.as_ref().map(|handshake| handshake.peer());
+    let is_own = keyed::is_own(shared, key.as_ref());
+    let names = |key| export.device.grant.as_ref().is_some_and(|grant| grant.names(key));
     let opener = Opener {
         incarnation: opening.incarnation,
-        key: handshake.as_ref().map(|handshake| handshake.peer()),
+        belongs: is_own || key.as_ref().is_some_and(names),
+        key,
         security: handshake.as_ref().map_or(Security::None, |handshake| handshake.security()),
         is_local: port.trusted && handshake.is_none(),
         ask: ask.map(Rc::from),
@@ -399,7 +409,8 @@ fn establish(
         None => None,
         Some(handshake) => {
             let info = export_info(export, shared, port, request);
-            match handshake.answer(&info.emit()) {
+            let said = handshake.with_proof(&info.emit());
+            match handshake.answer(&said) {
                 None => return export.meter.count(Counter::Malformed),
                 keys => keys,
             }

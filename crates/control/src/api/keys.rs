@@ -1,6 +1,6 @@
 //! Keys of pools: whom their disks obey.
 
-use seal::{PoolKey, PublicKey};
+use seal::{PoolKey, PublicKey, Token, TokenId};
 use serde::{Deserialize, Serialize};
 
 /// Whom a pool's disks obey.
@@ -54,6 +54,50 @@ pub struct RevokeSupervisor {
 pub struct RotateKey {
     /// As for [`RevokeSupervisor`].
     pub lost_key: bool,
+}
+
+/// Who joined a node or a supervisor, beside those whom its configuration names, and by what others may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersReport {
+    /// Their keys.
+    pub members: Vec<PublicKey>,
+    /// Tokens that are good at present.
+    pub tokens: Vec<TokenReport>,
+}
+
+/// A token, but for its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenReport {
+    /// By which it is named.
+    pub id: TokenId,
+    /// From when on it is good no more, in seconds since 1970.
+    pub until: u64,
+}
+
+/// A token that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// For how long it is good.
+    pub valid_seconds: u64,
+}
+
+/// A token that was made, with its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// As it is handed on.
+    pub token: Token,
+    /// What is known of it afterwards.
+    #[serde(flatten)]
+    pub report: TokenReport,
+}
+
+/// A machine that joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedMember {
+    /// What `etherpool key show` tells there.
+    pub key: PublicKey,
 }
 
 /// The secret half of a pool's key, on its way to or from a file.

@@ -13,7 +13,10 @@ mod status;
 
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
-pub use keys::{NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey};
+pub use keys::{
+    CreateToken, CreatedToken, MembersReport, NamedMember, NamedSupervisor, PoolKeyReport,
+    PoolKeySecret, RevokeSupervisor, RotateKey, TokenReport,
+};
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,

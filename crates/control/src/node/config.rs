@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
+use super::claim::Claim;
 use super::drive::DriveConfig;
 use super::plan::{ExportPlan, PlanError, plan};
 use super::settings::{ExportSettings, Groups, Sectors};
@@ -49,10 +50,14 @@ pub struct NodeConfig {
     pub metrics: Option<SocketAddr>,
     /// The program that says how drives are: `smartctl` by default; the empty text for none.
     pub smartctl: Option<PathBuf>,
-    /// What is demanded of sessions over the wire: nothing by default.
-    pub security: Security,
-    /// The keys of those who may open sessions over the wire; all who have one without a list.
+    /// What is demanded of sessions over the wire; encryption by default.
+    pub security: Option<Security>,
+    /// The keys of those who may open sessions over the wire, beside those who joined; all who have one without a list.
     pub supervisors: Option<Vec<PublicKey>>,
+    /// Who may have disks that obey nobody yet: by default whoever joined, or everybody where nothing is demanded of sessions.
+    pub claim: Option<Claim>,
+    /// A file with a token, of `etherpool token create`, for a node that is set up by programs, or keeps nothing.
+    pub token_file: Option<PathBuf>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
     /// Named lists of MAC addresses, for access lists.
@@ -81,6 +86,8 @@ const OWN_KEYS: &[&str] = &[
     "smartctl",
     "security",
     "supervisors",
+    "claim",
+    "token-file",
     "drive",
     "groups",
 ];
@@ -155,6 +162,19 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// What is demanded of sessions over the wire.
+    pub fn security(&self) -> Security {
+        self.security.unwrap_or(Security::Encrypt)
+    }
+
+    /// Who may have disks that obey nobody yet. Where nobody proves who he is that is everybody.
+    pub fn claim(&self) -> Claim {
+        match self.security() {
+            Security::None => Claim::Anyone,
+            _ => self.claim.clone().unwrap_or_default(),
+        }
+    }
+
     /// The exports that are named, with all their settings.
     ///
     /// # Errors
@@ -186,10 +206,15 @@ fn read(text: &str) -> Result<NodeConfig, Wrong> {
         _ => Vec::new(),
     };
     let shelf_at = whole.get("shelf").map(Spanned::span);
+    let claim_at = whole.get("claim").map(Spanned::span);
     let (own, defaults) = split(whole, OWN_KEYS);
     let mut config: NodeConfig = build(own, span.clone())?;
     if config.shelf == Some(ShelfSlot::ANY_SHELF) {
         return Err(Wrong { span: shelf_at, what: "shelf 65535 means all shelves".to_owned() });
+    }
+    if config.claim.as_ref().is_some_and(|claim| *claim != config.claim()) {
+        let what = "with security = \"none\" nobody proves who he is: claim can be \"anyone\" only";
+        return Err(Wrong { span: claim_at, what: what.to_owned() });
     }
     for (drive, span) in config.drive.iter().zip(drives) {
         drive.check().map_err(|error| Wrong { span: Some(span), what: error.to_string() })?;
@@ -248,12 +273,40 @@ mod tests {
     }
 
     #[test]
+    fn who_may_have_disks_is_whoever_joined_unless_it_is_said() {
+        let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+        let keys = Claim::Keys(vec![key.parse().unwrap()]);
+        for (text, security, claim) in [
+            ("", Security::Encrypt, Claim::Token),
+            ("claim = 'token'", Security::Encrypt, Claim::Token),
+            ("claim = 'anyone'", Security::Encrypt, Claim::Anyone),
+            (&format!("claim = 'key:{key}'"), Security::Encrypt, keys.clone()),
+            (&format!("claim = ['key:{key}']"), Security::Encrypt, keys),
+            ("claim = []", Security::Encrypt, Claim::Keys(Vec::new())),
+            ("security = 'none'", Security::None, Claim::Anyone),
+            ("security = 'none'\nclaim = 'anyone'", Security::None, Claim::Anyone),
+        ] {
+            let config = parse(text).unwrap();
+            assert_eq!((config.security(), config.claim()), (security, claim), "{text}");
+        }
+        for text in ["claim = 'tokens'", &format!("claim = '{key}'"), "claim = 3", "claim = ['x']"]
+        {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        let error = parse("name = 'x'\nsecurity = 'none'\nclaim = 'token'").unwrap_err();
+        assert!(
+            error.to_string().contains("line 3") && error.to_string().contains("nobody proves")
+        );
+    }
+
+    #[test]
     fn all_keys_are_known() {
         let text = "name = 'n'\nnode-id = '00000000-0000-0000-0000-000000000001'\nshelf = 3\n\
             state-dir = '/s'\nrun-dir = '/r'\nframe-socket = true\nautomatic = true\n\
             scan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
             metrics = '127.0.0.1:9100'\nsmartctl = '/s'\nsecurity = 'encrypt'\n\
             supervisors = ['hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ninterfaces = ['eth*']\nio = 'buffered'\n\
+            claim = ['key:hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ntoken-file = '/t'\n\
             [[drive]]\nmatch = 'x'\nread-ahead = true\n\
             [groups]\nweb = ['02:00:00:00:00:01']\n\
             [access]\nread.accept = ['web']\n\
@@ -268,7 +321,7 @@ mod tests {
         assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
         assert_eq!(config.defaults.io, Some(IoMode::Buffered));
         assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
-        assert_eq!(config.export[0].line, Some(24));
+        assert_eq!(config.export[0].line, Some(26));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! directory: one JSON line as request, one as answer.
 
 use aoe_wire::ShelfSlot;
+use seal::{PublicKey, Token};
 use serde::{Deserialize, Serialize};
 
 use super::report::{TargetReport, TraceNews};
+use crate::api::MembersReport;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,16 @@ pub enum NodeRequest {
     },
     /// Read configuration and disks anew. Answered with [`NodeStatus`].
     Reload,
+    /// Take a token, by which it comes to know a supervisor, and that it. Answered with [`NodeStatus`].
+    Join {
+        /// It.
+        token: Token,
+    },
+    /// Take a machine that joined for a stranger again. Answered with [`NodeStatus`].
+    Forget {
+        /// By its key.
+        key: PublicKey,
+    },
     /// Have a disk obey whoever claims it. Answered with [`NodeStatus`].
     ResetOwner {
         /// Its address.
@@ -72,6 +84,9 @@ pub struct NodeStatus {
     /// Drives that have settings.
     #[serde(default)]
     pub drives: Vec<DriveStatus>,
+    /// Who joined, and by what others may.
+    #[serde(default)]
+    pub members: MembersReport,
 }
 
 impl NodeStatus {

@@ -24,6 +24,7 @@ use os::ReactorHandle;
 use os::reactor::{MailSender, mailbox};
 use pool::VolumeStats;
 use runtime::Semaphore;
+use seal::{PublicKey, Token};
 
 pub use metrics::{Metrics, MetricsServer};
 
@@ -76,6 +77,16 @@ pub enum Change {
     },
     /// Read the configuration anew.
     Reload,
+    /// Take a token.
+    Join {
+        /// It.
+        token: Token,
+    },
+    /// Take a machine that joined for a stranger.
+    Forget {
+        /// By its key.
+        key: PublicKey,
+    },
     /// Have a disk obey whoever claims it.
     ResetOwner {
         /// Its address.
@@ -204,6 +215,8 @@ async fn answer(
         }
         NodeRequest::Export { path } => Change::Export { path },
         NodeRequest::Reload => Change::Reload,
+        NodeRequest::Join { token } => Change::Join { token },
+        NodeRequest::Forget { key } => Change::Forget { key },
         NodeRequest::ResetOwner { disk } => Change::ResetOwner { disk },
     };
     let _turn = changing.acquire(1).await;

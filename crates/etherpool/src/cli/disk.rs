@@ -147,8 +147,8 @@ fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure>
         ));
     }
     let what = format!(
-        "Disk {disk} would obey whoever claims it, with all that is on it: any supervisor that its node speaks with \
-         could import its pool.\nNothing else is changed. A supervisor that has the pool open has the disk obey the \
+        "Disk {disk} would obey nobody, with all that is on it: any supervisor that its node has joined could import its \
+         pool.\nNothing else is changed. A supervisor that has the pool open has the disk obey the \
          pool's key again when it takes it in anew.\n"
     );
     if !confirm(&what, confirmation)? {
@@ -157,7 +157,9 @@ fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure>
     for mut client in targets(Some(&node), NODE_TIMEOUT)? {
         let _status: NodeReply = client.ask(&NodeRequest::ResetOwner { disk })?;
     }
-    output::show(context.json, &(), || format!("{disk} obeys whoever claims it\n"))?;
+    output::show(context.json, &(), || {
+        format!("{disk} obeys nobody: it is for those whom its node has joined\n")
+    })?;
     Ok(Exit::Ok)
 }
 

@@ -13,6 +13,7 @@ mod docs;
 mod endings;
 mod failure;
 mod held;
+mod join;
 mod key;
 mod output;
 mod pool;
@@ -122,9 +123,14 @@ enum Command {
     /// Entries of the FTP users file
     #[command(subcommand)]
     User(user::UserCommand),
-    /// The key of this machine
+    /// Keys of machines
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Tokens, by which nodes join this supervisor
+    #[command(subcommand)]
+    Token(join::TokenCommand),
+    /// Have this machine's node come to know a supervisor, by a token of it
+    Join(join::JoinArgs),
     /// Completions for a shell, on standard output
     Completion(docs::CompletionArgs),
     /// Manual pages, one on standard output or all in a directory
@@ -207,7 +213,8 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::User(command) => user::run(command)?,
-        Command::Key(command) => key::run(command, cli.json)?,
+        Command::Key(command) if command.is_local() => key::run_here(command, cli.json)?,
+        Command::Join(args) => join::join(&args, cli.json)?,
         command => {
             let tell = terminal::is_seen(cli.json);
             let client = ApiClient::new(cli.socket, timeout, tell);
@@ -229,6 +236,8 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Pool(command) => pool::run(context, command).await,
         Command::Volume(command) => volume::run(context, command).await,
         Command::Status => status::run(context).await,
+        Command::Key(command) => key::run(context, command).await,
+        Command::Token(command) => join::run(context, command).await,
         Command::Alert(command) => alert::run(context, command).await,
         Command::Events(args) => pool_history::events(context, args).await,
         _ => Err(Failure::usage("this command does not use the supervisor")),
@@ -300,6 +309,13 @@ mod tests {
             "etherpool volume convert cluster/v --layout raid0 --dry-run",
             "etherpool pool scrub cluster --rate 50M/s --every 30d --wait --json",
             "etherpool pool history cluster -n 20 --json",
+            "etherpool token create --valid 15min --json",
+            "etherpool token list",
+            "etherpool token revoke 00ff00ff",
+            "etherpool join --file token --node /run/etherpool",
+            "etherpool key list",
+            "etherpool key list --node",
+            "etherpool key forget AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= --node /run/x",
             "etherpool events",
             "etherpool alert list --json",
             "etherpool alert test",

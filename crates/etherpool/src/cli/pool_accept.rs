@@ -93,9 +93,13 @@ fn describe(pool: &str, shown: &[MovedDisk]) -> String {
         format!("Pool {pool} would take these disks from the machines that have them now:\n");
     for MovedDisk { disk, device_name, serial, from, from_key, to, to_key } in shown {
         let serial = if serial.is_empty() { String::new() } else { format!(", serial {serial}") };
+        let before = match from_key {
+            Some(from_key) => format!("was on {from}, key {from_key}"),
+            None => "was on no machine that is known".to_owned(),
+        };
         let _ = writeln!(
             text,
-            "  {disk} ({device_name}{serial}): was on {from}, key {from_key}\n    is on {to}, key {to_key}"
+            "  {disk} ({device_name}{serial}): {before}\n    is on {to}, key {to_key}"
         );
     }
     text + "What these machines show is believed as far as checksums don't tell otherwise: say yes if you moved the disks, or\n\
@@ -114,7 +118,7 @@ mod tests {
             device_name: format!("/dev/{disk}"),
             serial: "WD-1".into(),
             from: "n1".into(),
-            from_key: PublicKey([1; 32]),
+            from_key: Some(PublicKey([1; 32])),
             to: to.into(),
             to_key: PublicKey([2; 32]),
         }

@@ -55,7 +55,8 @@ fn read_password() -> anyhow::Result<String> {
     Ok(first)
 }
 
-fn prompt(text: &str) -> anyhow::Result<String> {
+/// Asks for what isn't shown.
+pub fn prompt(text: &str) -> anyhow::Result<String> {
     eprint!("{text}");
     let _ = std::io::stderr().flush();
     let stdin = std::io::stdin();
@@ -73,13 +74,13 @@ fn one_line() -> anyhow::Result<String> {
     let mut line = String::new();
     std::io::Read::take(std::io::stdin().lock(), PASSWORD_BYTES_MAX as u64 + 2)
         .read_line(&mut line)
-        .context("the password can't be read")?;
+        .context("it can't be read")?;
     let password = line.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
-        bail!("the password is empty");
+        bail!("nothing was said");
     }
     if password.len() > PASSWORD_BYTES_MAX {
-        bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes");
+        bail!("that is longer than {PASSWORD_BYTES_MAX} bytes");
     }
     Ok(password.to_owned())
 }

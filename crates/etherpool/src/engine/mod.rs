@@ -26,17 +26,19 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
+use control::node::Claim;
 use control::reconcile::EngineInstance;
 use control::registry::Registry;
 use os::dir::Directory;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
-use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, PoolEvent};
-use seal::PublicKey;
+use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, OwnNodes, PoolEvent};
+use seal::{Members, PublicKey};
 
 use crate::admin::{AdminHandler, AdminServer, Answering};
 use crate::keys::{self, Demands};
+use crate::membership::Membership;
 use crate::namespaces::Namespaces;
 use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
@@ -81,6 +83,8 @@ pub struct Process {
     hardening: Hardening,
     /// The key that it shows to targets, where it demands theirs.
     key: Option<PublicKey>,
+    /// The nodes that joined it.
+    members: Rc<Membership>,
     instance: u64,
     stopping: runtime::Notify,
     /// All pools are being closed, but stay ours.
@@ -128,13 +132,18 @@ impl Process {
         let state_dir = Directory::create(&config.state_dir).with_context(|| {
             format!("cannot make the state directory {}", config.state_dir.display())
         })?;
-        let disks = Demands { least: config.security, peers: config.nodes.clone() };
-        let identity = keys::identity(Some(&state_dir), &disks)?;
+        let members = Membership::of_supervisor(&handle, &state_dir)?;
+        let (least, peers) = (config.security, config.nodes.clone());
+        let disks = Demands { least, peers, claim: Claim::Token };
+        let belonging = Rc::clone(&members) as Rc<dyn Members>;
+        let identity = keys::identity(Some(&state_dir), &disks, Some(belonging))?;
         let key = disks.demand_keys().then(|| identity.public());
+        let own = Rc::clone(&identity);
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
             key: Some(identity.public()),
+            own_nodes: OwnNodes::those(move |key| own.is_own(key)),
             pools: known_pools(&registry),
             limits: limits(),
             stops: stops::from_environment()?,
@@ -148,7 +157,7 @@ impl Process {
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);
         exports.know(&registry);
-        exports.set_identity(keys::identity(Some(&state_dir), &keys::clients(config))?);
+        exports.set_identity(keys::identity(Some(&state_dir), &keys::clients(config), None)?);
         let exports = Rc::new(exports);
         Ok(Rc::new(Process {
             handle,
@@ -159,6 +168,7 @@ impl Process {
             exports,
             hardening,
             key,
+            members,
             instance,
             stopping: runtime::Notify::new(),
             closing: Cell::new(false),

@@ -16,7 +16,7 @@ use aoe_initiator::{DiskEvent, Initiator, InitiatorOptions};
 use aoe_wire::Port;
 use aoe_wire::{Incarnation, ShelfSlot};
 use block::{BlockDevice, OwnerId, SECTOR_BYTES};
-use control::api::{InterfaceState, SeenTarget};
+use control::api::{ApiError, ErrorCode, InterfaceState, SeenTarget};
 use control::config::InterfaceConfig;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
@@ -35,6 +35,7 @@ pub struct Network {
     initiator: Initiator,
     /// Nobody is spoken with who has no key.
     demands_keys: bool,
+    identity: Option<Rc<Identity>>,
     namespaces: Rc<Namespaces>,
     interfaces: RefCell<Vec<Interface>>,
     /// What the engine was given, to notice another disk under a known address.
@@ -88,7 +89,7 @@ impl Network {
         let demands_keys = seal::least_of(identity.as_deref()) > Security::None;
         let options = InitiatorOptions {
             connect: identity.is_some(),
-            identity,
+            identity: identity.clone(),
             ..InitiatorOptions::new(incarnation)
         };
         let interfaces = interfaces
@@ -99,6 +100,7 @@ impl Network {
             runtime: handle.runtime().clone(),
             initiator: Initiator::new(handle.runtime().clone(), options),
             demands_keys,
+            identity,
             namespaces: Rc::clone(namespaces),
             interfaces: RefCell::new(interfaces),
             given: RefCell::default(),
@@ -146,6 +148,30 @@ impl Network {
             self.given.borrow_mut().insert(address, Rc::clone(&device));
             engine.add_device(facts, device);
         }
+    }
+
+    /// Refuses disks of machines that aren't known to belong to this one: who names a disk goes by its address and its
+    /// machine's name, and anybody can take these.
+    pub fn check_own<'a>(
+        &self,
+        mut named: impl Iterator<Item = &'a ShelfSlot>,
+    ) -> Result<(), ApiError> {
+        let Some(identity) = self.identity.as_deref().filter(|_| self.demands_keys) else {
+            return Ok(());
+        };
+        let disks = self.initiator.disks();
+        let stranger = named.find_map(|address| {
+            let disk = disks.iter().find(|disk| disk.address() == *address)?;
+            let key = disk.node_key().filter(|key| !identity.is_own(key) && !disk.is_confined());
+            Some((address, key?))
+        });
+        let Some((address, key)) = stranger else { return Ok(()) };
+        let why = format!(
+            "disk {address} is on a machine that hasn't joined this one; it proves the key {key}"
+        );
+        Err(ApiError::new(ErrorCode::Refused, why).remedy(
+            "have it join: etherpool token create here, and etherpool join there; or name its key in nodes of supervisor.toml",
+        ))
     }
 
     /// Lets a disk go that is no more.

@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
 use control::api::{
-    ApiError, ConvertVolume, CreateVolume, ErrorCode, PoolReportExt as _, ProcessState,
+    ApiError, ConvertVolume, CreateToken, CreateVolume, CreatedToken, ErrorCode, NamedMember,
+    PoolReportExt as _, ProcessState,
 };
 use control::channel::{EngineRequest, ReplyLine};
 use frontend::fuse::Connection;
@@ -18,6 +20,7 @@ use serde_json::Value;
 use super::Process;
 use super::channel::{Incoming, Peer};
 use crate::admin::AdminHandler;
+use crate::membership::{self, TokenRefused};
 use aoe_wire::ShelfSlot;
 
 /// Answers until the engine stops.
@@ -40,10 +43,18 @@ pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
 /// The first sector of a disk that is shown to nobody but its owner (docs/session.md, rule 3).
 const OWNED_FROM: u64 = (48 << 10) / block::SECTOR_BYTES as u64;
 
+const TOKEN_VALID_MIN: Duration = Duration::from_secs(60);
+/// How long a token may be good: it is for machines that are set up now, not for whoever finds it next year.
+const TOKEN_VALID_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+
 struct Work<'a> {
     process: &'a Process,
     id: u64,
     peer: &'a Arc<Peer>,
+}
+
+fn not_kept(error: anyhow::Error) -> ApiError {
+    ApiError::new(ErrorCode::Io, format!("{error:#}"))
 }
 
 fn value(of: impl Serialize) -> Result<Value, ApiError> {
@@ -51,6 +62,30 @@ fn value(of: impl Serialize) -> Result<Value, ApiError> {
 }
 
 impl Work<'_> {
+    async fn create_token(&self, request: CreateToken) -> Result<CreatedToken, ApiError> {
+        if self.process.key.is_none() {
+            let why = "this supervisor demands no keys: it takes disks of everybody";
+            return Err(ApiError::new(ErrorCode::Refused, why).remedy(
+                "set security = \"encrypt\" in supervisor.toml, and restart the supervisor",
+            ));
+        }
+        let valid = Duration::from_secs(request.valid_seconds);
+        if !(TOKEN_VALID_MIN..=TOKEN_VALID_MAX).contains(&valid) {
+            let why = "a token is good for a minute to 90 days";
+            return Err(
+                ApiError::new(ErrorCode::Invalid, why).remedy("choose another time: --valid 24h")
+            );
+        }
+        let token = membership::make_token(valid).map_err(not_kept)?;
+        let added = self.process.members.add_token(token.clone()).await;
+        added.map_err(|error| match error {
+            TokenRefused::NotKept(error) => not_kept(error),
+            refused => ApiError::new(ErrorCode::Refused, refused.to_string())
+                .remedy("use one that there is, or give one up: etherpool token revoke"),
+        })?;
+        Ok(CreatedToken { report: membership::report_of(&token), token })
+    }
+
     async fn perform(
         &self,
         request: EngineRequest,
@@ -72,15 +107,40 @@ impl Work<'_> {
             // A closed pool looks like one that was given up, which services would forget.
             EngineRequest::Pools if process.closing.get() => Err(ApiError::engine_away()),
             EngineRequest::Pools => value(engine.reports()),
+            EngineRequest::Members => value(process.members.report()),
+            EngineRequest::CreateToken(request) => value(self.create_token(request).await?),
+            EngineRequest::RevokeToken { id } => {
+                let is_known = process.members.revoke_token(id).await.map_err(not_kept)?;
+                is_known.then_some(Value::Null).ok_or_else(|| {
+                    ApiError::new(
+                        ErrorCode::NotFound,
+                        format!("there is no token {id}, or no more"),
+                    )
+                    .remedy("see `etherpool token list`")
+                })
+            }
+            EngineRequest::ForgetMember(NamedMember { key }) => {
+                let is_known = process.members.forget(key).await.map_err(not_kept)?;
+                is_known.then_some(Value::Null).ok_or_else(|| {
+                    ApiError::new(
+                        ErrorCode::NotFound,
+                        format!("no node with the key {key} has joined"),
+                    )
+                    .remedy("see `etherpool key list`")
+                })
+            }
             EngineRequest::CreatePool { request, grant } => {
+                process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
                 value(engine.create_granted(request.by_name(), grant).await?)
             }
             EngineRequest::PoolGrant { pool, keys } => value(process.grant_of(&pool, &keys).await?),
             EngineRequest::SetGrant { pool, grant } => value(engine.set_grant(&pool, grant).await?),
             EngineRequest::PlanCreatePool(request) => {
+                process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
                 value(engine.plan_create(&request.by_name()).await?)
             }
             EngineRequest::PlanExtendPool { pool, request } => {
+                process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
                 value(engine.plan_extend(&pool, &request.by_name()).await?)
             }
             EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
@@ -92,6 +152,7 @@ impl Work<'_> {
                 value(engine.plan_growth(volume.pool(), volume.volume(), size)?)
             }
             EngineRequest::ExtendPool { pool, request } => {
+                process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
                 value(engine.extend_pool(&pool, &request.by_name()).await?)
             }
             EngineRequest::ImportPool { pool, request, grant } => {

@@ -189,6 +189,7 @@ impl Exporter {
                 .chain(self.wanted.borrow().refused.iter().cloned())
                 .collect(),
             drives: self.node.drives.status(),
+            ..NodeStatus::default()
         }
     }
 

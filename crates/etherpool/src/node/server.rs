@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aoe_target::NodeIdentity;
 use aoe_target::TargetDriver;
-use control::node::NodeStatus;
+use control::node::{Claim, NodeStatus};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ata::AtaDisks;
@@ -24,7 +24,7 @@ use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
 use runtime::{Notify, Semaphore};
-use seal::KeyPair;
+use seal::{KeyPair, Members, Token};
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
@@ -37,6 +37,7 @@ use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
 use crate::admin::{AdminHandler, AdminServer, Change, Metrics, status_of};
 use crate::keys::{self, Demands};
+use crate::membership::Membership;
 
 /// How long the end waits for requests that a disk has.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -69,7 +70,9 @@ pub struct Node {
     /// The machine's name.
     pub name: String,
     /// The machine's key.
-    pub keys: KeyPair,
+    pub keys: RefCell<KeyPair>,
+    /// Who joined it.
+    pub membership: Rc<Membership>,
     /// What is demanded of sessions at present.
     pub demands: RefCell<Demands>,
     /// The machine's identity.
@@ -159,7 +162,8 @@ fn serve(
         true => Some(local::listen_frames(&node)?),
         false => None,
     };
-    let metrics_at = wanted.config.metrics;
+    let (metrics_at, token) = (wanted.config.metrics, wanted.token.clone());
+    node.say_who_may_claim();
     let exporter = Exporter::start(&node, automatic, wanted);
     let service = Rc::new(Service {
         node: Rc::clone(&node),
@@ -186,6 +190,9 @@ fn serve(
         // Who waits for this process waits for its exports, but not for those whose disks are missing
         // or hang.
         let runtime = service.node.handle.runtime();
+        if let Some(token) = token {
+            service.node.take_token(token).await;
+        }
         let _ = runtime::timeout(runtime, READY_LIMIT, service.exporter.all_tried()).await;
         manager.ready();
         loop {
@@ -247,10 +254,15 @@ impl Service {
             // A machine without a key that lasts began with another one at its last start.
             let state_dir = self.node.state_dir.clone().filter(|_| wanted.demands.demand_keys());
             let kept = move || state_dir.as_ref().map(keys::load_or_make).transpose();
-            let kept = self.node.handle.blocking(kept).await??;
-            let own = kept.unwrap_or_else(|| self.node.keys.clone());
-            self.node.driver.set_identity(keys::with_demands(own, &wanted.demands));
+            if let Some(kept) = self.node.handle.blocking(kept).await?? {
+                self.node.keys.replace(kept);
+            }
+            self.node.membership.set_claim(&wanted.demands.claim);
             self.node.demands.replace(wanted.demands.clone());
+            self.node.renew_identity();
+        }
+        if let Some(token) = wanted.token.clone() {
+            self.node.take_token(token).await;
         }
         if wanted.automatic && !self.exporter.can_look() {
             tracing::warn!("disks are looked for from the next start on");
@@ -281,7 +293,7 @@ impl AdminHandler for Service {
     }
 
     fn status(&self) -> NodeStatus {
-        self.exporter.status()
+        NodeStatus { members: self.node.membership.report(), ..self.exporter.status() }
     }
 
     fn change(self: Rc<Self>, change: Change) -> LocalBoxFuture<'static, anyhow::Result<()>> {
@@ -289,6 +301,14 @@ impl AdminHandler for Service {
             match change {
                 Change::Export { path } => self.exporter.export_path(&path).await,
                 Change::Reload => self.reload().await,
+                Change::Join { token } => self.node.join(token).await,
+                Change::Forget { key } => {
+                    if !self.node.membership.forget(key).await? {
+                        bail!("no machine with the key {key} has joined; see etherpool key list --node");
+                    }
+                    self.node.renew_identity();
+                    Ok(())
+                }
                 Change::ResetOwner { disk } => {
                     let forgotten = self.node.driver.forget_grant(disk).await;
                     forgotten.with_context(|| format!("disk {disk} can't be given up"))
@@ -327,6 +347,53 @@ fn lock(spec: &Spec, wanted: &Wanted) -> anyhow::Result<Option<ProcessLock>> {
     })
 }
 
+impl Node {
+    /// What is demanded of sessions, or who belongs, has changed: sessions that wouldn't be opened any more end.
+    fn renew_identity(&self) {
+        let members = Rc::clone(&self.membership) as Rc<dyn Members>;
+        let keys = self.keys.borrow().clone();
+        let identity = keys::with_demands(keys, &self.demands.borrow(), Some(members));
+        self.driver.set_identity(identity);
+    }
+
+    /// Comes to know, by a token, whoever has it too.
+    async fn join(&self, token: Token) -> anyhow::Result<()> {
+        let demands = self.demands.borrow().clone();
+        if !demands.demand_keys() {
+            bail!(
+                "this node demands no keys: with security = \"none\" everybody may have its disks"
+            );
+        }
+        if demands.claim != Claim::Token {
+            bail!("by its configuration (claim) a token changes nothing here");
+        }
+        self.membership.add_token(token).await?;
+        self.renew_identity();
+        Ok(())
+    }
+
+    /// The token that the configuration names, if it says anything new. Without it the node serves whom it knows.
+    async fn take_token(&self, token: Token) {
+        if self.membership.is_spent(&token) {
+            return;
+        }
+        if let Err(error) = self.join(token).await {
+            tracing::warn!("the token of the configuration (token-file) isn't taken: {error:#}");
+        }
+    }
+
+    /// Says whom blank disks are kept for, if nobody may have them yet.
+    fn say_who_may_claim(&self) {
+        let demands = self.demands.borrow();
+        let is_known = demands.peers.is_some() || !self.membership.report().members.is_empty();
+        if demands.demand_keys() && demands.claim == Claim::Token && !is_known {
+            tracing::info!(
+                "its disks are for programs of this machine only, until it joins a supervisor: etherpool token create there, etherpool join here"
+            );
+        }
+    }
+}
+
 /// The server's parts, without ports and exports.
 pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result<Rc<Node>> {
     let config = &wanted.config;
@@ -350,7 +417,11 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
     let name = config.name.clone().unwrap_or_else(os::process::hostname);
     let identity = NodeIdentity { id: node_id, name: name.clone() };
     let driver = TargetDriver::new(handle.runtime().clone(), identity);
-    let identity = keys::identity(state_dir.as_ref(), &wanted.demands)?;
+    let demands = &wanted.demands;
+    let place = state_dir.as_ref().zip(wanted.members_file.clone());
+    let membership = Membership::of_node(handle, place, &demands.claim)?;
+    let members = Rc::clone(&membership) as Rc<dyn Members>;
+    let identity = keys::identity(state_dir.as_ref(), demands, Some(members))?;
     driver.set_identity(Rc::clone(&identity));
     let ata = Rc::new(AtaDisks::new(handle));
     let node = Node {
@@ -359,7 +430,8 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         ata,
         handle: handle.clone(),
         driver,
-        keys: identity.keys().clone(),
+        keys: RefCell::new(identity.keys().clone()),
+        membership,
         demands: RefCell::new(wanted.demands.clone()),
         name,
         node_id,

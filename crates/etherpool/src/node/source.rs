@@ -10,13 +10,17 @@ use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode};
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::node::{
-    ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
+    Claim, ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
     plan_found, share,
 };
+
+use seal::{Security, Token};
+use zeroize::Zeroizing;
 
 use super::interfaces::{Patterns, list_ethernet};
 use super::open_disks::{SystemIdentity, find};
 use crate::keys::{Demands, clients};
+use crate::membership;
 use crate::witnesses::{files, why_not_the_made};
 
 /// Where a node keeps its memory and its sockets by default.
@@ -84,6 +88,10 @@ pub struct Wanted {
     pub state_dir: Option<PathBuf>,
     /// What is demanded of sessions.
     pub demands: Demands,
+    /// By which it is to come to know a supervisor.
+    pub token: Option<Token>,
+    /// What of the state directory says whom it knows, if anybody may join it.
+    pub members_file: Option<String>,
 }
 
 impl Source {
@@ -128,6 +136,8 @@ impl Source {
                 }
                 let wanted = Wanted {
                     demands: demanded(&config),
+                    token: token_of(&config),
+                    members_file: Some(membership::NODE_FILE.to_owned()),
                     refused: Vec::new(),
                     placed: None,
                     plans: config.plans()?,
@@ -144,7 +154,9 @@ impl Source {
             Source::Witnesses(supervisor) => witnesses(supervisor)?,
             Source::Fixed(plan) => Wanted {
                 config: NodeConfig::default(),
-                demands: Demands::default(),
+                demands: Demands { claim: Claim::Anyone, ..Demands::default() },
+                token: None,
+                members_file: None,
                 refused: Vec::new(),
                 placed: None,
                 plans: vec![(**plan).clone()],
@@ -169,7 +181,18 @@ impl Source {
 }
 
 fn demanded(config: &NodeConfig) -> Demands {
-    Demands { least: config.security, peers: config.supervisors.clone() }
+    Demands { least: config.security(), peers: config.supervisors.clone(), claim: config.claim() }
+}
+
+/// The token that a configuration names. One that isn't there any more was used, or isn't needed.
+fn token_of(config: &NodeConfig) -> Option<Token> {
+    let file = config.token_file.as_ref()?;
+    let read = read_file(file).map(Zeroizing::new);
+    let token = read.and_then(|text| Ok(Token::parse(&text)?));
+    let warn = |error: &anyhow::Error| {
+        tracing::warn!("nobody joins by the token-file {}: {error:#}", file.display());
+    };
+    token.inspect_err(warn).ok()
 }
 
 impl TargetSource {
@@ -197,11 +220,18 @@ impl TargetSource {
         }
         let run_dir = self.run_dir.clone().or_else(|| config.run_dir.clone());
         let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
+        let run_dir = run_dir.unwrap_or_else(|| self.default_run_dir(&plans));
+        // Several targets may have one state directory, and each its own run directory.
+        let name = run_dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        // As open as plain AoE, unless somebody says otherwise.
+        config.security = config.security.or(Some(Security::None));
         Ok(Wanted {
             demands: demanded(&config),
+            token: token_of(&config),
+            members_file: Some(format!("{}-members.json", name.unwrap_or_default())),
             automatic,
             frame_socket: config.frame_socket.unwrap_or(false),
-            run_dir: Some(run_dir.unwrap_or_else(|| self.default_run_dir(&plans))),
+            run_dir: Some(run_dir),
             state_dir: Some(state_dir.unwrap_or_else(|| STATE_DIR.into())),
             refused: Vec::new(),
             placed: None,
@@ -243,6 +273,8 @@ fn witnesses(supervisor: &SupervisorConfig) -> anyhow::Result<Wanted> {
     }
     Ok(Wanted {
         demands: clients(supervisor),
+        token: None,
+        members_file: None,
         plans,
         refused,
         placed: Some(supervisor.interfaces.clone()),

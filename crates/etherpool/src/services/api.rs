@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::commands::{noted, outcome, take_note};
-use super::{Services, growth, layouts, operations::find, pool_keys, told};
+use super::{Services, growth, layouts, members, operations::find, pool_keys, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
@@ -46,6 +46,10 @@ pub fn router(services: Arc<Services>) -> Router {
         .route("/v1/discover", get(discover))
         .route("/v1/disks", get(disks))
         .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
+        .route("/v1/members", get(members::show))
+        .route("/v1/members/forget", post(members::forget))
+        .route("/v1/tokens", post(members::create_token))
+        .route("/v1/tokens/{id}", delete(members::revoke_token))
         .route("/v1/disks/wipe", post(wipe_disks))
         .route("/v1/disks/wipe/plan", post(plan_wipe))
         .route("/v1/pools", get(pools).post(growth::create_pool))

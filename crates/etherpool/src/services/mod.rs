@@ -17,6 +17,7 @@ mod held;
 mod kept;
 mod layouts;
 mod local_targets;
+mod members;
 mod metrics;
 mod mounts;
 mod operations;

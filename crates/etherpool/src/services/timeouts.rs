@@ -29,6 +29,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
     match request {
         EngineRequest::Process
         | EngineRequest::Discover
+        | EngineRequest::Members
         | EngineRequest::Pools
         | EngineRequest::ForgetDisk { .. }
         | EngineRequest::AttachedVolumes
@@ -75,6 +76,12 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::Discover => "which targets there are".into(),
         EngineRequest::Disks => "which disks there are".into(),
         EngineRequest::ForgetDisk { disk } => format!("to forget disk {disk}"),
+        EngineRequest::Members => "which nodes joined".into(),
+        EngineRequest::CreateToken(_) => "to make a token".into(),
+        EngineRequest::RevokeToken { id } => format!("to give up the token {id}"),
+        EngineRequest::ForgetMember(named) => {
+            format!("to take the node with the key {} for a stranger", named.key)
+        }
         EngineRequest::Pools => "which pools there are".into(),
         EngineRequest::AttachedVolumes => "which volumes it serves".into(),
         EngineRequest::CreatePool { request, .. } => format!("to make pool {}", request.name),

@@ -118,6 +118,7 @@ use seal::{Grant, PublicKey};
 pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks};
 pub use block::size::VolumeSize;
 pub use limits::Limits;
+pub use node_keys::OwnNodes;
 pub use settings::PoolSettings;
 pub use slot::Engine;
 pub use stops::{InvalidStopAt, StopAt, StopPoint, Stops};
@@ -145,6 +146,8 @@ pub struct EngineConfig {
     pub owner_name: String,
     /// The key that it shows to targets; none where it shows none.
     pub key: Option<PublicKey>,
+    /// The machines that are its own.
+    pub own_nodes: OwnNodes,
     /// The pools that the supervisor's own records name as its. No other is opened by itself,
     /// whatever it says about its owner: everybody on the network can read that identity.
     pub pools: Vec<KnownPool>,

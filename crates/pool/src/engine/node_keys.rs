@@ -3,8 +3,9 @@
 //! the key of the machine that had each disk, and does without one that another machine has until somebody says that it
 //! was moved there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::rc::Rc;
 
 use seal::PublicKey;
@@ -25,8 +26,32 @@ use crate::report::{MovedDisk, PoolEvent};
 /// Disks that are named in a sentence, at most.
 const NAMED_MAX: usize = 4;
 
+/// Which machines are the supervisor's own: from others no disk is taken whose machine the pool doesn't know.
+#[derive(Clone, Default)]
+pub struct OwnNodes(Option<Rc<dyn Fn(&PublicKey) -> bool>>);
+
+impl OwnNodes {
+    /// Those whose keys this says, at any time; without it all are.
+    pub fn those(are: impl Fn(&PublicKey) -> bool + 'static) -> OwnNodes {
+        OwnNodes(Some(Rc::new(are)))
+    }
+
+    fn has(&self, key: &PublicKey) -> bool {
+        self.0.as_ref().is_none_or(|are| are(key))
+    }
+}
+
+impl fmt::Debug for OwnNodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "OwnNodes(some)" } else { "OwnNodes(all)" })
+    }
+}
+
 /// Where a pool's disks belong, as far as that is known: at first by our own records, then by the metadata.
 pub(crate) struct Homes {
+    own: OwnNodes,
+    /// The metadata has been read: what it doesn't know isn't known.
+    is_read: Cell<bool>,
     /// The machine that each disk was on last, by its name and its key.
     machines: RefCell<BTreeMap<DiskId, (String, PublicKey)>>,
     /// Those of which somebody said that they have it now. It counts until the metadata has it.
@@ -35,12 +60,17 @@ pub(crate) struct Homes {
 
 impl Homes {
     /// What our own records say.
-    pub(super) fn of(known: Option<&KnownDisks>) -> Homes {
+    pub(super) fn of(known: Option<&KnownDisks>, own: OwnNodes) -> Homes {
         let machines = known
             .into_iter()
             .flatten()
             .filter_map(|(disk, place)| Some((*disk, (place.node_name.clone(), place.node_key?))));
-        Homes { machines: RefCell::new(machines.collect()), accepted: RefCell::default() }
+        Homes {
+            own,
+            is_read: Cell::new(false),
+            machines: RefCell::new(machines.collect()),
+            accepted: RefCell::default(),
+        }
     }
 
     /// What the metadata says, and nothing else any more.
@@ -50,25 +80,32 @@ impl Homes {
             Some((disk.id, (disk.node_name.clone(), node_key)))
         });
         self.machines.replace(machines.collect());
+        self.is_read.set(true);
     }
 
     /// Nothing: somebody else had the pool, and moved its disks as he liked.
     pub(super) fn forget(&self) {
         self.machines.borrow_mut().clear();
+        self.is_read.set(false);
     }
 
     /// What is to be accepted before a disk is taken from where it is now, if it isn't where it belongs.
     pub(super) fn moved(&self, disk: DiskId, now: &DiskPlace) -> Option<MovedDisk> {
         let to_key = now.node_key?;
         let machines = self.machines.borrow();
-        let (from, from_key) = machines.get(&disk)?;
-        let is_right = *from_key == to_key || self.accepted.borrow().get(&disk) == Some(&to_key);
+        let home = machines.get(&disk);
+        // Whoever comes first would have it for good.
+        let is_right = match home {
+            Some((_, from_key)) => *from_key == to_key,
+            None => !self.is_read.get() || self.own.has(&to_key),
+        };
+        let is_right = is_right || self.accepted.borrow().get(&disk) == Some(&to_key);
         (!is_right).then(|| MovedDisk {
             disk: now.name.clone(),
             device_name: now.device_name.clone(),
             serial: now.serial.clone(),
-            from: from.clone(),
-            from_key: *from_key,
+            from: home.map(|(from, _)| from.clone()).unwrap_or_default(),
+            from_key: home.map(|(_, from_key)| *from_key),
             to: now.node_name.clone(),
             to_key,
         })
@@ -88,6 +125,15 @@ impl Homes {
 /// Why a disk isn't taken from where it is.
 fn explain(pool: &str, moved: &MovedDisk) -> String {
     let MovedDisk { disk, from, from_key, to, to_key, .. } = moved;
+    let Some(from_key) = from_key else {
+        let remedy = format!(
+            "have it join: etherpool token create here, and etherpool join there; or, if you know that key, etherpool pool accept \
+             {pool} {disk}"
+        );
+        return format!(
+            "{to}, which proves the key {to_key}, has it, and hasn't joined this machine, nor does the pool know where it was; {remedy}"
+        );
+    };
     let remedy = format!(
         "if you moved the disk, or the machine has another key: etherpool pool accept {pool} {disk}; else find out why \
          that machine shows it"

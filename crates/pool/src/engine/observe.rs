@@ -185,6 +185,10 @@ pub(crate) fn remedy_of_refusal(reason: RefusalReason) -> &'static str {
             "let this machine in: `etherpool pool admit` where its pool is open, or `etherpool pool import \
              --key` with the pool's key; if that is lost, `etherpool disk reset-owner` on its node"
         }
+        RefusalReason::NotJoined => {
+            "let the machines come to know each other: `etherpool token create` here, and `etherpool join` on the disk's node; or \
+             name this machine's key in `supervisors` of its configuration"
+        }
         RefusalReason::Owned => {
             "to use its pool here: `etherpool pool import`, which says whose it is and asks"
         }

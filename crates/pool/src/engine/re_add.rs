@@ -424,7 +424,7 @@ impl Pool {
 pub(super) fn not_fit(error: IoError) -> NotFit {
     match error {
         // It may be let in at any time.
-        IoError::Refused(RefusalReason::NotAdmitted) => {
+        IoError::Refused(RefusalReason::NotAdmitted | RefusalReason::NotJoined) => {
             NotFit::Unreadable(observe::explain_io(error))
         }
         IoError::Refused(_) => NotFit::Refused(observe::explain_io(error)),

@@ -335,7 +335,7 @@ impl Engine {
             owner: RefCell::new(None),
             epoch_floor: Cell::default(),
             grant: RefCell::default(),
-            homes: Rc::new(Homes::of(self.known.borrow().get(&id))),
+            homes: Rc::new(Homes::of(self.known.borrow().get(&id), self.config.own_nodes.clone())),
         });
         slots.insert(id, Rc::clone(&slot));
         self.runtime.spawn(Rc::clone(self).run_slot(Rc::clone(&slot)));

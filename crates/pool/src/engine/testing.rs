@@ -19,7 +19,7 @@ use runtime::{EventQueue, Executor, Handle, Notify, Order};
 use seal::PublicKey;
 use uuid::Uuid;
 
-use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, Stops};
+use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, OwnNodes, Stops};
 use crate::format::DiskGeometry;
 
 /// Writes of several disks in the order in which they took effect: disk, place, contents.
@@ -459,6 +459,9 @@ pub(crate) struct Bench {
     pub(crate) seed: u64,
 }
 
+/// With what the keys of machines begin that are nobody's own.
+pub(crate) const STRANGER: u8 = 200;
+
 impl Bench {
     /// One disk of `mib` MiB on each of `nodes` nodes, all present.
     pub(crate) fn new(seed: u64, nodes: u8, mib: usize) -> Bench {
@@ -528,6 +531,7 @@ impl Bench {
             owner: OwnerId(Uuid::from_u128(owner)),
             owner_name: format!("supervisor-{owner}"),
             key: None,
+            own_nodes: OwnNodes::those(|key| key.0[0] != STRANGER),
             limits,
             stops: Stops::default(),
         }

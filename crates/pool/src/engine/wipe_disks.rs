@@ -269,8 +269,9 @@ impl Held {
                 wipe(device, instance, from + RECORD.end, to).await?;
             }
         }
+        let left = read_content(device, true).await;
         grants::forget(device, self.claim.clone()).await;
-        Ok(match read_content(device, true).await? {
+        Ok(match left? {
             Content::Foreign(mut found) => {
                 found.retain(|one| *one != Signature::Etherpool);
                 found

@@ -67,6 +67,7 @@ impl Cluster {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
             key: granted.then(|| drivers::public_key(&handle, shows)),
+            own_nodes: pool::OwnNodes::default(),
             pools: supervisor.records.borrow().clone(),
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),

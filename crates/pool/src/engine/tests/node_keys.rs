@@ -187,7 +187,7 @@ fn who_imports_a_pool_goes_by_its_metadata() {
     assert_eq!(said.len(), 3, "{said:?}");
     assert_eq!(
         (said[1].from.as_str(), said[1].from_key, said[1].to_key),
-        ("node-1", key(1), key(9))
+        ("node-1", Some(key(1)), key(9))
     );
     bench.accept(&[]);
     bench.import_of("pool").unwrap();
@@ -210,6 +210,36 @@ fn a_pool_learns_its_machines_when_it_is_first_opened_with_keys() {
     bench.go(0);
     bench.come(0, key(9));
     assert!(is_elsewhere(&bench.state(0)), "{:?}", bench.state(0));
+}
+
+/// A disk whose machine the pool doesn't know would be for good whoever's comes first.
+#[test]
+fn what_a_stranger_shows_is_taken_from_nowhere() {
+    let stranger = PublicKey([crate::engine::testing::STRANGER; 32]);
+    let bench = Bench::new(75, 5, 48);
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(5));
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    for (disk, number) in bench.disks.iter().zip(1..) {
+        disk.node_key.set(Some(key(number)));
+    }
+    bench.disks[0].node_key.set(Some(stranger));
+    let bench = bench.crash_engine();
+    bench.pass(Duration::from_secs(20));
+    assert!(format!("{:?}", bench.state(0)).contains("hasn't joined"), "{:?}", bench.state(0));
+    assert_eq!((bench.keys()[0], bench.keys()[1]), (None, Some(key(2))));
+    bench.go(0);
+    bench.come(0, key(1));
+    assert_eq!(bench.keys()[0], Some(key(1)));
+    // Once it is known somebody's, his word counts, whoever he is.
+    let bench = bench.crash_engine();
+    bench.pass(Duration::from_secs(20));
+    bench.go(1);
+    bench.come(1, stranger);
+    let moved = bench.engine.moved_disks("pool").unwrap();
+    assert_eq!((moved[0].from_key, moved[0].to_key), (Some(key(2)), stranger));
+    bench.accept(&[]);
+    bench.pass(Duration::from_secs(20));
+    assert_eq!(bench.keys()[1], Some(stranger));
 }
 
 #[test]
