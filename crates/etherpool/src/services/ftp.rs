@@ -8,9 +8,9 @@ use std::time::Duration;
 use block::VolumeName;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
-use control::config::FtpConfig;
+use control::config::{FtpConfig, TlsUse};
 use control::reconcile::Attachment;
-use frontend::ftp::{FtpError, FtpServer, Lease};
+use frontend::ftp::{FtpError, FtpServer, FtpTls, Lease};
 use futures::FutureExt;
 
 use super::engine_client::EngineClient;
@@ -52,6 +52,7 @@ impl FtpServers {
             passive_ports: ports.first..=ports.last,
             users_file: self.config.users_file.clone(),
             anonymous: self.config.anonymous,
+            tls: tls_of(&self.config),
             lease: self.lease_of(served.0, served.1),
             ..frontend::ftp::FtpConfig::new(root.to_owned(), device.to_owned())
         };
@@ -80,10 +81,16 @@ impl FtpServers {
     }
 }
 
+fn tls_of(config: &FtpConfig) -> Option<FtpTls> {
+    let FtpConfig { certificate, key, tls, .. } = config;
+    let (certificate, key) = certificate.clone().zip(key.clone())?;
+    Some(FtpTls { certificate, key, required: *tls != Some(TlsUse::Offered) })
+}
+
 fn error_of(error: FtpError) -> ApiError {
     let code = match &error {
         FtpError::NotMounted { .. } => ErrorCode::NotFound,
-        FtpError::Users(_) | FtpError::NoPorts => ErrorCode::Invalid,
+        FtpError::Users(_) | FtpError::Tls(_) | FtpError::NoPorts => ErrorCode::Invalid,
         FtpError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
             ErrorCode::Busy
         }
@@ -92,6 +99,7 @@ fn error_of(error: FtpError) -> ApiError {
     let told = ApiError::new(code, format!("FTP: {error}"));
     match error {
         FtpError::Users(_) => told.remedy("correct the users-file of the configuration's [ftp]"),
+        FtpError::Tls(_) => told.remedy("correct certificate and key of the configuration's [ftp]"),
         FtpError::Listen { .. } => told.remedy("choose another address with --listen"),
         _ => told,
     }

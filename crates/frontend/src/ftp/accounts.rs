@@ -78,6 +78,17 @@ pub struct FtpUser {
     pub(super) home: PathBuf,
 }
 
+impl FtpUser {
+    pub(super) fn is_anonymous(&self) -> bool {
+        is_anonymous(&self.name)
+    }
+}
+
+/// Whether that is nobody in particular.
+pub(super) fn is_anonymous(name: &str) -> bool {
+    name == "anonymous" || name == "ftp"
+}
+
 impl fmt::Display for FtpUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
@@ -136,7 +147,7 @@ impl Accounts {
     }
 
     fn anonymous(&self, name: &str) -> Option<FtpUser> {
-        let is = self.anonymous && (name == "anonymous" || name == "ftp");
+        let is = self.anonymous && is_anonymous(name);
         is.then(|| FtpUser { name: name.to_owned(), may_write: false, home: PathBuf::new() })
     }
 
@@ -216,7 +227,7 @@ fn parse_line(line: &str) -> Option<Entry> {
     let mut fields = line.splitn(3, ':');
     let (name, hash) = (fields.next()?, fields.next()?);
     let home = PathBuf::from(fields.next().unwrap_or_default());
-    let named = !name.is_empty() && name != "anonymous" && name != "ftp";
+    let named = !name.is_empty() && !is_anonymous(name);
     let plain =
         |part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
     if !named || !home.components().all(plain) || PasswordHash::new(hash).is_err() {

@@ -33,6 +33,11 @@ impl Lines {
         self.bytes.extend_from_slice(arrived);
     }
 
+    /// Whether nothing of what has arrived is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The first line that is complete, with its end, which stays.
     pub(super) fn first(&self) -> Result<Option<&[u8]>, LineTooLong> {
         match self.bytes.iter().position(|byte| *byte == b'\n') {
@@ -54,8 +59,16 @@ impl Lines {
 pub(super) enum Command {
     /// Something that has always the same answer, to everybody.
     Known(Reply),
+    /// FEAT.
+    Features,
     Quit,
     Abort,
+    /// AUTH TLS.
+    Tls,
+    /// PBSZ 0, which comes before PROT and says nothing.
+    NoBuffer,
+    /// PROT: whether data goes by TLS.
+    Protect(bool),
     User(String),
     Password(Vec<u8>),
     Status,
@@ -112,7 +125,18 @@ impl Command {
             return Ok(Command::Known(reply));
         }
         let command = match verb.as_slice() {
+            b"FEAT" => Command::Features,
             b"QUIT" => Command::Quit,
+            b"AUTH" => match argument.to_ascii_uppercase().as_slice() {
+                b"TLS" | b"TLS-C" | b"SSL" => Command::Tls,
+                _ => return Err(Reply::new(504, "Only AUTH TLS.")),
+            },
+            b"PBSZ" => Command::NoBuffer,
+            b"PROT" => match argument.to_ascii_uppercase().as_slice() {
+                b"P" => Command::Protect(true),
+                b"C" => Command::Protect(false),
+                _ => return Err(Reply::new(536, "Only PROT P and PROT C.")),
+            },
             b"ABOR" => Command::Abort,
             b"USER" => Command::User(text(argument)?.to_owned()),
             b"PASS" => Command::Password(argument.to_owned()),
@@ -150,16 +174,25 @@ impl Command {
 
     /// Whether it may come between REST and its transfer.
     pub(super) fn prepares(&self) -> bool {
-        use Command::{Known, Passive, PassiveAlways, PassiveV4};
-        matches!(self, Known(_) | Passive(_) | PassiveAlways | PassiveV4)
+        use Command::{Features, Known, Passive, PassiveAlways, PassiveV4};
+        matches!(self, Known(_) | Features | Passive(_) | PassiveAlways | PassiveV4)
     }
 
     /// Whether somebody who is logged in reaches the volume with it.
     pub(super) fn uses_volume(&self) -> bool {
-        use Command::{Abort, Password, PrintDirectory, Quit, Restart, Status, User};
+        use Command::{Abort, NoBuffer, Password, PrintDirectory, Protect, Quit, Restart, Status};
+        use Command::{Tls, User};
         let session = matches!(
             self,
-            Quit | Abort | User(_) | Password(_) | Status | Restart(_) | PrintDirectory
+            Quit | Abort
+                | User(_)
+                | Password(_)
+                | Status
+                | Restart(_)
+                | PrintDirectory
+                | Tls
+                | NoBuffer
+                | Protect(_)
         );
         !session && !self.prepares()
     }
@@ -172,11 +205,6 @@ fn known(verb: &[u8], argument: &[u8]) -> Option<Reply> {
         (b"NOOP", _) => Reply::new(200, "OK"),
         (b"SYST", _) => Reply::new(215, "UNIX Type: L8"),
         (b"HELP", _) => Reply::new(214, "RFC 959 and 3659; FEAT tells more."),
-        (b"FEAT", _) => {
-            let facts = format!("MLST {FACTS}");
-            let lines = ["EPSV", "MDTM", facts.as_str(), "REST STREAM", "SIZE", "TVFS", "UTF8"];
-            Reply::lines(211, "Extensions supported:", &lines, "END")
-        }
         (b"OPTS", b"UTF8" | b"UTF8 ON" | b"UTF-8" | b"UTF-8 ON") => {
             Reply::new(200, "Always in UTF-8 mode.")
         }
@@ -189,12 +217,19 @@ fn known(verb: &[u8], argument: &[u8]) -> Option<Reply> {
         (b"ALLO" | b"ACCT", _) => Reply::new(202, "Not needed."),
         // A server that connects to where it is told attacks others for its clients.
         (b"PORT" | b"EPRT", _) => Reply::new(502, "Active mode is not offered; use EPSV or PASV."),
-        (b"AUTH" | b"PBSZ" | b"PROT", _) => Reply::new(502, "TLS is not offered."),
         (b"SITE" | b"STOU" | b"SMNT" | b"REIN", _) => Reply::new(502, "Not offered."),
         (b"STAT", [_, ..]) => Reply::new(504, "Use LIST or MLST."),
         _ => return None,
     };
     Some(reply)
+}
+
+/// What FEAT tells.
+pub(super) fn features(with_tls: bool) -> Reply {
+    let facts = format!("MLST {FACTS}");
+    let always = ["EPSV", "MDTM", facts.as_str(), "REST STREAM", "SIZE", "TVFS", "UTF8"];
+    let tls: &[&str] = if with_tls { &["AUTH TLS", "PBSZ", "PROT"] } else { &[] };
+    Reply::lines(211, "Extensions supported:", &[tls, &always].concat(), "END")
 }
 
 fn malformed() -> Reply {
@@ -280,7 +315,8 @@ mod tests {
             (b"USER \xff\r\n", 501),
             (b"PORT 10,0,0,1,0,25\r\n", 502),
             (b"EPRT |1|10.0.0.1|25|\r\n", 502),
-            (b"AUTH TLS\r\n", 502),
+            (b"AUTH KRB\r\n", 504),
+            (b"PROT S\r\n", 536),
             (b"TYPE E\r\n", 504),
             (b"MODE B\r\n", 504),
             (b"EPSV 3\r\n", 522),

@@ -1,21 +1,26 @@
 //! A session's control connection: lines in, answers out, each within its limits.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
 use futures::pin_mut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::command::{Command, LineTooLong, Lines};
 use super::reply::Reply;
+use super::tls::{Stream, Whole};
 
 /// How long the last words may take to a client that doesn't read, or goes on talking.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a client may take to agree on TLS.
+const TLS_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) struct Control {
-    stream: TcpStream,
+    stream: Stream,
     lines: Lines,
     idle: Duration,
 }
@@ -30,13 +35,15 @@ pub(super) enum End {
     Stopped,
     LeaseLost,
     LineTooLong,
+    /// TLS didn't come about, or something was said in clear that would have counted as said within it.
+    NoTls,
 }
 
 impl End {
     /// What the client is told.
     fn farewell(self) -> Option<Reply> {
         Some(match self {
-            End::Closed => return None,
+            End::Closed | End::NoTls => return None,
             End::Quit => Reply::new(221, "Bye."),
             End::Idle => Reply::new(421, "Nothing was said for too long."),
             End::NoLogin => Reply::new(421, "Nobody has logged in for too long."),
@@ -50,7 +57,24 @@ impl End {
 impl Control {
     /// `idle` is how long the client may say nothing, or leave answers unread.
     pub(super) fn new(stream: TcpStream, idle: Duration) -> Control {
-        Control { stream, lines: Lines::default(), idle }
+        Control { stream: Stream::Plain(Whole::new(stream)), lines: Lines::default(), idle }
+    }
+
+    /// Goes on by TLS.
+    pub(super) async fn secure(&mut self, tls: Arc<ServerConfig>) -> Result<(), End> {
+        // Somebody between the two could have put it there.
+        if !self.lines.is_empty() {
+            return Err(End::NoTls);
+        }
+        let secured = tokio::time::timeout(TLS_LIMIT, self.stream.secure(tls)).await;
+        match secured {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::info!(%error, "FTP client and server don't agree on TLS");
+                Err(End::NoTls)
+            }
+            Err(_) => Err(End::NoTls),
+        }
     }
 
     /// The next line that the client said.
@@ -68,7 +92,10 @@ impl Control {
     }
 
     pub(super) async fn say(&mut self, reply: &Reply) -> Result<(), End> {
-        let said = self.stream.write_all(reply.bytes());
+        let said = async {
+            self.stream.write_all(reply.bytes()).await?;
+            self.stream.flush().await
+        };
         match tokio::time::timeout(self.idle, said).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Closed),
@@ -118,17 +145,14 @@ impl Control {
 }
 
 /// Reads what has come. Loses nothing when it is dropped.
-async fn read(stream: &mut TcpStream, lines: &mut Lines) -> Result<(), End> {
-    stream.readable().await.map_err(|_| End::Closed)?;
+async fn read(stream: &mut Stream, lines: &mut Lines) -> Result<(), End> {
     let mut arrived = [0; 1024];
     let room = lines.room().min(arrived.len());
-    match stream.try_read(&mut arrived[..room]) {
-        Ok(0) => Err(End::Closed),
+    match stream.read(&mut arrived[..room]).await {
+        Ok(0) | Err(_) => Err(End::Closed),
         Ok(count) => {
             lines.add(&arrived[..count]);
             Ok(())
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(_) => Err(End::Closed),
     }
 }

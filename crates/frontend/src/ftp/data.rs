@@ -20,11 +20,14 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 
 /// How long a client may take to connect to the port that it was told.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// What is read or written at a time.
 const PIECE_BYTES: usize = 1 << 20;
+/// And by TLS: as much as it buffers.
+const TLS_PIECE_BYTES: usize = 64 << 10;
 /// How long a thread waits for a client before it looks whether it shall.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -109,18 +112,25 @@ impl Transfer {
     /// client that a file is complete. A client that moves nothing for `idle` is given up.
     pub(super) fn start(
         stream: tokio::net::TcpStream,
+        tls: Option<Arc<ServerConfig>>,
         idle: Duration,
         work: impl FnOnce(&mut Flow) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Transfer> {
         let called_off = Arc::new(AtomicBool::new(false));
         // It stays non-blocking: a sendfile that waits does so for each part of its piece.
         let stream = stream.into_std()?;
-        let watched = Arc::clone(&called_off);
-        let mut flow =
-            Flow { stream, idle, called_off: watched, bytes: 0, last_moved: Instant::now() };
+        let tls = tls.map(ServerConnection::new).transpose().map_err(io::Error::other)?;
+        let mut flow = Flow {
+            stream,
+            tls: tls.map(Box::new),
+            idle,
+            called_off: Arc::clone(&called_off),
+            bytes: 0,
+            last_moved: Instant::now(),
+        };
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("ftp-data".into()).spawn(move || {
-            let result = work(&mut flow);
+            let result = flow.begin().and_then(|()| work(&mut flow));
             if result.is_err() {
                 let _ = rustix::net::sockopt::set_socket_linger(&flow.stream, Some(Duration::ZERO));
             }
@@ -151,6 +161,7 @@ impl Drop for Transfer {
 /// The connection, as a transfer's thread has it.
 pub(super) struct Flow {
     stream: TcpStream,
+    tls: Option<Box<ServerConnection>>,
     idle: Duration,
     called_off: Arc<AtomicBool>,
     bytes: u64,
@@ -158,8 +169,71 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Agrees on TLS, if that is wanted.
+    fn begin(&mut self) -> io::Result<()> {
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.flush_tls()?;
+            if self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+                self.read_tls()?;
+            }
+        }
+        self.flush_tls()
+    }
+
+    /// Sends what TLS has for the client.
+    fn flush_tls(&mut self) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
+            match tls.write_tls(&mut self.stream) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if is_wait(&error) => self.wait_for(PollFlags::OUT)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the client sends next, which needn't be data.
+    fn read_tls(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        match tls.read_tls(&mut self.stream) {
+            Ok(0) if tls.is_handshaking() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {
+                let taken = tls.process_new_packets();
+                // The client is told what was wrong, if it listens.
+                let told = self.flush_tls();
+                taken.map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error))?;
+                told
+            }
+            Err(error) if is_wait(&error) => self.wait_for(PollFlags::IN),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what has come; the end counts only where the client has said it.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => tls.reader().read(buffer),
+            None => self.stream.read(buffer),
+        }
+    }
+
+    /// Waits until there may be more to read.
+    fn wait_for_more(&mut self) -> io::Result<()> {
+        if self.tls.is_some() { self.read_tls() } else { self.wait_for(PollFlags::IN) }
+    }
+
     /// Sends a file from its position to its end.
-    pub(super) fn send_file(&mut self, file: &File) -> io::Result<()> {
+    pub(super) fn send_file(&mut self, mut file: &File) -> io::Result<()> {
+        if self.tls.is_some() {
+            let mut piece = vec![0; TLS_PIECE_BYTES];
+            loop {
+                match file.read(&mut piece)? {
+                    0 => return self.end(),
+                    count => self.send(&piece[..count])?,
+                }
+            }
+        }
         loop {
             match rustix::fs::sendfile(&self.stream, file, None, PIECE_BYTES) {
                 Ok(0) => return self.end(),
@@ -173,9 +247,14 @@ impl Flow {
     /// Sends all of `bytes`.
     pub(super) fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.stream.write(bytes) {
+            let written = match &mut self.tls {
+                Some(tls) => tls.writer().write(bytes),
+                None => self.stream.write(bytes),
+            };
+            match written {
                 Ok(count) => {
                     bytes = &bytes[count..];
+                    self.flush_tls()?;
                     self.moved(count)?;
                 }
                 Err(error) if is_wait(&error) => self.wait_for(PollFlags::OUT)?,
@@ -186,7 +265,11 @@ impl Flow {
     }
 
     /// Tells the client that all was sent.
-    pub(super) fn end(&self) -> io::Result<()> {
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+        }
+        self.flush_tls()?;
         self.stream.shutdown(Shutdown::Write)
     }
 
@@ -212,13 +295,13 @@ impl Flow {
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let (mut count, begun) = (0, Instant::now());
         while count == 0 || (count < buffer.len() && begun.elapsed() < TICK) {
-            match self.stream.read(&mut buffer[count..]) {
+            match self.read(&mut buffer[count..]) {
                 Ok(0) => return Ok(true),
                 Ok(more) => {
                     count += more;
                     self.moved(more)?;
                 }
-                Err(error) if is_wait(&error) => self.wait_for(PollFlags::IN)?,
+                Err(error) if is_wait(&error) => self.wait_for_more()?,
                 Err(error) => return Err(error),
             }
         }

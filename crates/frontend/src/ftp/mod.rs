@@ -8,6 +8,7 @@
 //! - A session serves one command after the other (`session`), whenever they arrive, and asks for the
 //!   lease before each that uses the volume. A transfer has a thread of its own (`data`), so that data
 //!   goes once through TCP and never through the session.
+//! - TLS where the client asks for it (`tls`), on both connections; where it is required, no password is taken without.
 //! - Data connections are passive and of the client's own address: the server connects to nobody.
 
 mod accounts;
@@ -23,6 +24,8 @@ mod session;
 mod strangers;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use accounts::{UsersFileError, hash_password};
 pub use server::{FtpConfig, FtpError, FtpServer, Lease};
+pub use tls::{FtpTls, TlsError};

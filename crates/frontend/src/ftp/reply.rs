@@ -48,6 +48,7 @@ impl Reply {
             | Kind::ConnectionAborted
             | Kind::BrokenPipe
             | Kind::NotConnected
+            | Kind::UnexpectedEof
             | Kind::TimedOut => Reply::new(426, "The data connection broke off."),
             _ => Reply::new(451, "The server or its volume failed."),
         }

@@ -21,6 +21,7 @@ use super::accounts::{Accounts, UsersFileError};
 use super::root::Root;
 use super::session;
 use super::strangers::Strangers;
+use super::tls::{FtpTls, TlsError};
 use crate::filesystem::{self, FilesystemError};
 
 /// How long sessions and their operations may take to end when the server stops.
@@ -46,6 +47,8 @@ pub struct FtpConfig {
     pub users_file: Option<PathBuf>,
     /// Whether everybody may read.
     pub anonymous: bool,
+    /// TLS, for clients that ask for it.
+    pub tls: Option<FtpTls>,
     /// More sessions at a time are turned away.
     pub sessions_max: usize,
     /// A session in which nothing happens for so long ends.
@@ -66,6 +69,7 @@ impl FtpConfig {
             passive_ports: 49152..=65534,
             users_file: None,
             anonymous: true,
+            tls: None,
             sessions_max: 64,
             idle: Duration::from_secs(300),
             login: Duration::from_secs(60),
@@ -91,6 +95,9 @@ pub enum FtpError {
     /// The users can't be read.
     #[error(transparent)]
     Users(#[from] UsersFileError),
+    /// The certificate or its key can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The range is empty.
     #[error("the range of passive ports is empty")]
     NoPorts,
@@ -129,8 +136,10 @@ impl FtpServer {
         let accounts = Arc::new(Accounts::new(config.users_file.clone(), config.anonymous));
         let (checked, path, device) =
             (Arc::clone(&accounts), config.root.clone(), config.device.clone());
+        let tls = config.tls.clone();
         let opened = tokio::task::spawn_blocking(move || {
             checked.check()?;
+            tls.map(|tls| tls.load()).transpose()?;
             open_root(&path, &device)
         });
         let root = opened.await.map_err(|error| {

@@ -14,10 +14,11 @@ use rustix::fs::{AtFlags, Stat};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ServerConfig;
 
-use super::accounts::FtpUser;
+use super::accounts::{FtpUser, is_anonymous};
 use super::beneath::{self, Beneath, relative};
-use super::command::{Command, Listing};
+use super::command::{Command, Listing, features};
 use super::control::{Control, End};
 use super::data::{Flow, Passive, Transfer};
 use super::listing::{facts, is_directory, listing, size_bytes, time_text};
@@ -54,6 +55,8 @@ pub(super) async fn serve(
         rename_from: None,
         passive: Passive::default(),
         passive_always: false,
+        tls: None,
+        is_private: false,
     };
     let end = {
         let stopped = stop.wait_for(|stop| *stop).map(|_| ()).fuse();
@@ -91,6 +94,10 @@ struct Session {
     passive: Passive,
     /// By EPSV ALL.
     passive_always: bool,
+    /// By what the control connection goes by TLS, if it does.
+    tls: Option<Arc<ServerConfig>>,
+    /// By PROT P: data does, too.
+    is_private: bool,
 }
 
 /// What a transfer does with its connection, on its thread.
@@ -148,10 +155,11 @@ impl Session {
             };
             let answered = match command {
                 Ok(command) => self.answer(control, command, start).await,
-                Err(reply) => Ok(reply),
+                Err(reply) => Ok(Some(reply)),
             };
             let reply = match answered {
-                Ok(reply) | Err(Failure::Refused(reply)) => reply,
+                Ok(None) => continue,
+                Ok(Some(reply)) | Err(Failure::Refused(reply)) => reply,
                 Err(Failure::Volume(error)) => self.told(&error),
                 Err(Failure::End(end)) => return Err(end),
             };
@@ -159,16 +167,26 @@ impl Session {
         }
     }
 
-    /// `start` is what REST said, right before.
+    /// `start` is what REST said, right before. What was agreed on needs no answer.
     async fn answer(
         &mut self,
         control: &mut Control,
         command: Command,
         start: u64,
-    ) -> Result<Reply, Failure> {
-        Ok(match command {
+    ) -> Result<Option<Reply>, Failure> {
+        Ok(Some(match command {
             Command::Known(reply) => reply,
+            Command::Features => features(self.shared.config.tls.is_some()),
             Command::Quit => return Err(End::Quit.into()),
+            Command::Tls => return self.secure(control).await,
+            Command::NoBuffer | Command::Protect(_) if self.tls.is_none() => {
+                Reply::new(503, "AUTH TLS comes first.")
+            }
+            Command::NoBuffer => Reply::new(200, "PBSZ=0"),
+            Command::Protect(is_private) => {
+                self.is_private = is_private;
+                Reply::new(200, if is_private { "Data is private." } else { "Data is in clear." })
+            }
             Command::User(name) => self.name(name),
             Command::Password(password) => self.log_in(&password).await,
             _ if self.user.is_none() => not_logged_in(),
@@ -244,12 +262,16 @@ impl Session {
                 self.change(move |beneath| beneath.rename(&from, &to)).await?;
                 Reply::new(250, "Renamed.")
             }
-        })
+        }))
     }
 
     fn name(&mut self, name: String) -> Reply {
         if self.user.is_some() {
             return Reply::new(503, "Connect anew to log in as somebody else.");
+        }
+        // Before the password is said.
+        if self.needs_tls() && self.tls.is_none() && !is_anonymous(&name) {
+            return Reply::new(530, "Log in by TLS: AUTH TLS comes first.");
         }
         self.named = Some(name);
         Reply::new(331, "Password, please.")
@@ -345,7 +367,40 @@ impl Session {
         }))
     }
 
+    /// Goes on by TLS, after saying so in clear; or says why not.
+    async fn secure(&mut self, control: &mut Control) -> Result<Option<Reply>, Failure> {
+        let reply = |code, text: &str| Ok(Some(Reply::new(code, text)));
+        let Some(files) = self.shared.config.tls.clone() else {
+            return reply(502, "TLS is not offered.");
+        };
+        if self.tls.is_some() || self.user.is_some() {
+            return reply(503, "AUTH TLS comes first, and once.");
+        }
+        let loaded = tokio::task::spawn_blocking(move || files.load()).await;
+        let tls = match loaded.map_err(io::Error::other)? {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::error!("FTP offers no TLS at the moment: {error}");
+                return reply(431, "The certificate can't be used at the moment.");
+            }
+        };
+        control.say(&Reply::new(234, "Go on by TLS.")).await?;
+        control.secure(Arc::clone(&tls)).await?;
+        // Whoever it was in clear, nobody has proved to be the same.
+        self.named = None;
+        self.tls = Some(tls);
+        Ok(None)
+    }
+
+    fn needs_tls(&self) -> bool {
+        self.shared.config.tls.as_ref().is_some_and(|tls| tls.required)
+    }
+
     fn needs_data_connection(&self) -> Result<(), Reply> {
+        let is_known = self.user.as_ref().is_some_and(|user| !user.is_anonymous());
+        if is_known && self.needs_tls() && !self.is_private {
+            return Err(Reply::new(521, "Data goes by TLS only: PROT P comes first."));
+        }
         if !self.passive.is_listening() {
             return Err(Reply::new(425, "EPSV or PASV comes first."));
         }
@@ -379,7 +434,8 @@ impl Session {
             return Ok(aborted());
         };
         let stream = connected.ok_or_else(|| Reply::new(425, "No data connection was made."))?;
-        let mut transfer = Transfer::start(stream, self.shared.config.idle, work)?;
+        let tls = self.tls.as_ref().filter(|_| self.is_private).map(Arc::clone);
+        let mut transfer = Transfer::start(stream, tls, self.shared.config.idle, work)?;
         if let Some(ended) = control.unless_aborted(transfer.ended()).await? {
             return Ok(self.moved(ended));
         }

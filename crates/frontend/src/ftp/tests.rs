@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod tls;
 mod transfers;
 
 use std::net::{SocketAddr, SocketAddrV6};
