@@ -44,7 +44,7 @@ use crate::supervisor::{ENGINE_SAYS_EVERY, die_with_parent, load_config};
 use channel::{Channel, Incoming};
 use exports::Exports;
 use hardening::Hardening;
-use network::Network;
+use network::{Network, OwnMachines};
 use volumes::Volumes;
 
 pub use volumes::serve_device;
@@ -138,12 +138,13 @@ impl Process {
         let belonging = Rc::clone(&members) as Rc<dyn Members>;
         let identity = keys::identity(Some(&state_dir), &disks, Some(belonging))?;
         let key = disks.demand_keys().then(|| identity.public());
-        let own = Rc::clone(&identity);
+        let own = OwnMachines::of(&identity);
+        let belong = Rc::clone(&own);
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
             key: Some(identity.public()),
-            own_nodes: OwnNodes::those(move |key| own.is_own(key)),
+            own_nodes: OwnNodes::those(move |key| belong.has(key)),
             pools: known_pools(&registry),
             limits: limits(),
             stops: stops::from_environment()?,
@@ -152,7 +153,7 @@ impl Process {
         registry.destroyed.iter().for_each(|pool| engine.remember_destroyed(pool.id, &pool.name));
         let namespaces = Namespaces::of(&config.interfaces);
         let sockets = [config.node_socket(), config.witness_socket()];
-        let network = Network::open(&handle, &config.interfaces, &namespaces, &sockets, identity)?;
+        let network = Network::open(&handle, &config.interfaces, &namespaces, &sockets, own)?;
         let volumes = Volumes::new(handle.clone(), EngineInstance(instance));
         let exports =
             Exports::new(&engine, &handle, &config.interfaces, &namespaces, args.owner, &args.host);

@@ -4,7 +4,7 @@
 //! own.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,11 +35,30 @@ pub struct Network {
     initiator: Initiator,
     /// Nobody is spoken with who has no key.
     demands_keys: bool,
-    identity: Option<Rc<Identity>>,
+    own: Option<Rc<OwnMachines>>,
     namespaces: Rc<Namespaces>,
     interfaces: RefCell<Vec<Interface>>,
     /// What the engine was given, to notice another disk under a known address.
     given: RefCell<BTreeMap<ShelfSlot, Rc<dyn BlockDevice>>>,
+}
+
+/// The machines whose disks are taken into pools.
+pub struct OwnMachines {
+    identity: Rc<Identity>,
+    /// Keys of programs of this machine, which may have a state directory of their own.
+    here: RefCell<BTreeSet<PublicKey>>,
+}
+
+impl OwnMachines {
+    /// Those that belong to who has this identity.
+    pub fn of(identity: &Rc<Identity>) -> Rc<OwnMachines> {
+        Rc::new(OwnMachines { identity: Rc::clone(identity), here: RefCell::default() })
+    }
+
+    /// Whether the one with this key is among them.
+    pub fn has(&self, key: &PublicKey) -> bool {
+        self.identity.is_own(key) || self.here.borrow().contains(key)
+    }
 }
 
 struct Interface {
@@ -54,9 +73,9 @@ impl Network {
         interfaces: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
         sockets: &[PathBuf],
-        identity: Rc<Identity>,
+        own: Rc<OwnMachines>,
     ) -> anyhow::Result<Network> {
-        let network = Network::new(handle, interfaces, namespaces, Some(identity))?;
+        let network = Network::new(handle, interfaces, namespaces, Some(own))?;
         for socket in sockets {
             let socket = Spot::of(socket)
                 .with_context(|| format!("the way to the socket {}", socket.display()))?;
@@ -83,13 +102,14 @@ impl Network {
         handle: &ReactorHandle,
         interfaces: &[InterfaceConfig],
         namespaces: &Rc<Namespaces>,
-        identity: Option<Rc<Identity>>,
+        own: Option<Rc<OwnMachines>>,
     ) -> anyhow::Result<Network> {
+        let identity = own.as_ref().map(|own| Rc::clone(&own.identity));
         let incarnation = Incarnation(os::random_bytes().context("random numbers")?);
         let demands_keys = seal::least_of(identity.as_deref()) > Security::None;
         let options = InitiatorOptions {
             connect: identity.is_some(),
-            identity: identity.clone(),
+            identity,
             ..InitiatorOptions::new(incarnation)
         };
         let interfaces = interfaces
@@ -100,7 +120,7 @@ impl Network {
             runtime: handle.runtime().clone(),
             initiator: Initiator::new(handle.runtime().clone(), options),
             demands_keys,
-            identity,
+            own,
             namespaces: Rc::clone(namespaces),
             interfaces: RefCell::new(interfaces),
             given: RefCell::default(),
@@ -135,6 +155,9 @@ impl Network {
         for disk in self.initiator.disks().into_iter().filter(|disk| disk.has_sessions()) {
             // Who has it was proved to the device itself. Where nothing need be proved it says nothing.
             let node_key = disk.node_key().filter(|_| self.demands_keys);
+            if let (true, Some(key), Some(own)) = (disk.is_confined(), node_key, &self.own) {
+                own.here.borrow_mut().insert(key);
+            }
             let (address, device) = (disk.address(), disk as Rc<dyn BlockDevice>);
             let known = self.given.borrow().get(&address).cloned();
             if known.as_ref().is_some_and(|known| is_same(known, &device)) {
@@ -156,13 +179,13 @@ impl Network {
         &self,
         mut named: impl Iterator<Item = &'a ShelfSlot>,
     ) -> Result<(), ApiError> {
-        let Some(identity) = self.identity.as_deref().filter(|_| self.demands_keys) else {
+        let Some(own) = self.own.as_deref().filter(|_| self.demands_keys) else {
             return Ok(());
         };
         let disks = self.initiator.disks();
         let stranger = named.find_map(|address| {
             let disk = disks.iter().find(|disk| disk.address() == *address)?;
-            let key = disk.node_key().filter(|key| !identity.is_own(key) && !disk.is_confined());
+            let key = disk.node_key().filter(|key| !own.has(key));
             Some((address, key?))
         });
         let Some((address, key)) = stranger else { return Ok(()) };

@@ -28,7 +28,9 @@ const NAMED_MAX: usize = 4;
 
 /// Which machines are the supervisor's own: from others no disk is taken whose machine the pool doesn't know.
 #[derive(Clone, Default)]
-pub struct OwnNodes(Option<Rc<dyn Fn(&PublicKey) -> bool>>);
+pub struct OwnNodes(Option<Rc<AreOwn>>);
+
+type AreOwn = dyn Fn(&PublicKey) -> bool;
 
 impl OwnNodes {
     /// Those whose keys this says, at any time; without it all are.
