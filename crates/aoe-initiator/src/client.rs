@@ -45,6 +45,11 @@ pub(crate) trait Client {
         false
     }
 
+    /// Whether it is claimed by this client.
+    fn is_claimed(&self) -> bool {
+        false
+    }
+
     /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
     fn holder(&self, now: Instant) -> Option<Holder>;
 

@@ -472,6 +472,15 @@ impl Discovery {
         }
     }
 
+    /// Another disk has taken the place at an address: no way to it leads by who was there.
+    pub fn retire_others(&mut self, address: ShelfSlot, by: &TargetKind) {
+        let others = self.entries.range_mut(paths_of(address)).map(|(_, entry)| entry);
+        let differs = |entry: &&mut Entry| {
+            entry.info.kind.as_ref().is_some_and(|known| !is_same_disk(known, by))
+        };
+        others.filter(differs).for_each(|entry| entry.info.is_conflict = true);
+    }
+
     /// Whether somebody else is known, and was lately seen, under this address.
     fn conflicts(&self, now: Instant, key: Key, kind: &TargetKind) -> bool {
         let own = self.identity.as_deref();

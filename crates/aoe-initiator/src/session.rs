@@ -420,6 +420,10 @@ impl Client for Session {
         self.node_key
     }
 
+    fn is_claimed(&self) -> bool {
+        self.claim.is_some()
+    }
+
     fn is_confined(&self) -> bool {
         self.traffic.outlet.paths.is_confined()
     }

@@ -39,6 +39,8 @@ struct Shared {
     uses_tokens_up: bool,
     claim: RefCell<Claim>,
     state: RefCell<State>,
+    /// By which tokens members came in since the start: their sessions may have to be opened again.
+    used: RefCell<Vec<(PublicKey, Token)>>,
     /// The file is written by one at a time.
     writing: Rc<Semaphore>,
 }
@@ -94,6 +96,7 @@ impl Membership {
             file: file.unwrap_or_default(),
             uses_tokens_up,
             claim: RefCell::default(),
+            used: RefCell::default(),
             state: RefCell::new(read.unwrap_or_default()),
             writing: Semaphore::new(1),
         }))))
@@ -236,6 +239,14 @@ impl Members for Membership {
         if takes_tokens { self.0.good_tokens() } else { Vec::new() }
     }
 
+    fn tokens_for(&self, key: &PublicKey) -> Vec<Token> {
+        let mut tokens = Members::tokens(self);
+        let (used, now) = (self.0.used.borrow(), now_seconds());
+        let own = used.iter().filter(|(user, token)| user == key && token.until_seconds() > now);
+        tokens.extend(own.filter(|_| self.has(key)).map(|(_, token)| token.clone()));
+        tokens
+    }
+
     fn joined(&self, key: PublicKey, by: &Token) {
         let shared = Rc::clone(&self.0);
         let count = shared.state.borrow().members.len();
@@ -244,8 +255,10 @@ impl Members for Membership {
         }
         // It counts at once: the session by which it was proved is opened now.
         let is_new = shared.state.borrow_mut().members.insert(key);
-        if shared.uses_tokens_up {
+        let is_good = shared.state.borrow().tokens.contains(by);
+        if shared.uses_tokens_up && is_good {
             shared.state.borrow_mut().spend(|token| token == by);
+            shared.used.borrow_mut().push((key, by.clone()));
         } else if !is_new {
             return;
         }
@@ -338,6 +351,9 @@ mod tests {
             membership.joined(KEY, &known);
             assert!(membership.has(&KEY));
             assert!(membership.is_spent(&known) && Members::tokens(&*membership).is_empty());
+            // The answer may have been lost, to who joined by it, and by that alone.
+            assert_eq!(membership.tokens_for(&KEY), [known]);
+            assert!(membership.tokens_for(&OTHER).is_empty());
         });
         let path = directory.path().join(NODE_FILE);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -24,6 +24,9 @@ pub trait Members {
     /// Tokens that are good at present, by each of which others may.
     fn tokens(&self) -> Vec<Token>;
 
+    /// Those by which somebody may come in: these, and one that he used up, whose answer he may not have heard.
+    fn tokens_for(&self, key: &PublicKey) -> Vec<Token>;
+
     /// Somebody has proved to have one of them.
     fn joined(&self, key: PublicKey, by: &Token);
 }
@@ -119,13 +122,14 @@ impl Identity {
 
     /// Takes the other end in, whose key the opening proves, if one of its proofs is of a token that this end has, too: that one.
     pub fn take_in(&self, prover: Prover, occasion: &Occasion<'_>, proofs: &[u8]) -> Option<Token> {
-        let tokens = self.tokens();
-        let known = tokens.into_iter().find(|token| token.is_proved(prover, occasion, proofs))?;
+        let members = self.members.as_ref()?;
         let key = match prover {
             Prover::Client => occasion.client,
             Prover::Target => occasion.target,
         };
-        self.members.as_ref().inspect(|members| members.joined(key, &known));
+        let mut tokens = members.tokens_for(&key).into_iter();
+        let known = tokens.find(|token| token.is_proved(prover, occasion, proofs))?;
+        members.joined(key, &known);
         Some(known)
     }
 

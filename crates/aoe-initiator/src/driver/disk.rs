@@ -159,6 +159,11 @@ impl RemoteDisk {
         self.client.borrow().is_confined()
     }
 
+    /// Whether it is claimed from here: nobody takes its place.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.client.borrow().is_claimed()
+    }
+
     /// Whether it is there, so that whoever else answers on this path is an intruder.
     pub(crate) fn defends_against(&self, path: PathId) -> bool {
         self.client.borrow().defends_against(path)

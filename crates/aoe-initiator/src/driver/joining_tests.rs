@@ -43,6 +43,10 @@ impl Members for Known {
         self.tokens.borrow().clone()
     }
 
+    fn tokens_for(&self, _: &PublicKey) -> Vec<Token> {
+        self.tokens()
+    }
+
     fn joined(&self, key: PublicKey, _: &Token) {
         self.members.borrow_mut().insert(key);
     }
@@ -183,4 +187,29 @@ fn a_recorded_opening_joins_nobody() {
     }
     world.wait(SECOND / 100);
     assert!(theirs.keys().is_empty() && others.keys().is_empty());
+}
+
+/// Whoever is first at an address has it against others, but a stranger not against one of ours, unless we have his disk.
+#[test]
+fn a_stranger_gives_way_unless_his_disk_is_claimed() {
+    for is_claimed in [false, true] {
+        let ours = Known::with(&[]);
+        ours.joined(public(2), &token(1));
+        let world = world_as(7, 9000, Some(Rc::new(one(1, &ours))));
+        let stranger = Some(Rc::new(identity(3, Security::Encrypt)));
+        let _stranger = world.node_as(1, NODE, disk(), true, stranger);
+        let first = appeared(&world);
+        assert_eq!(first.node_key(), Some(public(3)));
+        if is_claimed {
+            world.run(SECOND, first.claim(CLAIM)).unwrap();
+        }
+        let own = Some(Rc::new(identity(2, Security::Encrypt)));
+        let _own = world.node_as(1, NODE + 1, disk(), true, own);
+        world.wait(60 * SECOND);
+        let expected = if is_claimed { 3 } else { 2 };
+        assert_eq!(world.session_disk().node_key(), Some(public(expected)));
+        world.wait(60 * SECOND);
+        let read = world.session_disk().read(SectorRange::new(Lba(0), 8));
+        world.run(SECOND, read).unwrap();
+    }
 }

@@ -284,7 +284,7 @@ impl Inner {
         self.ports.transmit(|| discovery.poll_transmit());
         while let Some(event) = discovery.poll_event() {
             match event {
-                DiscoveryEvent::Found(info) => self.found(*info),
+                DiscoveryEvent::Found(info) => self.found(&mut discovery, *info),
                 DiscoveryEvent::Seen(address, path) => {
                     let disks = self.disks.borrow();
                     let Some(known) = disks.get(&address) else { continue };
@@ -306,7 +306,7 @@ impl Inner {
         discovery.poll_timeout()
     }
 
-    fn found(self: &Rc<Self>, info: TargetInfo) {
+    fn found(self: &Rc<Self>, discovery: &mut Discovery, info: TargetInfo) {
         let Some(kind) = info.kind.clone() else { return };
         if !self.options.connect || matches!(kind, TargetKind::Refused(_) | TargetKind::Unfit(_)) {
             return;
@@ -316,7 +316,8 @@ impl Inner {
         match disks.get(&info.address) {
             Some(known) if is_same_disk(&known.kind, &kind) => known.disk.add_path(info.path),
             Some(known)
-                if known.disk.defends_against(info.path) && !gives_way(own, &known.kind, &kind) =>
+                if known.disk.defends_against(info.path)
+                    && (known.disk.is_claimed() || !gives_way(own, &known.kind, &kind)) =>
             {
                 self.events.push(DiskEvent::Conflict(Box::new(info)));
             }
@@ -325,6 +326,7 @@ impl Inner {
             before => {
                 if before.is_some() {
                     tracing::warn!("{} is another disk now", info.address);
+                    discovery.retire_others(info.address, &kind);
                 }
                 let disk = self.connect(&info, &kind);
                 disk.add_path(info.path);

@@ -193,7 +193,7 @@ impl Network {
             "disk {address} is on a machine that hasn't joined this one; it proves the key {key}"
         );
         Err(ApiError::new(ErrorCode::Refused, why).remedy(
-            "have it join: etherpool token create here, and etherpool join there; or name its key in nodes of supervisor.toml",
+            "have it join: etherpool token create here, and etherpool join there; or name its key, with those of all other nodes, in nodes of supervisor.toml",
         ))
     }
 

@@ -162,7 +162,7 @@ fn serve(
         true => Some(local::listen_frames(&node)?),
         false => None,
     };
-    let (metrics_at, token) = (wanted.config.metrics, wanted.token.clone());
+    let (metrics_at, at_first) = (wanted.config.metrics, wanted.clone());
     node.say_who_may_claim();
     let exporter = Exporter::start(&node, automatic, wanted);
     let service = Rc::new(Service {
@@ -190,9 +190,7 @@ fn serve(
         // Who waits for this process waits for its exports, but not for those whose disks are missing
         // or hang.
         let runtime = service.node.handle.runtime();
-        if let Some(token) = token {
-            service.node.take_token(token).await;
-        }
+        service.node.take_token(&at_first).await;
         let _ = runtime::timeout(runtime, READY_LIMIT, service.exporter.all_tried()).await;
         manager.ready();
         loop {
@@ -261,9 +259,7 @@ impl Service {
             self.node.demands.replace(wanted.demands.clone());
             self.node.renew_identity();
         }
-        if let Some(token) = wanted.token.clone() {
-            self.node.take_token(token).await;
-        }
+        self.node.take_token(&wanted).await;
         if wanted.automatic && !self.exporter.can_look() {
             tracing::warn!("disks are looked for from the next start on");
         }
@@ -373,7 +369,16 @@ impl Node {
     }
 
     /// The token that the configuration names, if it says anything new. Without it the node serves whom it knows.
-    async fn take_token(&self, token: Token) {
+    async fn take_token(&self, wanted: &Wanted) {
+        let Some(token) = wanted.token.clone() else {
+            if let Some(file) = &wanted.config.token_file {
+                tracing::warn!(
+                    "the token-file {} can't be read, or holds no token",
+                    file.display()
+                );
+            }
+            return;
+        };
         if self.membership.is_spent(&token) {
             return;
         }

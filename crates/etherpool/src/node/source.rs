@@ -189,10 +189,7 @@ fn token_of(config: &NodeConfig) -> Option<Token> {
     let file = config.token_file.as_ref()?;
     let read = read_file(file).map(Zeroizing::new);
     let token = read.and_then(|text| Ok(Token::parse(&text)?));
-    let warn = |error: &anyhow::Error| {
-        tracing::warn!("nobody joins by the token-file {}: {error:#}", file.display());
-    };
-    token.inspect_err(warn).ok()
+    token.ok()
 }
 
 impl TargetSource {
@@ -224,11 +221,12 @@ impl TargetSource {
         // Several targets may have one state directory, and each its own run directory.
         let name = run_dir.file_name().map(|name| name.to_string_lossy().into_owned());
         // As open as plain AoE, unless somebody says otherwise.
-        config.security = config.security.or(Some(Security::None));
+        let says_more = config.claim.is_some() || config.token_file.is_some();
+        config.security = config.security.or((!says_more).then_some(Security::None));
         Ok(Wanted {
             demands: demanded(&config),
             token: token_of(&config),
-            members_file: Some(format!("{}-members.json", name.unwrap_or_default())),
+            members_file: Some(format!("target-{}-members.json", name.unwrap_or_default())),
             automatic,
             frame_socket: config.frame_socket.unwrap_or(false),
             run_dir: Some(run_dir),

@@ -128,7 +128,8 @@ impl Command {
             b"FEAT" => Command::Features,
             b"QUIT" => Command::Quit,
             b"AUTH" => match argument.to_ascii_uppercase().as_slice() {
-                b"TLS" | b"TLS-C" | b"SSL" => Command::Tls,
+                // SSL would have data go by TLS without PROT.
+                b"TLS" | b"TLS-C" => Command::Tls,
                 _ => return Err(Reply::new(504, "Only AUTH TLS.")),
             },
             b"PBSZ" => Command::NoBuffer,

@@ -16,8 +16,8 @@ use super::tls::{Stream, Whole};
 
 /// How long the last words may take to a client that doesn't read, or goes on talking.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
-/// How long a client may take to agree on TLS.
-const TLS_LIMIT: Duration = Duration::from_secs(20);
+/// How long a client may take to agree on TLS, on either connection.
+pub(super) const TLS_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) struct Control {
     stream: Stream,
@@ -73,7 +73,10 @@ impl Control {
                 tracing::info!(%error, "FTP client and server don't agree on TLS");
                 Err(End::NoTls)
             }
-            Err(_) => Err(End::NoTls),
+            Err(_) => {
+                tracing::info!("an FTP client takes too long to agree on TLS");
+                Err(End::NoTls)
+            }
         }
     }
 

@@ -20,12 +20,16 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio_rustls::rustls::{ServerConfig, ServerConnection};
+use tokio_rustls::rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+
+use super::control::TLS_LIMIT;
 
 /// How long a client may take to connect to the port that it was told.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// What is read or written at a time.
 const PIECE_BYTES: usize = 1 << 20;
+/// More than that isn't sent by one key of TLS 1.2, of which records are 16 KiB at most, and 2^24 are the end.
+const TLS_BYTES_MAX: u64 = 1 << 37;
 /// And by TLS: as much as it buffers.
 const TLS_PIECE_BYTES: usize = 64 << 10;
 /// How long a thread waits for a client before it looks whether it shall.
@@ -171,7 +175,11 @@ pub(super) struct Flow {
 impl Flow {
     /// Agrees on TLS, if that is wanted.
     fn begin(&mut self) -> io::Result<()> {
+        let begun = Instant::now();
         while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            if begun.elapsed() >= TLS_LIMIT {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             self.flush_tls()?;
             if self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
                 self.read_tls()?;
@@ -185,7 +193,7 @@ impl Flow {
         while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
             match tls.write_tls(&mut self.stream) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(_) => self.last_moved = Instant::now(),
                 Err(error) if is_wait(&error) => self.wait_for(PollFlags::OUT)?,
                 Err(error) => return Err(error),
             }
@@ -207,6 +215,13 @@ impl Flow {
             }
             Err(error) if is_wait(&error) => self.wait_for(PollFlags::IN),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Says the end, too, to who has said it and may wait for that; what was received stays received if he is gone.
+    pub(super) fn acknowledge(&mut self) {
+        if self.tls.is_some() {
+            let _ = self.end();
         }
     }
 
@@ -248,6 +263,13 @@ impl Flow {
     pub(super) fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = match &mut self.tls {
+                // It would write no more, and say so to nobody.
+                Some(tls)
+                    if self.bytes >= TLS_BYTES_MAX
+                        && tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
+                {
+                    Err(io::ErrorKind::ConnectionAborted.into())
+                }
                 Some(tls) => tls.writer().write(bytes),
                 None => self.stream.write(bytes),
             };

@@ -14,7 +14,6 @@ use rustix::fs::{AtFlags, Stat};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_rustls::rustls::ServerConfig;
 
 use super::accounts::{FtpUser, is_anonymous};
 use super::beneath::{self, Beneath, relative};
@@ -26,6 +25,7 @@ use super::reply::Reply;
 use super::root::Home;
 use super::server::Shared;
 use super::strangers::Stranger;
+use super::tls::Tls;
 
 /// Serves a client until it goes or has to.
 pub(super) async fn serve(
@@ -95,7 +95,7 @@ struct Session {
     /// By EPSV ALL.
     passive_always: bool,
     /// By what the control connection goes by TLS, if it does.
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Tls>,
     /// By PROT P: data does, too.
     is_private: bool,
 }
@@ -179,6 +179,7 @@ impl Session {
             Command::Features => features(self.shared.config.tls.is_some()),
             Command::Quit => return Err(End::Quit.into()),
             Command::Tls => return self.secure(control).await,
+            Command::NoBuffer | Command::Protect(_) if self.shared.config.tls.is_none() => no_tls(),
             Command::NoBuffer | Command::Protect(_) if self.tls.is_none() => {
                 Reply::new(503, "AUTH TLS comes first.")
             }
@@ -363,29 +364,37 @@ impl Session {
                 file.sync_all()?;
                 beneath.sync_parent(&path)
             });
-            log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)
+            log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)?;
+            flow.acknowledge();
+            Ok(())
         }))
     }
 
     /// Goes on by TLS, after saying so in clear; or says why not.
     async fn secure(&mut self, control: &mut Control) -> Result<Option<Reply>, Failure> {
-        let reply = |code, text: &str| Ok(Some(Reply::new(code, text)));
-        let Some(files) = self.shared.config.tls.clone() else {
-            return reply(502, "TLS is not offered.");
-        };
+        let Some(files) = self.shared.config.tls.clone() else { return Ok(Some(no_tls())) };
         if self.tls.is_some() || self.user.is_some() {
-            return reply(503, "AUTH TLS comes first, and once.");
+            return Ok(Some(Reply::new(503, "AUTH TLS comes first, and once.")));
         }
-        let loaded = tokio::task::spawn_blocking(move || files.load()).await;
-        let tls = match loaded.map_err(io::Error::other)? {
-            Ok(tls) => tls,
-            Err(error) => {
-                tracing::error!("FTP offers no TLS at the moment: {error}");
-                return reply(431, "The certificate can't be used at the moment.");
-            }
+        let secured = async {
+            let loaded = tokio::task::spawn_blocking(move || files.load()).await;
+            let tls = match loaded.map_err(io::Error::other)? {
+                Ok(tls) => tls,
+                Err(error) => {
+                    tracing::error!("FTP offers no TLS at the moment: {error}");
+                    let why = "The certificate can't be used at the moment.";
+                    control.say(&Reply::new(431, why)).await?;
+                    // Who asks again connects again: nobody has files read as fast as he can ask.
+                    return Err(Failure::End(End::NoTls));
+                }
+            };
+            control.say(&Reply::new(234, "Go on by TLS.")).await?;
+            control.secure(Arc::clone(&tls.control)).await?;
+            Ok(tls)
         };
-        control.say(&Reply::new(234, "Go on by TLS.")).await?;
-        control.secure(Arc::clone(&tls)).await?;
+        // Whoever asks hasn't logged in.
+        let secured = tokio::time::timeout_at(self.login_by, secured).await;
+        let tls = secured.unwrap_or(Err(Failure::End(End::NoTls)))?;
         // Whoever it was in clear, nobody has proved to be the same.
         self.named = None;
         self.tls = Some(tls);
@@ -434,7 +443,7 @@ impl Session {
             return Ok(aborted());
         };
         let stream = connected.ok_or_else(|| Reply::new(425, "No data connection was made."))?;
-        let tls = self.tls.as_ref().filter(|_| self.is_private).map(Arc::clone);
+        let tls = self.tls.as_ref().filter(|_| self.is_private).map(|tls| Arc::clone(&tls.data));
         let mut transfer = Transfer::start(stream, tls, self.shared.config.idle, work)?;
         if let Some(ended) = control.unless_aborted(transfer.ended()).await? {
             return Ok(self.moved(ended));
@@ -519,6 +528,10 @@ fn log(
         Err(error) => tracing::info!(%user, %path, bytes, start, %error, "{what} in part"),
     }
     result
+}
+
+fn no_tls() -> Reply {
+    Reply::new(502, "TLS is not offered.")
 }
 
 /// A path as clients see it, from the home on.

@@ -50,9 +50,18 @@ pub enum TlsError {
     },
 }
 
+/// What a session goes by TLS with.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub control: Arc<ServerConfig>,
+    /// Without tickets: a client that stores a file reads nothing, and what it leaves unread when it closes has its system take
+    /// back what it sent last.
+    pub data: Arc<ServerConfig>,
+}
+
 impl FtpTls {
     /// What the files hold now: a certificate that was renewed is used for the next who asks. Blocks.
-    pub(super) fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    pub(super) fn load(&self) -> Result<Tls, TlsError> {
         let of = |file: &Path| {
             let file = file.to_owned();
             |source| TlsError::File { file, source }
@@ -68,7 +77,10 @@ impl FtpTls {
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions();
         let config = builder.map_err(unfit)?.with_no_client_auth();
-        Ok(Arc::new(config.with_single_cert(chain, key).map_err(unfit)?))
+        let control = config.with_single_cert(chain, key).map_err(unfit)?;
+        let mut data = control.clone();
+        data.send_tls13_tickets = 0;
+        Ok(Tls { control: Arc::new(control), data: Arc::new(data) })
     }
 }
 

@@ -99,7 +99,7 @@ impl Homes {
         // Whoever comes first would have it for good.
         let is_right = match home {
             Some((_, from_key)) => *from_key == to_key,
-            None => !self.is_read.get() || self.own.has(&to_key),
+            None => self.own.has(&to_key) || !self.is_read.get() && machines.is_empty(),
         };
         let is_right = is_right || self.accepted.borrow().get(&disk) == Some(&to_key);
         (!is_right).then(|| MovedDisk {

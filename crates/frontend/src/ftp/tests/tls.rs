@@ -107,11 +107,17 @@ fn bytes() -> Vec<u8> {
 
 #[tokio::test]
 async fn stock_clients_store_and_fetch_by_tls() {
-    for (required, how) in [(true, "--ssl-reqd"), (false, "--ssl-reqd"), (false, "--ftp-pasv")] {
+    for (required, how) in [
+        (true, ["--ssl-reqd", "--ftp-pasv"]),
+        (true, ["--ssl-reqd", "--tls-max=1.2"]),
+        (false, ["--ssl-reqd", "--ftp-pasv"]),
+        (false, ["--ftp-pasv", "--no-progress-meter"]),
+    ] {
         let sealed = Sealed::new(required).await;
         let local = sealed.directory.path().join("local");
         std::fs::write(&local, bytes()).unwrap();
-        let alice = ["-u", "alice:pass word", how];
+        let how: Vec<&str> = how.iter().flat_map(|option| option.split('=')).collect();
+        let alice = [&["-u", "alice:pass word"][..], &how[..]].concat();
         let local = local.to_str().unwrap();
         let stored = sealed.curl(&[&alice[..], &["-T", local]].concat(), "file").await;
         assert!(stored.status.success(), "{stored:?}");
@@ -145,6 +151,9 @@ async fn where_it_is_required_nothing_is_said_in_clear_but_by_nobody() {
     sealed.seal(stream).await.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, b"words");
     answer(&mut client, "226").await;
+    ask(&mut client, "PROT C", "200").await;
+    ask(&mut client, "EPSV", "229").await;
+    ask(&mut client, "RETR file", "521").await;
     drop(client);
     sealed.server.end().await;
 }
@@ -166,6 +175,25 @@ async fn nothing_that_was_said_in_clear_counts_as_said_by_tls() {
     sealed.server.end().await;
 }
 
+/// One that is broken off isn't told to have ended, whatever it was.
+#[tokio::test]
+async fn a_download_that_is_broken_off_has_no_end() {
+    let sealed = Sealed::new(true).await;
+    std::fs::File::create(sealed.server.path("file")).unwrap().set_len(1 << 30).unwrap();
+    let mut client = sealed.log_in().await;
+    ask(&mut client, "PROT P", "200").await;
+    let stream = data(&mut client).await;
+    ask(&mut client, "RETR file", "150").await;
+    let mut stream = sealed.seal(stream).await;
+    stream.read_exact(&mut [0; 1000]).await.unwrap();
+    ask(&mut client, "ABOR", "426").await;
+    answer(&mut client, "226").await;
+    let read = tokio::time::timeout(LONG, stream.read_to_end(&mut Vec::new())).await.unwrap();
+    assert!(read.is_err(), "{read:?}");
+    drop(client);
+    sealed.server.end().await;
+}
+
 /// Whoever can cut a connection can't have half of a file pass for all of it.
 #[tokio::test]
 async fn an_upload_that_doesnt_say_its_end_isnt_whole() {
@@ -180,6 +208,8 @@ async fn an_upload_that_doesnt_say_its_end_isnt_whole() {
         stream.flush().await.unwrap();
         if says_end {
             stream.shutdown().await.unwrap();
+            // Some clients wait for that, and take everything else for a failure.
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "the server says the end, too");
         } else {
             stream.into_inner().0.shutdown().await.unwrap();
         }
@@ -209,9 +239,9 @@ async fn a_certificate_that_was_renewed_is_used_and_a_broken_one_said() {
     assert!(std::fs::read(&sealed.files.certificate).unwrap() != former);
     std::fs::write(&sealed.files.key, "no key").unwrap();
     let mut client = sealed.server.connect().await;
-    client.say("AUTH TLS", 431).await;
     client.say("PBSZ 0", 503).await;
-    drop(client);
+    client.say("AUTH TLS", 431).await;
+    client.expect_end().await;
     assert!(matches!(sealed.files.load(), Err(TlsError::File { .. })));
     certify(sealed.directory.path(), false);
     std::fs::write(&sealed.files.certificate, "").unwrap();
@@ -226,6 +256,8 @@ async fn without_a_certificate_there_is_no_tls() {
     let server = Server::new(LONG).await;
     let mut client = server.connect().await;
     client.say("AUTH TLS", 502).await;
+    client.say("PBSZ 0", 502).await;
+    client.say("PROT P", 502).await;
     client.send("FEAT\r\n").await;
     assert!(!client.answer().await.contains("AUTH"));
     drop(client);
@@ -234,7 +266,9 @@ async fn without_a_certificate_there_is_no_tls() {
     let mut client = sealed.server.connect().await;
     client.send("FEAT\r\n").await;
     assert!(client.answer().await.contains("AUTH TLS"));
-    client.say("AUTH KERBEROS", 504).await;
+    for unknown in ["AUTH KERBEROS", "AUTH SSL"] {
+        client.say(unknown, 504).await;
+    }
     drop(client);
     sealed.server.end().await;
 }
