@@ -119,23 +119,21 @@ impl Membership {
     /// # Errors
     /// When it is good no more, there are as many as there may be, or it can't be kept.
     pub async fn add_token(&self, token: Token) -> Result<(), TokenRefused> {
-        let now = now_seconds();
-        if token.until_seconds() <= now {
-            return Err(TokenRefused::Expired);
-        }
-        let is_full = {
-            let tokens = self.0.good_tokens();
-            tokens.len() >= TOKENS_MAX && !tokens.contains(&token)
-        };
-        if is_full {
-            return Err(TokenRefused::TooMany);
-        }
-        let added = self.0.change(|state| {
-            state.tokens.retain(|known| *known != token && known.until_seconds() > now);
-            state.tokens.push(token.clone());
-            state.spent.remove(&token.id());
-        });
-        Ok(added.await?)
+        self.0.check(&token)?;
+        Ok(self.0.change(|state| state.add(&token)).await?)
+    }
+
+    /// The same before anybody is heard, so that nobody is taken for a stranger who has it. Blocks.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn add_token_at_start(&self, token: &Token) -> Result<(), TokenRefused> {
+        self.0.check(token)?;
+        let mut next = self.0.state.borrow().clone();
+        next.add(token);
+        self.0.writer(&next).and_then(|write| write())?;
+        self.0.state.replace(next);
+        Ok(())
     }
 
     /// Whether a token was used up, or given up, here.
@@ -183,6 +181,13 @@ pub enum TokenRefused {
 }
 
 impl State {
+    fn add(&mut self, token: &Token) {
+        let now = now_seconds();
+        self.tokens.retain(|known| known != token && known.until_seconds() > now);
+        self.tokens.push(token.clone());
+        self.spent.remove(&token.id());
+    }
+
     /// These tokens are good no more.
     fn spend(&mut self, is_meant: impl Fn(&Token) -> bool) {
         let now = now_seconds();
@@ -194,6 +199,16 @@ impl State {
 }
 
 impl Shared {
+    /// Whether a token may be taken.
+    fn check(&self, token: &Token) -> Result<(), TokenRefused> {
+        if token.until_seconds() <= now_seconds() {
+            return Err(TokenRefused::Expired);
+        }
+        let tokens = self.good_tokens();
+        let is_full = tokens.len() >= TOKENS_MAX && !tokens.contains(token);
+        if is_full { Err(TokenRefused::TooMany) } else { Ok(()) }
+    }
+
     fn good_tokens(&self) -> Vec<Token> {
         let now = now_seconds();
         let state = self.state.borrow();
@@ -212,12 +227,22 @@ impl Shared {
     }
 
     async fn keep(&self, state: &State) -> anyhow::Result<()> {
-        let Some(state_dir) = self.state_dir.clone() else { return Ok(()) };
-        let (name, path) = (self.file.clone(), state_dir.path_of(&self.file));
+        let write = self.writer(state)?;
+        self.handle.blocking(write).await?
+    }
+
+    /// What writes the file. It blocks.
+    fn writer(
+        &self,
+        state: &State,
+    ) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + Send + 'static> {
+        let (name, state_dir) = (self.file.clone(), self.state_dir.clone());
         let text = Zeroizing::new(serde_json::to_vec_pretty(state)?);
-        let written = move || state_dir.replace(OsStr::new(&name), &text);
-        let written = self.handle.blocking(written).await?;
-        written.with_context(|| format!("cannot write {}", path.display()))
+        Ok(move || {
+            let Some(state_dir) = state_dir else { return Ok(()) };
+            let written = state_dir.replace(OsStr::new(&name), &text);
+            written.with_context(|| format!("cannot write {}", state_dir.path_of(&name).display()))
+        })
     }
 }
 
@@ -346,7 +371,7 @@ mod tests {
         let token = make_token(Duration::from_secs(60)).unwrap();
         let known = token.clone();
         with(&directory, Claim::Token, async move |membership| {
-            membership.add_token(known.clone()).await.unwrap();
+            membership.add_token_at_start(&known).unwrap();
             assert!(!membership.has(&KEY) && !membership.is_spent(&known));
             membership.joined(KEY, &known);
             assert!(membership.has(&KEY));
@@ -390,6 +415,8 @@ mod tests {
             let again = Members::tokens(&*membership).remove(0);
             membership.add_token(again).await.unwrap();
             let one_more = make_token(Duration::from_secs(60)).unwrap();
+            let refused = membership.add_token_at_start(&one_more);
+            assert!(matches!(refused, Err(TokenRefused::TooMany)), "{refused:?}");
             let refused = membership.add_token(one_more).await;
             assert!(matches!(refused, Err(TokenRefused::TooMany)), "{refused:?}");
         });

@@ -162,7 +162,8 @@ fn serve(
         true => Some(local::listen_frames(&node)?),
         false => None,
     };
-    let (metrics_at, at_first) = (wanted.config.metrics, wanted.clone());
+    let metrics_at = wanted.config.metrics;
+    node.take_first_token(&wanted);
     node.say_who_may_claim();
     let exporter = Exporter::start(&node, automatic, wanted);
     let service = Rc::new(Service {
@@ -190,7 +191,6 @@ fn serve(
         // Who waits for this process waits for its exports, but not for those whose disks are missing
         // or hang.
         let runtime = service.node.handle.runtime();
-        service.node.take_token(&at_first).await;
         let _ = runtime::timeout(runtime, READY_LIMIT, service.exporter.all_tried()).await;
         manager.ready();
         loop {
@@ -352,8 +352,8 @@ impl Node {
         self.driver.set_identity(identity);
     }
 
-    /// Comes to know, by a token, whoever has it too.
-    async fn join(&self, token: Token) -> anyhow::Result<()> {
+    /// Whether a token changes anything here.
+    fn may_join(&self) -> anyhow::Result<()> {
         let demands = self.demands.borrow().clone();
         if !demands.demand_keys() {
             bail!(
@@ -363,28 +363,36 @@ impl Node {
         if demands.claim != Claim::Token {
             bail!("by its configuration (claim) a token changes nothing here");
         }
+        Ok(())
+    }
+
+    /// Comes to know, by a token, whoever has it too.
+    async fn join(&self, token: Token) -> anyhow::Result<()> {
+        self.may_join()?;
         self.membership.add_token(token).await?;
         self.renew_identity();
         Ok(())
     }
 
     /// The token that the configuration names, if it says anything new. Without it the node serves whom it knows.
+    fn new_token<'w>(&self, wanted: &'w Wanted) -> Option<&'w Token> {
+        if let (None, Some(file)) = (&wanted.token, &wanted.config.token_file) {
+            tracing::warn!("the token-file {} can't be read, or holds no token", file.display());
+        }
+        wanted.token.as_ref().filter(|token| !self.membership.is_spent(token))
+    }
+
+    /// Takes it before anybody is heard.
+    fn take_first_token(&self, wanted: &Wanted) {
+        let Some(token) = self.new_token(wanted) else { return };
+        let taken = self.may_join();
+        let taken = taken.and_then(|()| Ok(self.membership.add_token_at_start(token)?));
+        taken.unwrap_or_else(|error| tell_not_taken(&error));
+    }
+
     async fn take_token(&self, wanted: &Wanted) {
-        let Some(token) = wanted.token.clone() else {
-            if let Some(file) = &wanted.config.token_file {
-                tracing::warn!(
-                    "the token-file {} can't be read, or holds no token",
-                    file.display()
-                );
-            }
-            return;
-        };
-        if self.membership.is_spent(&token) {
-            return;
-        }
-        if let Err(error) = self.join(token).await {
-            tracing::warn!("the token of the configuration (token-file) isn't taken: {error:#}");
-        }
+        let Some(token) = self.new_token(wanted) else { return };
+        self.join(token.clone()).await.unwrap_or_else(|error| tell_not_taken(&error));
     }
 
     /// Says whom blank disks are kept for, if nobody may have them yet.
@@ -397,6 +405,10 @@ impl Node {
             );
         }
     }
+}
+
+fn tell_not_taken(error: &anyhow::Error) {
+    tracing::warn!("the token of the configuration (token-file) isn't taken: {error:#}");
 }
 
 /// The server's parts, without ports and exports.
