@@ -90,8 +90,12 @@ fn is_alive(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
 }
 
+/// Whether nothing is left of it but its exit status. While other threads of it are still dying it holds its files, and their
+/// locks.
 fn is_zombie(pid: i32) -> bool {
-    stat_fields(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "Z"))
+    let Some(fields) = stat_fields(pid) else { return false };
+    let threads = fields.get(17).and_then(|threads| threads.parse().ok()).unwrap_or(1);
+    fields.first().is_some_and(|state| state == "Z") && threads <= 1
 }
 
 /// Clock ticks after boot at which the process started.
