@@ -151,50 +151,45 @@ impl AsyncWrite for Whole {
     }
 }
 
-fn broken<T>() -> Poll<io::Result<T>> {
-    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+/// What is read and written alike, in clear or by TLS.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Stream {
+    fn inner(self: Pin<&mut Self>) -> io::Result<Pin<&mut dyn Duplex>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Ok(Pin::new(stream)),
+            Stream::Sealed(stream) => Ok(Pin::new(&mut **stream)),
+            Stream::Broken => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Sealed(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Broken => broken(),
-        }
+        self.inner()?.poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Sealed(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Broken => broken(),
-        }
+        self.inner()?.poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Sealed(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Broken => broken(),
-        }
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner()?.poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Sealed(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Broken => broken(),
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner()?.poll_shutdown(context)
     }
 }
