@@ -171,7 +171,7 @@ pub(crate) struct Asker {
     pub trusted: bool,
     /// What it has proved to have the secret half of.
     pub key: Option<PublicKey>,
-    /// It may have disks that obey nobody.
+    /// It may have this disk, which obeys nobody.
     pub is_own: bool,
 }
 

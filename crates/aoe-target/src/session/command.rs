@@ -101,7 +101,7 @@ fn execute<'a>(
     // Each fragment of a command, and each repetition, has another one.
     let request = SessionRequest { seal: Seal::default(), ..request };
     let key = session.peer();
-    let asker = Asker { trusted: port.trusted, key, is_own: keyed::is_own(shared, key.as_ref()) };
+    let asker = keyed::asker(export, shared, port.trusted, key);
     let claimed = match request.operation {
         Operation::Claim => HolderPayload::parse_claim(payload),
         _ => Ok((OwnerId::NONE, Trust::Unchanged)),
@@ -282,7 +282,7 @@ pub(crate) fn start(export: &mut Export, shared: &mut Shared, work: &mut Session
         return Start::Answered;
     }
     // What fits into a message was judged at arrival.
-    let asker = Asker { is_own: keyed::is_own(shared, work.asker.key.as_ref()), ..work.asker };
+    let asker = keyed::asker(export, shared, work.asker.trusted, work.asker.key);
     let judged = permit(export, asker.trusted, &request)
         .and_then(|()| judge(export, shared.now, u32::MAX, &request, asker, &work.claimed));
     match judged {

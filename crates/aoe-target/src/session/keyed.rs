@@ -10,7 +10,7 @@ use block::{Buffer, Instant};
 use seal::{Asked, Identity, Keys, Occasion, Prover, PublicKey, Security};
 
 use crate::Shared;
-use crate::export::{Export, PortState};
+use crate::export::{Asker, Export, PortState};
 use crate::session::Session;
 use crate::stats::Counter;
 
@@ -90,6 +90,18 @@ pub(crate) enum Admission {
 /// What the target says of its keys to who asks for it.
 pub(crate) fn offer(identity: &Identity) -> Offer {
     Offer { key: identity.public(), least: identity.least(), has_aes: identity.has_aes() }
+}
+
+/// Who asks for something within a session. Whether he is the target's own is asked only of a medium that obeys nobody: of
+/// others it says nothing, and this is asked for each request.
+pub(crate) fn asker(
+    export: &Export,
+    shared: &Shared,
+    trusted: bool,
+    key: Option<PublicKey>,
+) -> Asker {
+    let is_own = export.device.grant.is_none() && is_own(shared, key.as_ref());
+    Asker { trusted, key, is_own }
 }
 
 /// Whether who has proved this key, or needed none, may have media that obey nobody.

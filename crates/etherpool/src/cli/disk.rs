@@ -15,8 +15,7 @@ use super::confirm::confirm;
 use super::disk_offline::{OfflineArgs, OnlineArgs};
 use super::endings::WipeArgs;
 use super::output;
-use super::target_client::targets;
-use super::{Context, Failure};
+use super::{Context, Failure, join};
 use aoe_wire::ShelfSlot;
 
 /// How long a node may take to write what a disk's record of its owner says.
@@ -154,9 +153,8 @@ fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure>
     if !confirm(&what, confirmation)? {
         return Ok(Exit::Ok);
     }
-    for mut client in targets(Some(&node), NODE_TIMEOUT)? {
-        let _status: NodeReply = client.ask(&NodeRequest::ResetOwner { disk })?;
-    }
+    let mut client = join::only(&node, NODE_TIMEOUT)?;
+    let _status: NodeReply = client.ask(&NodeRequest::ResetOwner { disk })?;
     output::show(context.json, &(), || {
         format!("{disk} obeys nobody: it is for those whom its node has joined\n")
     })?;

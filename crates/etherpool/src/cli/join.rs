@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use control::api::{CreateToken, CreatedToken, MembersReport, TokenReport};
-use control::duration::{Span, SpanError};
+use control::duration::Span;
 use control::exit::Exit;
 use control::node::{NodeReply, NodeRequest};
 use seal::{Token, TokenId};
@@ -31,7 +31,7 @@ pub enum TokenCommand {
     /// Make a token, good for any number of nodes and for a while, and print it
     Create {
         /// How long it is good, for example 15min, 24h or 7d
-        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_valid)]
+        #[arg(long, value_name = "TIME", default_value = "24h")]
         valid: Span,
     },
     /// Show the tokens that are good at present, without their secrets
@@ -53,10 +53,6 @@ pub struct JoinArgs {
     /// Run directory of the node, or its control socket
     #[arg(long, value_name = "PATH", default_value = "/run/etherpool")]
     node: PathBuf,
-}
-
-fn parse_valid(text: &str) -> Result<Span, SpanError> {
-    text.parse()
 }
 
 /// Runs what is asked of a supervisor.
@@ -124,7 +120,7 @@ pub fn join(args: &JoinArgs, json: bool) -> Result<Exit, Failure> {
             }
         }
     };
-    let mut node = only(&args.node)?;
+    let mut node = only(&args.node, NODE_TIMEOUT)?;
     let id = token.id();
     let mut report = members_of(node.ask(&NodeRequest::Join { token })?);
     let is_waiting = |report: &MembersReport| report.tokens.iter().any(|known| known.id == id);
@@ -156,8 +152,8 @@ fn members_of(reply: NodeReply) -> MembersReport {
 }
 
 /// The node of this run directory.
-pub fn only(node: &Path) -> Result<TargetClient, Failure> {
-    let found = targets(Some(node), NODE_TIMEOUT)?.into_iter().next();
+pub fn only(node: &Path, timeout: Duration) -> Result<TargetClient, Failure> {
+    let found = targets(Some(node), timeout)?.into_iter().next();
     found.ok_or_else(|| {
         Failure::not_running("no node answers".to_owned(), "start one: etherpool node")
     })

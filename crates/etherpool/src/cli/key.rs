@@ -73,7 +73,7 @@ pub fn run_here(command: KeyCommand, json: bool) -> Result<Exit, Failure> {
         KeyCommand::Forget { key, of } => (NodeRequest::Forget { key }, of),
     };
     let is_forgotten = matches!(request, NodeRequest::Forget { .. });
-    let mut node = join::only(&of.node.unwrap_or_default())?;
+    let mut node = join::only(&of.node.unwrap_or_default(), join::NODE_TIMEOUT)?;
     let report = match node.ask(&request)? {
         NodeReply::Status(status) => status.members,
         _ => return Err(node.broken("it answers something else")),

@@ -53,6 +53,11 @@ struct Work<'a> {
     peer: &'a Arc<Peer>,
 }
 
+/// The answer to what was to be given up, if it was there.
+fn given_up(was_there: bool, why: String) -> Result<Value, ApiError> {
+    was_there.then_some(Value::Null).ok_or_else(|| ApiError::new(ErrorCode::NotFound, why))
+}
+
 fn not_kept(error: anyhow::Error) -> ApiError {
     ApiError::new(ErrorCode::Io, format!("{error:#}"))
 }
@@ -110,24 +115,14 @@ impl Work<'_> {
             EngineRequest::Members => value(process.members.report()),
             EngineRequest::CreateToken(request) => value(self.create_token(request).await?),
             EngineRequest::RevokeToken { id } => {
-                let is_known = process.members.revoke_token(id).await.map_err(not_kept)?;
-                is_known.then_some(Value::Null).ok_or_else(|| {
-                    ApiError::new(
-                        ErrorCode::NotFound,
-                        format!("there is no token {id}, or no more"),
-                    )
-                    .remedy("see `etherpool token list`")
-                })
+                let was_there = process.members.revoke_token(id).await.map_err(not_kept)?;
+                let why = format!("there is no token {id}, or no more");
+                given_up(was_there, why).map_err(|error| error.remedy("see `etherpool token list`"))
             }
             EngineRequest::ForgetMember(NamedMember { key }) => {
-                let is_known = process.members.forget(key).await.map_err(not_kept)?;
-                is_known.then_some(Value::Null).ok_or_else(|| {
-                    ApiError::new(
-                        ErrorCode::NotFound,
-                        format!("no node with the key {key} has joined"),
-                    )
-                    .remedy("see `etherpool key list`")
-                })
+                let was_there = process.members.forget(key).await.map_err(not_kept)?;
+                let why = format!("no node with the key {key} has joined");
+                given_up(was_there, why).map_err(|error| error.remedy("see `etherpool key list`"))
             }
             EngineRequest::CreatePool { request, grant } => {
                 process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
