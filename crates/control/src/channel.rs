@@ -83,6 +83,8 @@ pub enum EngineRequest {
     PlanImportPool {
         /// Name or id.
         pool: String,
+        /// Whose votes count.
+        votes: pool::VotesOf,
     },
     /// Answered with the pool.
     ImportPool {

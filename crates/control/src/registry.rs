@@ -7,10 +7,10 @@
 //!
 //! Losing the file loses no data: the pools are imported again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pool::{DiskState, PoolDisk, PoolReport, PoolState};
-use seal::PublicKey;
+use seal::{Grant, PublicKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -29,6 +29,9 @@ pub struct Registry {
     pub pools: Vec<KnownPool>,
     /// Those that were destroyed here, the last ones.
     pub destroyed: Vec<DestroyedPool>,
+    /// By which grants pools were open here last, also those that aren't known any more: who is to be believed when
+    /// they are imported again.
+    pub grants: BTreeMap<Uuid, Grant>,
 }
 
 /// A pool that is no more. A disk of it that was away may come back.
@@ -92,6 +95,8 @@ struct File {
     pools: Vec<KnownPool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     destroyed: Vec<DestroyedPool>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    grants: BTreeMap<Uuid, Grant>,
 }
 
 /// Why a file isn't a registry.
@@ -108,19 +113,19 @@ pub enum RegistryError {
 impl Registry {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Result<Registry, RegistryError> {
-        let File { version, mut pools, destroyed } = serde_json::from_str(text)?;
+        let File { version, mut pools, destroyed, grants } = serde_json::from_str(text)?;
         if version != VERSION {
             return Err(RegistryError::Version(version));
         }
         pools.sort_by_key(|pool| pool.id);
         pools.dedup_by_key(|pool| pool.id);
-        Ok(Registry { pools, destroyed })
+        Ok(Registry { pools, destroyed, grants })
     }
 
     /// The file's text.
     pub fn to_text(&self) -> Result<String, RegistryError> {
-        let (pools, destroyed) = (self.pools.clone(), self.destroyed.clone());
-        let file = File { version: VERSION, pools, destroyed };
+        let Registry { pools, destroyed, grants } = self.clone();
+        let file = File { version: VERSION, pools, destroyed, grants };
         Ok(serde_json::to_string_pretty(&file)? + "\n")
     }
 
@@ -150,6 +155,7 @@ impl Registry {
     /// Takes note of a pool that was destroyed.
     pub fn note_destroyed(&mut self, id: Uuid, name: &str) {
         self.forget(id);
+        self.grants.remove(&id);
         self.destroyed.retain(|pool| pool.id != id);
         self.destroyed.push(DestroyedPool { id, name: name.to_owned() });
         let too_many = self.destroyed.len().saturating_sub(DESTROYED_MAX);
@@ -179,6 +185,10 @@ impl Registry {
     fn note_open(&mut self, id: Uuid, report: &PoolReport) {
         // It was brought back from copies of its disks.
         self.destroyed.retain(|pool| pool.id != id);
+        match &report.grant {
+            Some(grant) => self.grants.insert(id, grant.clone()),
+            None => self.grants.remove(&id),
+        };
         let is_new = self.pool(id).is_none();
         let known = self.pool_mut(id, &report.name);
         known.name.clone_from(&report.name);
@@ -284,6 +294,7 @@ mod tests {
             jobs: Vec::new(),
             scrub: None,
             spare: None,
+            grant: None,
             volumes: vec![VolumeReport {
                 name: "files".into(),
                 id: "1".into(),

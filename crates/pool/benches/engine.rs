@@ -238,7 +238,8 @@ impl Bench {
         let config = EngineConfig {
             owner: OwnerId(Uuid::from_u128(1)),
             owner_name: "bench".into(),
-            key: None,
+            keys: None,
+            grants: Vec::new(),
             own_nodes: OwnNodes::default(),
             pools: Vec::new(),
             limits: Limits::default(),

@@ -28,7 +28,7 @@ pub use endings::{
 pub use engine::{
     CreatePool, DiskFacts, DiskPlace, EmptyDisks, Engine, EngineConfig, ExtendPool, ImportOptions,
     InvalidStopAt, KnownDisk, KnownPool, LabelDisks, Limits, NamedDisks, OwnNodes, PoolSettings,
-    StopAt, StopPoint, Stops, VolumeSize, WipeDisks,
+    StopAt, StopPoint, Stops, VolumeSize, VotesOf, WipeDisks,
 };
 pub use error::PoolError;
 pub use forecast::{

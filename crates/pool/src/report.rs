@@ -6,7 +6,7 @@ mod event;
 use std::collections::BTreeMap;
 
 use block::DriveHealth;
-use seal::{Grant, PublicKey};
+use seal::{Grant, PoolKey, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
@@ -153,6 +153,9 @@ pub struct PoolReport {
     /// The space that it keeps free for a loss, if it keeps any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spare: Option<SpareReport>,
+    /// By which its configurations are signed here; none where nobody demands keys, or it isn't open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Grant>,
 }
 
 /// What a pool keeps free for a loss.
@@ -477,6 +480,9 @@ pub struct ImportPlan {
     pub no_quorum: Option<PoolError>,
     /// Its disks present.
     pub disks: Vec<String>,
+    /// Its key, by which its newest configuration is signed; none if it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PoolKey>,
     /// Its vote disks present, and in all.
     pub votes: VotesReport,
 }

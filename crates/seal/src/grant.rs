@@ -255,7 +255,8 @@ impl Grant {
         self.leads_from(former.key)
     }
 
-    fn leads_from(&self, known: PoolKey) -> bool {
+    /// Whether its pool's key is this one, or has followed it.
+    pub fn leads_from(&self, known: PoolKey) -> bool {
         let met = self.successions.iter().rposition(|succession| succession.key == known);
         let mut key = known;
         for succession in &self.successions[met.map_or(0, |at| at + 1)..] {

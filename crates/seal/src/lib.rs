@@ -13,6 +13,7 @@ mod handshake;
 mod identity;
 mod key;
 mod message;
+mod signature;
 mod token;
 mod window;
 
@@ -24,6 +25,7 @@ pub use handshake::{ANSWER_BYTES, ASK_BYTES, Asked, Asking, Keys};
 pub use identity::{Entropy, Identity, Members, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};
 pub use message::{Opener, Rejected, SEAL_BYTES, Seal, Sealer, Stamp, TAG_BYTES};
+pub use signature::{SIGNATURE_BYTES, Signature};
 pub use token::{
     NotATokenId, Occasion, PROOF_BYTES, Prover, TOKENS_MAX, Token, TokenError, TokenId,
 };

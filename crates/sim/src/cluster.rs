@@ -13,6 +13,7 @@ use pool::{DiskState, JobState, KnownPool, LabelKind, LabelValue, Labels, PoolRe
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
+use seal::Grant;
 use uuid::Uuid;
 
 use crate::claim::{Claim, Place};
@@ -102,11 +103,24 @@ pub struct Node {
     troubled: Cell<Option<Instant>>,
 }
 
+/// What a supervisor's own files say.
+#[derive(Clone, Default)]
+pub struct Records {
+    pools: Vec<KnownPool>,
+    grants: Vec<(Uuid, Grant)>,
+}
+
+impl Records {
+    fn of(engine: &Engine) -> Records {
+        Records { pools: engine.known_pools(), grants: engine.known_grants() }
+    }
+}
+
 /// What is left of all machines at an instant: enough to build them anew in another world.
 pub struct Remains {
     nodes: Vec<NodeRemains>,
     owner: OwnerId,
-    records: Vec<KnownPool>,
+    records: Records,
     mtu_bytes: usize,
     checksum_bytes: Option<usize>,
     in_place: bool,
@@ -118,7 +132,7 @@ pub struct Remains {
 impl Remains {
     /// The identity of the disk that was last present at `address`, as the owner's records have it.
     pub fn identity_of(&self, address: &str) -> Option<String> {
-        let disks = self.records.iter().flat_map(|pool| &pool.disks);
+        let disks = self.records.pools.iter().flat_map(|pool| &pool.disks);
         disks.into_iter().find(|disk| disk.place.name == address).map(|disk| disk.id.to_string())
     }
 }
@@ -140,7 +154,7 @@ pub struct Supervisor {
     process: RefCell<Option<Rc<Process>>>,
     engine: RefCell<Option<Rc<Engine>>>,
     /// What its records say of its pools; they outlive its process.
-    records: RefCell<Vec<KnownPool>>,
+    records: RefCell<Records>,
     /// What its status said when it was killed, until it is started again.
     last_claim: RefCell<Option<Claim>>,
     /// Whether it was ever started.
@@ -371,7 +385,7 @@ impl Cluster {
     ) -> Remains {
         let supervisor = &self.supervisors[owner];
         let records = match supervisor.engine() {
-            Some(engine) => engine.known_pools(),
+            Some(engine) => Records::of(&engine),
             None => supervisor.records.borrow().clone(),
         };
         let nodes = self.nodes.borrow();

@@ -59,6 +59,11 @@ pub fn public_key(handle: &Handle, name: &str) -> PublicKey {
     with_key(handle, name).public()
 }
 
+/// Both halves of it.
+pub fn keys(handle: &Handle, name: &str) -> KeyPair {
+    with_key(handle, name).keys().clone()
+}
+
 /// Who has a key of a name, with a seed's randomness.
 fn with_key(handle: &Handle, name: &str) -> Identity {
     let mut secret = [0; 32];

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BLOCK_SECTORS, Instant, IoError, Lba, SECTOR_BYTES, SectorRange};
-use pool::engine::ImportOptions;
+use pool::engine::{ImportOptions, VotesOf};
 use pool::{PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -41,8 +41,13 @@ const SELDOM: f64 = 0.3;
 /// Sectors read at once.
 const PIECE_SECTORS: u64 = 128;
 /// How a pool is imported by a new owner.
-const TAKES_IT: ImportOptions =
-    ImportOptions { force: true, grace: None, outdated_metadata: false, read_only: false };
+const TAKES_IT: ImportOptions = ImportOptions {
+    force: true,
+    grace: None,
+    outdated_metadata: false,
+    read_only: false,
+    votes: VotesOf::Known,
+};
 /// How it is by one that only reads.
 pub const READS_IT: ImportOptions = ImportOptions { force: false, read_only: true, ..TAKES_IT };
 /// Lines of the run's story that a fork keeps.
@@ -576,7 +581,7 @@ async fn wait_served(
             let importing = supervisor.with(|engine| async move {
                 if options.read_only {
                     // Without a majority what is there may be older than the oracle knows.
-                    let plan = engine.plan_import(crate::scenarios::POOL).await?;
+                    let plan = engine.plan_import(crate::scenarios::POOL, options.votes).await?;
                     plan.no_quorum.map_or(Ok(()), Err)?;
                 }
                 engine.import_pool(crate::scenarios::POOL, options).await.map(drop)

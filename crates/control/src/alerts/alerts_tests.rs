@@ -206,6 +206,7 @@ fn pool() -> PoolReport {
         jobs: Vec::new(),
         scrub: Some(ScrubReport::default()),
         spare: None,
+        grant: None,
     }
 }
 

@@ -11,7 +11,9 @@ use control::api::{
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, WitnessArgument};
-use pool::{DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolError, PoolReport, Spare};
+use pool::{
+    DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolError, PoolReport, Spare, VotesOf,
+};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -181,6 +183,11 @@ pub struct ImportArgs {
     /// exported, and it ends when it is released, or as soon as its owner is back
     #[arg(long, conflicts_with_all = ["all", "force"])]
     read_only: bool,
+
+    /// The pool's key, as `pool key list` shows it where it was open: what isn't said in its name is a forgery. "any"
+    /// if that is to count, too
+    #[arg(long, value_name = "KEY|any", default_value_t = VotesOf::Known, hide_default_value = true, conflicts_with = "all")]
+    pool_key: VotesOf,
 
     /// How long to wait for disks that are not present, once the pool could be opened without them
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
@@ -393,7 +400,7 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     if let Some(file) = args.key.as_deref().filter(|_| !args.confirmation.dry_run) {
         pool_keys::import(context, &pool, file).await?;
     }
-    let plan: ImportPlan = context.client.get(&path).await?;
+    let plan: ImportPlan = context.client.get(&plan_path(&path, args.pool_key)).await?;
     if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
         return Err(ApiError::from(refusal).into());
     }
@@ -418,12 +425,23 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let outdated_metadata = args.outdated_metadata;
     let grace = args.grace.map(Duration::from_secs);
     let (force, read_only) = (args.force, args.read_only);
-    let request = ImportPool { grace, force, outdated_metadata, read_only };
+    let request = ImportPool { grace, force, outdated_metadata, read_only, votes: args.pool_key };
     let wait = grace.unwrap_or_default();
     let report: PoolReport = context.client.post_and_wait(&path, &request, wait).await?;
     show(context, &report)?;
     super::held::ask(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
+}
+
+/// Where to ask what an import would do in which these votes count.
+fn plan_path(path: &str, votes: VotesOf) -> String {
+    match votes {
+        VotesOf::Known => path.to_owned(),
+        votes => {
+            let votes = votes.to_string().replace('+', "%2B").replace('/', "%2F");
+            format!("{path}?votes={}", votes.replace('=', "%3D"))
+        }
+    }
 }
 
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported

@@ -143,9 +143,10 @@ impl Process {
         let owner = EngineConfig {
             owner: OwnerId(args.owner),
             owner_name: args.host.clone(),
-            key: Some(identity.public()),
+            keys: Some(identity.keys().clone()),
             own_nodes: OwnNodes::those(move |key| belong.has(key)),
             pools: known_pools(&registry),
+            grants: registry.grants.clone().into_iter().collect(),
             limits: limits(),
             stops: stops::from_environment()?,
         };

@@ -138,7 +138,9 @@ impl Work<'_> {
                 process.network.check_own(request.disks.iter().chain(&request.witnesses))?;
                 value(engine.plan_extend(&pool, &request.by_name()).await?)
             }
-            EngineRequest::PlanImportPool { pool } => value(engine.plan_import(&pool).await?),
+            EngineRequest::PlanImportPool { pool, votes } => {
+                value(engine.plan_import(&pool, votes).await?)
+            }
             EngineRequest::PlanVolume { pool, request } => {
                 let CreateVolume { name, size, layout } = request;
                 value(engine.plan_volume(&pool, &name, size, layout)?)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -334,8 +334,12 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
     })
 }
 
-async fn plan_import(State(services): App, Path(pool): Path<String>) -> Answer<ImportPlan> {
-    services.ask(EngineRequest::PlanImportPool { pool }).await
+async fn plan_import(
+    State(services): App,
+    Path(pool): Path<String>,
+    Query(request): Query<ImportPool>,
+) -> Answer<ImportPlan> {
+    services.ask(EngineRequest::PlanImportPool { pool, votes: request.votes }).await
 }
 
 async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {

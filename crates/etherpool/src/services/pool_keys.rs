@@ -12,7 +12,7 @@ use control::api::{
 };
 use control::channel::EngineRequest;
 use os::dir::Directory;
-use pool::{PoolGrant, PoolReport};
+use pool::{PoolGrant, PoolReport, VotesOf};
 use seal::{Grant, PoolKey, PoolKeyPair, PublicKey, SecretKey, Security};
 use zeroize::Zeroizing;
 
@@ -254,6 +254,14 @@ impl Services {
             None => None,
         };
         let is_shut_out = grant.is_none();
+        // Who has the pool's key knows what else is said in its name.
+        let proved =
+            known.as_ref().map(Grant::key).filter(|key| self.pool_keys.has(*key).is_some());
+        let votes = match (request.votes, proved) {
+            (VotesOf::Known, Some(key)) => VotesOf::Key(key),
+            (votes, _) => votes,
+        };
+        let request = ImportPool { votes, ..request };
         let asked = EngineRequest::ImportPool { pool: pool.clone(), request, grant };
         let imported = self.ask_for_pool(&pool, asked).await;
         match (imported, known) {

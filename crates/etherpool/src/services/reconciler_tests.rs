@@ -147,6 +147,7 @@ fn pool_report() -> PoolReport {
         jobs: Vec::new(),
         scrub: None,
         spare: None,
+        grant: None,
         volumes: vec![VolumeReport {
             name: "v".into(),
             id: "1".into(),

@@ -97,7 +97,7 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::PlanExtendPool { pool, .. } => {
             format!("whether pool {pool} can be extended")
         }
-        EngineRequest::PlanImportPool { pool } => format!("whose pool {pool} is"),
+        EngineRequest::PlanImportPool { pool, .. } => format!("whose pool {pool} is"),
         EngineRequest::PlanVolume { pool, request } => {
             format!("whether volume {pool}/{} can be made", request.name)
         }

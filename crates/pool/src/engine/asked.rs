@@ -1,7 +1,10 @@
 //! What is asked of an engine: requests as they are written, too.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use seal::{KeyError, PoolKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::WipeDisks;
@@ -175,7 +178,45 @@ pub struct ImportOptions {
     /// Change nothing on its disks: volumes refuse writes, and what else is changed is this import's alone. Needs no
     /// majority of votes, a silent owner and a copy of the metadata.
     pub read_only: bool,
+    /// Whose votes count.
+    pub votes: VotesOf,
 }
+
+/// Whose votes count when a pool is imported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VotesOf {
+    /// Of those that the pool's key let in as it was known here; else as all votes present say.
+    #[default]
+    Known,
+    /// Of those that this key of the pool let in, or one that followed it.
+    Key(PoolKey),
+    /// Anybody's.
+    Any,
+}
+
+impl fmt::Display for VotesOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VotesOf::Known => f.write_str("known"),
+            VotesOf::Any => f.write_str("any"),
+            VotesOf::Key(key) => key.fmt(f),
+        }
+    }
+}
+
+impl FromStr for VotesOf {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<VotesOf, KeyError> {
+        match text {
+            "known" => Ok(VotesOf::Known),
+            "any" => Ok(VotesOf::Any),
+            key => key.parse().map(VotesOf::Key),
+        }
+    }
+}
+
+block::serde_as_text!(VotesOf);
 
 /// Disks that are to take no part, or to take part again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,6 +25,8 @@ pub(crate) struct Votes {
     voters: RefCell<BTreeMap<DiskId, Rc<Voter>>>,
     /// The configuration that all voters shall have.
     target: RefCell<Configuration>,
+    /// The version of the grant under which it is signed.
+    signed_under: Cell<u64>,
     arrived: Notify,
 }
 
@@ -50,7 +52,17 @@ impl Voter {
 impl Votes {
     /// Voters that nothing is known of yet.
     pub(crate) fn new(target: Configuration) -> Votes {
-        Votes { voters: RefCell::default(), target: RefCell::new(target), arrived: Notify::new() }
+        Votes {
+            voters: RefCell::default(),
+            target: RefCell::new(target),
+            signed_under: Cell::default(),
+            arrived: Notify::new(),
+        }
+    }
+
+    /// The version of the grant under which the newest configuration is signed, or an older one's.
+    pub(crate) fn signed_under(&self) -> u64 {
+        self.signed_under.get()
     }
 
     fn voter(&self, disk: DiskId) -> Rc<Voter> {
@@ -182,8 +194,10 @@ impl Pool {
             out.since = number;
         }
         next.out.sort_unstable();
+        let version = self.grant_version();
         *self.votes.target.borrow_mut() = next.clone();
         self.push_target_until(number).await?;
+        self.votes.signed_under.set(version);
         *self.config.borrow_mut() = next;
         drop(lock);
         self.changed.notify_all();
@@ -289,7 +303,7 @@ impl Pool {
     }
 
     fn encode_vote(&self, target: &Configuration, disk: DiskId, slot: usize) -> Option<Buffer> {
-        let encoded = target.encode(&vote_place(self.id, disk), slot);
+        let encoded = target.encode(&vote_place(self.id, disk), slot, self.signer().as_ref());
         encoded.inspect_err(|error| tracing::error!(pool = %self.name, %error)).ok()
     }
 

@@ -24,8 +24,8 @@ use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Voters,
-    choose_extent_bytes,
+    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer,
+    Voters, choose_extent_bytes,
 };
 use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
@@ -215,11 +215,14 @@ impl Creation<'_> {
         let limits = &self.config.limits;
         label_all(limits, self.runtime, &self.candidates, labels, prepare).await?;
         let limit = limits.administer;
+        let grant = self.grant.map(|grant| Rc::new(grant.clone()));
+        let signer = Signer::new(self.config.keys.as_ref(), grant.as_ref());
         // Last: a pool that a majority votes for is opened, with whatever disks it has.
         let voters = disks().filter(|(_, label)| holds_vote(label));
         let vote = async |candidate: &Candidate, label: &Label| {
             let place = super::config::vote_place(label.pool, label.disk);
-            let vote = config.encode(&place, 0).map_err(|_| too_large())?;
+            let signer = signer.as_ref();
+            let vote = config.encode(&place, 0, signer).map_err(|_| too_large())?;
             let written = write_durably(&*candidate.device, DiskGeometry::vote_slots()[0], vote);
             let written = written.await.map(drop);
             written.map_err(|error| PoolError::io("voting on it", &candidate.place.name, error))

@@ -31,7 +31,7 @@ use super::{DiskPlace, Engine};
 use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Voters,
+    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Signer, Voters,
 };
 use crate::report::{PoolEvent, PoolState};
 
@@ -46,13 +46,11 @@ struct Doomed {
     instance: Instance,
     /// Its newest vote, and the slot that has it.
     vote: Option<(usize, Configuration)>,
+    /// It proves that the pool is no more.
+    is_proof: bool,
 }
 
 impl Doomed {
-    fn destruction(&self) -> Destruction {
-        self.vote.as_ref().map_or(Destruction::None, |(_, vote)| vote.destruction)
-    }
-
     fn next_slot(&self) -> usize {
         self.vote.as_ref().map_or(0, |(slot, _)| 1 - slot)
     }
@@ -119,16 +117,15 @@ impl Engine {
     /// The disks present that show that their pool is no more.
     pub(super) fn remnants(&self, pool: PoolId) -> Vec<SeenDisk> {
         let devices = self.devices.borrow();
-        let shows = devices.values().filter_map(|device| match &*device.content.borrow() {
-            Content::Destroyed(label) if label.label.pool == pool && !self.is_elsewhere(device) => {
-                Some(SeenDisk {
-                    place: device.facts.place(),
-                    machine: device.facts.node,
-                    device: Rc::clone(&device.device),
-                    label: label.label.clone(),
-                    vote: None,
-                })
-            }
+        let of_pool = devices.values().filter(|device| device.is_of(pool));
+        let shows = of_pool.filter_map(|device| match self.content_of(device) {
+            Content::Destroyed { label, .. } if !self.is_elsewhere(device) => Some(SeenDisk {
+                place: device.facts.place(),
+                machine: device.facts.node,
+                device: Rc::clone(&device.device),
+                label: label.label,
+                vote: None,
+            }),
             _ => None,
         });
         shows.collect()
@@ -264,7 +261,7 @@ impl Engine {
         seen: &[SeenDisk],
     ) -> Result<DestroyReport, PoolError> {
         let (epoch, mut disks) = self.claim_doomed(seen).await?;
-        let proof = disks.iter().find(|disk| disk.destruction() == Destruction::Decided);
+        let proof = disks.iter().find(|disk| disk.is_proof);
         let proof = proof.and_then(|disk| disk.vote.clone()).map(|(_, vote)| vote);
         let is_recorded = self.destroyed.borrow().contains_key(&slot.id);
         let decided = match proof {
@@ -280,7 +277,9 @@ impl Engine {
             destruction: Destruction::Decided,
             ..decided
         };
-        let ended = disks.iter().map(|disk| self.prove_and_wipe(slot.id, disk, &proof));
+        let signer = self.signer_of(slot);
+        let ended = disks.iter();
+        let ended = ended.map(|disk| self.prove_and_wipe(slot.id, disk, &proof, signer.as_ref()));
         let ended = disks.iter().zip(join_all(ended).await);
         let (mut wiped, mut left) = (Vec::new(), Vec::new());
         for (disk, result) in ended {
@@ -300,7 +299,8 @@ impl Engine {
     async fn claim_doomed(&self, seen: &[SeenDisk]) -> Result<(Epoch, Vec<Doomed>), PoolError> {
         let renewals = seen.iter().map(|disk| self.in_time(disk.device.renew()));
         let holders = join_all(renewals).await.into_iter().flatten();
-        let voted = seen.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
+        let counting = seen.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
+        let voted = counting.map(|vote| vote.newest.epoch);
         let highest = holders.map(|answer| answer.value.epoch).chain(voted).max();
         let mut epoch = highest.unwrap_or_default().next();
         for _ in 0..CLAIM_ATTEMPTS {
@@ -334,6 +334,7 @@ impl Engine {
         instance: Instance,
     ) -> Result<Result<Doomed, PoolError>, IoError> {
         let content = self.in_time(read_content(&*seen.device, false)).await?;
+        let content = self.trusted(seen.label.pool).judge(content);
         let label = content
             .label()
             .filter(|label| (label.pool, label.disk) == (seen.label.pool, seen.label.disk));
@@ -350,11 +351,13 @@ impl Engine {
         if now != instance {
             return Err(IoError::Restarted { now });
         }
-        let shown = match content {
-            Content::Labelled { vote, .. } => vote,
-            _ => None,
+        let (shown, is_proof) = match content {
+            Content::Labelled { vote, .. } => (vote, false),
+            Content::Destroyed { .. } => (None, true),
+            _ => (None, false),
         };
-        Ok(Ok(Doomed { seen: SeenDisk { vote: shown, ..seen.clone() }, label, instance, vote }))
+        let seen = SeenDisk { vote: shown, ..seen.clone() };
+        Ok(Ok(Doomed { seen, label, instance, vote, is_proof }))
     }
 
     /// Has a majority of the votes say that the pool is no more; tells what they say.
@@ -377,11 +380,13 @@ impl Engine {
             destruction: Destruction::Asked,
             ..newest
         };
+        let signer = self.signer_of(slot);
         let voters = disks.iter_mut().filter(|disk| asked.voters.contains(disk.label.disk));
         let told = voters.map(|disk| async {
             let next = disk.next_slot();
             let identity = (slot.id, disk.label.disk);
-            let shown = show(&*disk.seen.device, disk.instance, identity, &asked, next);
+            let place = (next, signer.as_ref());
+            let shown = show(&*disk.seen.device, disk.instance, identity, &asked, place);
             self.in_time(shown).await.ok()?;
             disk.vote = Some((next, asked.clone()));
             Some(disk.label.disk)
@@ -404,14 +409,15 @@ impl Engine {
         pool: PoolId,
         disk: &Doomed,
         proof: &Configuration,
+        signer: Option<&Signer>,
     ) -> Result<(), IoError> {
         let device: &dyn BlockDevice = &*disk.seen.device;
-        let slot = match (&disk.vote, disk.destruction()) {
-            (Some((slot, _)), Destruction::Decided) => *slot,
+        let slot = match &disk.vote {
+            Some((slot, _)) if disk.is_proof => *slot,
             _ => {
                 let next = disk.next_slot();
                 let identity = (pool, disk.label.disk);
-                self.in_time(show(device, disk.instance, identity, proof, next)).await?;
+                self.in_time(show(device, disk.instance, identity, proof, (next, signer))).await?;
                 next
             }
         };

@@ -37,7 +37,7 @@ impl Engine {
         device: &Device,
         pools: &mut BTreeMap<PoolId, Option<InPool>>,
     ) -> DiskReport {
-        let (content, pool, state) = match &*device.content.borrow() {
+        let (content, pool, state) = match &self.content_of(device) {
             Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
             // What a command makes of it is known when that is over.
             Content::Blank if self.taken.has_disk(&device.facts.name) => {
@@ -51,7 +51,7 @@ impl Engine {
             Content::Labelled { label, .. } => {
                 ("etherpool".to_string(), Some(label.label.clone()), DiskState::Seen)
             }
-            Content::Destroyed(label) => {
+            Content::Destroyed { label, .. } => {
                 ("etherpool".to_string(), Some(label.label.clone()), DiskState::Destroyed)
             }
             Content::Refused(error) => {
@@ -221,6 +221,7 @@ impl Engine {
             jobs: Vec::new(),
             scrub: None,
             spare: None,
+            grant: None,
         };
         self.show_health(&mut report);
         Some(report)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use block::{BlockDevice, Buffer, Claim, Completion, Holder, IoError, RefusalReason, Trust};
 use futures::future::join_all;
-use seal::{Grant, PublicKey};
+use seal::{Grant, KeyPair, PublicKey};
 
 use super::lease::Ended;
 use super::member::Member;
@@ -14,6 +14,7 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::{NotFit, not_fit};
 use crate::error::PoolError;
+use crate::format::Signer;
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::PoolGrant;
 
@@ -77,6 +78,16 @@ pub(super) async fn admitted(
 impl Pool {
     pub(super) fn grant_version(&self) -> u64 {
         self.grant.borrow().as_ref().map_or(0, |grant| grant.version())
+    }
+
+    /// The key that it shows to its disks.
+    pub(super) fn key(&self) -> Option<PublicKey> {
+        self.keys.as_ref().map(KeyPair::public)
+    }
+
+    /// As whom its configurations are signed.
+    pub(super) fn signer(&self) -> Option<Signer> {
+        Signer::new(self.keys.as_ref(), self.grant.borrow().as_ref())
     }
 
     /// Disks that haven't heard of the newest grant.
@@ -157,7 +168,7 @@ impl OpenPool {
         }
         let is_newer = |shown: &Rc<Grant>| {
             let kept = kept(&self.pool.meta.borrow());
-            kept.filter(|kept| is_to(kept, self.pool.key))
+            kept.filter(|kept| is_to(kept, self.pool.key()))
                 .is_none_or(|kept| kept.version() < shown.version())
         };
         let shown = || self.pool.grant.borrow().clone().filter(is_newer);
@@ -167,13 +178,22 @@ impl OpenPool {
                 self.commit_if_room(&[record(&shown)]).await?;
             }
         }
+        self.sign_anew().await?;
         self.pool.unless_over(self.pool.tell_grant()).await
+    }
+
+    /// Has the votes say under which grant they are: whoever imports the pool goes by that.
+    async fn sign_anew(&self) -> Result<(), Ended> {
+        if self.pool.read_only || self.pool.votes.signed_under() >= self.pool.grant_version() {
+            return Ok(());
+        }
+        self.pool.change_configuration(|_| true).await
     }
 
     /// Believes a grant that was found on disks, if the pool's key leads to it.
     pub(crate) fn learn_grant(&self, found: Grant) {
         let kept = kept(&self.pool.meta.borrow());
-        let believed = believed(kept, Some(Rc::new(found)), self.pool.key);
+        let believed = believed(kept, Some(Rc::new(found)), self.pool.key());
         let known = self.pool.grant_version();
         if let Some(believed) = believed.filter(|believed| believed.version() > known) {
             self.pool.grant.replace(Some(believed));
@@ -191,7 +211,7 @@ impl OpenPool {
             let pool = &this.pool;
             let plan = |meta: &Metadata| {
                 let known = pool.grant.borrow().clone();
-                let known = known.or_else(|| kept(meta).filter(|kept| is_to(kept, pool.key)));
+                let known = known.or_else(|| kept(meta).filter(|kept| is_to(kept, pool.key())));
                 match known.is_none_or(|known| grant.version() > known.version()) {
                     true => Ok((vec![record(&grant)], ())),
                     false => Err(PoolError::invalid(
@@ -202,7 +222,7 @@ impl OpenPool {
             };
             this.administer_now(plan).await?;
             pool.grant.replace(Some(grant));
-            Ok(())
+            this.sign_anew().await.map_err(|ended| this.over(ended))
         });
         set.await?;
         let told = self.pool.unless_over(self.pool.tell_grant()).await;

@@ -6,16 +6,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Epoch, OwnerId, spoken};
-use seal::Grant;
+use seal::{Grant, PoolKey};
 
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
 use super::labels::put_labels;
+use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
+use super::trusted::Trusted;
 use super::whose::{ALIVE_WITHIN, owner_name};
-use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool};
+use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool, VotesOf};
 use crate::error::PoolError;
 use crate::forecast::PoolForecast;
 use crate::format::{Destruction, DiskId, PoolId};
@@ -236,7 +238,9 @@ impl Engine {
         if let Some(open) = already_open(&slot, options) {
             return open;
         }
-        let plan = self.plan_of(&slot).await?;
+        self.look_again(slot.id).await;
+        let trusted = self.trusted_for(&slot, options.votes)?;
+        let plan = self.plan_of(&slot, &trusted).await?;
         // Where its owner lives, nothing can be read either.
         if let Some(refusal) = plan.refusal.filter(|_| !options.force || options.read_only) {
             return Err(refusal);
@@ -261,6 +265,7 @@ impl Engine {
         }
         let grace = options.grace.unwrap_or(self.config.limits.grace);
         let ImportOptions { force, outdated_metadata: outdated, read_only, .. } = options;
+        slot.import_trusts.replace(trusted);
         slot.import.set(Some(Import { grace, force, outdated, read_only }));
         self.changed.notify_all();
         self.wait_open(&slot, grace).await
@@ -286,7 +291,11 @@ impl Engine {
     }
 
     /// Whose a pool is, and whether [`Engine::import_pool`] would take it without force.
-    pub async fn plan_import(self: &Rc<Self>, name_or_id: &str) -> Result<ImportPlan, PoolError> {
+    pub async fn plan_import(
+        self: &Rc<Self>,
+        name_or_id: &str,
+        votes: VotesOf,
+    ) -> Result<ImportPlan, PoolError> {
         let slot = self.importable(name_or_id)?;
         if let SlotState::Open(open) = &*slot.state.borrow() {
             return Err(PoolError::Exists {
@@ -294,7 +303,9 @@ impl Engine {
                 name: open.pool.name.clone(),
             });
         }
-        self.plan_of(&slot).await
+        self.look_again(slot.id).await;
+        let trusted = self.trusted_for(&slot, votes)?;
+        self.plan_of(&slot, &trusted).await
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
@@ -316,10 +327,13 @@ impl Engine {
         }
     }
 
-    async fn plan_of(self: &Rc<Self>, slot: &Slot) -> Result<ImportPlan, PoolError> {
-        self.look_again(slot.id).await;
-        self.forget_others_homes(slot);
-        let disks = self.seen_disks(slot.id);
+    async fn plan_of(
+        self: &Rc<Self>,
+        slot: &Slot,
+        trusted: &Trusted,
+    ) -> Result<ImportPlan, PoolError> {
+        self.forget_others_homes(slot, trusted);
+        let disks = self.seen_disks_by(slot.id, trusted);
         let quorum = Quorum::of(&disks);
         if quorum.newest.is_none() {
             return Err(self.request(slot).no_quorum(&quorum));
@@ -342,6 +356,7 @@ impl Engine {
             is_ours: owner == self.config.owner,
             heard_ms: heard.map(|heard| heard.as_millis() as u64),
             disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
+            key: signed_under(&disks),
             votes: quorum.votes(),
         })
     }
@@ -369,6 +384,13 @@ impl Engine {
         };
         known.iter().map(pool).collect()
     }
+}
+
+/// The pool's key under which the newest configuration is signed that counts.
+fn signed_under(disks: &[SeenDisk]) -> Option<PoolKey> {
+    let votes = disks.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
+    let newest = votes.max_by_key(|vote| vote.newest.rank())?;
+    Some(newest.signed.as_ref()?.grant.key())
 }
 
 /// What comes of an import of a pool that is open here.

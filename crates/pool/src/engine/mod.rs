@@ -92,6 +92,7 @@ mod stops;
 mod taken;
 mod torn;
 mod trim;
+mod trusted;
 mod twins;
 mod undecided;
 mod underway;
@@ -113,9 +114,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BlockDevice, Holder, OwnerId};
-use seal::{Grant, PublicKey};
+use seal::{Grant, KeyPair, PublicKey};
 
-pub use asked::{CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks};
+pub use asked::{
+    CreatePool, EmptyDisks, ExtendPool, ImportOptions, LabelDisks, NamedDisks, VotesOf,
+};
 pub use block::size::VolumeSize;
 pub use limits::Limits;
 pub use node_keys::OwnNodes;
@@ -144,17 +147,27 @@ pub struct EngineConfig {
     pub owner: OwnerId,
     /// Its name, for people.
     pub owner_name: String,
-    /// The key that it shows to targets; none where it shows none.
-    pub key: Option<PublicKey>,
+    /// The key that it shows to targets, and by which it signs what it writes of pools that have one; none where it
+    /// shows none.
+    pub keys: Option<KeyPair>,
     /// The machines that are its own.
     pub own_nodes: OwnNodes,
     /// The pools that the supervisor's own records name as its. No other is opened by itself,
     /// whatever it says about its owner: everybody on the network can read that identity.
     pub pools: Vec<KnownPool>,
+    /// By which grants pools were open here last, also those that aren't its any more: whose votes count of them.
+    pub grants: Vec<(uuid::Uuid, Grant)>,
     /// Times and sizes.
     pub limits: Limits,
     /// Where it halts: nowhere, but in tests.
     pub stops: Stops,
+}
+
+impl EngineConfig {
+    /// The half of its key that others know.
+    pub(crate) fn key(&self) -> Option<PublicKey> {
+        self.keys.as_ref().map(KeyPair::public)
+    }
 }
 
 /// What the outside knows about a device. Names mean nothing to the engine.

@@ -17,6 +17,7 @@ use super::observe::Content;
 use super::open::OpenRequest;
 use super::pool::Pool;
 use super::slot::{Device, KnownDisks, Slot};
+use super::trusted::Trusted;
 use super::{DiskPlace, Engine};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
@@ -225,10 +226,12 @@ impl Engine {
 
     /// Of a pool that isn't ours by any vote in sight, be that elsewhere, nothing is known from before: whoever had it
     /// may have moved its disks.
-    pub(super) fn forget_others_homes(&self, slot: &Slot) {
+    pub(super) fn forget_others_homes(&self, slot: &Slot, trusted: &Trusted) {
         let devices = self.devices.borrow();
-        let votes = devices.values().filter_map(|device| match &*device.content.borrow() {
-            Content::Labelled { label, vote: Some(vote) } if label.label.pool == slot.id => {
+        let of_pool = devices.values().filter(|device| device.is_of(slot.id));
+        let shown = of_pool.map(|device| trusted.judge(device.content.borrow().clone()));
+        let votes = shown.filter_map(|content| match content {
+            Content::Labelled { vote: Some(vote), .. } if vote.counts => {
                 Some((vote.newest.rank(), vote.newest.owner))
             }
             _ => None,

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use super::config::vote_place;
 use crate::format::{
     Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, SelectedLabel,
-    VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
+    Signed, VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
 };
 
 /// Sectors of a vote slot.
@@ -24,7 +24,7 @@ pub(crate) enum Content {
     /// A disk of a pool, with the configuration that it shows if it has or had a vote.
     Labelled { label: Box<SelectedLabel>, vote: Option<Vote> },
     /// A disk of a pool that is no more, as it shows itself.
-    Destroyed(Box<SelectedLabel>),
+    Destroyed { label: Box<SelectedLabel>, vote: Vote },
     /// A disk of a pool that can't be used as it is.
     Refused(LabelError),
     /// It can't be read.
@@ -35,7 +35,9 @@ impl Content {
     /// The label of a disk of a pool, be that no more.
     pub(crate) fn label(&self) -> Option<&Label> {
         match self {
-            Content::Labelled { label, .. } | Content::Destroyed(label) => Some(&label.label),
+            Content::Labelled { label, .. } | Content::Destroyed { label, .. } => {
+                Some(&label.label)
+            }
             _ => None,
         }
     }
@@ -48,6 +50,10 @@ pub(crate) struct Vote {
     pub(crate) newest: Configuration,
     /// Both slots can be read: there is no newer one.
     pub(crate) is_whole: bool,
+    /// By whose word that is the pool's configuration.
+    pub(crate) signed: Option<Signed>,
+    /// Whether that is believed (`trusted`). Else it shows no more than that its disk is there.
+    pub(crate) counts: bool,
 }
 
 /// Reads what is on a device; with `recognise`, also what isn't etherpool's.
@@ -61,15 +67,14 @@ pub(crate) async fn read_content(
             let place = vote_place(label.label.pool, label.label.disk);
             let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
             let is_whole = read.iter().all(|is_read| *is_read);
-            if slots
-                .newest
-                .as_ref()
-                .is_some_and(|newest| newest.destruction == Destruction::Decided)
-            {
-                return Ok(Content::Destroyed(label));
+            let VoteSlots { newest, signed, .. } = slots;
+            let vote = newest.map(|newest| Vote { newest, is_whole, signed, counts: true });
+            match vote {
+                Some(vote) if vote.newest.destruction == Destruction::Decided => {
+                    Content::Destroyed { label, vote }
+                }
+                vote => Content::Labelled { label, vote },
             }
-            let vote = slots.newest.map(|newest| Vote { newest, is_whole });
-            Content::Labelled { label, vote }
         }
         LabelState::Refused(error) => Content::Refused(error),
         LabelState::Blank if recognise => {

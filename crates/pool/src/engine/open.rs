@@ -28,7 +28,8 @@ use super::quorum::Quorum;
 use super::re_add::{Joined, NotFit};
 use super::stops::StopPoint;
 use super::trim::Trims;
-use super::{DiskPlace, EngineConfig, Limits};
+use super::trusted::Trusted;
+use super::{DiskPlace, EngineConfig, Limits, trusted};
 use crate::error::PoolError;
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, Label, PoolId,
@@ -72,6 +73,8 @@ pub(crate) struct OpenRequest {
     pub(crate) epoch_floor: Epoch,
     /// Shown to its disks with the claim, which may know an older one.
     pub(crate) grant: Option<Rc<Grant>>,
+    /// Whose votes count.
+    pub(super) trusted: Trusted,
     /// Where its disks belong.
     pub(super) homes: Rc<Homes>,
     /// What of it is present and doesn't count, as it is elsewhere.
@@ -215,6 +218,10 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
+        let why = match quorum.unproved {
+            0 => why,
+            unproved => format!("{why}; {}", trusted::explain(&self.name, unproved)),
+        };
         let why = match explain_all(&self.name, &self.moved) {
             None => why,
             Some(moved) => format!("{why}; {moved}"),
@@ -238,8 +245,10 @@ impl OpenRequest {
         quorum: &Quorum,
         before: &Configuration,
     ) -> Result<(Epoch, Vec<Claimed>), PoolError> {
-        let mut highest =
-            self.disks.iter().filter_map(|disk| Some(disk.vote.as_ref()?.newest.epoch));
+        // Whoever made up the others may have made up an epoch after which there are no more.
+        let counting =
+            self.disks.iter().filter_map(|disk| disk.vote.as_ref().filter(|vote| vote.counts));
+        let mut highest = counting.map(|vote| vote.newest.epoch);
         let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).max(self.epoch_floor).next();
         let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
         let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
@@ -325,9 +334,10 @@ impl OpenRequest {
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
             let content = read_content(&*claimed.disk.device, false);
-            let vote = match self.within(content).await {
+            let content = self.within(content).await.map(|content| self.trusted.judge(content));
+            let vote = match content {
                 Ok(Content::Labelled { vote, .. }) => vote,
-                Ok(Content::Destroyed(_)) => return Err(self.is_destroyed()),
+                Ok(Content::Destroyed { .. }) => return Err(self.is_destroyed()),
                 _ => None,
             };
             Ok(SeenDisk { vote, ..claimed.disk.clone() })
@@ -341,7 +351,7 @@ impl OpenRequest {
         }
         let newest = quorum.newest.clone().filter(|_| quorum.is_enough());
         let newest = newest.ok_or_else(|| self.no_quorum(&quorum))?;
-        let votes = disks.iter().filter_map(|disk| disk.vote.as_ref());
+        let votes = disks.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
         let record = votes.map(|vote| vote.newest.record).fold(before.record, Ord::max);
         Ok(Configuration { record: newest.record.max(record), ..newest })
     }
@@ -389,7 +399,7 @@ impl OpenRequest {
             owner_name: self.config.owner_name.clone(),
             epoch,
             grant: RefCell::new(self.grant_of(&metadata)),
-            key: self.config.key,
+            keys: self.config.keys.clone(),
             homes: Rc::clone(&self.homes),
             read_only: self.read_only,
             members: RefCell::new(members),
@@ -417,7 +427,7 @@ impl OpenRequest {
     /// Whom its disks are to obey: not those whom a grant names that doesn't name this supervisor, as it has the disks
     /// all the same. Their nodes have given up whom they obeyed.
     fn grant_of(&self, metadata: &Metadata) -> Option<Rc<Grant>> {
-        grants::believed(grants::kept(metadata), self.grant.clone(), self.config.key)
+        grants::believed(grants::kept(metadata), self.grant.clone(), self.config.key())
     }
 
     async fn make_ready(

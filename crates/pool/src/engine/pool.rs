@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use runtime::{Handle, Notify, Permit, Semaphore};
-use seal::{Grant, PublicKey};
+use seal::{Grant, KeyPair};
 
 use super::Limits;
 use super::checksum_cache::ChecksumCache;
@@ -49,7 +49,7 @@ pub(crate) struct Pool {
     /// The epoch under which we own it.
     pub(crate) epoch: Epoch,
     /// The key that we show to its disks.
-    pub(crate) key: Option<PublicKey>,
+    pub(crate) keys: Option<KeyPair>,
     /// Where its disks belong.
     pub(super) homes: Rc<Homes>,
     /// Whom its disks obey, if that is anybody in particular.

@@ -21,13 +21,16 @@ pub(crate) struct Quorum {
     /// Those of them of which both slots can be read.
     whole: BTreeSet<DiskId>,
     pub(crate) newest: Option<Configuration>,
+    /// Votes of which nobody proves that they are the pool's.
+    pub(crate) unproved: usize,
 }
 
 impl Quorum {
     /// What the votes of these disks say together.
     pub(crate) fn of(disks: &[SeenDisk]) -> Quorum {
         let votes = || disks.iter().filter_map(|d| Some((d.label.disk, d.vote.as_ref()?)));
-        let newest = votes().map(|(_, vote)| &vote.newest).max_by_key(|vote| vote.rank()).cloned();
+        let counting = votes().filter(|(_, vote)| vote.counts).map(|(_, vote)| &vote.newest);
+        let newest = counting.max_by_key(|newest| newest.rank()).cloned();
         // Without any, the labels say whose votes to look for.
         let labelled = || disks.first().map(|disk| Voters::of(disk.label.vote_disks.clone()));
         let voters = newest.as_ref().map(|newest| newest.voters.clone());
@@ -36,6 +39,7 @@ impl Quorum {
             voters: voters.or_else(labelled).unwrap_or_default(),
             present: votes().map(|(disk, _)| disk).collect(),
             whole: votes().filter(is_whole).map(|(disk, _)| disk).collect(),
+            unproved: votes().filter(|(_, vote)| !vote.counts).count(),
             newest,
         }
     }

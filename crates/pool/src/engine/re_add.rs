@@ -242,7 +242,7 @@ impl Pool {
                 "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
-            Content::Destroyed(label) => Err(NotFit::Refused(format!(
+            Content::Destroyed { label, .. } => Err(NotFit::Refused(format!(
                 "it belonged to pool {} ({}), which was destroyed; put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),

@@ -25,6 +25,7 @@ use super::overlay::Overlay;
 use super::pool::{GroupPlace, Pool};
 use super::quorum::Quorum;
 use super::slot::Slot;
+use super::trusted::Trusted;
 use super::whose::{ALIVE_WITHIN, owner_name};
 use crate::error::PoolError;
 use crate::format::{
@@ -71,7 +72,9 @@ impl Engine {
     ) -> Result<Rc<OpenPool>, PoolError> {
         let (open, votes) = loop {
             let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
-            let mut over = OpenRequest { disks, found: Some(found), ..request.clone() };
+            // The votes in its layers are of our own making.
+            let trusted = Trusted::All;
+            let mut over = OpenRequest { disks, found: Some(found), trusted, ..request.clone() };
             match over.open_once().await {
                 Ok(open) => break (open, votes),
                 // They aren't seen any more, and the others are votes without them.
@@ -174,7 +177,7 @@ impl Engine {
         let mut newest = config.clone();
         for (index, at) in DiskGeometry::vote_slots().into_iter().enumerate() {
             newest.number = newest.number.next();
-            let record = newest.encode(&place, index);
+            let record = newest.encode(&place, index, None);
             let record = record.map_err(|error| PoolError::Suspended {
                 name: slot.name.borrow().clone(),
                 reason: error.to_string(),
@@ -182,7 +185,7 @@ impl Engine {
             let written = disk.device.write(at, record, Durability::Durable).await;
             written.map_err(|error| PoolError::io("opening it", &disk.place.name, error))?;
         }
-        Ok(Vote { newest, is_whole: true })
+        Ok(Vote { newest, is_whole: true, signed: None, counts: true })
     }
 }
 

@@ -22,6 +22,7 @@ use super::open_pool::OpenPool;
 use super::overlay::Room;
 use super::quorum::Quorum;
 use super::taken::Taken;
+use super::trusted::Trusted;
 use super::{DiskFacts, DiskPlace, EngineConfig};
 use crate::error::PoolError;
 use crate::format::{Destruction, DiskId, PoolId};
@@ -38,6 +39,8 @@ pub struct Engine {
     /// The pools that are opened without being asked for: those that the supervisor's records name, or
     /// that were made or imported since. Their disks as they were last present.
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
+    /// By which pools were open here last: who says that a configuration is theirs.
+    pub(super) grants: RefCell<BTreeMap<PoolId, Rc<Grant>>>,
     /// Pools that are no more, with their names: disks of theirs that were away come back.
     pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
     /// What was told of the drives of pools' disks.
@@ -83,6 +86,8 @@ pub(super) struct Slot {
     pub(super) state: RefCell<SlotState>,
     /// An import was asked for.
     pub(super) import: Cell<Option<Import>>,
+    /// Whose votes count for that.
+    pub(super) import_trusts: RefCell<Trusted>,
     pub(super) error: RefCell<Option<PoolError>>,
     /// The devices that have layers, while it is imported read-only.
     pub(super) laid_over: RefCell<Vec<Rc<Device>>>,
@@ -159,8 +164,11 @@ impl Engine {
             let disks = pool.disks.iter().map(|disk| (DiskId(disk.id), disk.place.clone()));
             (PoolId(pool.id), disks.collect())
         });
+        let grants = config.grants.iter();
+        let grants = grants.map(|(pool, grant)| (PoolId(*pool), Rc::new(grant.clone())));
         Rc::new(Engine {
             known: RefCell::new(known.collect()),
+            grants: RefCell::new(grants.collect()),
             checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
             private_room: Room::new(config.limits.private_bytes),
             mounts_room: Room::new(config.limits.private_bytes),
@@ -291,8 +299,7 @@ impl Engine {
 
     /// A device was looked at.
     fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
-        let content = device.content.borrow().clone();
-        match content {
+        match self.content_of(device) {
             Content::Labelled { label, .. } => {
                 let label = label.label;
                 self.tell_elsewhere(device);
@@ -304,7 +311,7 @@ impl Engine {
                     self.slot_of(label.pool, &label.pool_name);
                 }
             }
-            Content::Destroyed(label) => {
+            Content::Destroyed { label, .. } => {
                 self.slot_of(label.label.pool, &label.label.pool_name);
             }
             Content::Refused(error) => self.events.tell(PoolEvent::DiskRefused {
@@ -328,6 +335,7 @@ impl Engine {
             name: RefCell::new(name.to_string()),
             state: RefCell::new(SlotState::Closed),
             import: Cell::new(None),
+            import_trusts: RefCell::default(),
             error: RefCell::new(None),
             laid_over: RefCell::default(),
             wiped: Cell::new(false),
@@ -464,17 +472,25 @@ impl Engine {
 
     /// The disks of a pool present, without those that aren't who they say (`twins`).
     pub(super) fn seen_disks(&self, pool: PoolId) -> Vec<SeenDisk> {
+        self.seen_disks_by(pool, &self.trusted(pool))
+    }
+
+    /// The same, where these votes count.
+    pub(super) fn seen_disks_by(&self, pool: PoolId, trusted: &Trusted) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
         for device in self.devices.borrow().values() {
-            let content = device.content.borrow();
-            let Content::Labelled { label, vote } = &*content else { continue };
-            if label.label.pool == pool && self.why_not_itself(device).is_none() {
+            if !device.is_of(pool) {
+                continue;
+            }
+            let content = trusted.judge(device.content.borrow().clone());
+            let Content::Labelled { label, vote } = content else { continue };
+            if self.why_not_itself(device).is_none() {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
                     machine: device.facts.node,
                     device: device.held_for(pool),
-                    label: label.label.clone(),
-                    vote: vote.clone(),
+                    label: label.label,
+                    vote,
                 });
             }
         }
@@ -510,6 +526,7 @@ impl Engine {
             found: None,
             epoch_floor: slot.epoch_floor.get(),
             grant: slot.grant.borrow().clone(),
+            trusted: self.trusted(slot.id),
             homes: Rc::clone(&slot.homes),
             moved: self.moved_of(slot.id),
         }
@@ -531,6 +548,7 @@ impl Engine {
         let members = open.pool.members();
         let places = members.iter().map(|member| (member.id, member.place.borrow().clone()));
         self.known.borrow_mut().insert(open.pool.id, places.collect());
+        self.remember_grant(open);
     }
 
     pub(super) async fn look_again(&self, pool: PoolId) {

@@ -16,7 +16,7 @@ use block::{
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Executor, Handle, Notify, Order};
-use seal::PublicKey;
+use seal::{KeyPair, PublicKey, SecretKey};
 use uuid::Uuid;
 
 use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, OwnNodes, Stops};
@@ -462,6 +462,11 @@ pub(crate) struct Bench {
 /// With what the keys of machines begin that are nobody's own.
 pub(crate) const STRANGER: u8 = 200;
 
+/// The key of a supervisor by its number.
+pub(crate) fn keys(owner: u8) -> KeyPair {
+    KeyPair::of(SecretKey::new([owner; 32])).unwrap()
+}
+
 impl Bench {
     /// One disk of `mib` MiB on each of `nodes` nodes, all present.
     pub(crate) fn new(seed: u64, nodes: u8, mib: usize) -> Bench {
@@ -518,8 +523,8 @@ impl Bench {
     ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
         let has_keys = disks.iter().any(|disk| disk.node_key.get().is_some());
-        let key = has_keys.then_some(PublicKey([owner as u8; 32]));
-        let config = EngineConfig { key, ..Bench::config(owner, limits, pools) };
+        let keys = has_keys.then(|| keys(owner as u8));
+        let config = EngineConfig { keys, ..Bench::config(owner, limits, pools) };
         let engine = Engine::new(executor.handle(), config);
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }
@@ -530,7 +535,8 @@ impl Bench {
             pools,
             owner: OwnerId(Uuid::from_u128(owner)),
             owner_name: format!("supervisor-{owner}"),
-            key: None,
+            grants: Vec::new(),
+            keys: None,
             own_nodes: OwnNodes::those(|key| key.0[0] != STRANGER),
             limits,
             stops: Stops::default(),

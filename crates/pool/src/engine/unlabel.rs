@@ -12,8 +12,8 @@ use super::config::vote_place;
 use super::observe::{read_slots, read_vote};
 use super::stops::{StopPoint, Stops};
 use crate::format::{
-    APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, PoolId, VOTE_BYTES,
-    VOTE_MAGIC,
+    APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, PoolId, Signer,
+    VOTE_BYTES, VOTE_MAGIC,
 };
 
 const LABEL_SECTORS: u64 = (LABEL_BYTES / block::SECTOR_BYTES) as u64;
@@ -64,9 +64,9 @@ pub(super) async fn show(
     instance: Instance,
     (pool, disk): (PoolId, DiskId),
     config: &Configuration,
-    slot: usize,
+    (slot, signer): (usize, Option<&Signer>),
 ) -> Result<(), IoError> {
-    let record = config.encode(&vote_place(pool, disk), slot);
+    let record = config.encode(&vote_place(pool, disk), slot, signer);
     let record = record.map_err(|_| IoError::Unsupported)?;
     let write = write_durably(device, DiskGeometry::vote_slots()[slot], record);
     is_from(write.await?.instance, Some(instance))

@@ -50,7 +50,9 @@ impl Engine {
         }
         let volatile = geometry.class == DurabilityClass::Unknown;
         let content = self.recognise(&*candidate.device).await;
-        match content.map_err(|error| PoolError::io("looking at it", name, error))? {
+        let content = content.map_err(|error| PoolError::io("looking at it", name, error))?;
+        let pool = content.label().map(|label| label.pool);
+        match pool.map(|pool| self.trusted(pool)).unwrap_or_default().judge(content) {
             Content::Blank if volatile && !candidate.forced => refuse(
                 "it is blank, but its target may acknowledge writes that are not durable".into(),
                 &format!("export it with etherpool node, or accept that: --force-disk {name}"),
@@ -60,7 +62,7 @@ impl Engine {
                 self.check_labelled(candidate, &label.label, target).await
             }
             // Nothing can be lost with it.
-            Content::Destroyed(_) => Ok(None),
+            Content::Destroyed { .. } => Ok(None),
             Content::Foreign(_) if candidate.forced => Ok(None),
             Content::Foreign(found) => {
                 let volatile = match volatile {

@@ -45,8 +45,8 @@ pub(crate) use log::{
 pub use root::{initial_root, version_hash};
 pub(crate) use vote::VOTE_MAGIC;
 pub use vote::{
-    Configuration, Destruction, OUT_DISKS_MAX, OutDisk, TooManyOut, VOTE_BYTES, VotePlace,
-    VoteSlots, Witness, select_vote,
+    Configuration, Destruction, OUT_DISKS_MAX, OutDisk, Signed, Signer, TooManyOut, VOTE_BYTES,
+    VotePlace, VoteSlots, Witness, select_vote,
 };
 pub(crate) use voters::has_majority;
 pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};

@@ -5,7 +5,7 @@
 //! | 0 | 8 | magic "epVOTE\0\0" |
 //! | 8 | 4 | CRC32C of the record, this field as zeros |
 //! | 12 | 1 | slot, 0 or 1 |
-//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters, 0x08 the pool is to be destroyed, 0x10 with that: a majority has accepted it |
+//! | 13 | 1 | flags: 0x01 cleanly released, 0x02 witness, 0x04 names the voters, 0x08 the pool is to be destroyed, 0x10 with that: a majority has accepted it, 0x20 signed |
 //! | 14 | 1 | number of voters; without the flag 0x04 current metadata copies: a bit per entry of the label's list of vote disks, who are the voters then |
 //! | 15 | 1 | zero |
 //! | 16 | 16 | pool |
@@ -19,6 +19,11 @@
 //! | 168 | 4 | number of disks that are out |
 //! | 172 | 4 | zero |
 //! | 176 | 12 each | disk number 4, configuration number since when 8 |
+//! | … | | zero up to 14,744 |
+//! | 14,744 | 2 | bytes of the grant; this and what follows up to 15,984 is zero where nobody signed |
+//! | 14,746 | 6 | zero |
+//! | 14,752 | 96 | signature ([`seal::Signature`]) by a supervisor that the grant names, in the context `etherpool vote`, of the record with the CRC and this field as zeros |
+//! | 14,848 | up to 1,136 | the grant ([`seal::Grant`]) |
 //! | … | | zero up to 15,984 |
 //! | 15,984 | 40 each | voters: id 16, zero 16 (for the machine of a witness), bits 1 (0x01 on the list that counts, 0x02 on the one that is to take its place, 0x04 has a current copy of the metadata), zero 7 |
 //! | … | | zero up to 16 KiB |
@@ -33,10 +38,16 @@
 //! what is out, and which copies count, changes only by a record with a higher number on a majority
 //! of votes. A record of another disk or pool, or in the other slot, isn't believed. Two slots: a torn
 //! write leaves the former one. Metadata that ends before the record that a vote knows isn't adopted.
+//!
+//! The signature protects against who knows the pool's identity, which is no secret, and shows configurations of his
+//! own making: it says by whose grant which supervisor wrote it. Whether that grant is the pool's is for whoever opens it.
+//! A signature that isn't right makes the record none.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use block::{Buffer, BufferMut, Epoch, OwnerId};
+use seal::{GRANT_BYTES_MAX, Grant, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
@@ -50,7 +61,9 @@ const FLAG_WITNESS: u64 = 0x02;
 const FLAG_VOTERS: u64 = 0x04;
 const FLAG_DESTROYED: u64 = 0x08;
 const FLAG_DECIDED: u64 = 0x10;
-const FLAGS_KNOWN: u64 = FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS | FLAG_DESTROYED | FLAG_DECIDED;
+const FLAG_SIGNED: u64 = 0x20;
+const FLAGS_KNOWN: u64 =
+    FLAG_RELEASED | FLAG_WITNESS | FLAG_VOTERS | FLAG_DESTROYED | FLAG_DECIDED | FLAG_SIGNED;
 
 const MAGIC: Field = Field::first(8);
 const CRC: Field = MAGIC.then(4);
@@ -69,8 +82,11 @@ const RECORD: Field = OWNER_NAME.then(8);
 const OUT_COUNT: Field = RECORD.then(4);
 const ZERO_TOO: Field = OUT_COUNT.then(4);
 const OUT: Field = ZERO_TOO.then(OUT_DISKS_MAX * OUT_BYTES);
-const ZERO_BETWEEN: Field = OUT.then(VOTERS_AT - OUT.end());
-const VOTERS: Field = ZERO_BETWEEN.then(VOTERS_MAX * VOTER_BYTES);
+const ZERO_BETWEEN: Field = OUT.then(SIGNED_AT - OUT.end());
+const GRANT_BYTES: Field = ZERO_BETWEEN.then(2);
+const SIGNATURE: Field = GRANT_BYTES.then(6).then(SIGNATURE_BYTES);
+const GRANT: Field = SIGNATURE.then(GRANT_BYTES_MAX);
+const VOTERS: Field = GRANT.then(VOTERS_MAX * VOTER_BYTES);
 
 const OUT_DISK: Field = Field::first(4);
 const OUT_SINCE: Field = OUT_DISK.then(8);
@@ -83,6 +99,7 @@ const VOTER_BYTES: usize = VOTER_BITS.then(7).end();
 /// Two lists that have nobody in common.
 const VOTERS_MAX: usize = 2 * VOTE_DISKS_MAX;
 const VOTERS_AT: usize = VOTE_BYTES - VOTERS_MAX * VOTER_BYTES;
+const SIGNED_AT: usize = VOTERS_AT - GRANT_BYTES_MAX - SIGNATURE_BYTES - 8;
 const BIT_NOW: u64 = 0x01;
 const BIT_NEXT: u64 = 0x02;
 const BIT_COPY: u64 = 0x04;
@@ -90,9 +107,9 @@ const BIT_COPY: u64 = 0x04;
 /// Bytes in a slot.
 pub const VOTE_BYTES: usize = 16 << 10;
 /// Disks that can be out at once: as many as fit.
-pub const OUT_DISKS_MAX: usize = (VOTERS_AT - ZERO_TOO.end()) / OUT_BYTES;
+pub const OUT_DISKS_MAX: usize = (SIGNED_AT - ZERO_TOO.end()) / OUT_BYTES;
 
-const _: () = assert!(VOTERS.end() == VOTE_BYTES && VOTERS_AT == 15_984);
+const _: () = assert!(VOTERS.end() == VOTE_BYTES && VOTERS_AT == 15_984 && SIGNED_AT == 14_744);
 const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12 && VOTER_BYTES == 40);
 
 /// A disk that is out: nothing reaches it until it is taken in again.
@@ -176,6 +193,47 @@ pub struct VotePlace {
     pub witness: Option<Witness>,
 }
 
+/// By whose word a configuration is that of its pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// The grant that names him. Its own signature is right.
+    pub grant: Rc<Grant>,
+    /// The supervisor that signed.
+    pub by: PublicKey,
+}
+
+/// A supervisor as one that signs configurations of a pool.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    keys: KeyPair,
+    grant: Rc<Grant>,
+}
+
+impl Signer {
+    /// The grant that names it.
+    pub fn grant(&self) -> &Rc<Grant> {
+        &self.grant
+    }
+
+    /// One that a grant names; of others nobody would believe a signature.
+    pub fn new(keys: Option<&KeyPair>, grant: Option<&Rc<Grant>>) -> Option<Signer> {
+        let (keys, grant) = keys.zip(grant)?;
+        let is_named = grant.names(&keys.public());
+        is_named.then(|| Signer { keys: keys.clone(), grant: Rc::clone(grant) })
+    }
+}
+
+/// In which a signature counts for a vote.
+const CONTEXT: &str = "etherpool vote";
+
+/// What a signature covers of a record.
+fn said(record: &[u8]) -> Vec<u8> {
+    let mut said = record.to_vec();
+    CRC.of_mut(&mut said).fill(0);
+    SIGNATURE.of_mut(&mut said).fill(0);
+    said
+}
+
 /// More disks are out than a vote record can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{count} disks are out, a vote record holds {OUT_DISKS_MAX}")]
@@ -186,7 +244,12 @@ pub struct TooManyOut {
 
 impl Configuration {
     /// The record for a slot (0 or 1) of a voter.
-    pub fn encode(&self, place: &VotePlace, slot: usize) -> Result<Buffer, TooManyOut> {
+    pub fn encode(
+        &self,
+        place: &VotePlace,
+        slot: usize,
+        signer: Option<&Signer>,
+    ) -> Result<Buffer, TooManyOut> {
         if self.out.len() > OUT_DISKS_MAX {
             return Err(TooManyOut { count: self.out.len() });
         }
@@ -200,7 +263,8 @@ impl Configuration {
             Destruction::Asked => FLAG_DESTROYED,
             Destruction::Decided => FLAG_DESTROYED | FLAG_DECIDED,
         };
-        FLAGS.put_number(&mut record, released | witness | destruction | FLAG_VOTERS);
+        let signed = if signer.is_some() { FLAG_SIGNED } else { 0 };
+        FLAGS.put_number(&mut record, released | witness | destruction | signed | FLAG_VOTERS);
         let voters = self.voters.all();
         COUNT.put_number(&mut record, voters.len().min(VOTERS_MAX) as u64);
         let entries = VOTERS.of_mut(&mut record).chunks_exact_mut(VOTER_BYTES);
@@ -229,6 +293,13 @@ impl Configuration {
             OUT_DISK.put_number(entry, u64::from(out.disk.0));
             OUT_SINCE.put_number(entry, out.since.0);
         }
+        if let Some(Signer { keys, grant }) = signer {
+            let grant = grant.bytes();
+            GRANT_BYTES.put_number(&mut record, grant.len() as u64);
+            GRANT.of_mut(&mut record)[..grant.len()].copy_from_slice(grant);
+            let signature = keys.sign(CONTEXT, &said(&record));
+            SIGNATURE.of_mut(&mut record).copy_from_slice(&signature.0);
+        }
         let crc = crc_without(&record, CRC);
         CRC.put_number(&mut record, u64::from(crc));
         Ok(record.freeze())
@@ -239,7 +310,7 @@ impl Configuration {
         place: &VotePlace,
         slot: usize,
         labelled: &[DiskId],
-    ) -> Option<Configuration> {
+    ) -> Option<(Configuration, Option<Signed>)> {
         let flags = FLAGS.number(bytes);
         let machine = place.witness.map_or(Uuid::nil(), |witness| witness.machine);
         let sound = bytes.len() == VOTE_BYTES
@@ -274,7 +345,11 @@ impl Configuration {
             }
             _ => decode_voters(bytes)?,
         };
-        Some(Configuration {
+        let signed = match flags & FLAG_SIGNED {
+            0 => None,
+            _ => Some(decode_signed(bytes)?),
+        };
+        let configuration = Configuration {
             epoch: Epoch(EPOCH.number(bytes)),
             number: ConfigNumber(NUMBER.number(bytes)),
             owner: OwnerId(OWNER.uuid(bytes)),
@@ -285,8 +360,18 @@ impl Configuration {
             copies,
             record: RecordNumber(RECORD.number(bytes)),
             out: out.collect(),
-        })
+        };
+        Some((configuration, signed))
     }
+}
+
+/// Who signed a record, if that is right.
+fn decode_signed(bytes: &[u8]) -> Option<Signed> {
+    let grant = GRANT.of(bytes).get(..GRANT_BYTES.number(bytes) as usize)?;
+    let grant = Rc::new(Grant::parse(grant)?);
+    let signature = Signature(SIGNATURE.of(bytes).try_into().ok()?);
+    let by = signature.signer(CONTEXT, &said(bytes))?;
+    grant.names(&by).then_some(Signed { grant, by })
 }
 
 /// Who votes, and who of them has a current copy of the metadata.
@@ -312,6 +397,8 @@ fn decode_voters(bytes: &[u8]) -> Option<(Voters, BTreeSet<DiskId>)> {
 pub struct VoteSlots {
     /// The newest valid record.
     pub newest: Option<Configuration>,
+    /// By whose word, if that is signed.
+    pub signed: Option<Signed>,
     /// The slot to write next: the one that doesn't hold the newest.
     pub next_slot: usize,
     /// Slots that can't be read, or hold something else than a record or zeros.
@@ -334,17 +421,23 @@ pub fn select_vote(place: &VotePlace, slots: [Option<&[u8]>; 2], labelled: &[Dis
     let first = first.and_then(|bytes| Configuration::decode(bytes, place, 0, labelled));
     let second = second.and_then(|bytes| Configuration::decode(bytes, place, 1, labelled));
     let damaged = [first.is_none() && !blank_first, second.is_none() && !blank_second];
-    if second.as_ref().map(Configuration::rank) > first.as_ref().map(Configuration::rank) {
-        VoteSlots { newest: second, next_slot: 0, damaged }
-    } else {
-        let next_slot = usize::from(first.is_some());
-        VoteSlots { newest: first, next_slot, damaged }
-    }
+    let rank = |found: &Option<(Configuration, _)>| found.as_ref().map(|(newest, _)| newest.rank());
+    let (newest, next_slot) = match rank(&second) > rank(&first) {
+        true => (second, 0),
+        false => {
+            let next_slot = usize::from(first.is_some());
+            (first, next_slot)
+        }
+    };
+    let (newest, signed) = newest.unzip();
+    VoteSlots { newest, signed: signed.flatten(), next_slot, damaged }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use seal::{PoolKeyPair, SecretKey};
+
     use super::*;
 
     fn place() -> VotePlace {
@@ -379,12 +472,12 @@ mod tests {
             // Also where nobody has the metadata.
             let copies = BTreeSet::new();
             let written = Configuration { destruction, copies, ..configuration(4, 9) };
-            let record = written.encode(&place, 0).unwrap();
+            let record = written.encode(&place, 0, None).unwrap();
             let found = select_vote(&place, [Some(&record), Some(&[0; VOTE_BYTES])], &[]);
             assert_eq!(found.newest, Some(written));
         }
         // Nobody writes the second flag without the first.
-        let mut record = configuration(4, 9).encode(&place, 0).unwrap().to_vec();
+        let mut record = configuration(4, 9).encode(&place, 0, None).unwrap().to_vec();
         FLAGS.put_number(&mut record, FLAG_DECIDED | FLAG_VOTERS);
         let crc = crc_without(&record, CRC);
         CRC.put_number(&mut record, u64::from(crc));
@@ -396,13 +489,22 @@ mod tests {
     fn the_newest_by_epoch_then_number_wins() {
         let place = place();
         let (a, b) = (configuration(4, 9), configuration(5, 2));
-        let slots = [a.encode(&place, 0).unwrap(), b.encode(&place, 1).unwrap()];
+        let slots = [a.encode(&place, 0, None).unwrap(), b.encode(&place, 1, None).unwrap()];
         let found = select_vote(&place, [Some(&slots[0]), Some(&slots[1])], &[]);
-        assert_eq!(found, VoteSlots { newest: Some(b), next_slot: 0, damaged: [false; 2] });
+        assert_eq!(
+            found,
+            VoteSlots { newest: Some(b), signed: None, next_slot: 0, damaged: [false; 2] }
+        );
         let found = select_vote(&place, [Some(&slots[0]), None], &[]);
-        assert_eq!(found, VoteSlots { newest: Some(a), next_slot: 1, damaged: [false, true] });
+        assert_eq!(
+            found,
+            VoteSlots { newest: Some(a), signed: None, next_slot: 1, damaged: [false, true] }
+        );
         let found = select_vote(&place, [Some(&[0; VOTE_BYTES]), None], &[]);
-        assert_eq!(found, VoteSlots { newest: None, next_slot: 0, damaged: [false, true] });
+        assert_eq!(
+            found,
+            VoteSlots { newest: None, signed: None, next_slot: 0, damaged: [false, true] }
+        );
         // A label where a vote should be.
         let found = select_vote(&place, [Some(&[7; VOTE_BYTES]), Some(&[0; VOTE_BYTES])], &[]);
         assert_eq!(found.damaged, [true, false]);
@@ -411,7 +513,7 @@ mod tests {
     #[test]
     fn every_damaged_byte_is_noticed() {
         let place = place();
-        let bytes = configuration(4, 9).encode(&place, 0).unwrap();
+        let bytes = configuration(4, 9).encode(&place, 0, None).unwrap();
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= 0x40;
@@ -420,10 +522,73 @@ mod tests {
         assert_eq!(select_vote(&place, [Some(&bytes[..9000]), None], &[]).newest, None);
     }
 
+    fn keys(number: u8) -> KeyPair {
+        KeyPair::of(SecretKey::new([number; 32])).unwrap()
+    }
+
+    fn grant(pool: u8, supervisors: &[u8]) -> Rc<Grant> {
+        let supervisors: Vec<PublicKey> = supervisors.iter().map(|of| keys(*of).public()).collect();
+        let pool = PoolKeyPair::of(SecretKey::new([pool; 32])).unwrap();
+        Rc::new(pool.found(&supervisors).unwrap())
+    }
+
+    #[test]
+    fn a_signed_record_says_by_whose_word_it_is() {
+        let (place, written) = (place(), configuration(4, 9));
+        let granted = grant(9, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        for number in 1..=8 {
+            let signer = Signer::new(Some(&keys(number)), Some(&granted)).unwrap();
+            let bytes = written.encode(&place, 1, Some(&signer)).unwrap();
+            let found = select_vote(&place, [None, Some(&bytes)], &[]);
+            assert_eq!(found.newest.as_ref(), Some(&written));
+            let signed = Signed { grant: Rc::clone(&granted), by: keys(number).public() };
+            assert_eq!(found.signed, Some(signed));
+        }
+        assert!(Signer::new(Some(&keys(9)), Some(&granted)).is_none(), "it isn't named");
+        assert!(Signer::new(None, Some(&granted)).is_none());
+        assert!(Signer::new(Some(&keys(1)), None).is_none());
+    }
+
+    /// Whoever writes a record makes the checksum right.
+    fn forged(record: &Buffer, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut bytes = record.to_vec();
+        change(&mut bytes);
+        let crc = crc_without(&bytes, CRC);
+        CRC.put_number(&mut bytes, u64::from(crc));
+        bytes
+    }
+
+    #[test]
+    fn nothing_of_a_signed_record_can_be_changed() {
+        let place = place();
+        let signer = Signer::new(Some(&keys(1)), Some(&grant(9, &[1, 2]))).unwrap();
+        let written = configuration(4, 9);
+        let bytes = written.encode(&place, 0, Some(&signer)).unwrap();
+        let shown = |bytes: &[u8]| select_vote(&place, [Some(bytes), None], &[]);
+        // But for its CRC and flags.
+        let all = (0..8).chain([12]).chain(14..300).chain((300..SIGNED_AT).step_by(97));
+        for at in all.chain((SIGNED_AT..VOTE_BYTES).step_by(3)) {
+            let changed = shown(&forged(&bytes, |bytes| bytes[at] ^= 0x40));
+            assert!(changed.newest.is_none(), "byte {at}: {changed:?}");
+        }
+        // Without the flag it is a record that nobody signed.
+        let bare = forged(&bytes, |bytes| FLAGS.put_number(bytes, FLAG_VOTERS | FLAG_RELEASED));
+        assert_eq!((shown(&bare).newest, shown(&bare).signed), (Some(written.clone()), None));
+        let other = configuration(5, 1).encode(&place, 0, Some(&signer)).unwrap();
+        let mixed = forged(&bytes, |bytes| {
+            SIGNATURE.of_mut(bytes).copy_from_slice(SIGNATURE.of(&other));
+        });
+        assert_eq!(shown(&mixed).newest, None);
+        // By somebody whom the grant doesn't name.
+        let stranger = Signer { keys: keys(3), grant: grant(9, &[1, 2]) };
+        let strange = written.encode(&place, 0, Some(&stranger)).unwrap();
+        assert_eq!(shown(&strange).newest, None);
+    }
+
     #[test]
     fn another_place_is_refused() {
         let place = place();
-        let bytes = configuration(4, 9).encode(&place, 0).unwrap();
+        let bytes = configuration(4, 9).encode(&place, 0, None).unwrap();
         assert_eq!(select_vote(&place, [None, Some(&bytes)], &[]).newest, None);
         let other = VotePlace { disk: DiskId(Uuid::from_u128(0x23)), ..place };
         assert_eq!(select_vote(&other, [Some(&bytes), None], &[]).newest, None);
@@ -438,7 +603,7 @@ mod tests {
     fn a_witness_counts_on_its_machine_only() {
         let place =
             VotePlace { witness: Some(Witness { machine: Uuid::from_u128(0x44) }), ..place() };
-        let bytes = configuration(4, 9).encode(&place, 1).unwrap();
+        let bytes = configuration(4, 9).encode(&place, 1, None).unwrap();
         assert!(select_vote(&place, [None, Some(&bytes)], &[]).newest.is_some());
         let moved =
             VotePlace { witness: Some(Witness { machine: Uuid::from_u128(0x45) }), ..place };
@@ -451,19 +616,19 @@ mod tests {
         configuration.out = (0..OUT_DISKS_MAX as u32)
             .map(|disk| OutDisk { disk: DiskNumber(disk), since: ConfigNumber(u64::MAX) })
             .collect();
-        let bytes = configuration.encode(&place(), 0).unwrap();
+        let bytes = configuration.encode(&place(), 0, None).unwrap();
         assert_eq!(
             select_vote(&place(), [Some(&bytes), None], &[]).newest,
             Some(configuration.clone())
         );
         configuration.out.push(configuration.out[0]);
         let count = OUT_DISKS_MAX + 1;
-        assert_eq!(configuration.encode(&place(), 0), Err(TooManyOut { count }));
+        assert_eq!(configuration.encode(&place(), 0, None), Err(TooManyOut { count }));
     }
 
     #[test]
     fn golden_bytes() {
-        let bytes = configuration(4, 9).encode(&place(), 1).unwrap();
+        let bytes = configuration(4, 9).encode(&place(), 1, None).unwrap();
         assert_eq!(&bytes[..8], b"epVOTE\0\0");
         assert_eq!(&bytes[12..16], &[1, 5, 4, 0]);
         let voters = bytes[15_984..].chunks_exact(40);
@@ -480,7 +645,7 @@ mod tests {
     /// As records were before votes could move: their voters are those of the label.
     #[test]
     fn a_record_without_voters_has_those_of_the_label() {
-        let mut bytes = configuration(4, 9).encode(&place(), 0).unwrap().to_vec();
+        let mut bytes = configuration(4, 9).encode(&place(), 0, None).unwrap().to_vec();
         bytes[13] = 1;
         bytes[14] = 0b101;
         bytes[15_984..].fill(0);
@@ -495,7 +660,7 @@ mod tests {
     #[test]
     fn voters_on_no_list_or_too_many_are_no_record() {
         let damaged = |at: usize, value: u8| {
-            let mut bytes = configuration(4, 9).encode(&place(), 0).unwrap().to_vec();
+            let mut bytes = configuration(4, 9).encode(&place(), 0, None).unwrap().to_vec();
             bytes[at] = value;
             let crc = crc_without(&bytes, CRC);
             CRC.put_number(&mut bytes, u64::from(crc));

@@ -63,12 +63,14 @@ impl Cluster {
         let (timeline, name) = (Rc::clone(self.world().timeline()), supervisor.name.clone());
         let granted = self.is_granted();
         let shows = if self.plan.is_fork { drivers::BYSTANDER } else { &supervisor.name };
+        let records = supervisor.records.borrow().clone();
         let config = EngineConfig {
             owner: supervisor.owner,
             owner_name: supervisor.name.clone(),
-            key: granted.then(|| drivers::public_key(&handle, shows)),
+            keys: granted.then(|| drivers::keys(&handle, shows)),
             own_nodes: pool::OwnNodes::default(),
-            pools: supervisor.records.borrow().clone(),
+            pools: records.pools,
+            grants: records.grants,
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
                 in_place: self.plan.in_place,
@@ -101,7 +103,7 @@ impl Cluster {
         let (process, engine) =
             (supervisor.process.borrow_mut().take(), supervisor.engine.borrow_mut().take());
         if let Some(engine) = &engine {
-            *supervisor.records.borrow_mut() = engine.known_pools();
+            *supervisor.records.borrow_mut() = Records::of(engine);
         }
         if let Some(process) = process {
             process.kill();

@@ -288,6 +288,7 @@ pub fn import_plan(plan: &ImportPlan, read_only: bool) -> String {
     text.push_str(&facts(&[
         ("owner", owner),
         ("votes", format!("{} of {} present", plan.votes.present, plan.votes.total)),
+        ("key", plan.key.map_or("none".to_owned(), |key| key.to_string())),
         ("disks", plan.disks.join(", ")),
     ]));
     if read_only {

@@ -153,6 +153,7 @@ pub fn pool() -> PoolReport {
         jobs: Vec::new(),
         scrub: Some(scrub()),
         spare: None,
+        grant: None,
     }
 }
 

@@ -193,6 +193,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         jobs: Vec::new(),
         scrub: None,
         spare: None,
+        grant: None,
         volumes: vec![volume],
     }
 }
@@ -220,7 +221,7 @@ fn what_came_with_a_pool_is_not_exported_until_services_say_so() {
     known.pool_mut(uuid::Uuid::from_u128(7), "pool").held.insert(volume);
     assert_eq!(exported(&mut HeldExports::new(&known), &open), 0, "waits over a restart");
     let mut held =
-        HeldExports::new(&Registry { pools: vec![known.pools[0].clone()], destroyed: Vec::new() });
+        HeldExports::new(&Registry { pools: vec![known.pools[0].clone()], ..Registry::default() });
     held.set(open.id.clone(), BTreeSet::new());
     held.import_begins(&[report(PoolState::Opening)]);
     held.set(open.id.clone(), BTreeSet::new());

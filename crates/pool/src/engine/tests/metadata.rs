@@ -345,7 +345,7 @@ fn a_vote_of_a_newer_owner_is_not_overwritten() {
     newer.owner_name = "cellar".into();
     let member = open.pool.member(DiskNumber(2)).unwrap();
     let place = super::super::config::vote_place(PoolId(open.pool.id.0), member.id);
-    let record = newer.encode(&place, 0).unwrap();
+    let record = newer.encode(&place, 0, None).unwrap();
     let at = DiskGeometry::vote_slots()[0].byte_offset() as usize;
     let mut image = bench.disks[2].image();
     image[at..at + record.len()].copy_from_slice(&record);

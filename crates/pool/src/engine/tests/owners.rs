@@ -8,7 +8,7 @@ use block::{BLOCK_SECTORS, BlockDevice, Claim, Epoch, OwnerId, SectorRange};
 
 use super::super::observe::{Content, read_content};
 use super::super::testing::{Bench, Mode, TestDisk};
-use super::super::{CreatePool, ExtendPool, ImportOptions};
+use super::super::{CreatePool, ExtendPool, ImportOptions, VotesOf};
 use super::pattern;
 use crate::error::PoolError;
 use crate::forecast::PoolForecast;
@@ -24,7 +24,7 @@ impl Bench {
 
     fn plan_import(&self) -> Result<ImportPlan, PoolError> {
         let engine = Rc::clone(&self.engine);
-        self.run(async move { engine.plan_import("pool").await })
+        self.run(async move { engine.plan_import("pool", VotesOf::Known).await })
     }
 
     fn create_of(&self, name: &str, disks: &[&str], force: bool) -> Result<PoolReport, PoolError> {

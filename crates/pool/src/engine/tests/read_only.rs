@@ -7,15 +7,20 @@ use std::time::Duration;
 use block::{Durability, IoError, Lba};
 
 use super::super::testing::{Bench, Mode};
-use super::super::{EmptyDisks, ImportOptions, NamedDisks, VolumeSize};
+use super::super::{EmptyDisks, ImportOptions, NamedDisks, VolumeSize, VotesOf};
 use super::{MIB, pattern};
 use crate::PoolSettings;
 use crate::error::PoolError;
 use crate::metadata::Layout;
 use crate::report::{PoolReport, PoolState};
 
-const READ_ONLY: ImportOptions =
-    ImportOptions { grace: None, force: false, outdated_metadata: false, read_only: true };
+const READ_ONLY: ImportOptions = ImportOptions {
+    grace: None,
+    force: false,
+    outdated_metadata: false,
+    read_only: true,
+    votes: VotesOf::Known,
+};
 
 impl Bench {
     fn import_read_only(&self, options: ImportOptions) -> Result<PoolReport, PoolError> {
@@ -139,7 +144,8 @@ fn without_a_majority_what_is_present_can_be_read() {
         let usual = second.import_read_only(ImportOptions::default());
         assert!(matches!(usual, Err(PoolError::NoQuorum { .. })), "{usual:?}");
         let engine = Rc::clone(&second.engine);
-        let plan = second.run(async move { engine.plan_import("pool").await }).unwrap();
+        let plan =
+            second.run(async move { engine.plan_import("pool", VotesOf::Known).await }).unwrap();
         assert!(plan.no_quorum.is_some() && plan.votes.present == 1, "{plan:?}");
         let report = second.import_read_only(READ_ONLY).unwrap();
         assert!(report.read_only, "{report:?}");
