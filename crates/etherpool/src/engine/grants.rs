@@ -47,7 +47,12 @@ impl Process {
         let reads = addresses.map(|disk| runtime::timeout(runtime, LOOK_MAX, self.grant_on(disk)));
         let found = join_all(reads).await.into_iter().filter_map(|read| read.ok()?.ok()?);
         let found: Vec<Grant> = found.collect();
-        let is_newest = |grant: &&Grant| !found.iter().any(|other| other.follows(grant));
+        // Who had a former key of the pool signs any version with it.
+        let is_after = |other: &Grant, grant: &Grant| match other.key() == grant.key() {
+            true => other.version() > grant.version(),
+            false => other.leads_from(grant.key()),
+        };
+        let is_newest = |grant: &&Grant| !found.iter().any(|other| is_after(other, grant));
         let rank = |grant: &&Grant| {
             let disks = found.iter().filter(|other| other == grant).count();
             (keys.contains(&grant.key()), disks, grant.version())

@@ -12,7 +12,7 @@ use control::api::{
 };
 use control::channel::EngineRequest;
 use os::dir::Directory;
-use pool::{PoolGrant, PoolReport, VotesOf};
+use pool::{PoolGrant, PoolReport};
 use seal::{Grant, PoolKey, PoolKeyPair, PublicKey, SecretKey, Security};
 use zeroize::Zeroizing;
 
@@ -242,6 +242,8 @@ impl Services {
         // Where this fails it isn't known which of both keys the pool has: both are kept.
         let known = self.engine.call(EngineRequest::SetGrant { pool, grant }).await?;
         former.into_iter().for_each(|former| self.pool_keys.forget(former));
+        // Until that is written down somebody who was shut out could show himself as let in.
+        self.remember().await?;
         self.report(known)
     }
 
@@ -254,14 +256,6 @@ impl Services {
             None => None,
         };
         let is_shut_out = grant.is_none();
-        // Who has the pool's key knows what else is said in its name.
-        let proved =
-            known.as_ref().map(Grant::key).filter(|key| self.pool_keys.has(*key).is_some());
-        let votes = match (request.votes, proved) {
-            (VotesOf::Known, Some(key)) => VotesOf::Key(key),
-            (votes, _) => votes,
-        };
-        let request = ImportPool { votes, ..request };
         let asked = EngineRequest::ImportPool { pool: pool.clone(), request, grant };
         let imported = self.ask_for_pool(&pool, asked).await;
         match (imported, known) {

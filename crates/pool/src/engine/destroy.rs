@@ -334,7 +334,7 @@ impl Engine {
         instance: Instance,
     ) -> Result<Result<Doomed, PoolError>, IoError> {
         let content = self.in_time(read_content(&*seen.device, false)).await?;
-        let content = self.trusted(seen.label.pool).judge(content);
+        let content = self.judged(content);
         let label = content
             .label()
             .filter(|label| (label.pool, label.disk) == (seen.label.pool, seen.label.disk));
@@ -447,7 +447,10 @@ impl Engine {
 
 /// What proves that a pool is no more where our records alone say so.
 fn recorded(disks: &[Doomed]) -> Configuration {
-    let newest = disks.iter().filter_map(|disk| disk.vote.as_ref()).map(|(_, vote)| vote);
+    let counts =
+        |disk: &&Doomed| disk.is_proof || disk.seen.vote.as_ref().is_some_and(|vote| vote.counts);
+    let counting = disks.iter().filter(counts);
+    let newest = counting.filter_map(|disk| disk.vote.as_ref()).map(|(_, vote)| vote);
     newest.max_by_key(|vote| vote.rank()).cloned().unwrap_or_else(|| Configuration {
         epoch: Epoch::OBSERVER,
         number: ConfigNumber(0),

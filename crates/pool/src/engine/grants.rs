@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use block::{BlockDevice, Buffer, Claim, Completion, Holder, IoError, RefusalReason, Trust};
 use futures::future::join_all;
-use seal::{Grant, KeyPair, PublicKey};
+use seal::{Grant, PublicKey};
 
 use super::lease::Ended;
 use super::member::Member;
@@ -14,7 +14,6 @@ use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::{NotFit, not_fit};
 use crate::error::PoolError;
-use crate::format::Signer;
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::PoolGrant;
 
@@ -78,16 +77,6 @@ pub(super) async fn admitted(
 impl Pool {
     pub(super) fn grant_version(&self) -> u64 {
         self.grant.borrow().as_ref().map_or(0, |grant| grant.version())
-    }
-
-    /// The key that it shows to its disks.
-    pub(super) fn key(&self) -> Option<PublicKey> {
-        self.keys.as_ref().map(KeyPair::public)
-    }
-
-    /// As whom its configurations are signed.
-    pub(super) fn signer(&self) -> Option<Signer> {
-        Signer::new(self.keys.as_ref(), self.grant.borrow().as_ref())
     }
 
     /// Disks that haven't heard of the newest grant.

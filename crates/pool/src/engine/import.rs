@@ -6,16 +6,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Epoch, OwnerId, spoken};
-use seal::{Grant, PoolKey};
+use seal::Grant;
 
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
 use super::labels::put_labels;
-use super::open::SeenDisk;
+use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
-use super::trusted::Trusted;
 use super::whose::{ALIVE_WITHIN, owner_name};
 use super::{CreatePool, Engine, ExtendPool, ImportOptions, KnownDisk, KnownPool, VotesOf};
 use crate::error::PoolError;
@@ -238,9 +237,7 @@ impl Engine {
         if let Some(open) = already_open(&slot, options) {
             return open;
         }
-        self.look_again(slot.id).await;
-        let trusted = self.trusted_for(&slot, options.votes)?;
-        let plan = self.plan_of(&slot, &trusted).await?;
+        let plan = self.plan_of(&slot, options.votes).await?;
         // Where its owner lives, nothing can be read either.
         if let Some(refusal) = plan.refusal.filter(|_| !options.force || options.read_only) {
             return Err(refusal);
@@ -265,8 +262,7 @@ impl Engine {
         }
         let grace = options.grace.unwrap_or(self.config.limits.grace);
         let ImportOptions { force, outdated_metadata: outdated, read_only, .. } = options;
-        slot.import_trusts.replace(trusted);
-        slot.import.set(Some(Import { grace, force, outdated, read_only }));
+        slot.import.set(Some(Import { grace, force, outdated, read_only, votes: options.votes }));
         self.changed.notify_all();
         self.wait_open(&slot, grace).await
     }
@@ -303,9 +299,7 @@ impl Engine {
                 name: open.pool.name.clone(),
             });
         }
-        self.look_again(slot.id).await;
-        let trusted = self.trusted_for(&slot, votes)?;
-        self.plan_of(&slot, &trusted).await
+        self.plan_of(&slot, votes).await
     }
 
     /// The pool that is meant by a name. Of several of one name none is taken by guessing.
@@ -330,15 +324,18 @@ impl Engine {
     async fn plan_of(
         self: &Rc<Self>,
         slot: &Slot,
-        trusted: &Trusted,
+        votes: VotesOf,
     ) -> Result<ImportPlan, PoolError> {
-        self.forget_others_homes(slot, trusted);
-        let disks = self.seen_disks_by(slot.id, trusted);
+        self.look_again(slot.id).await;
+        let trusted = self.trusted_for(slot.id, votes);
+        self.forget_others_homes(slot, &trusted);
+        let disks = self.seen_disks_by(slot.id, &trusted);
+        let request = OpenRequest { disks: disks.clone(), ..self.request(slot) };
         let quorum = Quorum::of(&disks);
         if quorum.newest.is_none() {
-            return Err(self.request(slot).no_quorum(&quorum));
+            return Err(request.no_quorum(&quorum));
         }
-        let no_quorum = (!quorum.suffices()).then(|| self.request(slot).no_quorum(&quorum));
+        let no_quorum = (!quorum.suffices()).then(|| request.no_quorum(&quorum));
         if quorum.destruction() != Destruction::None {
             return Err(self.request(slot).is_destroyed());
         }
@@ -356,13 +353,13 @@ impl Engine {
             is_ours: owner == self.config.owner,
             heard_ms: heard.map(|heard| heard.as_millis() as u64),
             disks: disks.iter().map(|disk| disk.place.to_string()).collect(),
-            key: signed_under(&disks),
+            key: quorum.signed.as_ref().map(|signed| signed.grant.key()),
             votes: quorum.votes(),
         })
     }
 
-    /// The pools that the supervisor's records should name now.
-    pub fn known_pools(&self) -> Vec<KnownPool> {
+    /// Takes note of what is known of the pools that are open.
+    pub(super) fn remember_open(&self) {
         let open: Vec<Rc<OpenPool>> = {
             let slots = self.slots.borrow();
             let open = slots.values().filter_map(|slot| match &*slot.state.borrow() {
@@ -373,6 +370,11 @@ impl Engine {
         };
         let kept = open.iter().filter(|open| !open.pool.read_only);
         kept.for_each(|open| self.remember_disks(open));
+    }
+
+    /// The pools that the supervisor's records should name now.
+    pub fn known_pools(&self) -> Vec<KnownPool> {
+        self.remember_open();
         let known = self.known.borrow();
         let disk = |(id, place): (&DiskId, &super::DiskPlace)| KnownDisk {
             id: id.0,
@@ -384,13 +386,6 @@ impl Engine {
         };
         known.iter().map(pool).collect()
     }
-}
-
-/// The pool's key under which the newest configuration is signed that counts.
-fn signed_under(disks: &[SeenDisk]) -> Option<PoolKey> {
-    let votes = disks.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
-    let newest = votes.max_by_key(|vote| vote.newest.rank())?;
-    Some(newest.signed.as_ref()?.grant.key())
 }
 
 /// What comes of an import of a pool that is open here.

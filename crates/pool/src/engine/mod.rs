@@ -163,13 +163,6 @@ pub struct EngineConfig {
     pub stops: Stops,
 }
 
-impl EngineConfig {
-    /// The half of its key that others know.
-    pub(crate) fn key(&self) -> Option<PublicKey> {
-        self.keys.as_ref().map(KeyPair::public)
-    }
-}
-
 /// What the outside knows about a device. Names mean nothing to the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFacts {

@@ -32,6 +32,15 @@ pub(crate) enum Content {
 }
 
 impl Content {
+    /// The vote of a disk of a pool, be that no more.
+    pub(crate) fn vote(&self) -> Option<&Vote> {
+        match self {
+            Content::Labelled { vote, .. } => vote.as_ref(),
+            Content::Destroyed { vote, .. } => Some(vote),
+            _ => None,
+        }
+    }
+
     /// The label of a disk of a pool, be that no more.
     pub(crate) fn label(&self) -> Option<&Label> {
         match self {

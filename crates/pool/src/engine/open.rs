@@ -9,7 +9,7 @@ use std::time::Duration;
 use block::{BlockDevice, Claim, Epoch, Instant, IoError};
 use futures::future::join_all;
 use runtime::{Handle, Notify, Semaphore};
-use seal::Grant;
+use seal::{Grant, KeyPair};
 use uuid::Uuid;
 
 use super::checksum_cache::ChecksumCache;
@@ -218,9 +218,9 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
-        let why = match quorum.unproved {
-            0 => why,
-            unproved => format!("{why}; {}", trusted::explain(&self.name, unproved)),
+        let why = match trusted::explain(&self.name, &self.disks) {
+            None => why,
+            Some(others) => format!("{why}; {others}"),
         };
         let why = match explain_all(&self.name, &self.moved) {
             None => why,
@@ -427,7 +427,9 @@ impl OpenRequest {
     /// Whom its disks are to obey: not those whom a grant names that doesn't name this supervisor, as it has the disks
     /// all the same. Their nodes have given up whom they obeyed.
     fn grant_of(&self, metadata: &Metadata) -> Option<Rc<Grant>> {
-        grants::believed(grants::kept(metadata), self.grant.clone(), self.config.key())
+        let kept = self.trusted.grant_of(grants::kept(metadata));
+        let key = self.config.keys.as_ref().map(KeyPair::public);
+        grants::believed(kept, self.grant.clone(), key)
     }
 
     async fn make_ready(

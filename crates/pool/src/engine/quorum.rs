@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::observe::Vote;
 use super::open::SeenDisk;
-use crate::format::{Configuration, Destruction, DiskId, Voters, majority_of, poorest};
+use crate::format::{Configuration, Destruction, DiskId, Signed, Voters, majority_of, poorest};
 use crate::report::VotesReport;
 
 /// What the votes present say.
@@ -21,26 +21,33 @@ pub(crate) struct Quorum {
     /// Those of them of which both slots can be read.
     whole: BTreeSet<DiskId>,
     pub(crate) newest: Option<Configuration>,
-    /// Votes of which nobody proves that they are the pool's.
-    pub(crate) unproved: usize,
+    /// By whose word.
+    pub(crate) signed: Option<Signed>,
 }
 
 impl Quorum {
     /// What the votes of these disks say together.
     pub(crate) fn of(disks: &[SeenDisk]) -> Quorum {
         let votes = || disks.iter().filter_map(|d| Some((d.label.disk, d.vote.as_ref()?)));
-        let counting = votes().filter(|(_, vote)| vote.counts).map(|(_, vote)| &vote.newest);
-        let newest = counting.max_by_key(|newest| newest.rank()).cloned();
+        let counting = votes().filter(|(_, vote)| vote.counts).map(|(_, vote)| vote);
+        let newest = counting.max_by_key(|vote| vote.newest.rank());
+        let signed = newest.and_then(|vote| vote.signed.clone());
+        let newest = newest.map(|vote| vote.newest.clone());
         // Without any, the labels say whose votes to look for.
         let labelled = || disks.first().map(|disk| Voters::of(disk.label.vote_disks.clone()));
         let voters = newest.as_ref().map(|newest| newest.voters.clone());
+        // What isn't proved and newer may be a forgery, or what a majority has accepted under a key that isn't known
+        // here: that disk is none of a majority. If it is older it hides nothing.
+        let rank = newest.as_ref().map(Configuration::rank);
+        let shows = |(_, vote): &(DiskId, &Vote)| vote.counts || Some(vote.newest.rank()) <= rank;
+        let shown = || votes().filter(shows);
         let is_whole = |(_, vote): &(DiskId, &Vote)| vote.is_whole;
         Quorum {
             voters: voters.or_else(labelled).unwrap_or_default(),
-            present: votes().map(|(disk, _)| disk).collect(),
-            whole: votes().filter(is_whole).map(|(disk, _)| disk).collect(),
-            unproved: votes().filter(|(_, vote)| !vote.counts).count(),
+            present: shown().map(|(disk, _)| disk).collect(),
+            whole: shown().filter(is_whole).map(|(disk, _)| disk).collect(),
             newest,
+            signed,
         }
     }
 

@@ -3,7 +3,9 @@
 
 use std::rc::Rc;
 
-use block::{BLOCK_SECTORS, BlockDevice, Durability, IoError, RefusalReason};
+use block::{
+    BLOCK_SECTORS, BlockDevice, Buffer, Durability, IoError, RefusalReason, write_durably,
+};
 
 use super::commit::CommitError;
 use super::config::vote_place;
@@ -14,7 +16,8 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use crate::format::{
-    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, Label, LabelError, select_applied,
+    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, Label, LabelError, VOTE_BYTES,
+    select_applied,
 };
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
@@ -232,7 +235,7 @@ impl Pool {
     ) -> Result<(), NotFit> {
         let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
         // A target that refuses says nothing of the disk; the next claim tells why.
-        match content.map_err(|_| NotFit::Lost)? {
+        match self.trusted().judge(content.map_err(|_| NotFit::Lost)?) {
             Content::Labelled { label, .. }
                 if label.label.pool == self.id && label.label.disk == member.id =>
             {
@@ -266,9 +269,18 @@ impl Pool {
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
         let place = vote_place(self.id, member.id);
-        let read = observe::read_vote(device, &place, &label.vote_disks);
-        let read = self.within(self.limits.claim, read).await;
-        let (vote, _) = read.map_err(not_fit)?;
+        let vote = loop {
+            let read = observe::read_vote(device, &place, &label.vote_disks);
+            let read = self.within(self.limits.claim, read).await;
+            let (vote, _) = read.map_err(not_fit)?;
+            let forged = vote.newest_slot().filter(|_| !self.trusted().has_newest(&vote));
+            let Some(slot) = forged else { break vote };
+            // What we show there from now on would stay behind it.
+            let (disk, at) = (member.display_name(), DiskGeometry::vote_slots()[slot]);
+            tracing::warn!(pool = %self.name, disk, "its vote isn't the pool's, and is taken away");
+            let taken = write_durably(device, at, Buffer::zeroed(VOTE_BYTES));
+            self.within(self.limits.claim, taken).await.map_err(not_fit)?;
+        };
         if let Some(newest) = vote.newest.as_ref().filter(|newest| newest.epoch > self.epoch) {
             let owner = &newest.owner_name;
             return Err(NotFit::Refused(format!(

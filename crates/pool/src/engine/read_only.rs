@@ -73,7 +73,7 @@ impl Engine {
         let (open, votes) = loop {
             let LaidOver { disks, votes, found } = self.lay_over(slot, request.outdated).await?;
             // The votes in its layers are of our own making.
-            let trusted = Trusted::All;
+            let trusted = Trusted::default();
             let mut over = OpenRequest { disks, found: Some(found), trusted, ..request.clone() };
             match over.open_once().await {
                 Ok(open) => break (open, votes),
@@ -124,8 +124,8 @@ impl Engine {
         let config = newest.and_then(|newest| alone(newest, &disks, outdated));
         let config = config.ok_or_else(|| self.request(slot).no_quorum(&quorum))?;
         for disk in &mut disks {
-            let id = disk.label.disk;
-            if config.voters.contains(id) {
+            // Also where another's would be read that doesn't count.
+            if config.voters.contains(disk.label.disk) || disk.vote.is_some() {
                 disk.vote = Some(self.put_votes(slot, disk, &config).await?);
             }
         }

@@ -22,8 +22,8 @@ use super::open_pool::OpenPool;
 use super::overlay::Room;
 use super::quorum::Quorum;
 use super::taken::Taken;
-use super::trusted::Trusted;
-use super::{DiskFacts, DiskPlace, EngineConfig};
+use super::trusted::{Decided, Trusted};
+use super::{DiskFacts, DiskPlace, EngineConfig, VotesOf};
 use crate::error::PoolError;
 use crate::format::{Destruction, DiskId, PoolId};
 use crate::report::PoolEvent;
@@ -41,6 +41,10 @@ pub struct Engine {
     pub(super) known: RefCell<BTreeMap<PoolId, KnownDisks>>,
     /// By which pools were open here last: who says that a configuration is theirs.
     pub(super) grants: RefCell<BTreeMap<PoolId, Rc<Grant>>>,
+    /// Whose votes count, as it was decided last.
+    pub(super) trusts: RefCell<BTreeMap<PoolId, Decided>>,
+    /// How often a device was looked at, or something came to be known of a pool's key.
+    pub(super) looks: Cell<u64>,
     /// Pools that are no more, with their names: disks of theirs that were away come back.
     pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
     /// What was told of the drives of pools' disks.
@@ -86,8 +90,6 @@ pub(super) struct Slot {
     pub(super) state: RefCell<SlotState>,
     /// An import was asked for.
     pub(super) import: Cell<Option<Import>>,
-    /// Whose votes count for that.
-    pub(super) import_trusts: RefCell<Trusted>,
     pub(super) error: RefCell<Option<PoolError>>,
     /// The devices that have layers, while it is imported read-only.
     pub(super) laid_over: RefCell<Vec<Rc<Device>>>,
@@ -116,6 +118,8 @@ pub(super) struct Import {
     pub(super) outdated: bool,
     /// Without any change of its disks, and without a majority.
     pub(super) read_only: bool,
+    /// Whose votes count for it.
+    pub(super) votes: VotesOf,
 }
 
 /// A pool's owner by its votes.
@@ -169,6 +173,8 @@ impl Engine {
         Rc::new(Engine {
             known: RefCell::new(known.collect()),
             grants: RefCell::new(grants.collect()),
+            trusts: RefCell::default(),
+            looks: Cell::new(0),
             checksum_cache: ChecksumCache::new(config.limits.checksum_bytes),
             private_room: Room::new(config.limits.private_bytes),
             mounts_room: Room::new(config.limits.private_bytes),
@@ -211,6 +217,7 @@ impl Engine {
     /// A device disappeared.
     pub fn remove_device(&self, name: &str) {
         let Some(device) = self.devices.borrow_mut().remove(name) else { return };
+        self.note_look();
         device.gone.set(true);
         device.poked.notify_all();
         if let Some((open, member)) = self.member_on(&device) {
@@ -267,16 +274,21 @@ impl Engine {
             let content = match self.read_device(device).await {
                 Ok(content) => content,
                 Err(IoError::Lost | IoError::Restarted { .. }) => {
-                    *device.content.borrow_mut() = Content::Unreadable(IoError::Lost);
+                    self.set_content(device, Content::Unreadable(IoError::Lost));
                     self.runtime.sleep(self.config.limits.rejoin).await;
                     continue;
                 }
                 Err(error) => Content::Unreadable(error),
             };
-            *device.content.borrow_mut() = content;
+            self.set_content(device, content);
             self.discovered(device);
             return;
         }
+    }
+
+    fn set_content(&self, device: &Device, content: Content) {
+        *device.content.borrow_mut() = content;
+        self.note_look();
     }
 
     /// What is on a device, and under which reservation.
@@ -335,7 +347,6 @@ impl Engine {
             name: RefCell::new(name.to_string()),
             state: RefCell::new(SlotState::Closed),
             import: Cell::new(None),
-            import_trusts: RefCell::default(),
             error: RefCell::new(None),
             laid_over: RefCell::default(),
             wiped: Cell::new(false),
@@ -565,7 +576,7 @@ impl Engine {
                 self.runtime.sleep(self.config.limits.rejoin).await;
                 content = self.read_device(&device).await;
             }
-            *device.content.borrow_mut() = content.unwrap_or_else(Content::Unreadable);
+            self.set_content(&device, content.unwrap_or_else(Content::Unreadable));
             if matches!(&*device.content.borrow(), Content::Unreadable(_)) {
                 device.poked.notify_all();
             }

@@ -16,7 +16,7 @@ use block::{
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Executor, Handle, Notify, Order};
-use seal::{KeyPair, PublicKey, SecretKey};
+use seal::{Grant, KeyPair, PublicKey, SecretKey};
 use uuid::Uuid;
 
 use super::{CreatePool, DiskFacts, Engine, EngineConfig, KnownPool, Limits, OwnNodes, Stops};
@@ -462,6 +462,9 @@ pub(crate) struct Bench {
 /// With what the keys of machines begin that are nobody's own.
 pub(crate) const STRANGER: u8 = 200;
 
+/// What a supervisor's records say of pools, and of their keys.
+pub(crate) type Records = (Vec<KnownPool>, Vec<(Uuid, Grant)>);
+
 /// The key of a supervisor by its number.
 pub(crate) fn keys(owner: u8) -> KeyPair {
     KeyPair::of(SecretKey::new([owner; 32])).unwrap()
@@ -495,11 +498,13 @@ impl Bench {
         owner: u128,
         pools: Vec<KnownPool>,
     ) -> Bench {
-        let bench = Bench::alone(seed, disks, now, owner, pools);
-        for disk in &bench.disks {
-            bench.attach(disk);
-        }
-        bench
+        Bench::alone(seed, disks, now, owner, pools).with_all()
+    }
+
+    /// Has all of its disks discovered.
+    pub(crate) fn with_all(self) -> Bench {
+        self.disks.iter().for_each(|disk| self.attach(disk));
+        self
     }
 
     /// The same without any disk present yet.
@@ -510,7 +515,18 @@ impl Bench {
         owner: u128,
         pools: Vec<KnownPool>,
     ) -> Bench {
-        Bench::of(seed, disks, now, owner, pools, Limits::default())
+        Bench::remembering(seed, disks, now, owner, (pools, Vec::new()))
+    }
+
+    /// The same with what its records say of pools' keys, too.
+    pub(crate) fn remembering(
+        seed: u64,
+        disks: Vec<Rc<TestDisk>>,
+        now: Instant,
+        owner: u128,
+        records: Records,
+    ) -> Bench {
+        Bench::of(seed, disks, now, owner, records, Limits::default())
     }
 
     fn of(
@@ -518,13 +534,13 @@ impl Bench {
         disks: Vec<Rc<TestDisk>>,
         now: Instant,
         owner: u128,
-        pools: Vec<KnownPool>,
+        (pools, grants): Records,
         limits: Limits,
     ) -> Bench {
         let executor = Executor::new(now, seed, Order::Seeded, || {});
         let has_keys = disks.iter().any(|disk| disk.node_key.get().is_some());
         let keys = has_keys.then(|| keys(owner as u8));
-        let config = EngineConfig { keys, ..Bench::config(owner, limits, pools) };
+        let config = EngineConfig { keys, grants, ..Bench::config(owner, limits, pools) };
         let engine = Engine::new(executor.handle(), config);
         let devices = RefCell::default();
         Bench { executor, disks, engine, devices, owner, seed }
@@ -553,9 +569,8 @@ impl Bench {
     ) -> Bench {
         let mut limits = Limits::default();
         change(&mut limits);
-        let bench = Bench::of(seed, disks, now, owner, Vec::new(), limits);
-        bench.disks.iter().for_each(|disk| bench.attach(disk));
-        bench
+        let bench = Bench::of(seed, disks, now, owner, Records::default(), limits);
+        bench.with_all()
     }
 
     /// Has `disk` discovered.
@@ -639,17 +654,17 @@ impl Bench {
     /// The engine's process dies; the disks live on. What comes next is a new engine.
     pub(crate) fn crash_engine(self) -> Bench {
         let now = self.executor.handle().now();
-        let pools = self.engine.known_pools();
+        let records = (self.engine.known_pools(), self.engine.known_grants());
         self.executor.clear();
         let Bench { disks, owner, seed, engine, .. } = self;
         drop(engine);
-        Bench::again(seed + 1, disks, now, owner, pools)
+        Bench::remembering(seed + 1, disks, now, owner, records).with_all()
     }
 
     /// Everything loses power at once.
     pub(crate) fn power_cut(self) -> Bench {
         let now = self.executor.handle().now();
-        let pools = self.engine.known_pools();
+        let records = (self.engine.known_pools(), self.engine.known_grants());
         self.executor.clear();
         for disk in &self.disks {
             disk.crash(&self.executor.handle());
@@ -657,6 +672,6 @@ impl Bench {
         }
         let Bench { disks, owner, seed, engine, .. } = self;
         drop(engine);
-        Bench::again(seed + 1, disks, now, owner, pools)
+        Bench::remembering(seed + 1, disks, now, owner, records).with_all()
     }
 }

@@ -34,6 +34,7 @@ mod right_copies;
 mod scrub;
 mod spare;
 mod stats;
+mod trusted;
 mod volumes;
 mod witness;
 

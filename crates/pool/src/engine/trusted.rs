@@ -1,50 +1,95 @@
 //! Whose votes count (docs/engine.md, 7.10). Everybody can read a pool's identity, so a configuration counts only if it
-//! was signed by a supervisor that the pool's key had let in, as far as that key is known here. One that isn't shows
-//! that its disk is there, and nothing else: neither who owns the pool, nor who votes, nor that it is to be no more.
+//! was signed by a supervisor that the pool's key had let in, as far as that key is known: from our own records, and
+//! from the grants in sight that it leads to. One that doesn't count says neither who owns the pool, nor who votes, nor
+//! that it is to be no more; and if it is newer than all that do, its disk is none of a majority: it may be that the
+//! pool has another key by now. So whoever trusts too little opens nothing, and never anything older.
 
 use std::rc::Rc;
 
-use seal::{Grant, PoolKey};
+use seal::{Grant, KeyPair, PoolKey, PublicKey};
 
 use super::Engine;
 use super::asked::VotesOf;
 use super::observe::{Content, Vote};
 use super::open::SeenDisk;
 use super::open_pool::OpenPool;
+use super::pool::Pool;
 use super::slot::{Device, Slot};
-use crate::error::PoolError;
-use crate::format::{PoolId, Signed, Signer};
+use crate::format::{DiskId, PoolId, Signed, Signer, VoteSlots};
 
-/// Keys that are named in a sentence, at most.
+/// Votes that are named in a sentence, at most.
 const NAMED_MAX: usize = 4;
 
-/// What is known of a pool's key.
+/// Whose votes count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Trusted {
-    /// Nothing, or that it has none: every vote counts.
+pub(crate) struct Trusted {
+    /// Our own, always: nobody else can make them.
+    own: Option<PublicKey>,
+    root: Root,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Root {
+    /// The pool has no key, as far as that is known: everybody's.
     #[default]
     All,
-    /// Somebody said that it is this one.
-    Key(PoolKey),
-    /// It was open here under this grant.
+    /// Theirs whom this grant names, or a later one to which its key leads.
     Grant(Rc<Grant>),
+    /// Nobody's: some in sight lead nowhere together. The pool was open here under this grant.
+    Forked(Option<Rc<Grant>>),
+}
+
+/// What was decided from what was in sight.
+pub(super) struct Decided {
+    /// So often something was looked at by then.
+    looks: u64,
+    votes: VotesOf,
+    trusted: Trusted,
+}
+
+impl Root {
+    /// From what is known, and the grants by which votes in sight are signed.
+    fn of(known: Option<Rc<Grant>>, key: Option<PoolKey>, in_sight: &[Rc<Grant>]) -> Root {
+        let leads = |grant: &&Rc<Grant>| match (key, &known) {
+            (Some(key), _) => grant.leads_from(key),
+            (None, Some(known)) => {
+                grant.version() > known.version() && grant.leads_from(known.key())
+            }
+            (None, None) => true,
+        };
+        let ours = known.iter().filter(|_| key.is_none());
+        let led: Vec<&Rc<Grant>> = ours.chain(in_sight.iter().filter(leads)).collect();
+        if led.is_empty() {
+            return if key.is_some() { Root::Forked(known) } else { Root::All };
+        }
+        // To its key those of all others lead. Who was shut out may have a former key, and sign with that what he likes.
+        let is_last = |grant: &&&Rc<Grant>| led.iter().all(|other| grant.leads_from(other.key()));
+        let last = led.iter().filter(is_last).max_by_key(|grant| grant.version());
+        last.map_or(Root::Forked(known.clone()), |last| Root::Grant(Rc::clone(last)))
+    }
 }
 
 impl Trusted {
     fn has(&self, signed: Option<&Signed>) -> bool {
-        let Some(Signed { grant, by }) = signed else { return *self == Trusted::All };
-        match self {
-            Trusted::All => true,
-            Trusted::Key(key) => grant.leads_from(*key),
-            // Who was shut out may have a former key of the pool, and a former grant: with these he makes nothing that
-            // counts. What those who weren't said before they heard of it stays true.
-            Trusted::Grant(known) if grant.version() < known.version() => {
-                known.names(by) && (known.is_of_pool_of(grant) || grant.is_of_pool_of(known))
+        let Some(Signed { grant, by }) = signed else { return self.root == Root::All };
+        match &self.root {
+            _ if self.own == Some(*by) => true,
+            Root::All => true,
+            Root::Forked(_) => false,
+            // What those who are still let in said under a former grant stays true.
+            Root::Grant(last) if grant.version() < last.version() => {
+                last.names(by) && (last.leads_from(grant.key()) || grant.leads_from(last.key()))
             }
-            Trusted::Grant(known) => grant.is_of_pool_of(known),
+            Root::Grant(last) => grant.leads_from(last.key()),
         }
     }
 
+    /// Whether the newest of what a vote's slots hold is believed, if they hold anything.
+    pub(super) fn has_newest(&self, slots: &VoteSlots) -> bool {
+        slots.newest.is_none() || self.has(slots.signed.as_ref())
+    }
+
+    /// Whether a vote says what counts.
     fn judged(&self, vote: Vote) -> Vote {
         Vote { counts: self.has(vote.signed.as_ref()), ..vote }
     }
@@ -62,102 +107,168 @@ impl Trusted {
             other => other,
         }
     }
+
+    /// The grant by which a pool is opened whose metadata has `kept`. Who holds a copy of the metadata could have put his
+    /// own there.
+    pub(super) fn grant_of(&self, kept: Option<Rc<Grant>>) -> Option<Rc<Grant>> {
+        match &self.root {
+            Root::All | Root::Forked(None) => kept,
+            Root::Forked(known) => known.clone(),
+            Root::Grant(last) => {
+                let follows = |kept: &Rc<Grant>| {
+                    kept.version() >= last.version() && kept.leads_from(last.key())
+                };
+                Some(kept.filter(follows).unwrap_or_else(|| Rc::clone(last)))
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// The key that it shows to its disks.
+    pub(super) fn key(&self) -> Option<PublicKey> {
+        self.keys.as_ref().map(KeyPair::public)
+    }
+
+    /// As whom its configurations are signed.
+    pub(super) fn signer(&self) -> Option<Signer> {
+        Signer::new(self.keys.as_ref(), self.grant.borrow().as_ref())
+    }
+
+    /// Whose votes count while it is open.
+    pub(super) fn trusted(&self) -> Trusted {
+        let signer = self.signer().filter(|_| !self.read_only);
+        let root = signer.map_or(Root::All, |signer| Root::Grant(Rc::clone(signer.grant())));
+        Trusted { own: self.key(), root }
+    }
+
+    /// The grant under which a majority of its votes is signed. Until it is under a new one that is no reason to believe
+    /// nothing else.
+    pub(super) fn signed_by(&self) -> Option<Rc<Grant>> {
+        let signer = self.signer()?;
+        let is_so = self.votes.signed_under() >= signer.grant().version();
+        is_so.then(|| Rc::clone(signer.grant()))
+    }
 }
 
 impl Engine {
     /// Whose votes of a pool count now.
     pub(super) fn trusted(&self, pool: PoolId) -> Trusted {
-        let slot = self.slots.borrow().get(&pool).cloned();
-        let imports = slot.filter(|slot| slot.import.get().is_some());
-        let known = || self.grants.borrow().get(&pool).cloned().map(Trusted::Grant);
-        let asked = imports.map(|slot| slot.import_trusts.borrow().clone());
-        asked.or_else(known).unwrap_or_default()
+        let import = self.slots.borrow().get(&pool).and_then(|slot| slot.import.get());
+        self.trusted_for(pool, import.map(|import| import.votes).unwrap_or_default())
+    }
+
+    /// Whose count if somebody says this of them.
+    pub(super) fn trusted_for(&self, pool: PoolId, votes: VotesOf) -> Trusted {
+        let looks = self.looks.get();
+        let is_so = |decided: &&Decided| decided.looks == looks && decided.votes == votes;
+        if let Some(decided) = self.trusts.borrow().get(&pool).filter(is_so) {
+            return decided.trusted.clone();
+        }
+        let known = self.grants.borrow().get(&pool).cloned();
+        let root = match votes {
+            VotesOf::Any => Root::All,
+            VotesOf::Known => Root::of(known, None, &self.grants_in_sight(pool)),
+            VotesOf::Key(key) => Root::of(known, Some(key), &self.grants_in_sight(pool)),
+        };
+        let trusted = Trusted { own: self.config.keys.as_ref().map(KeyPair::public), root };
+        let decided = Decided { looks, votes, trusted: trusted.clone() };
+        self.trusts.borrow_mut().insert(pool, decided);
+        trusted
+    }
+
+    /// By which votes in sight are signed, each once.
+    fn grants_in_sight(&self, pool: PoolId) -> Vec<Rc<Grant>> {
+        let mut grants: Vec<Rc<Grant>> = Vec::new();
+        for device in self.devices.borrow().values().filter(|device| device.is_of(pool)) {
+            let content = device.content.borrow();
+            let signed = content.vote().and_then(|vote| vote.signed.as_ref());
+            if let Some(signed) = signed.filter(|signed| !grants.contains(&signed.grant)) {
+                grants.push(Rc::clone(&signed.grant));
+            }
+        }
+        grants
     }
 
     /// What is on a device, as far as it is believed.
     pub(super) fn content_of(&self, device: &Device) -> Content {
         let content = device.content.borrow().clone();
+        self.judged(content)
+    }
+
+    /// The same of what was read.
+    pub(super) fn judged(&self, content: Content) -> Content {
         let pool = content.label().map(|label| label.pool);
         pool.map(|pool| self.trusted(pool)).unwrap_or_default().judge(content)
     }
 
-    /// Whose votes count for an import: what somebody says, what is known here, or else the key under which all votes
-    /// present are that were signed at all.
-    pub(super) fn trusted_for(&self, slot: &Slot, votes: VotesOf) -> Result<Trusted, PoolError> {
-        let known = self.grants.borrow().get(&slot.id).cloned();
-        match (votes, known) {
-            (VotesOf::Any, _) => Ok(Trusted::All),
-            (VotesOf::Key(key), _) => Ok(Trusted::Key(key)),
-            (VotesOf::Known, Some(known)) => Ok(Trusted::Grant(known)),
-            (VotesOf::Known, None) => {
-                let seen = self.seen_disks_by(slot.id, &Trusted::All);
-                first_trust(&slot.name.borrow(), &seen)
-            }
-        }
+    /// The disk of a pool that a device passes for.
+    pub(super) fn identity_of(&self, device: &Device) -> Option<(PoolId, DiskId)> {
+        let content = device.content.borrow();
+        let label = content.label()?;
+        let is_proof = |vote: &Vote| self.trusted(label.pool).has(vote.signed.as_ref());
+        let is_remnant = matches!(&*content, Content::Destroyed { vote, .. } if is_proof(vote));
+        (!is_remnant).then_some((label.pool, label.disk))
     }
 
-    /// Takes note of the key under which a pool is open.
+    /// Something was looked at, or is known: whose votes count may be others.
+    pub(super) fn note_look(&self) {
+        self.looks.set(self.looks.get() + 1);
+    }
+
+    /// Takes note of the key under which a pool is open. One that it shows to nobody any more, as its nodes have given
+    /// up whom they obeyed, is none.
     pub(super) fn remember_grant(&self, open: &OpenPool) {
-        let mut grants = self.grants.borrow_mut();
-        match open.pool.signer() {
-            Some(signer) => grants.insert(open.pool.id, Rc::clone(signer.grant())),
-            None => grants.remove(&open.pool.id),
-        };
+        let (id, pool) = (open.pool.id, &open.pool);
+        let former = self.grants.borrow().get(&id).cloned();
+        let now = if pool.signer().is_some() { pool.signed_by().or(former.clone()) } else { None };
+        if now != former {
+            let mut grants = self.grants.borrow_mut();
+            match now {
+                Some(now) => grants.insert(id, now),
+                None => grants.remove(&id),
+            };
+            self.note_look();
+        }
     }
 
     /// The grants by which pools were open here last, which the supervisor's records should name.
     pub fn known_grants(&self) -> Vec<(uuid::Uuid, Grant)> {
+        self.remember_open();
         let grants = self.grants.borrow();
         grants.iter().map(|(pool, grant)| (pool.0, (**grant).clone())).collect()
     }
 
     /// As whom a closed pool's votes are signed here.
     pub(super) fn signer_of(&self, slot: &Slot) -> Option<Signer> {
-        let grant = match self.trusted(slot.id) {
-            Trusted::Grant(known) => Some(known),
-            _ => slot.grant.borrow().clone(),
+        let grant = match self.trusted(slot.id).root {
+            Root::Grant(last) => Some(last),
+            Root::All | Root::Forked(_) => slot.grant.borrow().clone(),
         };
         Signer::new(self.config.keys.as_ref(), grant.as_ref())
     }
 }
 
-/// Why there are fewer votes than disks that show one.
-pub(super) fn explain(pool: &str, unproved: usize) -> String {
+/// Why there are fewer votes than disks that show one, if there are any that don't count.
+pub(super) fn explain(pool: &str, disks: &[SeenDisk]) -> Option<String> {
+    let votes = disks.iter().filter_map(|disk| Some((disk, disk.vote.as_ref()?)));
+    let others: Vec<String> = votes
+        .filter(|(_, vote)| !vote.counts)
+        .map(|(disk, vote)| match &vote.signed {
+            Some(signed) => format!("{} under {}", disk.place.name, signed.grant.key()),
+            None => format!("{} under none", disk.place.name),
+        })
+        .collect();
+    let named = others.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     let remedy = format!(
         "if the pool has another key by now (`etherpool pool key list` where it was open): etherpool pool import {pool} \
-         --pool-key KEY"
+         --pool-key KEY; if it has none any more: --pool-key any"
     );
-    format!(
-        "{unproved} disks show a vote that no supervisor has signed whom the pool's key, as it is known here, let in; {remedy}"
-    )
-}
-
-/// Whose votes count of a pool of which nothing is known here. Its newest configuration says under which key it is,
-/// unless others present contradict: one of them is a forgery then, or the pool's former key was lost.
-fn first_trust(pool: &str, seen: &[SeenDisk]) -> Result<Trusted, PoolError> {
-    let votes = || seen.iter().filter_map(|disk| Some((disk, disk.vote.as_ref()?)));
-    let Some((_, newest)) = votes().max_by_key(|(_, vote)| vote.newest.rank()) else {
-        return Ok(Trusted::All);
-    };
-    let contradicts = |vote: &Vote| match (&newest.signed, &vote.signed) {
-        (None, None) | (Some(_), None) => false,
-        (None, Some(_)) => true,
-        (Some(newest), Some(other)) => {
-            !newest.grant.is_of_pool_of(&other.grant) && !other.grant.is_of_pool_of(&newest.grant)
-        }
-    };
-    if !votes().any(|(_, vote)| contradicts(vote)) {
-        let signed = newest.signed.as_ref();
-        return Ok(signed.map_or(Trusted::All, |signed| Trusted::Grant(Rc::clone(&signed.grant))));
-    }
-    let named = votes().take(NAMED_MAX).map(|(disk, vote)| match &vote.signed {
-        Some(signed) => format!("{} under {}", disk.place, signed.grant.key()),
-        None => format!("{} under none", disk.place),
-    });
-    let named: Vec<String> = named.collect();
-    Err(PoolError::refused(
-        format!("pool {pool}"),
-        format!("its votes are under different keys, so some may be forged: {}", named.join(", ")),
-        "name the right one (`etherpool pool key list` where it was open): etherpool pool import --pool-key KEY",
-    ))
+    (!others.is_empty()).then(|| {
+        format!(
+            "votes of {} disks aren't signed under the pool's key as it is known here, so they may be forged ({named}); \
+             {remedy}",
+            others.len()
+        )
+    })
 }

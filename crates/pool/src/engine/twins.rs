@@ -7,17 +7,16 @@ use std::rc::Rc;
 
 use super::Engine;
 use super::member::Member;
-use super::observe::Content;
 use super::observe::read_label;
 use super::open_pool::OpenPool;
 use super::slot::Device;
-use crate::format::{DiskId, LabelState, PoolId};
+use crate::format::LabelState;
 use crate::report::PoolEvent;
 
 impl Engine {
     /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
     pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
-        let identity = identity_of(device)?;
+        let identity = self.identity_of(device)?;
         if let Some(why) = self.why_elsewhere(device) {
             return Some(why);
         }
@@ -25,7 +24,7 @@ impl Engine {
         let twins: Vec<&Rc<Device>> = devices
             .values()
             .filter(|other| !std::ptr::eq(&***other, device))
-            .filter(|other| identity_of(other) == Some(identity))
+            .filter(|other| self.identity_of(other) == Some(identity))
             .filter(|other| !self.is_elsewhere(other))
             .collect();
         if twins.is_empty() {
@@ -93,7 +92,7 @@ impl Engine {
         loop {
             let over =
                 device.gone.get() || open.pool.lease.ended().is_some() || self.is_elsewhere(device);
-            if over || identity_of(device) != identity {
+            if over || self.identity_of(device) != identity {
                 return false;
             }
             let Some(held) = member.device() else { return true };
@@ -123,11 +122,4 @@ const REMEDY: &str = "take it away (stop exporting it), or wipe it if it is a co
 
 fn refusal(held: &str) -> String {
     format!("it carries the identity of {held}, which answers; {REMEDY}")
-}
-
-fn identity_of(device: &Device) -> Option<(PoolId, DiskId)> {
-    match &*device.content.borrow() {
-        Content::Labelled { label, .. } => Some((label.label.pool, label.label.disk)),
-        _ => None,
-    }
 }

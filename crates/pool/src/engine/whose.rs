@@ -51,8 +51,7 @@ impl Engine {
         let volatile = geometry.class == DurabilityClass::Unknown;
         let content = self.recognise(&*candidate.device).await;
         let content = content.map_err(|error| PoolError::io("looking at it", name, error))?;
-        let pool = content.label().map(|label| label.pool);
-        match pool.map(|pool| self.trusted(pool)).unwrap_or_default().judge(content) {
+        match self.judged(content) {
             Content::Blank if volatile && !candidate.forced => refuse(
                 "it is blank, but its target may acknowledge writes that are not durable".into(),
                 &format!("export it with etherpool node, or accept that: --force-disk {name}"),

@@ -29,15 +29,15 @@ pub const SCENARIOS: &[Scenario] = &[scenario(
 )];
 
 /// A key by its number.
-fn key(number: u8) -> Result<PoolKeyPair, Failure> {
+pub(super) fn key(number: u8) -> Result<PoolKeyPair, Failure> {
     PoolKeyPair::of(SecretKey::new([number; 32])).map_err(|error| Failure(error.to_string()))
 }
 
-fn supervisor(rig: &Rig, number: usize) -> PublicKey {
+pub(super) fn supervisor(rig: &Rig, number: usize) -> PublicKey {
     drivers::public_key(&rig.cluster.director(), rig.cluster.supervisor(number).name())
 }
 
-fn bystander(rig: &Rig) -> PublicKey {
+pub(super) fn bystander(rig: &Rig) -> PublicKey {
     drivers::public_key(&rig.cluster.director(), drivers::BYSTANDER)
 }
 
@@ -55,12 +55,12 @@ fn first(rig: &Rig) -> Result<Grant, Failure> {
 }
 
 impl Rig {
-    async fn grant(&self) -> Result<PoolGrant, Failure> {
+    pub(super) async fn grant(&self) -> Result<PoolGrant, Failure> {
         let known = self.with(|engine| async move { engine.grant(POOL) }).await?;
         known.ok_or_else(|| Failure("the pool has no key".into()))
     }
 
-    async fn set_grant(&self, grant: Grant) -> Result<PoolGrant, Failure> {
+    pub(super) async fn set_grant(&self, grant: Grant) -> Result<PoolGrant, Failure> {
         self.with(|engine| async move { engine.set_grant(POOL, grant).await }).await
     }
 }

@@ -9,6 +9,7 @@ mod damage;
 mod disks;
 mod endings;
 mod flushes;
+mod forgers;
 mod fragments;
 mod frames;
 mod grants;
@@ -72,6 +73,7 @@ pub fn named() -> Vec<Scenario> {
         damage::SCENARIOS,
         disks::SCENARIOS,
         flushes::SCENARIOS,
+        forgers::SCENARIOS,
         frames::SCENARIOS,
         grants::SCENARIOS,
         node_keys::SCENARIOS,

@@ -71,7 +71,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Where the two slots of a vote begin.
-const VOTE_SLOTS: [u64; 2] = [32, 64];
+pub(super) const VOTE_SLOTS: [u64; 2] = [32, 64];
 /// So many faults in a row that they last until all is healed.
 const LASTING: usize = 300;
 /// How long a pool that mustn't be opened is asked.

@@ -11,7 +11,7 @@ use super::super::commit::CopyFault;
 use super::super::config::UNSET;
 use super::super::slot::Import;
 use super::super::testing::{Bench, Mode, TestDisk};
-use super::super::{ImportOptions, VolumeSize};
+use super::super::{ImportOptions, VolumeSize, VotesOf};
 use super::{MIB, pattern};
 use crate::error::PoolError;
 use crate::format::{Configuration, DiskGeometry, DiskNumber, OutDisk, PoolId};
@@ -312,7 +312,13 @@ fn votes_are_read_again_once_they_are_claimed() {
         let inner = &second.engine;
         let slot = inner.find_slot("pool").unwrap();
         let (force, outdated) = (true, false);
-        slot.import.set(Some(Import { grace: Duration::ZERO, force, outdated, read_only: false }));
+        slot.import.set(Some(Import {
+            grace: Duration::ZERO,
+            force,
+            outdated,
+            read_only: false,
+            votes: VotesOf::Known,
+        }));
         let request = inner.request(&slot);
         slot.import.set(None);
         request

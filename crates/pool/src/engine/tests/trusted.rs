@@ -1,0 +1,383 @@
+//! Whose votes count: of a pool with a key, those that were signed by whom it had let in.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{Epoch, OwnerId};
+use seal::{Grant, PoolKey, PoolKeyPair, PublicKey, SecretKey};
+use uuid::Uuid;
+
+use super::super::config::vote_place;
+use super::super::testing::{Bench, Mode, TestDisk, keys};
+use super::super::{ImportOptions, VotesOf};
+use super::pattern;
+use crate::error::PoolError;
+use crate::format::{
+    Configuration, Destruction, DiskGeometry, DiskId, PoolId, Signer, VOTE_BYTES, Voters,
+    select_vote,
+};
+use crate::metadata::Layout;
+use crate::report::{PoolReport, PoolState};
+
+/// The key of a pool by its number.
+fn pool_key(number: u8) -> PoolKeyPair {
+    PoolKeyPair::of(SecretKey::new([number; 32])).unwrap()
+}
+
+fn named(supervisors: &[u8]) -> Vec<PublicKey> {
+    supervisors.iter().map(|of| keys(*of).public()).collect()
+}
+
+fn signer(supervisor: u8, grant: &Grant) -> Signer {
+    Signer::new(Some(&keys(supervisor)), Some(&Rc::new(grant.clone()))).unwrap()
+}
+
+/// A pool of five disks on five machines, which obey `grant`, with a volume that has something.
+fn made(seed: u64, grant: Option<Grant>) -> Bench {
+    let bench = Bench::new(seed, 5, 48);
+    for (disk, number) in bench.disks.iter().zip(100..) {
+        disk.node_key.set(Some(PublicKey([number; 32])));
+    }
+    let bench = Bench::with(seed, bench.disks.clone(), block::Instant::default(), 1);
+    bench.pass(Duration::from_secs(1));
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(5));
+    bench.run(async move { engine.create_granted(request, grant).await }).unwrap();
+    let volume = bench.create_volume(1, Layout::Mirror(2));
+    bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
+    bench
+}
+
+/// The first grant, to the supervisors 1 and 2.
+fn first() -> Grant {
+    pool_key(1).found(&named(&[1, 2])).unwrap()
+}
+
+impl Bench {
+    fn configuration(&self) -> Configuration {
+        self.engine.open_pool("pool").unwrap().pool.config.borrow().clone()
+    }
+
+    fn ids(&self) -> (PoolId, Vec<DiskId>) {
+        let open = self.engine.open_pool("pool").unwrap();
+        (open.pool.id, open.pool.members().iter().map(|member| member.id).collect())
+    }
+
+    /// A supervisor of this number, with that of its records that it has.
+    fn seen_by(&self, owner: u128, grants: Vec<(Uuid, Grant)>) -> Bench {
+        let now = self.executor.handle().now() + Duration::from_secs(60);
+        let bench = Bench::remembering(78, self.disks.clone(), now, owner, (Vec::new(), grants));
+        let bench = bench.with_all();
+        bench.pass(Duration::from_secs(5));
+        bench
+    }
+
+    fn import_by(&self, votes: VotesOf) -> Result<PoolReport, PoolError> {
+        let engine = Rc::clone(&self.engine);
+        let options = ImportOptions { force: true, votes, ..ImportOptions::default() };
+        self.run(async move { engine.import_pool("pool", options).await })
+    }
+
+    fn set_grant(&self, grant: &Grant) {
+        let (engine, grant) = (Rc::clone(&self.engine), grant.clone());
+        self.run(async move { engine.set_grant("pool", grant).await }).unwrap();
+    }
+
+    /// What was written is there.
+    fn is_whole(&self) {
+        let volume = self.reopened();
+        assert_eq!(self.read(&volume, 0, 64).unwrap(), pattern(0, 64, 1));
+    }
+}
+
+fn is_open(report: &PoolReport) -> bool {
+    matches!(report.state, PoolState::Online | PoolState::Degraded)
+}
+
+/// Shows a configuration on a disk, as the newest.
+fn show(
+    disk: &TestDisk,
+    (pool, id): (PoolId, DiskId),
+    config: &Configuration,
+    by: Option<&Signer>,
+) {
+    let mut image = disk.image();
+    let places = DiskGeometry::vote_slots().map(|slot| slot.byte_offset() as usize);
+    let shown = places.map(|at| image[at..at + VOTE_BYTES].to_vec());
+    let place = vote_place(pool, id);
+    let slot = select_vote(&place, [Some(&shown[0]), Some(&shown[1])], &[]).next_slot;
+    let record = config.encode(&place, slot, by).unwrap();
+    image[places[slot]..places[slot] + VOTE_BYTES].copy_from_slice(&record);
+    disk.set_image(&image);
+}
+
+/// What somebody would have believed who has the disk with this id.
+fn forgeries(genuine: &Configuration, mine: DiskId) -> Vec<Configuration> {
+    let alone = Configuration {
+        epoch: Epoch(genuine.epoch.0 + 1000),
+        voters: Voters::of(vec![mine]),
+        copies: [mine].into(),
+        ..genuine.clone()
+    };
+    let foreign = OwnerId(Uuid::from_u128(666));
+    vec![
+        Configuration { owner: foreign, ..alone.clone() },
+        Configuration { destruction: Destruction::Asked, ..alone.clone() },
+        Configuration { destruction: Destruction::Decided, ..alone.clone() },
+        Configuration { epoch: Epoch(u64::MAX), ..alone.clone() },
+        alone,
+    ]
+}
+
+/// Nobody's word, that of a key of one's own which names the owner, and a stranger's under the pool's own grant: the last
+/// is no record at all.
+fn forgers() -> Vec<Option<Signer>> {
+    let own = pool_key(9).found(&named(&[1, 9])).unwrap();
+    let own = pool_key(9).follow(&own, &named(&[1, 9])).unwrap();
+    vec![None, Some(signer(9, &own))]
+}
+
+#[test]
+fn an_opening_goes_by_what_the_pools_key_let_in() {
+    for by in forgers() {
+        let mut bench = made(801, Some(first()));
+        let (pool, ids) = bench.ids();
+        for forged in forgeries(&bench.configuration(), ids[4]) {
+            show(&bench.disks[4], (pool, ids[4]), &forged, by.as_ref());
+            bench = bench.crash_engine();
+            bench.pass(Duration::from_secs(60));
+            let report = bench.report();
+            assert!(is_open(&report), "{forged:?} by {by:?}: {report:?}");
+            assert!(report.epoch < 1000, "{report:?}");
+            bench.is_whole();
+        }
+    }
+}
+
+#[test]
+fn a_majority_of_forged_votes_is_told_and_not_believed() {
+    let bench = made(802, Some(first()));
+    let (pool, ids) = bench.ids();
+    let genuine = bench.configuration();
+    for disk in 0..5 {
+        let forged = &forgeries(&genuine, ids[disk])[0];
+        show(&bench.disks[disk], (pool, ids[disk]), forged, None);
+    }
+    let bench = bench.crash_engine();
+    bench.pass(Duration::from_secs(60));
+    let state = bench.report().state;
+    let PoolState::Incomplete { missing } = &state else { panic!("{state:?}") };
+    assert!(missing.contains("votes of 5 disks aren't signed under the pool's key"), "{missing}");
+}
+
+#[test]
+fn who_knows_nothing_of_a_pool_goes_by_its_votes_unless_they_contradict() {
+    let bench = made(803, Some(first()));
+    let (pool, ids) = bench.ids();
+    let mut other = bench.seen_by(2, Vec::new());
+    other.import_by(VotesOf::Known).unwrap();
+    other.is_whole();
+    for by in forgers() {
+        for forged in forgeries(&other.configuration(), ids[4]) {
+            show(&bench.disks[4], (pool, ids[4]), &forged, by.as_ref());
+            // Of two keys that have nothing to do with each other one may be the pool's.
+            let third = other.seen_by(1, Vec::new());
+            let imported = third.import_by(VotesOf::Known);
+            if by.is_some() {
+                let error = imported.unwrap_err().to_string();
+                assert!(error.contains("--pool-key KEY"), "{error}");
+            } else {
+                imported.unwrap();
+                third.is_whole();
+            }
+            show(&bench.disks[4], (pool, ids[4]), &forged, by.as_ref());
+            let third = third.seen_by(2, Vec::new());
+            third.import_by(VotesOf::Key(first().key())).unwrap();
+            third.is_whole();
+            // It is remembered.
+            other = third.crash_engine();
+            other.pass(Duration::from_secs(60));
+            other.is_whole();
+        }
+    }
+    let another = other.seen_by(1, Vec::new());
+    assert!(another.import_by(VotesOf::Key(PoolKey([7; 32]))).is_err());
+}
+
+#[test]
+fn who_was_shut_out_is_believed_nothing_that_he_says_later() {
+    let bench = made(804, Some(first()));
+    let (pool, ids) = bench.ids();
+    // By the pool's former key, which he had, and by the grant that named him.
+    let rotated = pool_key(1).hand_over(&first(), &pool_key(2), &named(&[1])).unwrap();
+    bench.set_grant(&rotated);
+    let mut later = first();
+    for _ in 0..5 {
+        later = pool_key(1).follow(&later, &named(&[1, 2])).unwrap();
+    }
+    let mut bench = bench;
+    for grant in [first(), later] {
+        for forged in forgeries(&bench.configuration(), ids[4]) {
+            show(&bench.disks[4], (pool, ids[4]), &forged, Some(&signer(2, &grant)));
+            bench = bench.crash_engine();
+            bench.pass(Duration::from_secs(60));
+            assert!(is_open(&bench.report()), "{forged:?}: {:?}", bench.report());
+            bench.is_whole();
+        }
+    }
+    // Nor by who knows nothing of the pool, or nothing of that, or is told the key that it has now.
+    let id = Uuid::from_u128(pool.0.as_u128());
+    let key = VotesOf::Key(rotated.key());
+    for (known, votes) in [(None, VotesOf::Known), (Some(first()), VotesOf::Known), (None, key)] {
+        let forged = &forgeries(&bench.configuration(), ids[4])[0];
+        show(&bench.disks[4], (pool, ids[4]), forged, Some(&signer(2, &first())));
+        let records = known.map(|known| (id, known)).into_iter().collect();
+        let again = bench.seen_by(1, records);
+        again.import_by(votes).unwrap();
+        again.is_whole();
+        bench = again;
+    }
+    // With a successor of his own to the former key he makes at most that nobody knows what is right.
+    let own = pool_key(1).hand_over(&first(), &pool_key(9), &named(&[1, 2])).unwrap();
+    let forged = &forgeries(&bench.configuration(), ids[4])[0];
+    show(&bench.disks[4], (pool, ids[4]), forged, Some(&signer(2, &own)));
+    let again = bench.seen_by(3, vec![(id, first())]);
+    let error = again.import_by(VotesOf::Known).unwrap_err().to_string();
+    assert!(error.contains("--pool-key KEY"), "{error}");
+}
+
+#[test]
+fn a_key_is_followed_from_one_to_the_next_and_no_further() {
+    let bench = made(805, Some(first()));
+    let id = Uuid::from_u128(bench.ids().0.0.as_u128());
+    let both = named(&[1, 2]);
+    let rotated = pool_key(1).hand_over(&first(), &pool_key(2), &both).unwrap();
+    bench.set_grant(&rotated);
+    assert_eq!(bench.engine.known_grants(), [(id, rotated.clone())]);
+    let other = bench.seen_by(2, vec![(id, first())]);
+    other.import_by(VotesOf::Known).unwrap();
+    other.is_whole();
+    // The secret half was lost: nothing leads from the former key to the next.
+    let found = pool_key(3).found_after(&rotated, &both).unwrap();
+    other.set_grant(&found);
+    let bench = other.seen_by(1, vec![(id, rotated)]);
+    let error = bench.import_by(VotesOf::Known).unwrap_err().to_string();
+    assert!(error.contains("--pool-key"), "{error}");
+    bench.import_by(VotesOf::Key(found.key())).unwrap();
+    bench.is_whole();
+    assert_eq!(bench.engine.known_grants(), [(id, found)]);
+}
+
+#[test]
+fn a_pool_without_a_key_is_opened_as_ever_and_may_get_one() {
+    let bench = made(806, None);
+    let bench = bench.crash_engine();
+    bench.pass(Duration::from_secs(60));
+    bench.is_whole();
+    assert!(bench.engine.known_grants().is_empty());
+    bench.engine.remove_device("e4.0");
+    bench.pass(Duration::from_secs(30));
+    bench.set_grant(&first());
+    // That one still shows what nobody signed.
+    let other = bench.seen_by(2, Vec::new());
+    other.import_by(VotesOf::Known).unwrap();
+    other.is_whole();
+    let other = other.crash_engine();
+    other.pass(Duration::from_secs(60));
+    other.is_whole();
+}
+
+#[test]
+fn whatever_is_said_counts_if_somebody_wants_that() {
+    let bench = made(807, Some(first()));
+    let (pool, ids) = bench.ids();
+    let genuine = bench.configuration();
+    let known = bench.engine.known_grants();
+    let unsigned = Configuration { epoch: genuine.epoch.next(), released: true, ..genuine };
+    for disk in 0..5 {
+        show(&bench.disks[disk], (pool, ids[disk]), &unsigned, None);
+    }
+    let other = bench.seen_by(2, known);
+    assert!(other.import_by(VotesOf::Known).is_err());
+    other.import_by(VotesOf::Any).unwrap();
+    other.is_whole();
+}
+
+/// A key was lost, and the pool given another, while a disk with a vote was away. Whoever doesn't know of that believes
+/// the vote of that disk alone, and that is older than what others have accepted.
+#[test]
+fn nothing_older_is_opened_where_too_little_is_believed() {
+    let bench = made(808, Some(first()));
+    let id = Uuid::from_u128(bench.ids().0.0.as_u128());
+    bench.engine.remove_device("e4.0");
+    bench.pass(Duration::from_secs(30));
+    let found = pool_key(3).found_after(&first(), &named(&[1, 2])).unwrap();
+    bench.set_grant(&found);
+    let volume = bench.reopened();
+    bench.write(&volume, 64, pattern(64, 64, 1)).unwrap();
+    let other = bench.seen_by(2, vec![(id, first())]);
+    let error = other.import_by(VotesOf::Known).unwrap_err().to_string();
+    assert!(error.contains("--pool-key KEY"), "{error}");
+    other.import_by(VotesOf::Key(found.key())).unwrap();
+    other.is_whole();
+    let volume = other.reopened();
+    assert_eq!(other.read(&volume, 64, 64).unwrap(), pattern(64, 64, 1));
+}
+
+#[test]
+fn a_pool_that_is_only_read_is_what_its_key_says() {
+    let bench = made(809, Some(first()));
+    let (pool, ids) = bench.ids();
+    for by in forgers() {
+        for forged in forgeries(&bench.configuration(), ids[4]) {
+            show(&bench.disks[4], (pool, ids[4]), &forged, by.as_ref());
+            let other = bench.seen_by(2, Vec::new());
+            let engine = Rc::clone(&other.engine);
+            let votes = VotesOf::Key(first().key());
+            let options = ImportOptions { read_only: true, votes, ..ImportOptions::default() };
+            other.run(async move { engine.import_pool("pool", options).await }).unwrap();
+            other.is_whole();
+        }
+    }
+}
+
+/// Who proves that a pool is no more isn't taken for a disk of it; who only says so is.
+#[test]
+fn a_copy_that_says_that_the_pool_is_destroyed_is_a_copy() {
+    let bench = made(810, Some(first()));
+    let (pool, ids) = bench.ids();
+    let decided = &forgeries(&bench.configuration(), ids[0])[2];
+    assert_eq!(decided.destruction, Destruction::Decided);
+    let copy = TestDisk::new("a0.0", 9, bench.disks[0].image().len());
+    copy.set_image(&bench.disks[0].image());
+    copy.node_key.set(Some(PublicKey([109; 32])));
+    show(&copy, (pool, ids[0]), decided, None);
+    let now = bench.executor.handle().now() + Duration::from_secs(60);
+    let records = (bench.engine.known_pools(), bench.engine.known_grants());
+    let disks = [std::slice::from_ref(&copy), &bench.disks].concat();
+    let again = Bench::remembering(79, disks, now, 1, records).with_all();
+    again.pass(Duration::from_secs(60));
+    again.is_whole();
+    let report = again.report();
+    let first = report.disks.iter().find(|disk| disk.id == ids[0].to_string()).unwrap();
+    assert_eq!(first.name, "e0.0", "{report:?}");
+}
+
+/// The grant that counts becomes that of the records only when a majority has signed under it.
+#[test]
+fn a_pool_that_gets_a_key_is_opened_whenever_its_supervisor_ends() {
+    let bench = made(811, None);
+    let engine = Rc::clone(&bench.engine);
+    for disk in 0..5 {
+        bench.disks[disk].set_mode(Mode::Hanging);
+    }
+    let setting = async move { engine.set_grant("pool", first()).await };
+    let _ = bench.run_for(Duration::from_secs(2), setting);
+    assert!(bench.engine.known_grants().is_empty());
+    assert!(bench.report().grant.is_none());
+    for disk in 0..5 {
+        bench.disks[disk].set_mode(Mode::Well);
+    }
+    let bench = bench.crash_engine();
+    bench.pass(Duration::from_secs(60));
+    bench.is_whole();
+}

@@ -1,0 +1,192 @@
+//! A machine of the cluster that was broken into: it shows configurations of its own making on its disk, signed by nobody,
+//! by a key of its own, or by whom the pool has shut out, while the pool is closed. Whoever opens it or imports it
+//! believes none of that.
+
+use std::rc::Rc;
+
+use block::{Epoch, Lba, OwnerId, SectorRange};
+use futures::FutureExt;
+use pool::PoolReport;
+use pool::engine::{ImportOptions, VotesOf};
+use pool::format::{
+    ConfigNumber, Configuration, Destruction, DiskId, PoolId, RecordNumber, Signer, VOTE_BYTES,
+    VotePlace, VoteSlots, Voters, select_vote,
+};
+use pool::metadata::Layout;
+use seal::{Grant, KeyPair, SecretKey};
+use uuid::Uuid;
+
+use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
+use super::grants::{bystander, key, supervisor};
+use super::scenario;
+use super::votes::VOTE_SLOTS;
+use crate::cluster::Plan;
+use crate::disk::Disk;
+use crate::drivers;
+use crate::runner::{Failure, Scenario, Stage};
+use crate::workload::Mix;
+
+pub const SCENARIOS: &[Scenario] = &[scenario(
+    "forged-votes",
+    "a machine of the cluster shows configurations that no supervisor of the pool has written, while the pool is closed: \
+     over restarts, takeovers and changes of the pool's key it is opened as it was",
+    400,
+    |stage| forged(stage).boxed_local(),
+)];
+
+/// The numbers of keys that are nobody's.
+const OUTSIDER: u8 = 200;
+
+/// What was said of whom the disks obey.
+struct Keys {
+    /// The number of the pool's key.
+    number: u8,
+    /// The grants before the present one, with the numbers of their keys.
+    former: Vec<(u8, Grant)>,
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure(error.to_string())
+}
+
+async fn forged(stage: Stage) -> Result<(), Failure> {
+    let plan = Plan { supervisors: 2, granted: true, ..Plan::simple(4, 32) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    let mut keys = Keys { number: 1, former: Vec::new() };
+    let mut active = 0;
+    let mut has_had = [true, false];
+    for _ in 0..2 + rig.below(3) {
+        rig.load(Mix::default()).await?;
+        rig.run_for(rig.between(300, 2500)).await;
+        if rig.below(2) == 0 {
+            change(&rig, &mut keys, active).await?;
+        }
+        let grant = rig.grant().await?.grant;
+        let report = rig.report().ok_or_else(|| failed("the pool isn't open"))?;
+        rig.run_for(rig.between(0, 2000)).await;
+        rig.cluster.kill_supervisor(active);
+        rig.forget_clients();
+        rig.run_for(rig.between(0, 8000)).await;
+        forge(&rig, &report, &keys, &grant)?;
+        let other = 1 - active;
+        if rig.below(2) == 0 && grant.names(&supervisor(&rig, other)) {
+            active = other;
+            rig.cluster.start_supervisor(active);
+            rig.set_active(active);
+            rig.see_disks(rig.cluster.disks().len()).await?;
+            // Who never had it has to be told which key is the pool's.
+            let is_told = !has_had[active] || rig.below(2) == 0;
+            let votes = if is_told { VotesOf::Key(grant.key()) } else { VotesOf::Known };
+            let options = ImportOptions { force: true, votes, ..ImportOptions::default() };
+            rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await?;
+            has_had[active] = true;
+        } else {
+            rig.cluster.start_supervisor(active);
+        }
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    rig.load(Mix::default()).await?;
+    rig.cluster.heal();
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.converge().await
+}
+
+/// The pool gets another key, or lets others in.
+async fn change(rig: &Rig, keys: &mut Keys, active: usize) -> Result<(), Failure> {
+    let known = rig.grant().await?.grant;
+    let other = (rig.below(2) == 0).then(|| supervisor(rig, 1 - active));
+    let named: Vec<_> =
+        [supervisor(rig, active), bystander(rig)].into_iter().chain(other).collect();
+    keys.former.push((keys.number, known.clone()));
+    let pair = key(keys.number)?;
+    let next = match rig.below(3) {
+        0 => pair.follow(&known, &named),
+        _ => {
+            keys.number += 1;
+            pair.hand_over(&known, &key(keys.number)?, &named)
+        }
+    };
+    rig.set_grant(next.map_err(failed)?).await.map(drop)
+}
+
+/// Somebody's word, who has no say.
+fn forger(rig: &Rig, keys: &Keys, grant: &Grant) -> Result<Option<Signer>, Failure> {
+    let outsider = KeyPair::of(SecretKey::new([OUTSIDER; 32])).map_err(failed)?;
+    let named = [supervisor(rig, 0), supervisor(rig, 1), outsider.public()];
+    let former = keys.former.get(rig.below(keys.former.len()));
+    let (by, grant) = match (rig.below(4), former) {
+        (0, _) => return Ok(None),
+        // Under a key of his own, and under any version.
+        (1, _) | (_, None) => {
+            let own = key(OUTSIDER)?;
+            let first = own.found(&named).map_err(failed)?;
+            let later = (0..rig.below(8)).try_fold(first, |last, _| own.follow(&last, &named));
+            (outsider, later.map_err(failed)?)
+        }
+        // By a former key of the pool, if it has another by now.
+        (2, Some((number, former))) if *number < keys.number => {
+            let own = key(*number)?;
+            let steps = rig.below(8);
+            let later = (0..=steps).try_fold(former.clone(), |last, _| own.follow(&last, &named));
+            (outsider, later.map_err(failed)?)
+        }
+        // Who was let in, and is no more.
+        (_, Some((_, former))) => {
+            let out = (0..2).find(|of| !grant.names(&supervisor(rig, *of)));
+            let Some(out) = out else { return Ok(None) };
+            let name = rig.cluster.supervisor(out).name().to_owned();
+            (drivers::keys(&rig.cluster.director(), &name), former.clone())
+        }
+    };
+    Ok(Signer::new(Some(&by), Some(&Rc::new(grant))))
+}
+
+fn slots_of(disk: &Disk, place: &VotePlace) -> VoteSlots {
+    let sectors = (VOTE_BYTES / block::SECTOR_BYTES) as u64;
+    let [first, second] = VOTE_SLOTS.map(|at| disk.peek(SectorRange::new(Lba(at), sectors)));
+    select_vote(place, [Some(&first), Some(&second)], &[])
+}
+
+/// Shows what isn't so on a machine's disk.
+fn forge(rig: &Rig, report: &PoolReport, keys: &Keys, grant: &Grant) -> Result<(), Failure> {
+    let pool = PoolId(report.id.parse().map_err(failed)?);
+    let shown = &report.disks[rig.below(report.disks.len())];
+    let mine = DiskId(shown.id.parse().map_err(failed)?);
+    let place = VotePlace { pool, disk: mine, witness: None };
+    let disks = rig.cluster.disks();
+    let disk = disks.iter().find(|(name, _)| *name == shown.name).map(|(_, disk)| disk);
+    let disk = disk.ok_or_else(|| failed("there is no such disk"))?;
+    let slots = slots_of(disk, &place);
+    // A disk that never had a vote shows none.
+    let Some(genuine) = slots.newest else { return Ok(()) };
+    let epoch = match rig.below(3) {
+        0 => Epoch(u64::MAX),
+        1 => genuine.epoch,
+        _ => genuine.epoch.next(),
+    };
+    let owners = [genuine.owner, OwnerId(Uuid::from_u128(666)), OwnerId::NONE];
+    let destruction = [Destruction::None, Destruction::Asked, Destruction::Decided];
+    let is_alone = rig.below(3) > 0;
+    let voters = if is_alone { Voters::of(vec![mine]) } else { genuine.voters.clone() };
+    let forged = Configuration {
+        epoch,
+        number: ConfigNumber(genuine.number.0 + 1 + rig.below(1000) as u64),
+        owner: owners[rig.below(3)],
+        released: rig.below(2) == 0,
+        destruction: destruction[rig.below(3)],
+        voters,
+        copies: [mine].into(),
+        record: RecordNumber(genuine.record.0 + [0, 1, 1_000_000][rig.below(3)]),
+        out: Vec::new(),
+        ..genuine
+    };
+    let by = forger(rig, keys, grant)?;
+    rig.cluster.tell(&format!("{} shows {forged:?}, signed by {by:?}", shown.name));
+    // In the place of its older vote, or of both.
+    let both = rig.below(2) == 0;
+    for slot in [slots.next_slot, 1 - slots.next_slot].into_iter().take(1 + usize::from(both)) {
+        let record = forged.encode(&place, slot, by.as_ref()).map_err(failed)?;
+        disk.poke(Lba(VOTE_SLOTS[slot]), &record);
+    }
+    Ok(())
+}
