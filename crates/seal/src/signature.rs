@@ -114,6 +114,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn golden_bytes() {
+        let hex: String = pair(7)
+            .sign("etherpool vote", b"said")
+            .0
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "c8853df345ece33372843ff336ccb67a9d8d4de8af6f3645848a30bc6fe48f2bbfec7957d5f158cfb7d95499ee205a4c7cffd393f58fb1345ad1b4cdae3142e110ff1c90846a5b2a55d60ffd310a2240801051bad169d1bfb9181af58a6e0906"
+        );
+    }
+
     /// A signature of the wire format of RFC 8032 that others verify.
     #[test]
     fn others_verify_it() {

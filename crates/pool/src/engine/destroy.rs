@@ -21,7 +21,7 @@ use futures::future::join_all;
 use super::grants;
 use super::lease::Ended;
 use super::observe::{Content, read_content};
-use super::open::SeenDisk;
+use super::open::{EPOCH_MAX, SeenDisk};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Slot, SlotState};
@@ -301,14 +301,15 @@ impl Engine {
         let holders = join_all(renewals).await.into_iter().flatten();
         let counting = seen.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
         let voted = counting.map(|vote| vote.newest.epoch);
-        let highest = holders.map(|answer| answer.value.epoch).chain(voted).max();
+        let heard = holders.map(|answer| answer.value.epoch).filter(|epoch| *epoch <= EPOCH_MAX);
+        let highest = heard.chain(voted).max();
         let mut epoch = highest.unwrap_or_default().next();
         for _ in 0..CLAIM_ATTEMPTS {
             let claim = Claim::new(epoch, self.config.owner);
             let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim.clone())));
             let answers = join_all(claims).await;
             let outbid = answers.iter().filter_map(|answer| match answer {
-                Err(IoError::Fenced { highest }) => Some(*highest),
+                Err(IoError::Fenced { highest }) if *highest <= EPOCH_MAX => Some(*highest),
                 _ => None,
             });
             if let Some(highest) = outbid.max() {

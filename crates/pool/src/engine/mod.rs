@@ -4,7 +4,7 @@
 //! pool that names its owner, and offers volumes as block devices. The rules that it keeps stand in
 //! `docs/engine.md`; each operation has a file of its own:
 //!
-//! - **which pools there are**: `observe` (what is on a disk), `slot` (when a pool is opened), `open`
+//! - **which pools there are**: `observe` (what is on a disk), `trusted` (whose votes count), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`, `destroy` and `unlabel`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`,
 //!   `offline`;

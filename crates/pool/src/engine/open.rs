@@ -248,13 +248,16 @@ impl OpenRequest {
         // Whoever made up the others may have made up an epoch after which there are no more.
         let counting =
             self.disks.iter().filter_map(|disk| disk.vote.as_ref().filter(|vote| vote.counts));
-        let mut highest = counting.map(|vote| vote.newest.epoch);
-        let mut epoch = highest.by_ref().max().unwrap_or(before.epoch).max(self.epoch_floor).next();
+        let highest = counting.map(|vote| vote.newest.epoch).max();
+        let mut epoch = highest.unwrap_or(before.epoch).max(self.epoch_floor).next();
         let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
         let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
         let mut others: BTreeSet<DiskId> = BTreeSet::new();
         for (disk, holder) in self.disks.iter().zip(join_all(holders).await) {
             let Ok(holder) = holder else { continue };
+            if holder.value.epoch > EPOCH_MAX {
+                continue;
+            }
             epoch = epoch.max(holder.value.epoch.next());
             let theirs = holder.value.owner != self.config.owner
                 && holder.value.epoch > before.epoch
@@ -316,7 +319,9 @@ impl OpenRequest {
                     let former_heard = holder.value.heard;
                     claimed.push(Claimed { disk: disk.clone(), former_heard });
                 }
-                Err(IoError::Fenced { highest }) => fenced = fenced.max(Some(highest)),
+                Err(IoError::Fenced { highest }) if highest <= EPOCH_MAX => {
+                    fenced = fenced.max(Some(highest));
+                }
                 Err(error) => {
                     tracing::warn!(pool = %self.name, disk = %disk.place.name, %error, "not claimed");
                 }
@@ -540,6 +545,10 @@ impl OpenRequest {
     }
 }
 
+/// A pool that is opened once a minute comes so far in four thousand years; versions of checksum blocks have room for
+/// twice as much. A disk that says that it has accepted a later one is none of a majority: its target is broken, or
+/// was broken into, and would have all others accept the last epoch that there is.
+pub(super) const EPOCH_MAX: Epoch = Epoch(1 << 31);
 /// Two who claim at once outbid each other this often before one gives up.
 const CLAIM_ATTEMPTS: usize = 4;
 /// How long it may take to get a majority's word on the new owner, its wait for the lease included.

@@ -272,3 +272,73 @@ pub(super) fn explain(pool: &str, disks: &[SeenDisk]) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use seal::{PoolKeyPair, SecretKey};
+
+    use super::*;
+
+    fn key(number: u8) -> PoolKeyPair {
+        PoolKeyPair::of(SecretKey::new([number; 32])).unwrap()
+    }
+
+    const US: PublicKey = PublicKey([1; 32]);
+
+    #[test]
+    fn metadata_puts_no_other_key_in_the_place_of_the_one_that_is_known() {
+        let of = |grant: &Grant| Some(Rc::new(grant.clone()));
+        let first = key(1).found(&[US]).unwrap();
+        let second = key(1).follow(&first, &[US]).unwrap();
+        let rotated = key(1).hand_over(&second, &key(2), &[US]).unwrap();
+        let lost = key(3).found_after(&rotated, &[US]).unwrap();
+        let by = |root| Trusted { own: Some(US), root };
+        let known = |grant: &Grant| by(Root::Grant(Rc::new(grant.clone())));
+        for (trusted, kept, expected) in [
+            (by(Root::All), None, None),
+            (by(Root::All), of(&first), of(&first)),
+            (known(&second), None, of(&second)),
+            (known(&second), of(&first), of(&second)),
+            (known(&second), of(&rotated), of(&rotated)),
+            (known(&rotated), of(&second), of(&rotated)),
+            (known(&rotated), of(&lost), of(&rotated)),
+            (by(Root::Forked(None)), of(&lost), of(&lost)),
+            (by(Root::Forked(of(&first))), of(&lost), of(&first)),
+        ] {
+            assert_eq!(trusted.grant_of(kept.clone()), expected, "{trusted:?} {kept:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_is_where_all_others_lead() {
+        let of = |grant: &Grant| Rc::new(grant.clone());
+        let first = key(1).found(&[US]).unwrap();
+        let second = key(1).follow(&first, &[US]).unwrap();
+        let rotated = key(1).hand_over(&second, &key(2), &[US]).unwrap();
+        let own = key(1).hand_over(&second, &key(9), &[US]).unwrap();
+        let own = key(9).follow(&own, &[US]).unwrap();
+        let lost = key(3).found_after(&rotated, &[US]).unwrap();
+        let is = |grant: &Grant| Root::Grant(Rc::new(grant.clone()));
+        for (known, key, in_sight, root) in [
+            (None, None, vec![], Root::All),
+            (None, None, vec![of(&first), of(&second)], is(&second)),
+            (None, None, vec![of(&rotated), of(&first)], is(&rotated)),
+            (None, None, vec![of(&rotated), of(&lost)], Root::Forked(None)),
+            (None, None, vec![of(&rotated), of(&own)], Root::Forked(None)),
+            (None, Some(rotated.key()), vec![of(&rotated), of(&own)], is(&rotated)),
+            (None, Some(lost.key()), vec![of(&rotated)], Root::Forked(None)),
+            (Some(of(&first)), None, vec![], is(&first)),
+            (Some(of(&first)), None, vec![of(&rotated), of(&lost)], is(&rotated)),
+            (Some(of(&rotated)), None, vec![of(&own), of(&first)], is(&rotated)),
+            (Some(of(&first)), None, vec![of(&rotated), of(&own)], Root::Forked(Some(of(&first)))),
+            (Some(of(&first)), Some(lost.key()), vec![of(&lost), of(&first)], is(&lost)),
+        ] {
+            assert_eq!(
+                Root::of(known.clone(), key, &in_sight),
+                root,
+                "{known:?} {key:?} {in_sight:?}"
+            );
+        }
+    }
+}

@@ -26,13 +26,22 @@ use crate::drivers;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
-pub const SCENARIOS: &[Scenario] = &[scenario(
-    "forged-votes",
-    "a machine of the cluster shows configurations that no supervisor of the pool has written, while the pool is closed: \
-     over restarts, takeovers and changes of the pool's key it is opened as it was",
-    400,
-    |stage| forged(stage).boxed_local(),
-)];
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "forged-votes",
+        "a machine of the cluster shows configurations that no supervisor of the pool has written, while the pool is \
+         closed: over restarts, takeovers and changes of the pool's key it is opened as it was",
+        400,
+        |stage| forged(stage).boxed_local(),
+    ),
+    scenario(
+        "key-lost-while-away",
+        "a pool's key is lost and another made while machines are away; a supervisor that knows the former one opens \
+         nothing older, and all once it is told",
+        400,
+        |stage| key_lost(stage).boxed_local(),
+    ),
+];
 
 /// The numbers of keys that are nobody's.
 const OUTSIDER: u8 = 200;
@@ -71,20 +80,62 @@ async fn forged(stage: Stage) -> Result<(), Failure> {
         let other = 1 - active;
         if rig.below(2) == 0 && grant.names(&supervisor(&rig, other)) {
             active = other;
-            rig.cluster.start_supervisor(active);
-            rig.set_active(active);
-            rig.see_disks(rig.cluster.disks().len()).await?;
             // Who never had it has to be told which key is the pool's.
             let is_told = !has_had[active] || rig.below(2) == 0;
             let votes = if is_told { VotesOf::Key(grant.key()) } else { VotesOf::Known };
-            let options = ImportOptions { force: true, votes, ..ImportOptions::default() };
-            rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await?;
+            taken_over(&rig, active, votes).await?;
             has_had[active] = true;
         } else {
             rig.cluster.start_supervisor(active);
         }
         rig.wait_clean(CONVERGENCE_MAX).await?;
     }
+    rig.load(Mix::default()).await?;
+    rig.cluster.heal();
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.converge().await
+}
+
+/// Imports the pool by the other supervisor, which is to believe these votes.
+async fn taken_over(rig: &Rc<Rig>, active: usize, votes: VotesOf) -> Result<(), Failure> {
+    rig.cluster.kill_supervisor(1 - active);
+    rig.forget_clients();
+    rig.cluster.start_supervisor(active);
+    rig.set_active(active);
+    rig.see_disks(rig.cluster.disks().len()).await?;
+    imported(rig, votes).await
+}
+
+async fn imported(rig: &Rc<Rig>, votes: VotesOf) -> Result<(), Failure> {
+    let options = ImportOptions { force: true, votes, ..ImportOptions::default() };
+    rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await.map(drop)
+}
+
+async fn key_lost(stage: Stage) -> Result<(), Failure> {
+    let plan = Plan { supervisors: 2, granted: true, ..Plan::simple(3, 32) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    // Both have had it.
+    for active in [1, 0] {
+        taken_over(&rig, active, VotesOf::Known).await?;
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    let known = rig.grant().await?.grant;
+    let away = rig.below(rig.cluster.node_count());
+    rig.cluster.kill_node(away);
+    rig.load(Mix::BUSY).await?;
+    rig.run_for(rig.between(1, 20_000)).await;
+    let named = [supervisor(&rig, 0), supervisor(&rig, 1), bystander(&rig)];
+    let next = key(9)?.found_after(&known, &named).map_err(failed)?;
+    rig.set_grant(next.clone()).await?;
+    rig.run_for(rig.between(1, 20_000)).await;
+    rig.cluster.start_node(away);
+    // The disk that was away may have heard of it, or not.
+    rig.run_for(rig.between(0, 300)).await;
+    let is_refused = taken_over(&rig, 1, VotesOf::Known).await.is_err();
+    if is_refused {
+        imported(&rig, VotesOf::Key(next.key())).await?;
+    }
+    rig.wait_clean(CONVERGENCE_MAX).await?;
     rig.load(Mix::default()).await?;
     rig.cluster.heal();
     rig.wait_clean(CONVERGENCE_MAX).await?;

@@ -99,6 +99,22 @@ fn a_pool_that_only_says_that_it_is_ours_is_not_opened() {
     assert_eq!(victim.engine.known_pools().len(), 1);
 }
 
+/// Else all others would accept the last epoch that there is, and nobody could ever have the pool again.
+#[test]
+fn a_disk_that_tells_of_an_absurd_epoch_is_left_out_and_spoils_no_other() {
+    for epoch in [u64::MAX, u64::from(u32::MAX), (1 << 31) + 1] {
+        let (bench, _volume) = Bench::mirrored(206);
+        bench.release("pool");
+        bench.use_under(2, epoch);
+        bench.pass(Duration::from_secs(20));
+        bench.import(true).unwrap();
+        bench.reopened();
+        let report = bench.report();
+        assert!(report.epoch < 100, "{report:?}");
+        assert!(report.disks[2].state != DiskState::Usable, "{report:?}");
+    }
+}
+
 /// Finding 5.4.
 #[test]
 fn a_pool_is_not_taken_from_an_owner_that_lives() {
