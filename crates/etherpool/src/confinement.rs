@@ -173,6 +173,59 @@ mod tests {
         }
     }
 
+    /// The capabilities of a table's cell.
+    fn named(cell: &str) -> CapabilitySet {
+        let words = cell.split('`').skip(1).step_by(2);
+        words
+            .map(|word| CapabilitySet::from_name(word).unwrap_or_else(|| panic!("{word}")))
+            .collect()
+    }
+
+    #[test]
+    fn it_is_as_documented() {
+        let text = std::fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/security.md"),
+        );
+        let text = text.unwrap();
+        let config = "interfaces = [{ name = 'eth1', netns = 'storage' }]";
+        let config = SupervisorConfig::parse(config).unwrap();
+        for (name, process) in [
+            ("supervisor", Process::Supervisor),
+            ("engine", Process::Engine(&config)),
+            ("witnesses", Process::Witnesses(&config)),
+            ("services", Process::Services),
+            ("node", Process::Exporter { has_last_commands: false }),
+        ] {
+            let begin = format!("| `{name}`");
+            let row = text.lines().find(|line| line.starts_with(&begin)).unwrap();
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let rights = process.rights();
+            // Of directories that aren't root's, as on a machine where this isn't run as root.
+            let own = match process {
+                Process::Engine(config) | Process::Witnesses(config) => {
+                    rights.own - files_of(config)
+                }
+                _ => rights.own,
+            };
+            assert_eq!(own, named(cells[2]), "{row}");
+            assert_eq!(rights.of_programs - rights.own, named(cells[3]), "{row}");
+            assert_eq!(rights.programs_gain, cells[4] == "yes", "{row}");
+            let lists = [
+                ("machine", calls::MACHINE),
+                ("others", calls::OTHERS),
+                ("mounts", calls::MOUNTS),
+                ("programs", calls::PROGRAMS),
+            ];
+            for (word, list) in lists {
+                assert_eq!(
+                    rights.refused.contains(&list),
+                    cells[5].contains(word),
+                    "{word}: {row}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn an_engine_enters_namespaces_only_where_its_configuration_names_some() {
         let rights = |text: &str| {
