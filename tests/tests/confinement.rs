@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blackbox::{Lab, LabOptions, Target, VOLUME, etherpool, quiet, require_root, wait_until};
@@ -116,6 +117,59 @@ fn each_process_may_what_is_documented() {
     }
     for who in ["supervisor", "n1", "n2"] {
         assert!(!lab.log(who).contains("confined"), "{}", lab.log(who));
+    }
+}
+
+/// All files below a directory.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let below = |entry: std::fs::DirEntry| match entry.file_type().unwrap() {
+        kind if kind.is_dir() => files_below(&entry.path()),
+        kind if kind.is_file() => vec![entry.path()],
+        _ => Vec::new(),
+    };
+    entries.flat_map(below).collect()
+}
+
+#[test]
+fn secrets_are_in_files_that_only_root_reads_and_nowhere_else() {
+    let lab = Lab::up(&LabOptions { nodes: 2, disks: 1, size: "512M", ..LabOptions::default() });
+    lab.cli(&["volume", "verify", VOLUME]);
+    lab.cli(&["token", "create"]);
+    lab.cli(&["pool", "key", "rotate", "cluster", "--yes"]);
+    let dirs = ["n1/state", "n2/state", "supervisor/state"].map(|name| lab.dir().join(name));
+    let mut secrets = vec![lab.dir().join("supervisor/token")];
+    for file in dirs.iter().flat_map(|dir| files_below(dir)) {
+        let mode = file.metadata().unwrap().mode() & 0o777;
+        // The lock holds a process's number.
+        let is_lock = file.file_name().is_some_and(|name| name == "lock");
+        assert!(mode == 0o600 || is_lock, "{}: {mode:o}", file.display());
+        if file.extension().is_some_and(|end| end == "key") {
+            secrets.push(file);
+        }
+    }
+    assert!(secrets.len() >= 5, "the keys of three machines and a pool, and a token: {secrets:?}");
+    let mut said: Vec<(String, String)> = files_below(&lab.dir().join("log"))
+        .into_iter()
+        .map(|log| (log.display().to_string(), std::fs::read_to_string(log).unwrap()))
+        .collect();
+    let pids: BTreeSet<u32> =
+        threads(&[lab.dir().to_str().unwrap()]).into_iter().map(|(pid, ..)| pid).collect();
+    assert!(pids.len() >= 6, "{pids:?}");
+    for pid in pids {
+        for name in ["cmdline", "environ"] {
+            let path = format!("/proc/{pid}/{name}");
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            said.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    for file in secrets {
+        let secret = std::fs::read_to_string(&file).unwrap();
+        let secret = secret.trim();
+        assert!(secret.len() >= 16, "{}", file.display());
+        for (place, text) in &said {
+            assert!(!text.contains(secret), "{} is in {place}", file.display());
+        }
     }
 }
 
