@@ -181,6 +181,27 @@ fn a_target_may_what_is_documented() {
     check("target", &[" target ", config.to_str().unwrap()]);
 }
 
+#[test]
+fn last_commands_have_all_rights_and_their_target_has_not() {
+    let mut target = Target::new(1500);
+    let said = target.path("said");
+    let exports = target.export("e7.1", 1 << 20, "");
+    let command = format!("cat /proc/self/status > {}", said.display());
+    target.configure(&format!("after-stop = [{command:?}]\n{exports}"));
+    target.run();
+    assert!(target.client("e7.1").sectors().is_ok(), "it serves");
+    let own = documented("target").own;
+    let mine = status_of(Path::new("/proc/self")).unwrap();
+    let config = target.path("target.toml");
+    for (.., status) in threads(&[" target ", config.to_str().unwrap()]) {
+        assert!(own.contains(set(&status, "CapEff")) && status["Seccomp"] == "2", "{status:?}");
+    }
+    target.stop();
+    let text = std::fs::read_to_string(said).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    assert_eq!(line.trim(), mine["CapEff"], "as the target was started with");
+}
+
 /// A process that was told to leave a core file.
 fn leaves_core(mut program: Command) -> bool {
     use std::os::unix::process::ExitStatusExt;

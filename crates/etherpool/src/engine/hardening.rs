@@ -12,7 +12,7 @@ use crate::confinement::{Process, confine};
 pub struct Hardening {
     /// Memory is locked.
     pub memory_locked: bool,
-    /// PR_SET_IO_FLUSHER is set on the main thread, and on each thread as it begins.
+    /// PR_SET_IO_FLUSHER is set on the main thread, and so on those that descend from it.
     pub io_flusher: bool,
     /// What didn't work, and what that means.
     pub warnings: Vec<String>,
@@ -51,9 +51,4 @@ impl Hardening {
             tracing::warn!("{warning}");
         }
     }
-}
-
-/// For threads that don't descend from the main one's marks. Its failure was told at the start.
-pub fn on_thread_start() {
-    let _ = set_io_flusher();
 }
