@@ -1,5 +1,6 @@
 //! A target of the test's own: `etherpool target` behind a cable, with files for disks.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -166,13 +167,21 @@ impl Target {
 
     /// Starts the process.
     pub fn run(&mut self) {
-        self.run_with(&[]);
+        self.run_with(&[], &[]);
     }
 
-    fn run_with(&mut self, options: &[&str]) {
+    /// Starts it by another program, which becomes it.
+    pub fn run_by(&mut self, program: &[&str]) {
+        self.run_with(program, &[]);
+    }
+
+    fn run_with(&mut self, by: &[&str], options: &[&str]) {
         assert!(self.process.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.path("log")).expect("log");
-        let mut command = self.wire.target_command(Path::new(etherpool().get_program()));
+        let etherpool = etherpool();
+        let mut words = by.iter().map(OsStr::new).chain([etherpool.get_program()]);
+        let mut command = self.wire.target_command(Path::new(words.next().expect("a program")));
+        command.args(words);
         command.args(["target", "--config"]).arg(self.path("target.toml")).args(options);
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.process = Some(command.spawn().expect("the target"));
@@ -181,7 +190,7 @@ impl Target {
     /// Starts another process in its place, while this one runs; returns the former.
     pub fn take_over(&mut self) -> Child {
         let former = self.process.take().expect("it runs");
-        self.run_with(&["--replace"]);
+        self.run_with(&[], &["--replace"]);
         former
     }
 

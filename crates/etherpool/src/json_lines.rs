@@ -46,19 +46,13 @@ pub struct Rules {
     pub descriptors_max: usize,
     /// How long a connection may be silent, and its answers not be read; for ever without it.
     pub timeout: Option<Duration>,
-    /// Called first on each thread.
-    pub on_thread_start: fn(),
 }
 
 impl Rules {
     /// Runs `work` on a thread of its own.
     pub fn spawn(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let (on_start, thread) = (self.on_thread_start, std::thread::Builder::new());
-        let run = move || {
-            on_start();
-            work();
-        };
-        thread.name(self.name.into()).stack_size(STACK_BYTES).spawn(run).map(drop)
+        let thread = std::thread::Builder::new().name(self.name.into());
+        thread.stack_size(STACK_BYTES).spawn(work).map(drop)
     }
 }
 

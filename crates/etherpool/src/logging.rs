@@ -142,6 +142,8 @@ impl LineQueue {
         let dropped = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&dropped);
         std::thread::Builder::new().name("log".into()).stack_size(128 << 10).spawn(move || {
+            // Confined before its process is: it only writes.
+            let _ = os::confine::give_up_capabilities();
             let mut told = 0;
             for message in receiver {
                 let line = match message {

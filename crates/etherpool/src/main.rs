@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod client;
+mod confinement;
 mod engine;
 mod json_lines;
 mod keys;
@@ -25,5 +26,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    confinement::begin();
     target_command::called_as_vblade().unwrap_or_else(cli::main)
 }

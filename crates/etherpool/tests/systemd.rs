@@ -41,6 +41,62 @@ fn systemd_understands_the_units() {
     assert!(output.status.success() && about_ours.is_empty(), "{said}");
 }
 
+/// What systemd makes of how little a unit may: 0 is nothing, 100 all. A supervisor's mounts are for everybody, which
+/// leaves it more.
+#[test]
+fn the_units_may_little() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: systemd-analyze is not installed; the units are NOT rated");
+        return;
+    }
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging");
+    for (name, threshold) in UNITS.into_iter().zip([39, 39, 65]) {
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(format!("--threshold={threshold}"))
+            .arg(packaging.join(name))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("{}", said.lines().last().unwrap_or_default());
+        assert!(output.status.success(), "{name}: {said}{told}");
+    }
+}
+
+/// A unit with mounts of its own would mount for nobody.
+#[test]
+fn what_a_supervisor_mounts_is_seen_by_all() {
+    let text = unit(UNITS[2]);
+    let keys = text.lines().filter_map(|line| line.split_once('=')).map(|(key, _)| key);
+    let own = [
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "ExecPaths",
+        "InaccessiblePaths",
+        "MountFlags",
+        "NoExecPaths",
+        "PrivateDevices",
+        "PrivateMounts",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ProcSubset",
+        "ProtectControlGroups",
+        "ProtectHome",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectProc",
+        "ProtectSystem",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "RootDirectory",
+        "TemporaryFileSystem",
+    ];
+    let found: Vec<&str> = keys.filter(|key| own.contains(key)).collect();
+    assert!(found.is_empty(), "{found:?} give it mounts of its own");
+}
+
 /// A machine that isn't configured fails visibly, once, with what is to be done: it isn't started for
 /// ever.
 #[test]

@@ -27,7 +27,6 @@ fn a_handler_that_panics_ends_the_service() {
         sectors: 2048,
         read_only: true,
         over_ring: over_ring(),
-        on_thread_start: || {},
         on_end: Box::new(move || ended.send(()).unwrap()),
     };
     let (served, ring) =

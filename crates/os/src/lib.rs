@@ -5,6 +5,7 @@
 //! ([`block::BlockDevice`], [`aoe_wire::Port`]) and holds no protocol and no policy.
 
 pub mod ata;
+pub mod confine;
 pub mod dir;
 pub mod disks;
 pub mod file;

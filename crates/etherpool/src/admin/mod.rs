@@ -172,7 +172,6 @@ impl AdminServer {
             line_bytes_max: LINE_BYTES_MAX,
             descriptors_max: 0,
             timeout: Some(ASKER_TIMEOUT),
-            on_thread_start: || {},
         };
         let admin = self.clone();
         let serve = move |connection: &mut Connection| serve_asker(connection, &admin);

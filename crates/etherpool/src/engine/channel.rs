@@ -71,11 +71,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Listens on `socket`, which is made anew. `on_thread_start` is called first on each thread.
-    pub fn listen(
-        socket: &Path,
-        on_thread_start: fn(),
-    ) -> anyhow::Result<(Channel, Mailbox<Incoming>)> {
+    /// Listens on `socket`, which is made anew.
+    pub fn listen(socket: &Path) -> anyhow::Result<(Channel, Mailbox<Incoming>)> {
         let (requests, receiver) = mailbox(CONNECTIONS_MAX * REQUESTS_IN_FLIGHT_MAX);
         let channel = Channel::default();
         let accepting = channel.clone();
@@ -85,7 +82,6 @@ impl Channel {
             line_bytes_max: LINE_BYTES_MAX,
             descriptors_max: DESCRIPTORS_MAX,
             timeout: None,
-            on_thread_start,
         };
         json_lines::listen(socket, rules, move |connection| {
             let peer = accepting.admit(connection)?;
@@ -170,7 +166,7 @@ mod tests {
     fn requests_come_in_and_answers_go_out() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("engine.sock");
-        let (channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let (channel, mailbox) = Channel::listen(&socket).unwrap();
         let stream = UnixStream::connect(&socket).unwrap();
         let mut writer = stream.try_clone().unwrap();
         for (id, request) in [(4, EngineRequest::Pools), (9, EngineRequest::Disks)] {
@@ -193,7 +189,7 @@ mod tests {
     fn events_take_no_answer_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("engine.sock");
-        let (channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let (channel, mailbox) = Channel::listen(&socket).unwrap();
         let mut stream = UnixStream::connect(&socket).unwrap();
         let ask = to_line(&RequestLine { id: 1, request: EngineRequest::Pools });
         stream.write_all(&ask).unwrap();
@@ -219,7 +215,7 @@ mod tests {
     fn a_connection_counts_once() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("engine.sock");
-        let (_channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let (_channel, mailbox) = Channel::listen(&socket).unwrap();
         let ask = to_line(&RequestLine { id: 1, request: EngineRequest::Pools });
         let mut connections: Vec<UnixStream> =
             (0..=CONNECTIONS_MAX).map(|_| UnixStream::connect(&socket).unwrap()).collect();
@@ -233,7 +229,7 @@ mod tests {
     fn garbage_ends_the_connection_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("engine.sock");
-        let (_channel, mailbox) = Channel::listen(&socket, || {}).unwrap();
+        let (_channel, mailbox) = Channel::listen(&socket).unwrap();
         let mut bad = UnixStream::connect(&socket).unwrap();
         bad.write_all(b"{\"id\":1,\"request\":{\"op\":\"format-everything\"}}\n").unwrap();
         let mut rest = Vec::new();

@@ -1,22 +1,26 @@
 //! What keeps the engine from waiting for memory that only it can free: everything it has stays in
-//! memory, and the kernel knows that it must not be made to write back first. Missing rights are a
-//! warning in status, not a failure: a test machine is allowed to be less safe.
+//! memory, and the kernel knows that it must not be made to write back first. Then it is confined. Missing rights are
+//! a warning in status, not a failure: a test machine is allowed to be less safe.
 
+use control::config::SupervisorConfig;
 use os::process::{lock_memory, set_io_flusher};
+
+use crate::confinement::{Process, confine};
 
 /// What worked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hardening {
     /// Memory is locked.
     pub memory_locked: bool,
-    /// PR_SET_IO_FLUSHER is set on the main thread, and on each thread as it begins.
+    /// PR_SET_IO_FLUSHER is set on the main thread, and so on those that descend from it.
     pub io_flusher: bool,
     /// What didn't work, and what that means.
     pub warnings: Vec<String>,
 }
 
-/// Locks memory and marks this thread. Called before other threads begin: they inherit the mark.
-pub fn apply() -> Hardening {
+/// Locks memory, marks this thread and gives up what isn't needed any more. Called before other threads begin: they
+/// inherit all of it.
+pub fn apply(config: &SupervisorConfig) -> Hardening {
     let mut warnings = Vec::new();
     let memory_locked = match lock_memory() {
         Ok(()) => true,
@@ -36,6 +40,7 @@ pub fn apply() -> Hardening {
             false
         }
     };
+    warnings.extend(confine(Process::Engine(config)));
     Hardening { memory_locked, io_flusher, warnings }
 }
 
@@ -46,9 +51,4 @@ impl Hardening {
             tracing::warn!("{warning}");
         }
     }
-}
-
-/// For threads that don't descend from the main one's marks. Its failure was told at the start.
-pub fn on_thread_start() {
-    let _ = set_io_flusher();
 }

@@ -98,11 +98,11 @@ pub fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
     let (mut reactor, handle) = Reactor::new().context("io_uring")?;
     // Before the first thread: all of them inherit that the signal isn't theirs, and the marks.
     let told = signals(&handle, &[Signal::Terminate]).context("signals")?;
-    let hardening = hardening::apply();
+    let hardening = hardening::apply(&config);
     crate::logging::start(&config.log.level);
     hardening.tell();
     let instance = os::random_u64().context("random numbers")?.max(1);
-    let (channel, requests) = Channel::listen(&config.engine_socket(), hardening::on_thread_start)?;
+    let (channel, requests) = Channel::listen(&config.engine_socket())?;
     let outcome = reactor.run_until(async move {
         let process = Process::start(handle, &config, &args, hardening, instance)?;
         let _admin = process.open_admin(&config);

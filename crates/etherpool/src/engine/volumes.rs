@@ -15,8 +15,6 @@ use frontend::fuse::{
 use os::ReactorHandle;
 use os::reactor::{MailSender, Mailbox, SendError, mailbox};
 
-use super::hardening::on_thread_start;
-
 /// Requests on their way from the serving thread; more than the server lets in at once.
 const REQUESTS_MAX: usize = 256;
 /// Ends of servers that wait to be noticed.
@@ -153,7 +151,6 @@ pub fn serve_device(
         sectors: device.geometry().sectors,
         read_only: device.geometry().read_only,
         over_ring: queues.is_some(),
-        on_thread_start,
         on_end: Box::new(on_end),
     };
     let hand_on = move |request: VolumeRequest, reply: Reply| {

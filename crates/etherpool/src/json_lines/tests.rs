@@ -14,7 +14,6 @@ const RULES: Rules = Rules {
     line_bytes_max: 1000,
     descriptors_max: 1,
     timeout: Some(Duration::from_secs(20)),
-    on_thread_start: || {},
 };
 
 impl Connection {

@@ -36,6 +36,7 @@ use super::local;
 use super::open_disks::OpenDisks;
 use super::source::{Source, Wanted};
 use crate::admin::{AdminHandler, AdminServer, Change, Metrics, status_of};
+use crate::confinement::Process;
 use crate::keys::{self, Demands};
 use crate::membership::Membership;
 
@@ -122,6 +123,7 @@ pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
     for command in &wanted.config.before_start {
         shell(command).with_context(|| format!("before-start command `{command}`"))?;
     }
+    confine(&spec.source, &wanted);
     let needed: Vec<PathBuf> = wanted.run_dir.iter().chain(&wanted.state_dir).cloned().collect();
     let _running = match needed.is_empty() {
         true => None,
@@ -499,6 +501,21 @@ fn protect_process(source: &Source) {
             && !matches!(source, Source::Fixed(_))
         {
             tracing::warn!("cannot {what}: {error}; under memory pressure this process may stall");
+        }
+    }
+}
+
+/// Before anybody is heard, and after what takes more.
+fn confine(source: &Source, wanted: &Wanted) {
+    let process = match source {
+        Source::Witnesses(supervisor) => Process::Witnesses(supervisor),
+        Source::Node { .. } | Source::Target(_) | Source::Fixed(_) => {
+            Process::Exporter { has_last_commands: !wanted.config.after_stop.is_empty() }
+        }
+    };
+    for warning in crate::confinement::confine(process) {
+        if !matches!(source, Source::Fixed(_)) {
+            tracing::warn!("{warning}");
         }
     }
 }

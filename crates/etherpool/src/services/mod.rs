@@ -49,6 +49,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::confinement::Process;
 use crate::supervisor::{die_with_parent, load_config};
 use engine_client::EngineClient;
 use platform::Linux;
@@ -107,6 +108,7 @@ pub fn run(args: ServicesArgs) -> anyhow::Result<ExitCode> {
     die_with_parent()?;
     let config = load_config(args.config.as_deref())?;
     crate::logging::start(&config.log.level);
+    crate::confinement::confine_and_tell(Process::Services);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()

@@ -18,6 +18,8 @@ use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use control::config::SupervisorConfig;
 
+use crate::confinement::Process;
+
 pub use child::die_with_parent;
 pub use identity::Identity;
 pub use run::{ENGINE_SAYS_EVERY, READY_LINE, WITNESS_LINE};
@@ -43,6 +45,7 @@ pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the supervisor's event loop")?;
+    crate::confinement::confine_and_tell(Process::Supervisor);
     runtime.block_on(run::run(config, args.config, identity))
 }
 

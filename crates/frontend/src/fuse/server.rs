@@ -49,9 +49,7 @@ pub struct Options {
     pub read_only: bool,
     /// A ring may take the requests where the kernel offers that.
     pub over_ring: bool,
-    /// Called first thing on the serving thread (which must be a memory-flushing one).
-    pub on_thread_start: fn(),
-    /// Called last thing on the serving thread, when the kernel has let go of the file or the
+    /// Called last thing on the serving thread, which inherits its maker's mark as one that serves write-back, when the kernel has let go of the file or the
     /// [`VolumeFile`] was dropped.
     pub on_end: Box<dyn FnOnce() + Send>,
 }
@@ -96,11 +94,10 @@ impl VolumeFile {
             data: BufferMut::zeroed(TRANSFER_BYTES_MAX + BLOCK_BYTES),
             handler,
         };
-        let (on_thread_start, on_end) = (options.on_thread_start, options.on_end);
+        let on_end = options.on_end;
         let thread =
             std::thread::Builder::new().name("volume-file".to_owned()).spawn(move || {
                 let _ending = Ending { shared: Arc::clone(&server.shared), on_end: Some(on_end) };
-                on_thread_start();
                 server.run();
             })?;
         Ok((VolumeFile { shared, thread: Some(thread) }, ring))

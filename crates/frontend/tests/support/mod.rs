@@ -144,7 +144,6 @@ impl TestVolume {
             sectors: sectors as u64,
             read_only: false,
             over_ring: over_ring(),
-            on_thread_start: || {},
             on_end: Box::new(|| {}),
         };
         let (file, ring) = VolumeFile::serve(connection, options, move |request, reply| {
