@@ -149,25 +149,29 @@ fn each_role_does_what_is_its_own_and_all_that_is_done_is_known() {
     assert_said(api.by("olaf", &["pool", "scrub", "cluster", "--every", "90d"]), REFUSED, "");
 
     // Who administers.
-    assert_said(api.by("ann", &create), 0, "");
+    let set = ["pool", "set", "cluster", "rebuild-delay", "10min"];
+    assert_said(api.by("olaf", &set), REFUSED, "takes administer");
+    assert_said(api.by("ann", &set), 0, "");
     let (status, answer) =
-        api.curl(Some("ann"), &["-X", "DELETE"], "/v1/pools/cluster/volumes/more");
+        api.curl(Some("ann"), &["-d", "{\"trim\":false}"], "/v1/pools/cluster/set");
     assert_eq!(status, 200, "{answer}");
     assert_said(api.by("ann", &["alert", "test"]), 0, "");
 
     // What was done is in the pool's history by the API's own words, and in the log; what was refused is in the log.
     wait_until("all is known", || {
         let history = lab.json(&["pool", "history", "cluster"]);
-        let done =
-            |who: &str, what: &str| {
-                let text = |entry: &serde_json::Value, key: &str| entry[key].to_string();
-                history.as_array().unwrap().iter().any(|entry| {
-                    text(entry, "who").contains(who) && text(entry, "text").contains(what)
-                })
-            };
+        let done = |who: &str, what: &str| {
+            let text =
+                |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("").to_owned();
+            history
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|entry| text(entry, "who").contains(who) && text(entry, "text").contains(what))
+        };
         done("olaf (operate), from 127.0.0.1", "scrub pool cluster")
             && done("olaf (operate), from 127.0.0.1", "mount volume")
-            && done("ann (administer), from 127.0.0.1", "make a volume in pool cluster")
+            && done("ann (administer), from 127.0.0.1", "set pool cluster {\"trim\":false}")
     });
     let log = lab.log("supervisor");
     let line =
