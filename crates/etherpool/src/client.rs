@@ -246,9 +246,15 @@ impl ApiClient {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, Failure> {
-        let (stream, host) = match &self.address {
-            Address::Socket(socket) => (connect_here(socket).await?, "etherpool".to_owned()),
-            Address::Remote(remote) => (remote.connect().await?, authority(&remote.url)),
+        // What was typed is believed from this machine only.
+        let (stream, host, typed) = match &self.address {
+            Address::Socket(socket) => {
+                (connect_here(socket).await?, "etherpool".to_owned(), command_line())
+            }
+            Address::Remote(remote) => {
+                let nothing = HeaderValue::from_static("");
+                (remote.connect().await?, authority(&remote.url), nothing)
+            }
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -260,7 +266,7 @@ impl ApiClient {
             .uri(path)
             .header("host", host)
             .header("content-type", "application/json")
-            .header(COMMAND_HEADER, command_line())
+            .header(COMMAND_HEADER, typed)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| broken(&error))?;
         let error = match sender.send_request(request).await {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::alerts::WebhookUrl;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -9,6 +10,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// How long the other end may give no sign that it is there.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What is spoken over.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -21,10 +25,21 @@ pub async fn connect(
     tls: Option<ClientConfig>,
 ) -> Result<Box<dyn Stream>, String> {
     let tcp = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|e| e.to_string())?;
+    keep_watch(&tcp).map_err(|error| error.to_string())?;
     let Some(tls) = tls else { return Ok(Box::new(tcp)) };
     let name = ServerName::try_from(url.host.clone()).map_err(|error| error.to_string())?;
     let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await;
     Ok(Box::new(tls.map_err(|error| format!("TLS: {error}"))?))
+}
+
+/// Has the kernel end a connection whose other end is gone, or takes nothing any more.
+pub fn keep_watch(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, GONE_LIMIT / 2)?;
+    sockopt::set_tcp_keepintvl(stream, GONE_LIMIT / 6)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, GONE_LIMIT.as_millis() as u32)?)
 }
 
 /// What a request calls the host of a URL.

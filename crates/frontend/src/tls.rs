@@ -60,8 +60,13 @@ pub enum TlsError {
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl KeyFiles {
+    /// His certificate, and those behind it. Blocks.
+    pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates(&self.certificate)
+    }
+
     fn load(&self) -> Result<Identity, TlsError> {
-        let chain = certificates(&self.certificate)?;
+        let chain = self.chain()?;
         Ok((chain, PrivateKeyDer::from_pem_file(&self.key).map_err(of(&self.key))?))
     }
 

@@ -6,8 +6,8 @@
 mod access;
 mod alerts;
 mod api;
+mod certificate;
 mod channels;
-mod client_certificate;
 mod commands;
 mod endings;
 mod engine_client;

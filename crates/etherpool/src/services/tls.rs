@@ -34,10 +34,11 @@ use tokio_rustls::server::TlsStream;
 
 use super::access::Peer;
 use super::api::Refusal;
-use super::client_certificate::ClientCertificate;
+use super::certificate::Certificate;
 use super::commands::REQUEST_BYTES_MAX;
 use super::ftp;
 use super::refusals::{Refusals, line_of};
+use crate::tls_client::keep_watch;
 
 /// Who may knock at a time, whoever they are.
 const STRANGERS_OF_ALL_MAX: usize = 64;
@@ -52,12 +53,12 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// For the rest of a request.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 32 << 10;
-/// How long a client may leave answers without a sign that it is there.
-const GONE_LIMIT: Duration = Duration::from_secs(60);
 /// How often an address that can't be listened at is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// Waits before the next accept when the last one failed (no descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When it is said that the supervisor's own certificate is to be renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates and authorities are replaced while we run: files are no older than this when somebody knocks.
 const FILES_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -92,11 +93,22 @@ fn files(config: &ApiConfig) -> Option<(KeyFiles, &std::path::Path)> {
     Some((KeyFiles { certificate, key }, config.client_ca.as_deref()?))
 }
 
-/// What the files hold now; none without any. Blocks.
-fn load(config: &ApiConfig) -> Result<Option<ServerConfig>, TlsError> {
+/// What the files hold now, and what will be wrong with them soon; none without any. Blocks.
+fn load(config: &ApiConfig) -> Result<Option<(ServerConfig, Option<String>)>, TlsError> {
     let Some((files, authorities)) = files(config) else { return Ok(None) };
     files.check_private()?;
-    files.server_for(authorities).map(Some)
+    let loaded = files.server_for(authorities)?;
+    let chain = files.chain()?;
+    let own = chain.first().and_then(|own| Certificate::read(own));
+    let left = own.map(|own| own.valid_for(SystemTime::now()));
+    let file = files.certificate.display();
+    let warning = left.filter(|left| *left < RENEW_BEFORE).map(|left| match left.is_zero() {
+        true => format!("the certificate in {file} has expired: clients trust it no more"),
+        false => {
+            format!("the certificate in {file} expires within {} h", left.as_secs() / 3600 + 1)
+        }
+    });
+    Ok(Some((loaded, warning)))
 }
 
 /// Refuses a configuration whose certificates and keys can't be used as they are now. Blocks.
@@ -104,10 +116,13 @@ pub fn check(config: &SupervisorConfig) -> Result<(), ApiError> {
     let unfit = |what: &str, error: TlsError| {
         ApiError::new(ErrorCode::Invalid, format!("{what} can't be served by TLS: {error}"))
     };
-    load(&config.api).map_err(|error| {
+    let loaded = load(&config.api).map_err(|error| {
         unfit("the API", error)
             .remedy("correct certificate, key and client-ca of the configuration's [api]")
     })?;
+    if let Some(warning) = loaded.and_then(|(_, warning)| warning) {
+        eprintln!("warning: {warning}");
+    }
     let ftp = ftp::tls_of(&config.ftp).map(|tls| tls.files.server()).transpose();
     ftp.map(drop).map_err(|error| {
         unfit("FTP", error).remedy("correct certificate and key of the configuration's [ftp]")
@@ -234,19 +249,20 @@ impl Door {
         let mut read = self.read.lock().await;
         let (config, looked) = &mut *read;
         if looked.is_none_or(|looked| looked.elapsed() >= FILES_AGE_MAX) {
+            // Before: files that hang aren't read again by each who knocks meanwhile.
+            *looked = Some(Instant::now());
             let files = self.config.clone();
             let loaded = tokio::task::spawn_blocking(move || load(&files)).await;
             let trouble = match loaded {
-                Ok(Ok(Some(loaded))) => {
+                Ok(Ok(Some((loaded, warning)))) => {
                     *config = Some(Arc::new(loaded));
-                    None
+                    warning
                 }
                 Ok(Ok(None)) => Some("none are named".to_owned()),
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
             };
-            self.troubles.set("its files can't be used", trouble);
-            *looked = Some(Instant::now());
+            self.troubles.set("its files", trouble);
         }
         config.clone()
     }
@@ -290,7 +306,7 @@ impl Door {
     async fn handshake(
         &self,
         stream: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, ClientCertificate), String> {
+    ) -> Result<(TlsStream<TcpStream>, Certificate), String> {
         keep_watch(&stream).map_err(|error| error.to_string())?;
         let config = self.config().await.ok_or("there is no certificate to show")?;
         let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
@@ -301,7 +317,7 @@ impl Door {
             }
         };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let certificate = shown.and_then(|shown| ClientCertificate::read(shown));
+        let certificate = shown.and_then(|shown| Certificate::read(shown));
         Ok((stream, certificate.ok_or("its certificate can't be read")?))
     }
 
@@ -359,16 +375,6 @@ async fn hear_out(mut stream: TcpStream) {
     let mut rest = stream.take(HEAD_BYTES_MAX as u64);
     let mut ignored = tokio::io::sink();
     let _ = tokio::time::timeout(LAST_WORDS_LIMIT, tokio::io::copy(&mut rest, &mut ignored)).await;
-}
-
-/// Has the kernel end a connection whose other end is gone, or takes nothing any more.
-fn keep_watch(stream: &TcpStream) -> std::io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, GONE_LIMIT / 2)?;
-    sockopt::set_tcp_keepintvl(stream, GONE_LIMIT / 6)?;
-    Ok(sockopt::set_tcp_user_timeout(stream, GONE_LIMIT.as_millis() as u32)?)
 }
 
 #[cfg(test)]

@@ -311,6 +311,14 @@ async fn renewed_files_are_used_and_broken_ones_said_while_the_former_serve() {
     let exposed = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(api.at("server.key"), exposed).unwrap();
     assert!(matches!(load(&api.door.config), Err(TlsError::Exposed(_))));
+    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    for (until, said) in [(now - day, "has expired"), (now + 3 * day, "expires within 72 h")] {
+        certify(api.directory.path(), "server", &api.authority, |params| {
+            params.not_after = until.into();
+        });
+        let (_, warning) = load(&api.door.config).unwrap().unwrap();
+        assert!(warning.as_ref().is_some_and(|why| why.contains(said)), "{warning:?}");
+    }
     // Another authority is whom clients are believed by from then on, and nobody whom the former one has let in.
     let next = authority("next");
     certify(api.directory.path(), "server", &next, |params| {

@@ -1,4 +1,4 @@
-//! What a client's certificate says of it. Whether that is to be believed was decided before, in the handshake.
+//! What a certificate says of whom it is of. Whether that is to be believed is decided elsewhere, in the handshake.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,18 +10,18 @@ use x509_parser::prelude::FromDer;
 /// For which nobody waits: a connection is ended before.
 const VALID_MAX: Duration = Duration::from_secs(365 * 86_400);
 
-/// Of a client that has shown it.
+/// What counts of it here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
+pub struct Certificate {
     /// Common names, and alternative ones that are text: of machines, addresses, mail, URIs.
     pub names: Vec<String>,
     /// The last second in which it counts, since 1970.
     until: u64,
 }
 
-impl ClientCertificate {
-    /// As it came.
-    pub fn read(der: &[u8]) -> Option<ClientCertificate> {
+impl Certificate {
+    /// As it is encoded.
+    pub fn read(der: &[u8]) -> Option<Certificate> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let common = certificate.subject().iter_common_name();
         let mut names: Vec<String> =
@@ -30,7 +30,7 @@ impl ClientCertificate {
         let alternative = alternative.iter().flat_map(|extension| &extension.value.general_names);
         names.extend(alternative.filter_map(text_of));
         let until = certificate.validity().not_after.timestamp();
-        Some(ClientCertificate { names, until: u64::try_from(until).ok()? })
+        Some(Certificate { names, until: u64::try_from(until).ok()? })
     }
 
     /// How long it counts from now on.
@@ -71,7 +71,7 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, "Ann");
         params.not_after = rcgen::date_time_ymd(2100, 1, 1);
         let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
-        let read = ClientCertificate::read(&der).unwrap();
+        let read = Certificate::read(&der).unwrap();
         assert_eq!(
             read.names,
             [
@@ -89,11 +89,11 @@ mod tests {
         assert_eq!(read.valid_for(UNIX_EPOCH), VALID_MAX);
         // Whatever is missing or turned over, nothing panics.
         for at in 0..der.len() {
-            assert_eq!(ClientCertificate::read(&der[..at]), None);
+            assert_eq!(Certificate::read(&der[..at]), None);
             for bit in 0..8 {
                 let mut broken = der.clone();
                 broken[at] ^= 1 << bit;
-                let _ = ClientCertificate::read(&broken);
+                let _ = Certificate::read(&broken);
             }
         }
     }
