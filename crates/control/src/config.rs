@@ -9,6 +9,7 @@ use seal::{PublicKey, Security};
 use serde::Deserialize;
 
 use crate::alerts::AlertsConfig;
+use crate::api::ApiConfig;
 
 /// The supervisor's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,6 +45,8 @@ pub struct SupervisorConfig {
     pub supervisors: Option<Vec<PublicKey>>,
     /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
     pub metrics: Option<SocketAddr>,
+    /// The API by TLS.
+    pub api: ApiConfig,
     /// FTP for served volumes.
     pub ftp: FtpConfig,
     /// Mounts.
@@ -161,6 +164,7 @@ impl Default for SupervisorConfig {
             nodes: None,
             supervisors: None,
             metrics: None,
+            api: ApiConfig::default(),
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),
             alerts: AlertsConfig::default(),
@@ -254,6 +258,9 @@ impl SupervisorConfig {
                 self.ftp.users_file.as_ref(),
                 self.ftp.certificate.as_ref(),
                 self.ftp.key.as_ref(),
+                self.api.certificate.as_ref(),
+                self.api.key.as_ref(),
+                self.api.client_ca.as_ref(),
             ])
             .flatten()
             .chain(&self.mount.roots)
@@ -268,6 +275,7 @@ impl SupervisorConfig {
             let why = "TLS of FTP takes a certificate and its key: both files have to be named";
             return Err(("[ftp]".to_owned(), why.to_owned()));
         }
+        self.api.check()?;
         self.alerts.check()
     }
 
@@ -306,7 +314,8 @@ impl SupervisorConfig {
         let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);
         let sockets = [self.api_socket(), self.engine_socket(), self.node_socket()];
         let FtpConfig { users_file, certificate, key, .. } = &self.ftp;
-        let files = [users_file, certificate, key].into_iter().flatten().cloned();
+        let files = [users_file, certificate, key, &self.api.certificate, &self.api.key];
+        let files = files.into_iter().chain([&self.api.client_ca]).flatten().cloned();
         directories.into_iter().chain(sockets).chain(files).collect()
     }
 

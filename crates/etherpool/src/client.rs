@@ -1,14 +1,17 @@
-//! Asks the supervisor's API: HTTP on a Unix socket, one connection per request.
+//! Asks the supervisor's API: HTTP on a Unix socket, or by TLS, one connection per request.
 //!
 //! No request waits for ever. A look is answered at once or not; what changes something has a little
 //! longer than the longest limit of the supervisor's own, whose message says more; and what takes as long
 //! as it takes is told about while it lasts, so that silence means that nobody is at it any more.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, io};
 
+use control::alerts::WebhookUrl;
 use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode, StreamLine};
 use control::channel::LineReader;
+use frontend::tls::KeyFiles;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderValue;
@@ -18,10 +21,12 @@ use pool::Progress;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio_rustls::rustls;
 
 use terminal::{QUIET, WaitDisplay};
 
 use crate::cli::Failure;
+use crate::tls_client::{Stream, authorities, authority, connect};
 
 /// Longest answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -36,9 +41,38 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(150);
 /// How long an operation that tells how far it is may be silent; it is told about every few seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where a supervisor's API is.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A socket of this machine.
+    Socket(PathBuf),
+    /// Elsewhere.
+    Remote(Box<Remote>),
+}
+
+/// A supervisor elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Where.
+    pub url: WebhookUrl,
+    /// By what we show who we are.
+    pub files: KeyFiles,
+    /// A file of whom to trust; whom the system trusts without it.
+    pub ca: Option<PathBuf>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Socket(socket) => write!(f, "{}", socket.display()),
+            Address::Remote(remote) => write!(f, "https://{}", authority(&remote.url)),
+        }
+    }
+}
+
 /// The API of a supervisor.
 pub struct ApiClient {
-    socket: PathBuf,
+    address: Address,
     /// What was asked for in place of the limits above.
     timeout: Option<Duration>,
     /// Whether people are told what is waited for.
@@ -55,10 +89,10 @@ pub enum News {
 }
 
 impl ApiClient {
-    /// Behind this socket. `timeout` is how long to wait for any answer; `tell` is whether to say on a
+    /// There. `timeout` is how long to wait for any answer; `tell` is whether to say on a
     /// terminal what is waited for.
-    pub fn new(socket: PathBuf, timeout: Option<Duration>, tell: bool) -> ApiClient {
-        ApiClient { socket, timeout, tell }
+    pub fn new(address: Address, timeout: Option<Duration>, tell: bool) -> ApiClient {
+        ApiClient { address, timeout, tell }
     }
 
     /// Asks for something.
@@ -194,7 +228,7 @@ impl ApiClient {
         let message = format!(
             "{}: no answer from the supervisor on {} within {} s{then}",
             what.text,
-            self.socket.display(),
+            self.address,
             limit.as_secs()
         );
         let look = match &what.pool {
@@ -212,44 +246,104 @@ impl ApiClient {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, Failure> {
-        let connected = tokio::time::timeout(CONNECT_LIMIT, UnixStream::connect(&self.socket));
-        let stream = match connected.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.not_running(&error)),
-            Err(_) => return Err(self.not_running(&std::io::ErrorKind::TimedOut.into())),
+        // What was typed is believed from this machine only.
+        let (stream, host, typed) = match &self.address {
+            Address::Socket(socket) => {
+                (connect_here(socket).await?, "etherpool".to_owned(), command_line())
+            }
+            Address::Remote(remote) => {
+                let nothing = HeaderValue::from_static("");
+                (remote.connect().await?, authority(&remote.url), nothing)
+            }
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        tokio::spawn(async move {
-            // A broken connection shows in the request that it carries.
-            let _ = connection.await;
-        });
+        let connection = tokio::spawn(connection);
         let body = serde_json::to_vec(body).map_err(|error| broken(&error))?;
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", "etherpool")
+            .header("host", host)
             .header("content-type", "application/json")
-            .header(COMMAND_HEADER, command_line())
+            .header(COMMAND_HEADER, typed)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| broken(&error))?;
-        sender.send_request(request).await.map_err(|error| broken(&error))
-    }
-
-    fn not_running(&self, error: &std::io::Error) -> Failure {
-        let socket = self.socket.display();
-        let (what, remedy) = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => (
-                format!("no permission to use the supervisor's socket {socket}"),
-                "run the command as root",
-            ),
-            _ => (
-                format!("no supervisor answers on {socket} ({error})"),
-                "start one (`etherpool supervisor`, or `etherpool lab up` to try things), or name its socket with --socket",
-            ),
+        let error = match sender.send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
         };
-        Failure::not_running(what, remedy)
+        // The connection says more of why it is no more than the request that it carried.
+        drop(sender);
+        let error = connection.await.ok().and_then(Result::err).unwrap_or(error);
+        Err(self.address.refused_or_broken(error.into()))
+    }
+}
+
+impl Address {
+    /// By TLS a server says that it doesn't take a client's certificate after the client has connected.
+    fn refused_or_broken(&self, error: anyhow::Error) -> Failure {
+        let alert = error.chain().find_map(|error| match error.downcast_ref::<io::Error>() {
+            Some(error) => match error.get_ref()?.downcast_ref::<rustls::Error>() {
+                Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+                _ => None,
+            },
+            None => None,
+        });
+        match (self, alert) {
+            (Address::Remote(remote), Some(alert)) => ApiError::new(
+                ErrorCode::Refused,
+                format!(
+                    "the supervisor at {self} doesn't take the certificate {}: {alert:?}",
+                    remote.files.certificate.display()
+                ),
+            )
+            .remedy("show one that is valid, of an authority in client-ca of supervisor.toml there")
+            .into(),
+            _ => broken(&format!("{error:#}")),
+        }
+    }
+}
+
+async fn connect_here(socket: &Path) -> Result<Box<dyn Stream>, Failure> {
+    let connected = tokio::time::timeout(CONNECT_LIMIT, UnixStream::connect(socket)).await;
+    match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(not_running(socket, &error)),
+    }
+}
+
+fn not_running(socket: &Path, error: &io::Error) -> Failure {
+    let socket = socket.display();
+    let (what, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            format!("no permission to use the supervisor's socket {socket}"),
+            "run the command as root",
+        ),
+        _ => (
+            format!("no supervisor answers on {socket} ({error})"),
+            "start one (`etherpool supervisor`, or `etherpool lab up` to try things), or name its socket with --socket",
+        ),
+    };
+    Failure::not_running(what, remedy)
+}
+
+impl Remote {
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        let unfit = |why: String| {
+            Failure::from(
+            ApiError::new(ErrorCode::Invalid, format!("the API by TLS can't be asked: {why}"))
+                .remedy("correct --certificate, --certificate-key and --ca, or what names these files"),
+        )
+        };
+        let ca = authorities(self.ca.as_deref()).map_err(unfit)?;
+        let config = self.files.client(ca).map_err(|error| unfit(error.to_string()))?;
+        let connected = tokio::time::timeout(CONNECT_LIMIT, connect(&self.url, Some(config))).await;
+        connected.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|why| {
+            let what = format!("no supervisor that is to be trusted answers at https://{} ({why})", authority(&self.url));
+            let remedy = "see that it listens there ([api] of supervisor.toml), that its certificate names this host, and that --ca is whom it is of";
+            Failure::not_running(what, remedy)
+        })
     }
 }
 
@@ -306,7 +400,8 @@ mod tests {
     #[tokio::test]
     async fn without_a_supervisor_the_code_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        let client = ApiClient::new(directory.path().join("none.sock"), None, false);
+        let client =
+            ApiClient::new(Address::Socket(directory.path().join("none.sock")), None, false);
         let failure = client.get::<u32>("/v1/status").await.unwrap_err();
         assert_eq!(failure.exit, Exit::NotRunning);
         assert!(failure.error.message.contains("none.sock"), "{}", failure.error.message);
@@ -318,7 +413,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("mute.sock");
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let client = ApiClient::new(socket, Some(Duration::from_millis(50)), false);
+        let client =
+            ApiClient::new(Address::Socket(socket), Some(Duration::from_millis(50)), false);
         let failures = [
             client.get::<u32>("/v1/pools/p").await.unwrap_err(),
             client.post::<u32>("/v1/pools/p/volumes/v/mount", &()).await.unwrap_err(),

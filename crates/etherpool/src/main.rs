@@ -17,6 +17,7 @@ mod running;
 mod services;
 mod supervisor;
 mod target_command;
+mod tls_client;
 mod witnesses;
 
 use std::process::ExitCode;

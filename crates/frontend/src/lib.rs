@@ -11,5 +11,7 @@ pub mod ftp;
 pub mod fuse;
 
 pub mod kernel;
+pub mod places;
+pub mod tls;
 
 mod wait;

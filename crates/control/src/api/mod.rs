@@ -1,9 +1,10 @@
 //! The HTTP API of the supervisor: what is sent and answered.
 //!
-//! One route per operation under `/v1` on a Unix socket. A request that takes long answers with JSON
+//! One route per operation under `/v1`, on a Unix socket and by TLS. A request that takes long answers with JSON
 //! lines ([`StreamLine`]): progress or what it waits for, every two seconds at least, then exactly one
 //! result or error. Everything else answers with one JSON document; an error is always an [`ApiError`].
 
+mod access;
 mod asked;
 mod error;
 mod keys;
@@ -11,6 +12,7 @@ mod plan;
 mod request;
 mod status;
 
+pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use keys::{

@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The process locks its memory, stacks included.
 const STACK_BYTES: usize = 512 * 1024;
 /// What the text format is called.
-const PAGE_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const PAGE_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The page, where the configuration says.
 pub struct Metrics {

@@ -26,7 +26,7 @@ use pool::VolumeStats;
 use runtime::Semaphore;
 use seal::{PublicKey, Token};
 
-pub use metrics::{Metrics, MetricsServer};
+pub use metrics::{Metrics, MetricsServer, PAGE_TYPE};
 
 use crate::json_lines::{self, Connection, Rules};
 use observe::{Listen, Listeners};

@@ -26,6 +26,14 @@ pub struct DiscoverArgs {
     wait_ms: u64,
 }
 
+impl AoeCommand {
+    /// Whether it looks for itself.
+    pub fn is_local(&self) -> bool {
+        let AoeCommand::Discover(args) = self;
+        args.interface.is_some()
+    }
+}
+
 /// Runs it.
 pub async fn run(context: &Context, command: AoeCommand) -> Result<Exit, Failure> {
     let AoeCommand::Discover(args) = command;

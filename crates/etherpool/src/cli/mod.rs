@@ -28,6 +28,7 @@ mod pool_rebalance;
 mod pool_scrub;
 mod pool_wait;
 mod progress;
+mod remote;
 mod status;
 mod target_ask;
 mod target_client;
@@ -36,7 +37,7 @@ mod volume;
 mod volume_export;
 mod volume_stats;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,10 +47,11 @@ use control::exit::{Exit, exit_code_table};
 pub use failure::Failure;
 #[cfg(test)]
 pub use output::samples;
+use remote::Sources;
 pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
-use crate::client::ApiClient;
+use crate::client::{Address, ApiClient};
 use crate::{engine, measure, node, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
@@ -65,6 +67,9 @@ pub struct Cli {
         default_value = "/run/etherpool/api.sock"
     )]
     socket: PathBuf,
+
+    #[command(flatten)]
+    remote: remote::RemoteArgs,
 
     /// Print JSON instead of tables
     #[arg(long, global = true)]
@@ -164,7 +169,8 @@ pub fn grammar() -> clap::Command {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let (cli, socket) = match grammar().try_get_matches().and_then(|matches| understand(&matches)) {
+    let found = grammar().try_get_matches().and_then(|matches| understand(&matches));
+    let (cli, sources) = match found {
         Ok(understood) => understood,
         Err(error) => {
             // Nothing can be done about a standard error that is gone.
@@ -174,7 +180,7 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.json;
-    let outcome = run(cli, socket.as_deref());
+    let outcome = run(cli, &sources);
     crate::logging::finish();
     match outcome {
         Ok(code) => code,
@@ -185,16 +191,38 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command, and the socket if the command line itself names it: the environment and the default
-/// mean a supervisor's, never a target's.
-fn understand(matches: &clap::ArgMatches) -> Result<(Cli, Option<PathBuf>), clap::Error> {
+fn understand(matches: &clap::ArgMatches) -> Result<(Cli, Sources), clap::Error> {
     let cli = <Cli as clap::FromArgMatches>::from_arg_matches(matches)?;
-    let named = matches.value_source("socket") == Some(clap::parser::ValueSource::CommandLine);
-    let socket = named.then(|| cli.socket.clone());
-    Ok((cli, socket))
+    Ok((cli, Sources::of(matches)))
 }
 
-fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
+impl Command {
+    /// Whether it asks a supervisor.
+    fn asks_supervisor(&self) -> bool {
+        match self {
+            Command::Aoe(command) => !command.is_local(),
+            Command::Disk(command) => !matches!(command, disk::DiskCommand::ResetOwner(_)),
+            Command::Pool(command) => {
+                !matches!(command, pool::PoolCommand::Check(_) | pool::PoolCommand::Dump(_))
+            }
+            Command::Key(command) => !command.is_local(),
+            Command::Volume(_)
+            | Command::Status
+            | Command::Token(_)
+            | Command::Alert(_)
+            | Command::Events(_) => true,
+            _ => false,
+        }
+    }
+}
+
+fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
+    let is_local = !cli.command.asks_supervisor();
+    if is_local {
+        sources.check_local()?;
+    }
+    let socket = sources.name_socket().then(|| cli.socket.clone());
+    let socket = socket.as_deref();
     let timeout = cli.timeout.map(Duration::from_secs);
     let exit = match cli.command {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
@@ -217,7 +245,11 @@ fn run(cli: Cli, socket: Option<&Path>) -> Result<ExitCode, Failure> {
         Command::Join(args) => join::join(&args, cli.json)?,
         command => {
             let tell = terminal::is_seen(cli.json);
-            let client = ApiClient::new(cli.socket, timeout, tell);
+            let address = match is_local {
+                true => Address::Socket(cli.socket),
+                false => remote::address(cli.socket, cli.remote, sources)?,
+            };
+            let client = ApiClient::new(address, timeout, tell);
             let context = Context { client, json: cli.json };
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -247,6 +279,8 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -349,6 +383,9 @@ mod tests {
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
             "etherpool --socket /x/y status",
+            "etherpool --api https://h:9443 --certificate c --certificate-key k --ca a pool list",
+            "etherpool pool import cluster --key f --api https://h:9443",
+            "etherpool supervisor --check",
             "etherpool volume mount cluster/v /srv/v --timeout 5",
             "etherpool key show",
             "etherpool key show --state-dir /var/lib/etherpool --json",
@@ -380,13 +417,39 @@ mod tests {
             "etherpool --socket /x target stats e1.0 --json",
             "etherpool target trace e1.0 e1.1 --count 5 --socket /x",
         ] {
-            let (cli, socket) = understood(line);
-            assert_eq!(socket.as_deref(), Some(Path::new("/x")), "{line}");
+            let (cli, sources) = understood(line);
+            assert!(sources.name_socket() && cli.socket == Path::new("/x"), "{line}");
             assert!(matches!(cli.command, Command::Target(args) if args.ask.is_some()), "{line}");
         }
-        assert_eq!(understood("etherpool target status").1, None);
+        assert!(!understood("etherpool target status").1.name_socket());
         let (cli, _) = understood("etherpool target e1.1=/status -i eth0");
         assert!(matches!(cli.command, Command::Target(args) if args.ask.is_none()));
+    }
+
+    #[test]
+    fn what_works_on_its_own_machine_only_is_known() {
+        for (line, is_local) in [
+            ("etherpool status --api https://h", false),
+            ("etherpool aoe discover", false),
+            ("etherpool aoe discover -i eth0", true),
+            ("etherpool disk list", false),
+            ("etherpool disk reset-owner e1.0 --force-disk e1.0", true),
+            ("etherpool pool check /d", true),
+            ("etherpool key list", false),
+            ("etherpool key list --node", true),
+            ("etherpool join --file t", true),
+            ("etherpool lab up", true),
+            ("etherpool events --follow", false),
+        ] {
+            let matches = grammar().try_get_matches_from(line.split_whitespace()).unwrap();
+            let (cli, _) = understand(&matches).unwrap();
+            assert_eq!(!cli.command.asks_supervisor(), is_local, "{line}");
+        }
+        let line = "etherpool pool check /d --api https://h";
+        let matches = grammar().try_get_matches_from(line.split_whitespace()).unwrap();
+        let (_, sources) = understand(&matches).unwrap();
+        let failure = sources.check_local().unwrap_err();
+        assert!(failure.error.message.contains("`etherpool pool check`"), "{failure:?}");
     }
 
     #[test]

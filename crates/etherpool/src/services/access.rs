@@ -1,29 +1,43 @@
-//! Who may do what by the API's socket: root everything, the group of readers look. The kernel says who is connected.
+//! Who asks by the API, and which role that has. By the socket the kernel says who is connected: root administers, the group
+//! of readers look. By TLS the client's certificate does, and the configuration its role.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request};
-use axum::http::Method;
 use axum::serve::IncomingStream;
-use control::api::{ApiError, ErrorCode};
+use control::api::{ApiError, ErrorCode, Role};
 use tokio::net::UnixListener;
 
-/// Who is connected, by the kernel's word.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    uid: Option<u32>,
-    /// As whom somebody logged in who is another by now (`sudo`).
-    login: Option<u32>,
+/// Who is connected.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// By the socket.
+    Local {
+        /// By the kernel's word.
+        uid: Option<u32>,
+        /// As whom somebody logged in who is another by now (`sudo`).
+        login: Option<u32>,
+    },
+    /// By TLS.
+    Client {
+        /// As the configuration calls it.
+        name: String,
+        /// What it may.
+        role: Role,
+        /// From where.
+        address: IpAddr,
+    },
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
         let credentials = stream.io().peer_cred().ok();
         let login = credentials.and_then(|peer| peer.pid()).and_then(login_uid);
-        Peer { uid: credentials.map(|peer| peer.uid()), login }
+        Peer::Local { uid: credentials.map(|peer| peer.uid()), login }
     }
 }
 
@@ -31,25 +45,56 @@ impl Peer {
     /// Who asks.
     pub fn of(request: &Request) -> Peer {
         let known = request.extensions().get::<ConnectInfo<Peer>>();
-        known.map_or(Peer { uid: None, login: None }, |ConnectInfo(peer)| *peer)
+        known.map_or(Peer::Local { uid: None, login: None }, |ConnectInfo(peer)| peer.clone())
     }
 
-    /// Why a request of theirs isn't answered, if it isn't. Whoever could connect may look.
-    pub fn refused(self, method: &Method) -> Option<ApiError> {
-        let administers =
-            self.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
-        if administers || method == Method::GET {
-            return None;
+    /// What they may. Whoever could connect to the socket may look.
+    fn role(&self) -> Role {
+        let own = rustix::process::geteuid().as_raw();
+        match self {
+            Peer::Client { role, .. } => *role,
+            Peer::Local { uid: Some(uid), .. } if *uid == 0 || *uid == own => Role::Administer,
+            Peer::Local { .. } => Role::Read,
         }
-        let why = format!("{} may look at everything here, and change nothing", self.name());
-        Some(ApiError::new(ErrorCode::Refused, why).remedy("ask as root (sudo)"))
+    }
+
+    /// Whether it is somebody from elsewhere.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Peer::Client { .. })
+    }
+
+    /// Refuses what takes a role that they don't have.
+    pub fn may(&self, needed: Role) -> Result<(), ApiError> {
+        let role = self.role();
+        if role >= needed {
+            return Ok(());
+        }
+        Err(match self {
+            Peer::Local { .. } => {
+                let who = self.name();
+                let why = format!("{who} may look at everything here, and change nothing");
+                ApiError::new(ErrorCode::Refused, why).remedy("ask as root (sudo)")
+            }
+            Peer::Client { name, .. } => {
+                let why = format!("{name} has the role {role} here, and this takes {needed}");
+                ApiError::new(ErrorCode::Refused, why).remedy(
+                    "ask by a certificate that has it; roles are in [[api.clients]] of supervisor.toml",
+                )
+            }
+        })
     }
 
     /// For people.
-    pub fn name(self) -> String {
+    pub fn name(&self) -> String {
+        let (uid, login) = match self {
+            Peer::Client { name, role, address } => {
+                return format!("{name} ({role}), from {address}");
+            }
+            Peer::Local { uid: None, .. } => return "somebody".to_owned(),
+            Peer::Local { uid: Some(uid), login } => (*uid, *login),
+        };
         let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let Some(uid) = self.uid else { return "somebody".to_owned() };
-        match self.login.filter(|login| *login != uid) {
+        match login.filter(|login| *login != uid) {
             None => user_name(&users, uid),
             Some(login) => {
                 format!("{}, logged in as {}", user_name(&users, uid), user_name(&users, login))
@@ -116,14 +161,30 @@ mod tests {
 
     #[test]
     fn who_isnt_root_looks_only() {
-        let of = |uid| Peer { uid, login: None };
-        for method in [Method::POST, Method::DELETE, Method::PUT, Method::PATCH] {
-            assert!(of(Some(0)).refused(&method).is_none());
+        let of = |uid| Peer::Local { uid, login: None };
+        for needed in [Role::Operate, Role::Administer] {
+            assert_eq!(of(Some(0)).may(needed), Ok(()));
             for uid in [Some(65_534), None] {
-                let refusal = of(uid).refused(&method);
-                assert!(refusal.is_some_and(|error| error.code == ErrorCode::Refused));
+                let refusal = of(uid).may(needed);
+                assert!(refusal.is_err_and(|error| error.code == ErrorCode::Refused));
             }
         }
-        assert!(of(Some(65_534)).refused(&Method::GET).is_none());
+        assert_eq!(of(Some(65_534)).may(Role::Read), Ok(()));
+    }
+
+    #[test]
+    fn a_client_may_what_its_role_says_whatever_its_name_is() {
+        let of = |role| Peer::Client { name: "root".into(), role, address: [192, 0, 2, 1].into() };
+        for role in Role::ALL {
+            for needed in Role::ALL {
+                assert_eq!(of(role).may(needed).is_ok(), role >= needed, "{role}, {needed}");
+            }
+        }
+        assert_eq!(of(Role::Operate).name(), "root (operate), from 192.0.2.1");
+        let refusal = of(Role::Read).may(Role::Administer).err().map(|error| error.message);
+        assert_eq!(
+            refusal.as_deref(),
+            Some("root has the role read here, and this takes administer")
+        );
     }
 }

@@ -1,5 +1,4 @@
-//! Routes of the HTTP API: one per operation, each a line or two. The work is in `operations` and
-//! the engine.
+//! What the routes of the HTTP API do: each a line or two. The work is in `operations` and the engine.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,19 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use block::{VolumeName, check_name};
 use control::api::{
     AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
     HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
-    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, SeenTarget,
-    ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, Role,
+    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -32,89 +29,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::commands::{noted, outcome, take_note};
-use super::{Services, growth, layouts, members, operations::find, pool_keys, told};
+use super::access::Peer;
+use super::commands::{outcome, take_note};
+use super::{Services, mounts, operations::find, told};
 use aoe_wire::ShelfSlot;
 
 pub(super) type App = State<Arc<Services>>;
 pub(super) type Answer<T> = Result<Json<T>, Refusal>;
-
-/// All routes.
-pub fn router(services: Arc<Services>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/discover", get(discover))
-        .route("/v1/disks", get(disks))
-        .route("/v1/disks/{disk}/reset-epoch", post(reset_epoch))
-        .route("/v1/members", get(members::show))
-        .route("/v1/members/forget", post(members::forget))
-        .route("/v1/tokens", post(members::create_token))
-        .route("/v1/tokens/{id}", delete(members::revoke_token))
-        .route("/v1/disks/wipe", post(wipe_disks))
-        .route("/v1/disks/wipe/plan", post(plan_wipe))
-        .route("/v1/pools", get(pools).post(growth::create_pool))
-        .route("/v1/pools/{pool}", get(pool))
-        .route("/v1/plan/pool", post(growth::plan_pool))
-        .route("/v1/pools/{pool}/extend", post(growth::extend_pool))
-        .route("/v1/pools/{pool}/extend/plan", post(growth::plan_extension))
-        .route("/v1/pools/{pool}/import", get(plan_import).post(import_pool))
-        .route("/v1/pools/{pool}/key", get(pool_keys::show))
-        .route("/v1/pools/{pool}/key/admit", post(pool_keys::admit))
-        .route("/v1/pools/{pool}/key/rotate", post(pool_keys::rotate))
-        .route("/v1/pools/{pool}/key/revoke", post(pool_keys::revoke))
-        .route("/v1/pools/{pool}/key/export", post(pool_keys::export))
-        .route("/v1/pools/{pool}/key/import", post(pool_keys::import_key))
-        .route("/v1/pools/{pool}/release", post(release_pool))
-        .route("/v1/pools/{pool}/destroy", get(plan_destroy).post(destroy_pool))
-        .route("/v1/pools/{pool}/rename", post(rename_pool))
-        .route("/v1/pools/{pool}/empty", post(layouts::empty_disks))
-        .route("/v1/pools/{pool}/jobs/{number}", delete(cancel_job))
-        .route("/v1/pools/{pool}/set", post(set_pool))
-        .route("/v1/pools/{pool}/scrub", post(scrub_pool))
-        .route("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool))
-        .route("/v1/pools/{pool}/label", post(layouts::label_disks))
-        .route("/v1/pools/{pool}/offline", post(layouts::offline_disks))
-        .route("/v1/pools/{pool}/online", post(layouts::online_disks))
-        .route("/v1/pools/{pool}/moved", get(layouts::moved_disks))
-        .route("/v1/pools/{pool}/accept", post(layouts::accept_disks))
-        .route("/v1/pools/{pool}/held", get(held))
-        .route("/v1/pools/{pool}/confirm-settings", post(confirm_settings))
-        .route("/v1/pools/{pool}/volumes", post(create_volume))
-        .route("/v1/pools/{pool}/plan/volume", post(plan_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}", get(volume).delete(remove_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/stats", get(volume_stats))
-        .route("/v1/pools/{pool}/volumes/{volume}/extend", post(extend_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/reduce", post(reduce_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/rename", post(rename_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/convert", post(layouts::convert_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(accept_loss))
-        .route("/v1/pools/{pool}/volumes/{volume}/verify", post(verify_volume))
-        .route("/v1/pools/{pool}/volumes/{volume}/mkfs", post(make_fs))
-        .route("/v1/pools/{pool}/volumes/{volume}/check", post(check_fs))
-        .route("/v1/pools/{pool}/volumes/{volume}/attach", post(attach))
-        .route("/v1/pools/{pool}/volumes/{volume}/detach", post(detach))
-        .route("/v1/pools/{pool}/volumes/{volume}/mount", post(mount))
-        .route("/v1/pools/{pool}/volumes/{volume}/unmount", post(unmount))
-        .route("/v1/pools/{pool}/volumes/{volume}/ftp", post(serve_ftp).delete(stop_ftp))
-        .route("/v1/pools/{pool}/volumes/{volume}/export", post(export))
-        .route("/v1/pools/{pool}/volumes/{volume}/unexport", post(unexport))
-        .merge(told::routes())
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_route)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&services), to_its_end))
-        .with_state(services)
-}
-
-/// Goes on with what was begun when whoever asked goes away: half of a release or a mount leaves the
-/// other half to nobody.
-async fn to_its_end(State(services): App, request: Request, next: Next) -> Response {
-    match tokio::spawn(noted(services, request, next)).await {
-        Ok(response) => response,
-        Err(error) => {
-            Refusal(ApiError::new(ErrorCode::Internal, error.to_string())).into_response()
-        }
-    }
-}
 
 /// A JSON document.
 pub(super) struct Json<T>(pub T);
@@ -150,7 +71,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-async fn no_route(uri: Uri) -> Refusal {
+pub(super) async fn no_route(uri: Uri) -> Refusal {
     ApiError::new(ErrorCode::NotFound, format!("the API has no such operation: {}", uri.path()))
         .remedy("use the same version of command and supervisor")
         .into()
@@ -159,6 +80,8 @@ async fn no_route(uri: Uri) -> Refusal {
 /// A request with a body: what its path names, and what is asked for.
 pub(super) struct On<P, R> {
     pub(super) services: Arc<Services>,
+    /// Who asks.
+    pub(super) peer: Peer,
     pub(super) path: P,
     pub(super) request: R,
 }
@@ -174,9 +97,10 @@ where
     type Rejection = Response;
 
     async fn from_request(request: Request, services: &Arc<Services>) -> Result<Self, Response> {
+        let peer = Peer::of(&request);
         let (Path(path), body) = <(Path<P>, Bytes)>::from_request(request, services).await?;
         let request = read(&body).map_err(IntoResponse::into_response)?;
-        Ok(On { services: Arc::clone(services), path, request })
+        Ok(On { services: Arc::clone(services), peer, path, request })
     }
 }
 
@@ -240,7 +164,7 @@ impl Services {
     }
 }
 
-async fn status(State(services): App) -> Json<Status> {
+pub(super) async fn status(State(services): App) -> Json<Status> {
     // Asked together: an engine that doesn't answer costs one limit.
     let process = services.engine.call(EngineRequest::Process);
     let (engine, looked) = tokio::join!(process, services.look_at_engine());
@@ -273,6 +197,7 @@ async fn status(State(services): App) -> Json<Status> {
     if served && services.config.ftp.users_file.is_none() {
         warnings.push("no ftp users-file is configured: nobody can write by FTP".into());
     }
+    warnings.extend(services.tls_troubles.warnings());
     let mut troubles = engine.as_ref().map(|engine| engine.troubles.clone()).unwrap_or_default();
     troubles.extend(services.registry.trouble());
     let alerts = services.teller.report();
@@ -300,16 +225,16 @@ async fn status(State(services): App) -> Json<Status> {
     })
 }
 
-async fn discover(State(services): App) -> Answer<Vec<SeenTarget>> {
+pub(super) async fn discover(State(services): App) -> Answer<Vec<SeenTarget>> {
     services.ask(EngineRequest::Discover).await
 }
 
-async fn disks(State(services): App) -> Answer<Vec<DiskReport>> {
+pub(super) async fn disks(State(services): App) -> Answer<Vec<DiskReport>> {
     services.ask(EngineRequest::Disks).await
 }
 
-async fn reset_epoch(on: On<ShelfSlot, ResetEpoch>) -> Answer<()> {
-    let On { services, path: disk, request } = on;
+pub(super) async fn reset_epoch(on: On<ShelfSlot, ResetEpoch>) -> Answer<()> {
+    let On { services, path: disk, request, .. } = on;
     if request.force_disk != disk {
         return Err(ApiError::new(
             ErrorCode::Refused,
@@ -320,11 +245,11 @@ async fn reset_epoch(on: On<ShelfSlot, ResetEpoch>) -> Answer<()> {
     services.ask(EngineRequest::ResetEpoch { disk, dry_run: request.dry_run }).await
 }
 
-async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
+pub(super) async fn pools(State(services): App) -> Answer<Vec<PoolReport>> {
     Ok(Json(services.fresh_pools().await?))
 }
 
-async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolReport> {
+pub(super) async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolReport> {
     let pools = services.fresh_pools().await?;
     let found = pools.into_iter().find(|pool| pool.name == name || pool.id == name);
     found.map(Json).ok_or_else(|| {
@@ -334,77 +259,95 @@ async fn pool(State(services): App, Path(name): Path<String>) -> Answer<PoolRepo
     })
 }
 
-async fn plan_import(
+pub(super) async fn plan_import(
     State(services): App,
     Path(pool): Path<String>,
-    Query(request): Query<ImportPool>,
+    request: Result<Query<ImportPool>, QueryRejection>,
 ) -> Answer<ImportPlan> {
+    let request = request.map_err(|error| {
+        ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
+    })?;
     services.ask(EngineRequest::PlanImportPool { pool, votes: request.votes }).await
 }
 
-async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
+pub(super) async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
     pool_name(&on.request.name)?;
     on.services.ask(EngineRequest::PlanVolume { pool: on.path, request: on.request }).await
 }
 
-async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
-    let On { services, path: pool, request } = on;
+pub(super) async fn import_pool(on: OnPool<ImportPool>) -> Answer<PoolReport> {
+    let On { services, path: pool, request, .. } = on;
     services.import(pool, request).await
 }
 
-async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {
+pub(super) async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Preview>> {
     Ok(Json(on.services.release_pool(on.path, on.request).await?))
 }
 
-async fn plan_destroy(State(services): App, Path(pool): Path<String>) -> Answer<DestroyPlan> {
+pub(super) async fn plan_destroy(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<DestroyPlan> {
     Ok(Json(services.plan_destroy(pool).await?))
 }
 
-async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {
+pub(super) async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {
     Ok(Json(on.services.destroy_pool(on.path, on.request).await?))
 }
 
-async fn rename_pool(on: OnPool<RenamePool>) -> Answer<PoolReport> {
+pub(super) async fn rename_pool(on: OnPool<RenamePool>) -> Answer<PoolReport> {
     Ok(Json(on.services.rename_pool(on.path, on.request).await?))
 }
 
-async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {
+pub(super) async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {
     services.ask(EngineRequest::PlanWipeDisks(read(&body)?)).await
 }
 
-async fn wipe_disks(State(services): App, body: Bytes) -> Answer<WipeReport> {
+pub(super) async fn wipe_disks(State(services): App, body: Bytes) -> Answer<WipeReport> {
     services.ask(EngineRequest::WipeDisks { shown: read(&body)? }).await
 }
 
-async fn cancel_job(State(services): App, Path((pool, number)): Path<(String, u32)>) -> Answer<()> {
+pub(super) async fn cancel_job(
+    State(services): App,
+    Path((pool, number)): Path<(String, u32)>,
+) -> Answer<()> {
     services.ask(EngineRequest::CancelJob { pool, number }).await
 }
 
-async fn set_pool(on: OnPool<SetPool>) -> Answer<()> {
+pub(super) async fn set_pool(on: OnPool<SetPool>) -> Answer<()> {
     on.services.ask(EngineRequest::SetPool { pool: on.path, settings: on.request }).await
 }
 
-async fn scrub_pool(on: OnPool<SetPool>) -> Answer<u32> {
+pub(super) async fn scrub_pool(on: OnPool<SetPool>) -> Answer<u32> {
+    if on.request != SetPool::default() {
+        on.peer.may(Role::Administer)?;
+    }
     on.services.ask(EngineRequest::ScrubPool { pool: on.path, settings: on.request }).await
 }
 
-async fn held(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HeldReport>> {
+pub(super) async fn held(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<Vec<HeldReport>> {
     Ok(Json(services.held_of(&pool).await?))
 }
 
-async fn confirm_settings(
+pub(super) async fn confirm_settings(
     State(services): App,
     Path(pool): Path<String>,
 ) -> Answer<Vec<HeldReport>> {
     Ok(Json(services.confirm_settings(&pool).await?))
 }
 
-async fn create_volume(on: OnPool<CreateVolume>) -> Answer<VolumeReport> {
+pub(super) async fn create_volume(on: OnPool<CreateVolume>) -> Answer<VolumeReport> {
     pool_name(&on.request.name)?;
     Ok(Json(on.services.create_volume(on.path, on.request).await?))
 }
 
-async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Answer<VolumeReport> {
+pub(super) async fn volume(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+) -> Answer<VolumeReport> {
     let name = volume_name(name)?;
     let pools = services.fresh_pools().await?;
     let found = pools
@@ -418,7 +361,7 @@ async fn volume(State(services): App, Path(name): Path<(String, String)>) -> Ans
     })
 }
 
-async fn volume_stats(
+pub(super) async fn volume_stats(
     State(services): App,
     Path(name): Path<(String, String)>,
 ) -> Answer<VolumeStats> {
@@ -426,20 +369,20 @@ async fn volume_stats(
     Ok(Json(services.engine.call(EngineRequest::VolumeStats { volume }).await?))
 }
 
-async fn rename_volume(on: OnVolume<RenameVolume>) -> Answer<VolumeReport> {
+pub(super) async fn rename_volume(on: OnVolume<RenameVolume>) -> Answer<VolumeReport> {
     Ok(Json(on.services.rename_volume(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn remove_volume(on: OnVolume<RemoveVolume>) -> Answer<()> {
+pub(super) async fn remove_volume(on: OnVolume<RemoveVolume>) -> Answer<()> {
     Ok(Json(on.services.remove_volume(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn accept_loss(on: OnVolume<AcceptLoss>) -> Answer<String> {
+pub(super) async fn accept_loss(on: OnVolume<AcceptLoss>) -> Answer<String> {
     Ok(Json(on.services.accept_loss(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> {
-    let On { services, path, request } = on;
+pub(super) async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     if request.dry_run {
         return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
@@ -451,8 +394,8 @@ async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> 
     ))
 }
 
-async fn reduce_volume(on: OnVolume<ReduceVolume>) -> Result<Response, Refusal> {
-    let On { services, path, request } = on;
+pub(super) async fn reduce_volume(on: OnVolume<ReduceVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     if request.dry_run {
         return Ok(Json(services.reduce_preview(&name, &request).await?).into_response());
@@ -464,8 +407,8 @@ async fn reduce_volume(on: OnVolume<ReduceVolume>) -> Result<Response, Refusal> 
     ))
 }
 
-async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response, Refusal> {
-    let On { services, path, request } = on;
+pub(super) async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response, Refusal> {
+    let On { services, path, request, .. } = on;
     let volume = volume_name(path)?;
     let waits = waits_for(&services, &volume, "disks are read");
     Ok(streamed(waits, |progress| async move {
@@ -474,14 +417,14 @@ async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response, Refusal> 
     }))
 }
 
-async fn make_fs(on: OnVolume<MakeFs>) -> Result<Response, Refusal> {
-    let On { services, path, request } = on;
+pub(super) async fn make_fs(on: OnVolume<MakeFs>) -> Result<Response, Refusal> {
+    let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     let waits = waits_for(&services, &name, "mkfs is at work");
     Ok(streamed(waits, |progress| async move { services.make_fs(&name, request, progress).await }))
 }
 
-async fn check_fs(
+pub(super) async fn check_fs(
     State(services): App,
     Path(name): Path<(String, String)>,
 ) -> Result<Response, Refusal> {
@@ -490,38 +433,45 @@ async fn check_fs(
     Ok(streamed(waits, |_progress| async move { services.check_fs(&name).await }))
 }
 
-async fn attach(
+pub(super) async fn attach(
     State(services): App,
     Path(name): Path<(String, String)>,
 ) -> Answer<std::path::PathBuf> {
     Ok(Json(services.attach(&volume_name(name)?).await?))
 }
 
-async fn detach(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+pub(super) async fn detach(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
     Ok(Json(services.detach(&volume_name(name)?).await?))
 }
 
-async fn mount(on: OnVolume<MountVolume>) -> Answer<Option<Preview>> {
-    Ok(Json(on.services.mount(&volume_name(on.path)?, on.request).await?))
+pub(super) async fn mount(on: OnVolume<MountVolume>) -> Answer<Option<Preview>> {
+    let request = match on.peer.may(Role::Administer) {
+        Ok(()) => on.request,
+        Err(_) => mounts::as_operator(on.request)?,
+    };
+    Ok(Json(on.services.mount(&volume_name(on.path)?, request).await?))
 }
 
-async fn unmount(on: OnVolume<UnmountVolume>) -> Answer<Option<Preview>> {
+pub(super) async fn unmount(on: OnVolume<UnmountVolume>) -> Answer<Option<Preview>> {
     Ok(Json(on.services.unmount(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn serve_ftp(on: OnVolume<ServeFtp>) -> Answer<std::net::SocketAddr> {
+pub(super) async fn serve_ftp(on: OnVolume<ServeFtp>) -> Answer<std::net::SocketAddr> {
     Ok(Json(on.services.serve_ftp(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn stop_ftp(State(services): App, Path(name): Path<(String, String)>) -> Answer<()> {
+pub(super) async fn stop_ftp(
+    State(services): App,
+    Path(name): Path<(String, String)>,
+) -> Answer<()> {
     Ok(Json(services.stop_ftp(&volume_name(name)?).await?))
 }
 
-async fn export(on: OnVolume<ExportVolume>) -> Answer<ShelfSlot> {
+pub(super) async fn export(on: OnVolume<ExportVolume>) -> Answer<ShelfSlot> {
     Ok(Json(on.services.export(&volume_name(on.path)?, on.request).await?))
 }
 
-async fn unexport(on: OnVolume<UnexportVolume>) -> Answer<()> {
+pub(super) async fn unexport(on: OnVolume<UnexportVolume>) -> Answer<()> {
     Ok(Json(on.services.unexport(&volume_name(on.path)?, on.request).await?))
 }
 

@@ -1,5 +1,5 @@
 //! Who had what done: each request that changes a pool is told to the engine when its outcome is known, and the
-//! engine keeps it in the pool's history. Nobody waits for that.
+//! engine logs it and keeps it in the pool's history. Nobody waits for that. What changes anything else is logged here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,16 +7,17 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use control::api::{ApiError, Asked, COMMAND_HEADER};
+use control::api::{ApiError, Asked, COMMAND_HEADER, Role};
 use control::channel::EngineRequest;
 use serde_json::Value;
 
 use super::Services;
 use super::access::Peer;
 use super::api::Refusal;
+use super::refusals::line_of;
 
 /// Longest body of a request.
-const REQUEST_BYTES_MAX: usize = 2 << 20;
+pub const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// Longest answer that is read for what went wrong.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
@@ -36,9 +37,15 @@ pub struct Note {
 impl Note {
     /// This was its outcome.
     pub fn tell(self, result: String) {
-        let services = Arc::clone(&self.services);
-        let told = self.request(result);
-        tokio::spawn(async move { log_failure(services.engine.call::<()>(told).await) });
+        tokio::spawn(async move { self.keep(result).await });
+    }
+
+    async fn keep(&self, result: String) {
+        let told = self.services.engine.call::<()>(self.request(result.clone())).await;
+        if let Err(error) = told {
+            let (who, what) = (&self.who, &self.what);
+            tracing::warn!(who, what, result, %error, "a command isn't in the pool's history");
+        }
     }
 
     fn request(&self, result: String) -> EngineRequest {
@@ -50,12 +57,6 @@ impl Note {
             what: self.what.clone(),
             result,
         }
-    }
-}
-
-fn log_failure(told: Result<(), ApiError>) {
-    if let Err(error) = told {
-        tracing::warn!(%error, "a command isn't in the pool's history");
     }
 }
 
@@ -76,15 +77,17 @@ fn take(note: &Arc<Mutex<Option<Note>>>) -> Option<Note> {
     note.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Answers a request, if whoever asks may, and notes it if it changes a pool. What changes anything else is logged.
-pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Response {
+/// Answers a request that takes a role, if whoever asks has it, and notes it if it changes something.
+pub async fn noted(services: Arc<Services>, role: Role, request: Request, next: Next) -> Response {
     let peer = Peer::of(&request);
-    if let Some(refusal) = peer.refused(request.method()) {
-        let asked = Asked::of(request.method().as_str(), request.uri().path()).text;
-        tracing::warn!(asked, why = refusal.message, "refused: only root may");
+    let asked = Asked::of(request.method().as_str(), request.uri().path());
+    if let Err(refusal) = peer.may(role) {
+        services.refusals.tell(|untold| {
+            let (who, asked, why) = (peer.name(), line_of(&asked.text), &refusal.message);
+            tracing::warn!(who, asked, why, untold, "refused");
+        });
         return Refusal::from(refusal).into_response();
     }
-    let asked = Asked::of(request.method().as_str(), request.uri().path());
     if !asked.changes {
         return next.run(request).await;
     }
@@ -96,13 +99,18 @@ pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Res
         }
     };
     let details: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let typed = parts.headers.get(COMMAND_HEADER).map(|typed| typed.as_bytes());
+    // What somebody says from elsewhere that he typed needn't be what he asks for.
+    let typed = parts.headers.get(COMMAND_HEADER).filter(|_| !peer.is_remote());
+    let typed = typed.map(|typed| typed.as_bytes());
     let named = || details["name"].as_str().map(str::to_owned);
     let pool = asked.pool.clone().or_else(|| named().filter(|_| parts.uri.path() == "/v1/pools"));
     // Afterwards there is nothing that it could be kept in.
     let ends_it = parts.uri.path().ends_with("/release");
     let is_asked_for = details["dry_run"] != true;
-    let (who, what) = (peer.name(), what(&asked, typed, &body));
+    // Of a pool's key nothing is kept, nor of what can't be told from one.
+    let is_shown = !details.is_null() && details.get("secret").is_none();
+    let shown = if is_shown { body.clone() } else { Bytes::new() };
+    let (who, what) = (peer.name(), line_of(&what(&asked, typed, &shown)));
     let request = Request::from_parts(parts, Body::from(body));
     let Some(pool) = pool.filter(|_| is_asked_for) else {
         let response = next.run(request).await;
@@ -113,8 +121,7 @@ pub async fn noted(services: Arc<Services>, request: Request, next: Next) -> Res
     };
     let note = Note { services, pool, who, what };
     if ends_it {
-        let begun = note.request("begun".to_owned());
-        log_failure(note.services.engine.call::<()>(begun).await);
+        note.keep("begun".to_owned()).await;
     }
     let note = Arc::new(Mutex::new(Some(note)));
     let response = NOTE.scope(Arc::clone(&note), next.run(request)).await;

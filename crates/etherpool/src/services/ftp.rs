@@ -11,6 +11,7 @@ use control::channel::EngineRequest;
 use control::config::{FtpConfig, TlsUse};
 use control::reconcile::Attachment;
 use frontend::ftp::{FtpError, FtpServer, FtpTls, Lease};
+use frontend::tls::KeyFiles;
 use futures::FutureExt;
 
 use super::engine_client::EngineClient;
@@ -81,10 +82,10 @@ impl FtpServers {
     }
 }
 
-fn tls_of(config: &FtpConfig) -> Option<FtpTls> {
+pub(super) fn tls_of(config: &FtpConfig) -> Option<FtpTls> {
     let FtpConfig { certificate, key, tls, .. } = config;
     let (certificate, key) = certificate.clone().zip(key.clone())?;
-    Some(FtpTls { certificate, key, required: *tls != Some(TlsUse::Offered) })
+    Some(FtpTls { files: KeyFiles { certificate, key }, required: *tls != Some(TlsUse::Offered) })
 }
 
 fn error_of(error: FtpError) -> ApiError {

@@ -31,7 +31,7 @@ pub(super) async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolP
 }
 
 pub(super) async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<GrownPool> {
-    let On { services, path: pool, request } = on;
+    let On { services, path: pool, request, .. } = on;
     to_the_end(async move {
         let Growth { request, witness, turn } = services.extension(pool, request).await?;
         let extended = services.ask::<PoolReport>(request).await;

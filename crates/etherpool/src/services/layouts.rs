@@ -1,6 +1,6 @@
 //! Requests of the API for groups that move, volumes that get another layout, and disks that people take out of use.
 
-use control::api::{ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool};
+use control::api::{ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool, Role};
 use control::channel::EngineRequest;
 use pool::{
     ConvertForecast, EmptyForecast, LabelForecast, MovedDisk, OfflineForecast, OnlineForecast,
@@ -12,6 +12,10 @@ use axum::extract::{Path, State};
 use super::api::{Answer, App, OnPool, OnVolume, volume_name};
 
 pub(super) async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
+    if on.request.remove {
+        // What a pool has it isn't given back by who operates.
+        on.peer.may(Role::Administer)?;
+    }
     on.services.ask(EngineRequest::EmptyDisks { pool: on.path, request: on.request }).await
 }
 

@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use control::channel::EngineRequest;
 use control::metrics::{Supervisor, metrics};
 
 use super::Services;
-use crate::admin::MetricsServer;
+use super::api::App;
+use crate::admin::{MetricsServer, PAGE_TYPE};
 
 /// Serves it until the end is dropped. Pools don't depend on it: what doesn't work is logged.
 pub fn serve(
@@ -28,6 +32,11 @@ pub fn serve(
             None
         }
     }
+}
+
+/// The same page by the API.
+pub(super) async fn show(State(services): App) -> impl IntoResponse {
+    ([(CONTENT_TYPE, PAGE_TYPE)], page(&services).await)
 }
 
 async fn page(services: &Services) -> String {

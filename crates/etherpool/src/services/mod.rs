@@ -6,6 +6,7 @@
 mod access;
 mod alerts;
 mod api;
+mod certificate;
 mod channels;
 mod commands;
 mod endings;
@@ -25,9 +26,12 @@ mod platform;
 mod pool_keys;
 mod reconciler;
 mod reduce;
+mod refusals;
 mod registry;
 mod renaming;
+mod routes;
 mod timeouts;
+mod tls;
 mod told;
 mod troubles;
 mod turns;
@@ -58,6 +62,7 @@ use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
 use timeouts::{timeout_of, too_long, what};
+pub use tls::check as check_tls;
 use turns::Turns;
 
 /// Arguments of the hidden `services`.
@@ -101,6 +106,8 @@ pub struct Services {
     witness_left: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
     teller: alerts::Teller,
+    refusals: refusals::Refusals,
+    tls_troubles: Arc<tls::Troubles>,
 }
 
 /// The process.
@@ -122,26 +129,7 @@ pub fn run(args: ServicesArgs) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
-    let engine = EngineClient::start(config.engine_socket());
-    let reconciler = Reconciler::new(Linux::new(&config, engine.clone()));
-    let pool_keys = PoolKeys::open(&config.state_dir).with_context(|| {
-        format!("cannot make the state directory {}", config.state_dir.display())
-    })?;
-    let services = Arc::new(Services {
-        owner: args.owner,
-        host: args.host.clone(),
-        registry: PoolRegistry::open(&config.state_dir, engine.clone()),
-        engine,
-        pool_keys,
-        reconciler,
-        pools: watch::Sender::new(Vec::new()),
-        look: Notify::new(),
-        turns: Turns::default(),
-        witness_left: Notify::new(),
-        engines_seen: 0.into(),
-        teller: alerts::Teller::start(&config, &args.host),
-        config,
-    });
+    let services = Services::start(config, &args)?;
     // On a thread of its own, with a runtime of its own: it can't be made on one of ours.
     let _metrics = match services.config.metrics {
         Some(address) => {
@@ -152,7 +140,12 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         None => None,
     };
     let listener = listen(&services.config.api_socket(), &services.config.readers)?;
-    let router = api::router(Arc::clone(&services));
+    let router = routes::router(Arc::clone(&services));
+    let config = services.config.api.clone();
+    let troubles = Arc::clone(&services.tls_troubles);
+    let _tls =
+        tls::TlsServer::start(config, router.clone(), tokio::runtime::Handle::current(), troubles)
+            .context("the thread of the API by TLS")?;
     let router = router.into_make_service_with_connect_info::<access::Peer>();
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
     let follow = tokio::spawn(follow(Arc::clone(&services)));
@@ -205,6 +198,31 @@ fn listen(socket: &Path, readers: &str) -> anyhow::Result<UnixListener> {
 }
 
 impl Services {
+    fn start(config: SupervisorConfig, args: &ServicesArgs) -> anyhow::Result<Arc<Services>> {
+        let engine = EngineClient::start(config.engine_socket());
+        let reconciler = Reconciler::new(Linux::new(&config, engine.clone()));
+        let pool_keys = PoolKeys::open(&config.state_dir).with_context(|| {
+            format!("cannot make the state directory {}", config.state_dir.display())
+        })?;
+        Ok(Arc::new(Services {
+            owner: args.owner,
+            host: args.host.clone(),
+            registry: PoolRegistry::open(&config.state_dir, engine.clone()),
+            engine,
+            pool_keys,
+            reconciler,
+            pools: watch::Sender::new(Vec::new()),
+            look: Notify::new(),
+            turns: Turns::default(),
+            witness_left: Notify::new(),
+            engines_seen: 0.into(),
+            teller: alerts::Teller::start(&config, &args.host),
+            refusals: refusals::Refusals::default(),
+            tls_troubles: Arc::default(),
+            config,
+        }))
+    }
+
     /// Has the reports looked at now.
     pub fn look_now(&self) {
         self.look.notify_one();

@@ -20,6 +20,37 @@ use super::operations::{Was, find, find_pool, other_volumes, valid};
 use super::platform::Platform;
 use super::troubles::filesystem_trouble;
 
+/// Options that neither give anybody access nor keep data from the disks.
+const OPERATORS_OPTIONS: [&str; 9] = [
+    "ro",
+    "noatime",
+    "relatime",
+    "nodiratime",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "discard",
+    "nodiscard",
+];
+/// Who writes to a volume elsewhere may put there what makes him root here.
+const OPERATORS_MARKS: [&str; 2] = ["nosuid", "nodev"];
+
+/// What is asked for, as somebody may have it who only operates.
+pub(super) fn as_operator(mut request: MountVolume) -> Result<MountVolume, ApiError> {
+    let options: Vec<&str> = request.options.iter().flat_map(|option| option.split(',')).collect();
+    if let Some(other) = options.iter().find(|option| !OPERATORS_OPTIONS.contains(option)) {
+        let why = format!("who operates doesn't mount with the option {other}");
+        return Err(ApiError::new(ErrorCode::Refused, why).remedy(format!(
+            "leave it away (there are {}), or have an administrator mount it",
+            OPERATORS_OPTIONS.join(", ")
+        )));
+    }
+    let missing = OPERATORS_MARKS.iter().filter(|mark| !options.contains(mark));
+    let missing: Vec<String> = missing.map(|mark| (*mark).to_owned()).collect();
+    request.options.extend(missing);
+    Ok(request)
+}
+
 impl Services {
     /// Mounts, now and from now on.
     pub async fn mount(

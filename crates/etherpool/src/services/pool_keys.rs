@@ -285,7 +285,7 @@ pub(super) async fn show(
 }
 
 pub(super) async fn admit(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport> {
-    let On { services, path: pool, request: NamedSupervisor { supervisor, dry_run } } = on;
+    let On { services, path: pool, request: NamedSupervisor { supervisor, dry_run }, .. } = on;
     let known = services.grant_of(&pool).await?.ok_or_else(|| no_key(&pool))?;
     let change = services.pool_keys.admit(&known.grant, supervisor)?;
     if dry_run || known.grant.names(&supervisor) {
@@ -295,7 +295,7 @@ pub(super) async fn admit(on: OnPool<NamedSupervisor>) -> Answer<PoolKeyReport> 
 }
 
 pub(super) async fn rotate(on: OnPool<RotateKey>) -> Answer<PoolKeyReport> {
-    let On { services, path: pool, request: RotateKey { lost_key } } = on;
+    let On { services, path: pool, request: RotateKey { lost_key }, .. } = on;
     let change = match services.grant_of(&pool).await? {
         Some(known) => {
             services.pool_keys.rotate(&known.grant, known.grant.supervisors(), lost_key)?
@@ -315,8 +315,12 @@ pub(super) async fn rotate(on: OnPool<RotateKey>) -> Answer<PoolKeyReport> {
 }
 
 pub(super) async fn revoke(on: OnPool<RevokeSupervisor>) -> Answer<PoolKeyReport> {
-    let On { services, path: pool, request: RevokeSupervisor { supervisor, lost_key, dry_run } } =
-        on;
+    let On {
+        services,
+        path: pool,
+        request: RevokeSupervisor { supervisor, lost_key, dry_run },
+        ..
+    } = on;
     let known = services.grant_of(&pool).await?.ok_or_else(|| no_key(&pool))?;
     if supervisor == services.pool_keys.own()? {
         let why = "that is this machine, which has the pool open";
@@ -352,7 +356,7 @@ pub(super) async fn export(
 }
 
 pub(super) async fn import_key(on: OnPool<PoolKeySecret>) -> Answer<PoolKeyReport> {
-    let On { services, path: pool, request: PoolKeySecret { secret } } = on;
+    let On { services, path: pool, request: PoolKeySecret { secret }, .. } = on;
     let secret = Zeroizing::new(secret);
     let pair = pair_of(&secret);
     let given = pair.iter().map(PoolKeyPair::public).collect();

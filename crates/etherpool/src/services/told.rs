@@ -1,29 +1,15 @@
 //! Routes of what the supervisor tells: events, the pools' history, alerts.
 
-use std::sync::Arc;
-
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use control::alerts::{AlertsConfig, AlertsReport, ChannelAnswer};
 use control::channel::{EngineRequest, to_line};
 use pool::HistoryEntry;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Services;
 use super::api::{Answer, App, Json};
 use super::engine_client::News;
-
-/// All of them.
-pub(super) fn routes() -> Router<Arc<Services>> {
-    Router::new()
-        .route("/v1/events", get(events))
-        .route("/v1/pools/{pool}/history", get(history))
-        .route("/v1/alerts", get(alerts))
-        .route("/v1/alerts/test", post(test))
-}
 
 /// What people must know who would hear of nothing.
 pub(super) fn unheard(config: &AlertsConfig, report: &AlertsReport) -> Vec<String> {
@@ -46,20 +32,23 @@ pub(super) fn unheard(config: &AlertsConfig, report: &AlertsReport) -> Vec<Strin
     warnings
 }
 
-async fn alerts(State(services): App) -> Json<AlertsReport> {
+pub(super) async fn alerts(State(services): App) -> Json<AlertsReport> {
     Json(services.teller.report())
 }
 
-async fn test(State(services): App) -> Json<Vec<ChannelAnswer>> {
+pub(super) async fn test(State(services): App) -> Json<Vec<ChannelAnswer>> {
     Json(services.teller.test().await)
 }
 
-async fn history(State(services): App, Path(pool): Path<String>) -> Answer<Vec<HistoryEntry>> {
+pub(super) async fn history(
+    State(services): App,
+    Path(pool): Path<String>,
+) -> Answer<Vec<HistoryEntry>> {
     Ok(Json(services.engine.call(EngineRequest::History { pool }).await?))
 }
 
 /// Everything that happens, as JSON lines, until the listener goes.
-async fn events(State(services): App) -> Response {
+pub(super) async fn events(State(services): App) -> Response {
     let news = services.engine.news();
     let lines = futures::stream::unfold(news, |mut news| async move {
         let line = match news.recv().await {

@@ -30,6 +30,10 @@ pub struct SupervisorArgs {
     /// Configuration file [default: /etc/etherpool/supervisor.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Only say whether the configuration can be used, with the certificates and keys that it names
+    #[arg(long)]
+    check: bool,
 }
 
 const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
@@ -37,6 +41,11 @@ const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
 /// The process.
 pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
     let config = load_config(args.config.as_deref())?;
+    if args.check {
+        crate::services::check_tls(&config)?;
+        println!("The configuration can be used.");
+        return Ok(ExitCode::SUCCESS);
+    }
     crate::logging::start(&config.log.level);
     let _lock = lock::take(&config)?;
     let identity = Identity::load_or_create(&config.state_dir)?;

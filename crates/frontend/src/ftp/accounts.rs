@@ -21,7 +21,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Argon2, password_hash};
 use tokio::sync::Semaphore;
 
-use super::strangers::network_of;
+use crate::places::network_of;
 
 /// A file longer than this is no list of users.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -21,11 +21,10 @@ mod reply;
 mod root;
 mod server;
 mod session;
-mod strangers;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 pub use accounts::{UsersFileError, hash_password};
 pub use server::{FtpConfig, FtpError, FtpServer, Lease};
-pub use tls::{FtpTls, TlsError};
+pub use tls::FtpTls;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,9 +20,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::accounts::{Accounts, UsersFileError};
 use super::root::Root;
 use super::session;
-use super::strangers::Strangers;
-use super::tls::{FtpTls, TlsError};
+use super::tls::FtpTls;
 use crate::filesystem::{self, FilesystemError};
+use crate::places::{Places, STRANGERS_MAX, network_of};
+use crate::tls::TlsError;
 
 /// How long sessions and their operations may take to end when the server stops.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -168,7 +169,7 @@ impl FtpServer {
             accounts,
             root: Arc::clone(&root),
             free: Arc::clone(&free),
-            strangers: Arc::default(),
+            strangers: Places::new(STRANGERS_MAX),
             stopping,
         });
         let accepting = tokio::spawn(accept(listener, shared));
@@ -214,7 +215,7 @@ pub(super) struct Shared {
     pub(super) accounts: Arc<Accounts>,
     pub(super) root: Arc<Root>,
     free: Arc<Semaphore>,
-    strangers: Arc<Strangers>,
+    strangers: Arc<Places<IpAddr>>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -267,7 +268,7 @@ async fn admit(
     mut client: TcpStream,
     peer: SocketAddr,
 ) {
-    let stranger = shared.strangers.admit(peer.ip());
+    let stranger = shared.strangers.admit(network_of(peer.ip()));
     let place = stranger.zip(Arc::clone(&shared.free).try_acquire_owned().ok());
     let Some((stranger, place)) = place else {
         tracing::warn!(%peer, "FTP session refused: too many");

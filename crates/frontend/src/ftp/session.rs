@@ -24,15 +24,15 @@ use super::listing::{facts, is_directory, listing, size_bytes, time_text};
 use super::reply::Reply;
 use super::root::Home;
 use super::server::Shared;
-use super::strangers::Stranger;
 use super::tls::Tls;
+use crate::places::Place;
 
 /// Serves a client until it goes or has to.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     client: TcpStream,
     peer: SocketAddr,
-    (place, stranger): (OwnedSemaphorePermit, Stranger),
+    (place, stranger): (OwnedSemaphorePermit, Place<IpAddr>),
 ) -> io::Result<End> {
     client.set_nodelay(true)?;
     // Some clients send ABOR as urgent data, whose last byte, the end of the line, would be elsewhere.
@@ -76,7 +76,7 @@ struct Session {
     /// Among those that may be at a time.
     place: Arc<OwnedSemaphorePermit>,
     /// And among those that haven't logged in, as long as it hasn't.
-    stranger: Option<Stranger>,
+    stranger: Option<Place<IpAddr>>,
     /// When it has to have done so.
     login_by: Instant,
     /// The client.

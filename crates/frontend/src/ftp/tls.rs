@@ -1,7 +1,6 @@
-//! TLS of sessions that ask for it (RFC 4217): the server's certificate and key, and the control connection before and after.
+//! TLS of sessions that ask for it (RFC 4217): the control connection before and after.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,45 +8,18 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-/// By what the server shows who it is.
+use crate::tls::{KeyFiles, TlsError};
+
+/// TLS of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FtpTls {
-    /// A file with its certificate and those that lead to a known one, PEM.
-    pub certificate: PathBuf,
-    /// A file with the certificate's secret key, PEM.
-    pub key: PathBuf,
+    /// By what it shows who it is.
+    pub files: KeyFiles,
     /// Whether passwords, and the data of who gave one, are taken by TLS only.
     pub required: bool,
-}
-
-/// Why a certificate or its key can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file can't be read, or holds nothing of the kind.
-    #[error("{file}: {source}")]
-    File {
-        /// Which.
-        file: PathBuf,
-        /// Why not.
-        source: pem::Error,
-    },
-    /// There is no certificate in the file.
-    #[error("{0} holds no certificate")]
-    NoCertificate(PathBuf),
-    /// They don't go together, or are of a kind that isn't known.
-    #[error("{certificate}: {source}")]
-    Unfit {
-        /// The certificate.
-        certificate: PathBuf,
-        /// Why not.
-        source: rustls::Error,
-    },
 }
 
 /// What a session goes by TLS with.
@@ -62,22 +34,7 @@ pub(super) struct Tls {
 impl FtpTls {
     /// What the files hold now: a certificate that was renewed is used for the next who asks. Blocks.
     pub(super) fn load(&self) -> Result<Tls, TlsError> {
-        let of = |file: &Path| {
-            let file = file.to_owned();
-            |source| TlsError::File { file, source }
-        };
-        let read =
-            CertificateDer::pem_file_iter(&self.certificate).map_err(of(&self.certificate))?;
-        let chain = read.collect::<Result<Vec<_>, _>>().map_err(of(&self.certificate))?;
-        if chain.is_empty() {
-            return Err(TlsError::NoCertificate(self.certificate.clone()));
-        }
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(of(&self.key))?;
-        let unfit = |source| TlsError::Unfit { certificate: self.certificate.clone(), source };
-        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions();
-        let config = builder.map_err(unfit)?.with_no_client_auth();
-        let control = config.with_single_cert(chain, key).map_err(unfit)?;
+        let control = self.files.server()?;
         let mut data = control.clone();
         data.send_tls13_tickets = 0;
         Ok(Tls { control: Arc::new(control), data: Arc::new(data) })

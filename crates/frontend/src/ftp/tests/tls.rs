@@ -11,35 +11,33 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::super::tls::{FtpTls, TlsError};
+use super::super::tls::FtpTls;
 use super::*;
+use crate::tls::{KeyFiles, TlsError};
 
 /// A certificate for this machine that signs itself, in the files of `directory`.
 fn certify(directory: &Path, required: bool) -> FtpTls {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    let files = FtpTls {
-        certificate: directory.join("certificate.pem"),
-        key: directory.join("key.pem"),
-        required,
-    };
+    let files =
+        KeyFiles { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
     std::fs::write(&files.certificate, certificate.pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
-    files
+    FtpTls { files, required }
 }
 
 struct Sealed {
     server: Server,
-    files: FtpTls,
+    files: KeyFiles,
     directory: tempfile::TempDir,
 }
 
 impl Sealed {
     async fn new(required: bool) -> Sealed {
         let directory = tempfile::tempdir().unwrap();
-        let files = certify(directory.path(), required);
-        let tls = Some(files.clone());
+        let tls = certify(directory.path(), required);
+        let (files, tls) = (tls.files.clone(), Some(tls));
         let server = Server::with(|config| FtpConfig { tls, ..config }).await.unwrap();
         Sealed { server, files, directory }
     }
@@ -242,12 +240,12 @@ async fn a_certificate_that_was_renewed_is_used_and_a_broken_one_said() {
     client.say("PBSZ 0", 503).await;
     client.say("AUTH TLS", 431).await;
     client.expect_end().await;
-    assert!(matches!(sealed.files.load(), Err(TlsError::File { .. })));
+    assert!(matches!(sealed.files.server(), Err(TlsError::File { .. })));
     certify(sealed.directory.path(), false);
     std::fs::write(&sealed.files.certificate, "").unwrap();
-    assert!(matches!(sealed.files.load(), Err(TlsError::NoCertificate(_))));
+    assert!(matches!(sealed.files.server(), Err(TlsError::NoCertificate(_))));
     std::fs::write(&sealed.files.certificate, former).unwrap();
-    assert!(matches!(sealed.files.load(), Err(TlsError::Unfit { .. })), "another one's key");
+    assert!(matches!(sealed.files.server(), Err(TlsError::Unfit { .. })), "another one's key");
     sealed.server.end().await;
 }
 

@@ -158,9 +158,8 @@ fn a_majority_of_forged_votes_is_told_and_not_believed() {
     let bench = made(802, Some(first()));
     let (pool, ids) = bench.ids();
     let genuine = bench.configuration();
-    for disk in 0..5 {
-        let forged = &forgeries(&genuine, ids[disk])[0];
-        show(&bench.disks[disk], (pool, ids[disk]), forged, None);
+    for (disk, id) in bench.disks.iter().zip(&ids) {
+        show(disk, (pool, *id), &forgeries(&genuine, *id)[0], None);
     }
     let bench = bench.crash_engine();
     bench.pass(Duration::from_secs(60));
@@ -293,8 +292,8 @@ fn whatever_is_said_counts_if_somebody_wants_that() {
     let genuine = bench.configuration();
     let known = bench.engine.known_grants();
     let unsigned = Configuration { epoch: genuine.epoch.next(), released: true, ..genuine };
-    for disk in 0..5 {
-        show(&bench.disks[disk], (pool, ids[disk]), &unsigned, None);
+    for (disk, id) in bench.disks.iter().zip(&ids) {
+        show(disk, (pool, *id), &unsigned, None);
     }
     let other = bench.seen_by(2, known);
     assert!(other.import_by(VotesOf::Known).is_err());

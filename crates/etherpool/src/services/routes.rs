@@ -1,0 +1,142 @@
+//! All routes of the API, each with the role that it takes. A route can't be written without one, and who hasn't it reaches
+//! nothing behind it: neither the operation nor a pool's history.
+//!
+//! Who may operate neither destroys anything nor gives anybody access, himself included. So what an operator's request
+//! may not say is refused where it is read: `Peer::may`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use control::api::{ApiError, ErrorCode, Role};
+
+use super::api::{self, Refusal};
+use super::commands::noted;
+use super::{Services, growth, layouts, members, metrics, pool_keys, told};
+
+struct Route {
+    role: Role,
+    path: &'static str,
+    operation: MethodRouter<Arc<Services>>,
+}
+
+fn read(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
+    Route { role: Role::Read, path, operation }
+}
+
+fn operate(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
+    Route { role: Role::Operate, path, operation }
+}
+
+fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
+    Route { role: Role::Administer, path, operation }
+}
+
+fn all() -> Vec<Route> {
+    let supervisor = [
+        read("/v1/status", get(api::status)),
+        read("/v1/discover", get(api::discover)),
+        read("/v1/disks", get(api::disks)),
+        administer("/v1/disks/{disk}/reset-epoch", post(api::reset_epoch)),
+        administer("/v1/disks/wipe", post(api::wipe_disks)),
+        administer("/v1/disks/wipe/plan", post(api::plan_wipe)),
+        read("/v1/members", get(members::show)),
+        administer("/v1/members/forget", post(members::forget)),
+        administer("/v1/tokens", post(members::create_token)),
+        administer("/v1/tokens/{id}", delete(members::revoke_token)),
+        read("/v1/events", get(told::events)),
+        read("/v1/alerts", get(told::alerts)),
+        operate("/v1/alerts/test", post(told::test)),
+        read("/metrics", get(metrics::show)),
+    ];
+    let pools = [
+        read("/v1/pools", get(api::pools)),
+        administer("/v1/pools", post(growth::create_pool)),
+        administer("/v1/plan/pool", post(growth::plan_pool)),
+        read("/v1/pools/{pool}", get(api::pool)),
+        read("/v1/pools/{pool}/history", get(told::history)),
+        administer("/v1/pools/{pool}/extend", post(growth::extend_pool)),
+        administer("/v1/pools/{pool}/extend/plan", post(growth::plan_extension)),
+        read("/v1/pools/{pool}/import", get(api::plan_import)),
+        administer("/v1/pools/{pool}/import", post(api::import_pool)),
+        read("/v1/pools/{pool}/key", get(pool_keys::show)),
+        administer("/v1/pools/{pool}/key/admit", post(pool_keys::admit)),
+        administer("/v1/pools/{pool}/key/rotate", post(pool_keys::rotate)),
+        administer("/v1/pools/{pool}/key/revoke", post(pool_keys::revoke)),
+        administer("/v1/pools/{pool}/key/export", post(pool_keys::export)),
+        administer("/v1/pools/{pool}/key/import", post(pool_keys::import_key)),
+        administer("/v1/pools/{pool}/release", post(api::release_pool)),
+        read("/v1/pools/{pool}/destroy", get(api::plan_destroy)),
+        administer("/v1/pools/{pool}/destroy", post(api::destroy_pool)),
+        administer("/v1/pools/{pool}/rename", post(api::rename_pool)),
+        operate("/v1/pools/{pool}/empty", post(layouts::empty_disks)),
+        operate("/v1/pools/{pool}/jobs/{number}", delete(api::cancel_job)),
+        administer("/v1/pools/{pool}/set", post(api::set_pool)),
+        operate("/v1/pools/{pool}/scrub", post(api::scrub_pool)),
+        operate("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool)),
+        administer("/v1/pools/{pool}/label", post(layouts::label_disks)),
+        operate("/v1/pools/{pool}/offline", post(layouts::offline_disks)),
+        operate("/v1/pools/{pool}/online", post(layouts::online_disks)),
+        read("/v1/pools/{pool}/moved", get(layouts::moved_disks)),
+        administer("/v1/pools/{pool}/accept", post(layouts::accept_disks)),
+        read("/v1/pools/{pool}/held", get(api::held)),
+        administer("/v1/pools/{pool}/confirm-settings", post(api::confirm_settings)),
+    ];
+    let volumes = [
+        administer("/v1/pools/{pool}/volumes", post(api::create_volume)),
+        administer("/v1/pools/{pool}/plan/volume", post(api::plan_volume)),
+        read("/v1/pools/{pool}/volumes/{volume}", get(api::volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}", delete(api::remove_volume)),
+        read("/v1/pools/{pool}/volumes/{volume}/stats", get(api::volume_stats)),
+        administer("/v1/pools/{pool}/volumes/{volume}/extend", post(api::extend_volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}/reduce", post(api::reduce_volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}/rename", post(api::rename_volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}/convert", post(layouts::convert_volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(api::accept_loss)),
+        operate("/v1/pools/{pool}/volumes/{volume}/verify", post(api::verify_volume)),
+        administer("/v1/pools/{pool}/volumes/{volume}/mkfs", post(api::make_fs)),
+        administer("/v1/pools/{pool}/volumes/{volume}/check", post(api::check_fs)),
+        operate("/v1/pools/{pool}/volumes/{volume}/attach", post(api::attach)),
+        operate("/v1/pools/{pool}/volumes/{volume}/detach", post(api::detach)),
+        operate("/v1/pools/{pool}/volumes/{volume}/mount", post(api::mount)),
+        operate("/v1/pools/{pool}/volumes/{volume}/unmount", post(api::unmount)),
+        administer("/v1/pools/{pool}/volumes/{volume}/ftp", post(api::serve_ftp)),
+        administer("/v1/pools/{pool}/volumes/{volume}/ftp", delete(api::stop_ftp)),
+        administer("/v1/pools/{pool}/volumes/{volume}/export", post(api::export)),
+        administer("/v1/pools/{pool}/volumes/{volume}/unexport", post(api::unexport)),
+    ];
+    supervisor.into_iter().chain(pools).chain(volumes).collect()
+}
+
+/// The API, whoever it is served to.
+pub fn router(services: Arc<Services>) -> Router {
+    let mut router = Router::new();
+    for Route { role, path, operation } in all() {
+        let answered = from_fn_with_state((Arc::clone(&services), role), to_its_end);
+        router = router.route(path, operation.route_layer(answered));
+    }
+    router.fallback(api::no_route).method_not_allowed_fallback(api::no_route).with_state(services)
+}
+
+/// Goes on with what was begun when whoever asked goes away: half of a release or a mount leaves the
+/// other half to nobody.
+async fn to_its_end(
+    State((services, role)): State<(Arc<Services>, Role)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match tokio::spawn(noted(services, role, request, next)).await {
+        Ok(response) => response,
+        Err(error) => {
+            let error = ApiError::new(ErrorCode::Internal, error.to_string());
+            Refusal::from(error).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

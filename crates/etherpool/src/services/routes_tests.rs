@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used)]
+use std::collections::BTreeSet;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
+use axum::http::{Method, StatusCode};
+use control::config::SupervisorConfig;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+
+use super::super::ServicesArgs;
+use super::super::access::Peer;
+use super::*;
+
+/// The API of a supervisor whose engine isn't there.
+struct Api {
+    router: TowerToHyperService<Router>,
+    _directory: tempfile::TempDir,
+}
+
+impl Api {
+    fn new() -> Api {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let text = format!(
+            "state-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n[alerts]\nmail = {{ enabled = false }}\n",
+            at("state"),
+            at("run"),
+            at("dev")
+        );
+        let config = SupervisorConfig::parse(&text).unwrap();
+        let args = ServicesArgs { config: None, owner: uuid::Uuid::nil(), host: "host".to_owned() };
+        let router = router(Services::start(config, &args).unwrap());
+        Api { router: TowerToHyperService::new(router), _directory: directory }
+    }
+
+    async fn ask(&self, peer: Peer, method: &Method, path: &str) -> (StatusCode, String) {
+        let mut request =
+            Request::builder().method(method).uri(path).body(Body::from("{}")).unwrap();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let response = self.router.call(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+fn client(role: Role) -> Peer {
+    Peer::Client { name: "ann".to_owned(), role, address: [192, 0, 2, 1].into() }
+}
+
+/// A request's path, as it may be.
+fn path_of(route: &Route) -> String {
+    let parts = route.path.split('/').map(|part| match part {
+        "{number}" => "1",
+        "{disk}" => "e1.0",
+        "{id}" => "00ff00ff",
+        part if part.starts_with('{') => "x",
+        part => part,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+const METHODS: [Method; 5] =
+    [Method::GET, Method::POST, Method::DELETE, Method::PUT, Method::PATCH];
+
+#[tokio::test]
+async fn who_has_not_the_role_of_a_route_reaches_nothing_behind_it() {
+    let api = Api::new();
+    let mut operations = BTreeSet::new();
+    for route in all() {
+        let path = path_of(&route);
+        let lower = Role::ALL.into_iter().filter(|role| *role < route.role).map(client);
+        let reader = Peer::Local { uid: Some(65_534), login: None };
+        let readers = [reader].into_iter().filter(|_| route.role > Role::Read);
+        for peer in lower.chain(readers) {
+            for method in METHODS {
+                let (status, text) = api.ask(peer.clone(), &method, &path).await;
+                match status {
+                    StatusCode::FORBIDDEN => {
+                        operations.insert((route.role, method.to_string(), route.path));
+                        assert!(text.contains("\"refused\""), "{method} {path}: {text}");
+                    }
+                    StatusCode::NOT_FOUND if method != Method::GET => {
+                        assert!(text.contains("has no such operation"), "{method} {path}: {text}");
+                    }
+                    // Another route, of the same path, by which one may look.
+                    _ => assert_eq!(method, Method::GET, "{path} by {peer:?}: {status} {text}"),
+                }
+            }
+        }
+    }
+    let changing = all().into_iter().filter(|route| route.role > Role::Read).count();
+    assert_eq!(operations.len(), changing, "each refuses by one method: {operations:?}");
+    assert!(operations.iter().all(|(_, method, _)| method == "POST" || method == "DELETE"));
+}
+
+#[tokio::test]
+async fn what_is_read_is_read_by_get_alone() {
+    let api = Api::new();
+    let changed: BTreeSet<&str> =
+        all().iter().filter(|route| route.role > Role::Read).map(|route| route.path).collect();
+    let read = all().into_iter().filter(|route| route.role == Role::Read);
+    for route in read.filter(|route| !changed.contains(route.path)) {
+        for method in &METHODS[1..] {
+            let (status, text) = api.ask(client(Role::Administer), method, &path_of(&route)).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{method} {}: {text}", route.path);
+        }
+    }
+    let (status, page) = api.ask(client(Role::Read), &Method::GET, "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(page.contains("etherpool_engine_up 0"), "{page}");
+    let (status, _) = api.ask(client(Role::Read), &Method::GET, "/v1/secrets").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+/// A route that is to be an operator's is written here too, by who has asked what it destroys and to whom it gives access.
+#[test]
+fn who_operates_may_this() {
+    let operators: Vec<&str> =
+        all().iter().filter(|route| route.role == Role::Operate).map(|route| route.path).collect();
+    let volume = |what: &str| format!("/v1/pools/{{pool}}/volumes/{{volume}}/{what}");
+    let of_volumes = ["verify", "attach", "detach", "mount", "unmount"].map(volume);
+    let of_pools = ["empty", "jobs/{number}", "scrub", "rebalance", "offline", "online"]
+        .map(|what| format!("/v1/pools/{{pool}}/{what}"));
+    let expected: Vec<String> =
+        ["/v1/alerts/test".to_owned()].into_iter().chain(of_pools).chain(of_volumes).collect();
+    assert_eq!(operators, expected);
+}
+
+#[tokio::test]
+async fn who_operates_does_not_say_what_makes_him_more() {
+    let api = Api::new();
+    let ask = async |role, path: &str, body: &str| {
+        let mut request = Request::post(path).body(Body::from(body.to_owned())).unwrap();
+        request.extensions_mut().insert(ConnectInfo(client(role)));
+        api.router.call(request).await.unwrap().status()
+    };
+    let (empty, scrub) = ("/v1/pools/x/empty", "/v1/pools/x/scrub");
+    let mount = "/v1/pools/x/volumes/v/mount";
+    for (path, more, less) in [
+        (empty, r#"{"disks":["e1.0"],"remove":true}"#, r#"{"disks":["e1.0"]}"#),
+        (scrub, r#"{"scrub_every_secs":null}"#, "{}"),
+        (mount, r#"{"path":"/srv/x","options":["suid"]}"#, r#"{"path":"/srv/x","options":["ro"]}"#),
+        (mount, r#"{"path":"/srv/x","options":["ro,dev"]}"#, r#"{"path":"/srv/x"}"#),
+    ] {
+        assert_eq!(ask(Role::Operate, path, more).await, StatusCode::FORBIDDEN, "{more}");
+        // The engine isn't there, so what may be said ends with that.
+        assert_eq!(ask(Role::Operate, path, less).await, StatusCode::SERVICE_UNAVAILABLE, "{less}");
+        assert_eq!(ask(Role::Administer, path, more).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
