@@ -38,6 +38,14 @@ fn disks_obey_whom_their_pool_lets_in() {
     let mode = std::fs::metadata(file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
+    // Whom to believe is remembered where the pool is.
+    let records = std::fs::read(state.join("pools.json")).unwrap();
+    let records: Value = serde_json::from_slice(&records).unwrap();
+    let grants = records["grants"].as_object().unwrap();
+    assert_eq!(grants.len(), 1, "{records}");
+    let plan = lab.said(&["pool", "import", POOL, "--dry-run"]);
+    assert!(plan.1.contains("open here already"), "{plan:?}");
+
     // Every node speaks with another supervisor. It sees the pool, and gets nothing of it.
     let rival = Rival::start_unknown(&lab);
     let other = key_of(&lab.dir().join("rival/state"));
@@ -101,6 +109,7 @@ fn disks_obey_whom_their_pool_lets_in() {
     assert!(code != 0 && text.contains("isn't the key"), "{text}");
 
     // The key is lost, as far as the first one is concerned: each node's administrator gives its disk up.
+    let theirs = keys(&rival)["key"].as_str().unwrap().to_owned();
     drop(rival);
     for (node, disk) in [("n1", "e1.0"), ("n2", "e2.0"), ("n3", "e3.0")] {
         let run = lab.dir().join(node).join("run");
@@ -115,7 +124,10 @@ fn disks_obey_whom_their_pool_lets_in() {
             "--yes",
         ]);
     }
-    lab.cli(&["pool", "import", POOL, "--force", "--yes"]);
+    // What the other one has signed since is nothing to who knows another key, until somebody says that it is right.
+    let (code, text) = lab.said(&["pool", "import", POOL, "--force", "--yes"]);
+    assert!(code != 0 && text.contains(&theirs) && text.contains("--pool-key KEY"), "{text}");
+    lab.cli(&["pool", "import", POOL, "--force", "--yes", "--pool-key", &theirs]);
     assert_eq!(lab.json(&["pool", "key", "list", POOL]), Value::Null);
     lab.cli(&["pool", "key", "rotate", POOL, "--yes"]);
     let anew = lab.json(&["pool", "key", "list", POOL]);

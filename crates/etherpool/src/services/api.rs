@@ -267,7 +267,7 @@ pub(super) async fn plan_import(
     let request = request.map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
     })?;
-    services.ask(EngineRequest::PlanImportPool { pool, votes: request.votes }).await
+    services.plan_import(pool, request.votes).await
 }
 
 pub(super) async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {

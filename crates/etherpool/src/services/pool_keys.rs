@@ -12,7 +12,7 @@ use control::api::{
 };
 use control::channel::EngineRequest;
 use os::dir::Directory;
-use pool::{PoolGrant, PoolReport};
+use pool::{ImportPlan, PoolGrant, PoolReport, VotesOf};
 use seal::{Grant, PoolKey, PoolKeyPair, PublicKey, SecretKey, Security};
 use zeroize::Zeroizing;
 
@@ -245,6 +245,22 @@ impl Services {
         // Until that is written down somebody who was shut out could show himself as let in.
         self.remember().await?;
         self.report(known)
+    }
+
+    /// Whose a pool is. Who isn't let in by its disks is told that, and not what he can't see because of it.
+    pub(super) async fn plan_import(&self, pool: String, votes: VotesOf) -> Answer<ImportPlan> {
+        let asked = EngineRequest::PlanImportPool { pool: pool.clone(), votes };
+        let planned: Result<ImportPlan, ApiError> = self.engine.call(asked).await;
+        if planned.as_ref().is_ok_and(|plan| plan.no_quorum.is_none()) {
+            return Ok(Json(planned?));
+        }
+        let known = self.grant_of(&pool).await.ok().flatten().map(|known| known.grant);
+        if let Some(known) = known
+            && self.pool_keys.to_import(&known)?.is_none()
+        {
+            return Err(self.shut_out(&pool, &known)?.into());
+        }
+        Ok(Json(planned?))
     }
 
     /// Imports a pool; where its disks don't obey this machine yet, and it has the pool's key, by a grant to itself.
