@@ -218,7 +218,7 @@ impl OpenRequest {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
         };
-        let why = match trusted::explain(&self.name, &self.disks) {
+        let why = match trusted::explain(&self.name, &self.disks, quorum.newest.as_ref()) {
             None => why,
             Some(others) => format!("{why}; {others}"),
         };

@@ -269,18 +269,28 @@ impl Pool {
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
         let place = vote_place(self.id, member.id);
-        let vote = loop {
+        let read = || async {
             let read = observe::read_vote(device, &place, &label.vote_disks);
-            let read = self.within(self.limits.claim, read).await;
-            let (vote, _) = read.map_err(not_fit)?;
+            self.within(self.limits.claim, read).await.map_err(not_fit)
+        };
+        let (mut vote, _) = read().await?;
+        // Not more often than there are slots: a target may show it all the same.
+        for _ in DiskGeometry::vote_slots() {
             let forged = vote.newest_slot().filter(|_| !self.trusted().has_newest(&vote));
-            let Some(slot) = forged else { break vote };
+            let Some(slot) = forged else { break };
             // What we show there from now on would stay behind it.
             let (disk, at) = (member.display_name(), DiskGeometry::vote_slots()[slot]);
             tracing::warn!(pool = %self.name, disk, "its vote isn't the pool's, and is taken away");
             let taken = write_durably(device, at, Buffer::zeroed(VOTE_BYTES));
             self.within(self.limits.claim, taken).await.map_err(not_fit)?;
-        };
+            (vote, _) = read().await?;
+        }
+        if !self.trusted().has_newest(&vote) {
+            return Err(NotFit::Refused(
+                "it goes on showing a vote that isn't the pool's; find out why its node does that"
+                    .into(),
+            ));
+        }
         if let Some(newest) = vote.newest.as_ref().filter(|newest| newest.epoch > self.epoch) {
             let owner = &newest.owner_name;
             return Err(NotFit::Refused(format!(

@@ -15,7 +15,7 @@ use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::slot::{Device, Slot};
-use crate::format::{DiskId, PoolId, Signed, Signer, VoteSlots};
+use crate::format::{Configuration, DiskId, PoolId, Signed, Signer, VoteSlots};
 
 /// Votes that are named in a sentence, at most.
 const NAMED_MAX: usize = 4;
@@ -249,11 +249,16 @@ impl Engine {
     }
 }
 
-/// Why there are fewer votes than disks that show one, if there are any that don't count.
-pub(super) fn explain(pool: &str, disks: &[SeenDisk]) -> Option<String> {
+/// Why there are fewer votes than disks that show one, if there are any that don't count and are newer than all that do.
+pub(super) fn explain(
+    pool: &str,
+    disks: &[SeenDisk],
+    newest: Option<&Configuration>,
+) -> Option<String> {
+    let rank = newest.map(Configuration::rank);
     let votes = disks.iter().filter_map(|disk| Some((disk, disk.vote.as_ref()?)));
     let others: Vec<String> = votes
-        .filter(|(_, vote)| !vote.counts)
+        .filter(|(_, vote)| !vote.counts && Some(vote.newest.rank()) > rank)
         .map(|(disk, vote)| match &vote.signed {
             Some(signed) => format!("{} under {}", disk.place.name, signed.grant.key()),
             None => format!("{} under none", disk.place.name),
