@@ -41,6 +41,15 @@ fn systemd_understands_the_units() {
     assert!(output.status.success() && about_ours.is_empty(), "{said}");
 }
 
+/// systemd answers every openat2 with ENOSYS under `RestrictSUIDSGID` (seccomp_restrict_sxid), as it can't look into what that
+/// points to; nothing here opens files below a directory without it. It isn't seen by a rating, nor by a list of calls.
+#[test]
+fn no_unit_forbids_to_open_files_beneath_directories() {
+    for name in UNITS {
+        assert!(!unit(name).contains("RestrictSUIDSGID"), "{name}");
+    }
+}
+
 /// What systemd makes of how little a unit may: 0 is nothing, 100 all. A supervisor's mounts are for everybody, which
 /// leaves it more.
 #[test]

@@ -117,6 +117,7 @@ impl KeyFiles {
 
     /// For a client that shows who he is, to servers of these authorities. Blocks.
     pub fn client(&self, authorities: RootCertStore) -> Result<ClientConfig, TlsError> {
+        self.check_private()?;
         let (chain, key) = self.load()?;
         let config = client_builder().map_err(self.unfit())?.with_root_certificates(authorities);
         config.with_client_auth_cert(chain, key).map_err(self.unfit())

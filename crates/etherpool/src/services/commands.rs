@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
+use axum::http::Uri;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use control::api::{ApiError, Asked, COMMAND_HEADER, Role};
+use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode};
 use control::channel::EngineRequest;
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use super::Services;
 use super::access::Peer;
 use super::api::Refusal;
 use super::refusals::line_of;
+use super::routes::Takes;
 
 /// Longest body of a request.
 pub const REQUEST_BYTES_MAX: usize = 2 << 20;
@@ -77,11 +79,26 @@ fn take(note: &Arc<Mutex<Option<Note>>>) -> Option<Note> {
     note.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// Refuses what is written otherwise than it is: what is noted is what the path says. No name needs it.
+fn as_it_is(asked: &Uri) -> Result<(), ApiError> {
+    match asked.path().contains('%') {
+        false => Ok(()),
+        true => {
+            Err(ApiError::new(ErrorCode::Invalid, "the path has a % in it, as no name here has"))
+        }
+    }
+}
+
 /// Answers a request that takes a role, if whoever asks has it, and notes it if it changes something.
-pub async fn noted(services: Arc<Services>, role: Role, request: Request, next: Next) -> Response {
+pub(super) async fn noted(
+    services: Arc<Services>,
+    takes: Takes,
+    request: Request,
+    next: Next,
+) -> Response {
     let peer = Peer::of(&request);
     let asked = Asked::of(request.method().as_str(), request.uri().path());
-    if let Err(refusal) = peer.may(role) {
+    if let Err(refusal) = peer.may(takes.role).and_then(|()| as_it_is(request.uri())) {
         services.refusals.tell(|untold| {
             let (who, asked, why) = (peer.name(), line_of(&asked.text), &refusal.message);
             tracing::warn!(who, asked, why, untold, "refused");
@@ -99,6 +116,14 @@ pub async fn noted(services: Arc<Services>, role: Role, request: Request, next: 
         }
     };
     let details: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let says_nothing = body.is_empty() || matches!(&body[..], b"{}" | b"null");
+    if !takes.a_body && !says_nothing {
+        return Refusal::from(ApiError::new(
+            ErrorCode::Invalid,
+            "all that is asked for here is said by the path: there must be no body",
+        ))
+        .into_response();
+    }
     // What somebody says from elsewhere that he typed needn't be what he asks for.
     let typed = parts.headers.get(COMMAND_HEADER).filter(|_| !peer.is_remote());
     let typed = typed.map(|typed| typed.as_bytes());
@@ -108,7 +133,7 @@ pub async fn noted(services: Arc<Services>, role: Role, request: Request, next: 
     let ends_it = parts.uri.path().ends_with("/release");
     let is_asked_for = details["dry_run"] != true;
     // Of a pool's key nothing is kept, nor of what can't be told from one.
-    let is_shown = !details.is_null() && details.get("secret").is_none();
+    let is_shown = details.is_object() && details.get("secret").is_none();
     let shown = if is_shown { body.clone() } else { Bytes::new() };
     let (who, what) = (peer.name(), line_of(&what(&asked, typed, &shown)));
     let request = Request::from_parts(parts, Body::from(body));

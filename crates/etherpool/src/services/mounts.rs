@@ -45,6 +45,12 @@ pub(super) fn as_operator(mut request: MountVolume) -> Result<MountVolume, ApiEr
             OPERATORS_OPTIONS.join(", ")
         )));
     }
+    if request.move_from.is_some() {
+        // It may be mounted read-only, or without programs, and be served so.
+        let why = "who operates doesn't change what is mounted";
+        return Err(ApiError::new(ErrorCode::Refused, why)
+            .remedy("unmount it first, or have an administrator move it"));
+    }
     let missing = OPERATORS_MARKS.iter().filter(|mark| !options.contains(mark));
     let missing: Vec<String> = missing.map(|mark| (*mark).to_owned()).collect();
     request.options.extend(missing);

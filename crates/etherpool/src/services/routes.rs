@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
@@ -15,24 +16,42 @@ use control::api::{ApiError, ErrorCode, Role};
 
 use super::api::{self, Refusal};
 use super::commands::noted;
+use super::tls::HeldPlace;
 use super::{Services, growth, layouts, members, metrics, pool_keys, told};
 
 struct Route {
     role: Role,
+    /// Where no body is read it can't say that it is a dry run.
+    a_body: bool,
     path: &'static str,
     operation: MethodRouter<Arc<Services>>,
 }
 
+/// What a request must have, and may.
+#[derive(Clone, Copy)]
+pub(super) struct Takes {
+    pub role: Role,
+    pub a_body: bool,
+}
+
+impl Route {
+    /// Nothing is asked for but what the path says.
+    fn alone(mut self) -> Route {
+        self.a_body = false;
+        self
+    }
+}
+
 fn read(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Read, path, operation }
+    Route { role: Role::Read, a_body: true, path, operation }
 }
 
 fn operate(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Operate, path, operation }
+    Route { role: Role::Operate, a_body: true, path, operation }
 }
 
 fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Administer, path, operation }
+    Route { role: Role::Administer, a_body: true, path, operation }
 }
 
 fn all() -> Vec<Route> {
@@ -46,10 +65,10 @@ fn all() -> Vec<Route> {
         read("/v1/members", get(members::show)),
         administer("/v1/members/forget", post(members::forget)),
         administer("/v1/tokens", post(members::create_token)),
-        administer("/v1/tokens/{id}", delete(members::revoke_token)),
+        administer("/v1/tokens/{id}", delete(members::revoke_token)).alone(),
         read("/v1/events", get(told::events)),
         read("/v1/alerts", get(told::alerts)),
-        operate("/v1/alerts/test", post(told::test)),
+        operate("/v1/alerts/test", post(told::test)).alone(),
         read("/metrics", get(metrics::show)),
     ];
     let pools = [
@@ -66,14 +85,14 @@ fn all() -> Vec<Route> {
         administer("/v1/pools/{pool}/key/admit", post(pool_keys::admit)),
         administer("/v1/pools/{pool}/key/rotate", post(pool_keys::rotate)),
         administer("/v1/pools/{pool}/key/revoke", post(pool_keys::revoke)),
-        administer("/v1/pools/{pool}/key/export", post(pool_keys::export)),
+        administer("/v1/pools/{pool}/key/export", post(pool_keys::export)).alone(),
         administer("/v1/pools/{pool}/key/import", post(pool_keys::import_key)),
         administer("/v1/pools/{pool}/release", post(api::release_pool)),
         read("/v1/pools/{pool}/destroy", get(api::plan_destroy)),
         administer("/v1/pools/{pool}/destroy", post(api::destroy_pool)),
         administer("/v1/pools/{pool}/rename", post(api::rename_pool)),
         operate("/v1/pools/{pool}/empty", post(layouts::empty_disks)),
-        operate("/v1/pools/{pool}/jobs/{number}", delete(api::cancel_job)),
+        operate("/v1/pools/{pool}/jobs/{number}", delete(api::cancel_job)).alone(),
         administer("/v1/pools/{pool}/set", post(api::set_pool)),
         operate("/v1/pools/{pool}/scrub", post(api::scrub_pool)),
         operate("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool)),
@@ -83,7 +102,7 @@ fn all() -> Vec<Route> {
         read("/v1/pools/{pool}/moved", get(layouts::moved_disks)),
         administer("/v1/pools/{pool}/accept", post(layouts::accept_disks)),
         read("/v1/pools/{pool}/held", get(api::held)),
-        administer("/v1/pools/{pool}/confirm-settings", post(api::confirm_settings)),
+        administer("/v1/pools/{pool}/confirm-settings", post(api::confirm_settings)).alone(),
     ];
     let volumes = [
         administer("/v1/pools/{pool}/volumes", post(api::create_volume)),
@@ -98,13 +117,13 @@ fn all() -> Vec<Route> {
         administer("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(api::accept_loss)),
         operate("/v1/pools/{pool}/volumes/{volume}/verify", post(api::verify_volume)),
         administer("/v1/pools/{pool}/volumes/{volume}/mkfs", post(api::make_fs)),
-        administer("/v1/pools/{pool}/volumes/{volume}/check", post(api::check_fs)),
-        operate("/v1/pools/{pool}/volumes/{volume}/attach", post(api::attach)),
-        operate("/v1/pools/{pool}/volumes/{volume}/detach", post(api::detach)),
+        administer("/v1/pools/{pool}/volumes/{volume}/check", post(api::check_fs)).alone(),
+        operate("/v1/pools/{pool}/volumes/{volume}/attach", post(api::attach)).alone(),
+        operate("/v1/pools/{pool}/volumes/{volume}/detach", post(api::detach)).alone(),
         operate("/v1/pools/{pool}/volumes/{volume}/mount", post(api::mount)),
         operate("/v1/pools/{pool}/volumes/{volume}/unmount", post(api::unmount)),
         administer("/v1/pools/{pool}/volumes/{volume}/ftp", post(api::serve_ftp)),
-        administer("/v1/pools/{pool}/volumes/{volume}/ftp", delete(api::stop_ftp)),
+        administer("/v1/pools/{pool}/volumes/{volume}/ftp", delete(api::stop_ftp)).alone(),
         administer("/v1/pools/{pool}/volumes/{volume}/export", post(api::export)),
         administer("/v1/pools/{pool}/volumes/{volume}/unexport", post(api::unexport)),
     ];
@@ -114,8 +133,9 @@ fn all() -> Vec<Route> {
 /// The API, whoever it is served to.
 pub fn router(services: Arc<Services>) -> Router {
     let mut router = Router::new();
-    for Route { role, path, operation } in all() {
-        let answered = from_fn_with_state((Arc::clone(&services), role), to_its_end);
+    for Route { role, a_body, path, operation } in all() {
+        let takes = Takes { role, a_body };
+        let answered = from_fn_with_state((Arc::clone(&services), takes), to_its_end);
         router = router.route(path, operation.route_layer(answered));
     }
     router.fallback(api::no_route).method_not_allowed_fallback(api::no_route).with_state(services)
@@ -124,11 +144,21 @@ pub fn router(services: Arc<Services>) -> Router {
 /// Goes on with what was begun when whoever asked goes away: half of a release or a mount leaves the
 /// other half to nobody.
 async fn to_its_end(
-    State((services, role)): State<(Arc<Services>, Role)>,
+    State((services, takes)): State<(Arc<Services>, Takes)>,
     request: Request,
     next: Next,
 ) -> Response {
-    match tokio::spawn(noted(services, role, request, next)).await {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return noted(services, takes, request, next).await;
+    }
+    // Who goes away and comes again has no more under way than he may have connections.
+    let place = request.extensions().get::<HeldPlace>().cloned();
+    let noted = async move {
+        let response = noted(services, takes, request, next).await;
+        drop(place);
+        response
+    };
+    match tokio::spawn(noted).await {
         Ok(response) => response,
         Err(error) => {
             let error = ApiError::new(ErrorCode::Internal, error.to_string());

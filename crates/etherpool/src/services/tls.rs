@@ -218,6 +218,12 @@ async fn accept(door: &Arc<Door>, listener: TcpListener) {
     }
 }
 
+/// A client's place, for as long as its connection is there, or a request goes on that came by it.
+#[derive(Clone)]
+pub(super) struct HeldPlace(
+    #[allow(dead_code, reason = "it is held, and never looked at")] Arc<Place<String>>,
+);
+
 impl Door {
     fn new(config: ApiConfig, router: Router, main: Handle, troubles: Arc<Troubles>) -> Door {
         Door {
@@ -285,7 +291,7 @@ impl Door {
                 "name it in [[api.clients]] of supervisor.toml, and restart the supervisor";
             return turn_away(stream, error.remedy(remedy), stranger).await;
         };
-        let Some(_place) = self.clients.admit(client.name.clone()) else {
+        let Some(place) = self.clients.admit(client.name.clone()) else {
             let why = format!("{} has {OF_A_CLIENT_MAX} connections already", client.name);
             self.tell(peer, &why);
             let error = ApiError::new(ErrorCode::Busy, why).remedy("end one of them (`events --follow` has one for as long as it runs), then try again");
@@ -294,7 +300,8 @@ impl Door {
         drop(stranger);
         let address = peer.ip().to_canonical();
         let client = Peer::Client { name: client.name.clone(), role: client.role, address };
-        let service = service_fn(|request| self.answer(client.clone(), request));
+        let place = HeldPlace(Arc::new(place));
+        let service = service_fn(|request| self.answer(client.clone(), place.clone(), request));
         let served = http().serve_connection(TokioIo::new(stream), service);
         // What a certificate says counts until it expires, also for who has connected before.
         let left = certificate.valid_for(SystemTime::now());
@@ -325,6 +332,7 @@ impl Door {
     async fn answer(
         &self,
         client: Peer,
+        place: HeldPlace,
         request: Request<Incoming>,
     ) -> Result<Response, Infallible> {
         let (parts, body) = request.into_parts();
@@ -335,6 +343,7 @@ impl Door {
         };
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().insert(ConnectInfo(client));
+        request.extensions_mut().insert(place);
         Ok(match self.main.spawn(self.router.call(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},

@@ -86,6 +86,18 @@ pub const PROGRAMS: &[i64] = &[libc::SYS_execve, libc::SYS_execveat];
 /// would be got round.
 pub(super) fn all_numbers(call: c_long) -> impl Iterator<Item = i64> {
     const X32: i64 = 0x4000_0000;
-    let other = cfg!(target_arch = "x86_64").then_some(call | X32);
-    std::iter::once(call).chain(other)
+    // Those that have another number there beside that bit (arch/x86/entry/syscalls/syscall_64.tbl).
+    const RENUMBERED: [(i64, i64); 6] = [
+        (libc::SYS_execve, 520),
+        (libc::SYS_ptrace, 521),
+        (libc::SYS_kexec_load, 528),
+        (libc::SYS_process_vm_readv, 539),
+        (libc::SYS_process_vm_writev, 540),
+        (libc::SYS_execveat, 545),
+    ];
+    let is_x86 = cfg!(target_arch = "x86_64");
+    let renumbered = RENUMBERED.into_iter().filter(move |(of, _)| is_x86 && *of == call);
+    let other = is_x86.then_some(call | X32);
+    let renumbered = renumbered.flat_map(|(_, number)| [number, number | X32]);
+    std::iter::once(call).chain(other).chain(renumbered)
 }

@@ -324,7 +324,8 @@ impl Engine {
     ) -> Result<ImportPlan, PoolError> {
         self.look_again(slot.id).await;
         let trusted = self.trusted_for(slot.id, votes);
-        self.forget_others_homes(slot, &trusted);
+        // By what is known here, whatever somebody wants to see who only looks.
+        self.forget_others_homes(slot, &self.trusted(slot.id));
         let disks = self.seen_disks_by(slot.id, &trusted);
         let request = OpenRequest { disks: disks.clone(), ..self.request(slot) };
         let quorum = Quorum::of(&disks);

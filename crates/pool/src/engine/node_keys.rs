@@ -237,7 +237,7 @@ impl Engine {
             _ => None,
         });
         let owner = votes.max_by_key(|(rank, _)| *rank).map(|(_, owner)| owner);
-        if owner != Some(self.config.owner) {
+        if owner.is_some_and(|owner| owner != self.config.owner) {
             slot.homes.forget();
         }
     }
