@@ -9,13 +9,13 @@ use std::time::Duration;
 use block::{Instant, OwnerId};
 use pool::engine::{Engine, EngineConfig, Limits, Stops};
 use pool::format::FailureDomain;
-use pool::{DiskState, JobState, KnownPool, LabelKind, LabelValue, Labels, PoolReport, PoolState};
+use pool::{DiskState, JobState, LabelKind, LabelValue, Labels, PoolReport, PoolState};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::Handle;
-use seal::Grant;
 use uuid::Uuid;
 
+use self::records::Records;
 use crate::claim::{Claim, Place};
 use crate::disk::service::Model;
 use crate::disk::{Disk, DiskRemains};
@@ -28,6 +28,7 @@ use crate::world::{Clock, Killed, Process, World};
 
 mod domains;
 mod power;
+mod records;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -103,19 +104,6 @@ pub struct Node {
     troubled: Cell<Option<Instant>>,
 }
 
-/// What a supervisor's own files say.
-#[derive(Clone, Default)]
-pub struct Records {
-    pools: Vec<KnownPool>,
-    grants: Vec<(Uuid, Grant)>,
-}
-
-impl Records {
-    fn of(engine: &Engine) -> Records {
-        Records { pools: engine.known_pools(), grants: engine.known_grants() }
-    }
-}
-
 /// What is left of all machines at an instant: enough to build them anew in another world.
 pub struct Remains {
     nodes: Vec<NodeRemains>,
@@ -132,8 +120,7 @@ pub struct Remains {
 impl Remains {
     /// The identity of the disk that was last present at `address`, as the owner's records have it.
     pub fn identity_of(&self, address: &str) -> Option<String> {
-        let disks = self.records.pools.iter().flat_map(|pool| &pool.disks);
-        disks.into_iter().find(|disk| disk.place.name == address).map(|disk| disk.id.to_string())
+        self.records.identity_of(address)
     }
 }
 
@@ -384,10 +371,8 @@ impl Cluster {
         survival: Option<Survival>,
     ) -> Remains {
         let supervisor = &self.supervisors[owner];
-        let records = match supervisor.engine() {
-            Some(engine) => Records::of(&engine),
-            None => supervisor.records.borrow().clone(),
-        };
+        let now = supervisor.engine().map(|engine| Records::of(&engine));
+        let records = now.unwrap_or_else(|| supervisor.records.borrow().clone());
         let nodes = self.nodes.borrow();
         let nodes = nodes.iter().map(|node| {
             let survival = survival.unwrap_or_else(|| any_survival(random));
