@@ -37,8 +37,8 @@ struct Voter {
     /// The slot of its newest record, as far as it is known: the other one is written next.
     newest_slot: Cell<Option<usize>>,
     writing: Cell<bool>,
-    /// Whether it is written to even if it has the newest record.
-    anew: Cell<bool>,
+    /// How often it is written to even if it has the newest record.
+    anew: Cell<u8>,
     /// How often something was begun to be written, or what is known of it changed.
     changes: Cell<u64>,
 }
@@ -71,7 +71,7 @@ impl Votes {
             has: Cell::default(),
             newest_slot: Cell::new(None),
             writing: Cell::new(false),
-            anew: Cell::new(false),
+            anew: Cell::new(0),
             changes: Cell::new(0),
         };
         Rc::clone(self.voters.borrow_mut().entry(disk).or_insert_with(|| Rc::new(new())))
@@ -87,6 +87,18 @@ impl Votes {
                 voter.newest_slot.set(slots.newest_slot());
             }
             voter.has.set(ConfigNumber(0));
+            voter.note_change();
+        }
+    }
+
+    /// Tells that a disk shows what isn't the pool's in a slot. It is overwritten by the newest configuration, there at
+    /// first, as the other slot may have all that it was ever told; and then in the other one, which may have the like.
+    pub(crate) fn set_forged(&self, disk: DiskId, slot: usize) {
+        let voter = self.voter(disk);
+        if !voter.writing.get() {
+            voter.newest_slot.set(Some(1 - slot));
+            voter.has.set(ConfigNumber(0));
+            voter.anew.set(2);
             voter.note_change();
         }
     }
@@ -261,7 +273,7 @@ impl Pool {
         member: &Rc<Member>,
     ) -> Result<bool, Ended> {
         let voter = self.votes.voter(member.id);
-        voter.anew.set(true);
+        voter.anew.set(voter.anew.get().max(1));
         self.push_vote(&voter, member);
         let written = async {
             while voter.writing.get() {
@@ -275,7 +287,7 @@ impl Pool {
     async fn write_vote(self: &Rc<Self>, voter: &Voter, member: &Member) {
         loop {
             let target = self.votes.target.borrow().clone();
-            let is_due = voter.has.get() < target.number || voter.anew.get();
+            let is_due = voter.has.get() < target.number || voter.anew.get() > 0;
             if !is_due || self.lease.ended().is_some() {
                 break;
             }
@@ -288,7 +300,7 @@ impl Pool {
                 Ok(_) => {
                     voter.has.set(target.number);
                     voter.newest_slot.set(Some(slot));
-                    voter.anew.set(false);
+                    voter.anew.set(voter.anew.get().saturating_sub(1));
                     self.votes.arrived.notify_all();
                 }
                 Err(IoError::Fenced { .. }) => {
@@ -298,7 +310,6 @@ impl Pool {
                 Err(_) => break,
             }
         }
-        voter.anew.set(false);
         voter.writing.set(false);
     }
 

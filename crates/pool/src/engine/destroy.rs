@@ -12,7 +12,7 @@
 //! The same again goes on from any of these. A disk that was away has no proof; of a pool that was destroyed here the
 //! supervisor's records tell, else one other disk that shows it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{BlockDevice, Claim, Epoch, Instance, IoError};
@@ -21,7 +21,7 @@ use futures::future::join_all;
 use super::grants;
 use super::lease::Ended;
 use super::observe::{Content, read_content};
-use super::open::{EPOCH_MAX, SeenDisk};
+use super::open::{SeenDisk, credible};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Slot, SlotState};
@@ -298,18 +298,25 @@ impl Engine {
     /// Claims all disks under one epoch, and looks at each again: one that doesn't answer, or isn't what it was, ends it.
     async fn claim_doomed(&self, seen: &[SeenDisk]) -> Result<(Epoch, Vec<Doomed>), PoolError> {
         let renewals = seen.iter().map(|disk| self.in_time(disk.device.renew()));
-        let holders = join_all(renewals).await.into_iter().flatten();
+        let renewals = join_all(renewals).await;
         let counting = seen.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
         let voted = counting.map(|vote| vote.newest.epoch);
-        let heard = holders.map(|answer| answer.value.epoch).filter(|epoch| *epoch <= EPOCH_MAX);
-        let highest = heard.chain(voted).max();
-        let mut epoch = highest.unwrap_or_default().next();
+        let voted = voted.max().unwrap_or_default();
+        let told = seen.iter().zip(renewals);
+        let told =
+            told.filter_map(|(disk, answer)| Some((disk.label.disk, answer.ok()?.value.epoch)));
+        let told: BTreeMap<DiskId, Epoch> = told.collect();
+        let credible = credible(voted, &told, |are| {
+            2 * seen.iter().filter(|disk| are(disk.label.disk)).count() > seen.len()
+        });
+        let heard = told.into_values().filter(|epoch| *epoch <= credible);
+        let mut epoch = heard.max().unwrap_or_default().max(voted).next();
         for _ in 0..CLAIM_ATTEMPTS {
             let claim = Claim::new(epoch, self.config.owner);
             let claims = seen.iter().map(|disk| self.in_time(disk.device.claim(claim.clone())));
             let answers = join_all(claims).await;
             let outbid = answers.iter().filter_map(|answer| match answer {
-                Err(IoError::Fenced { highest }) if *highest <= EPOCH_MAX => Some(*highest),
+                Err(IoError::Fenced { highest }) if *highest <= credible => Some(*highest),
                 _ => None,
             });
             if let Some(highest) = outbid.max() {

@@ -137,6 +137,10 @@ impl Engine {
         let state = slot.state.borrow().clone();
         if let SlotState::Open(open) = &state {
             let mut report = open.report();
+            if !open.pool.read_only {
+                self.remember_grant(open);
+                report.grant = self.known_grant(slot.id);
+            }
             if slot.between.get() {
                 report.state = PoolState::Opening;
             }
@@ -221,7 +225,7 @@ impl Engine {
             jobs: Vec::new(),
             scrub: None,
             spare: None,
-            grant: None,
+            grant: self.known_grant(slot.id),
         };
         self.show_health(&mut report);
         Some(report)

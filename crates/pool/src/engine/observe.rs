@@ -61,7 +61,7 @@ pub(crate) struct Vote {
     pub(crate) is_whole: bool,
     /// By whose word that is the pool's configuration.
     pub(crate) signed: Option<Signed>,
-    /// Whether that is believed (`trusted`). Else it shows no more than that its disk is there.
+    /// Whether that is believed (`trusted`). Else it shows at most that its disk is there.
     pub(crate) counts: bool,
 }
 

@@ -249,15 +249,21 @@ impl OpenRequest {
         let counting =
             self.disks.iter().filter_map(|disk| disk.vote.as_ref().filter(|vote| vote.counts));
         let highest = counting.map(|vote| vote.newest.epoch).max();
-        let mut epoch = highest.unwrap_or(before.epoch).max(self.epoch_floor).next();
+        let voted = highest.unwrap_or(before.epoch).max(self.epoch_floor);
+        let mut epoch = voted.next();
         let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
-        let holders = self.disks.iter().map(|disk| self.within(disk.device.renew()));
+        let holders =
+            join_all(self.disks.iter().map(|disk| self.within(disk.device.renew()))).await;
+        let holders: Vec<_> = self.disks.iter().zip(holders).collect();
+        let told = holders.iter().filter_map(|(disk, holder)| {
+            Some((disk.label.disk, holder.as_ref().ok()?.value.epoch))
+        });
+        let credible = credible(voted, &told.collect(), |are| quorum.voters.is_majority(are));
         let mut others: BTreeSet<DiskId> = BTreeSet::new();
-        for (disk, holder) in self.disks.iter().zip(join_all(holders).await) {
-            let Ok(holder) = holder else { continue };
-            if holder.value.epoch > EPOCH_MAX {
+        for (disk, holder) in holders {
+            let Some(holder) = holder.ok().filter(|holder| holder.value.epoch <= credible) else {
                 continue;
-            }
+            };
             epoch = epoch.max(holder.value.epoch.next());
             let theirs = holder.value.owner != self.config.owner
                 && holder.value.epoch > before.epoch
@@ -269,7 +275,7 @@ impl OpenRequest {
         }
         for _ in 0..CLAIM_ATTEMPTS {
             let voters: Vec<_> = self.disks.iter().filter(is_voter).collect();
-            let (claimed, fenced) = self.claim_some(epoch, voters).await;
+            let (claimed, fenced) = self.claim_some((epoch, credible), voters).await;
             if let Some(fenced) = fenced {
                 // Somebody claims it at this moment. Only who was asked to outbids.
                 if !self.import {
@@ -284,7 +290,7 @@ impl OpenRequest {
             }
             let others = self.disks.iter().filter(|disk| !is_voter(disk)).collect();
             // A data disk with a higher epoch was claimed by somebody who didn't get the votes.
-            let (others, fenced) = self.claim_some(epoch, others).await;
+            let (others, fenced) = self.claim_some((epoch, credible), others).await;
             if let Some(fenced) = fenced {
                 epoch = fenced.next();
                 continue;
@@ -304,7 +310,7 @@ impl OpenRequest {
 
     async fn claim_some(
         &self,
-        epoch: Epoch,
+        (epoch, credible): (Epoch, Epoch),
         disks: Vec<&SeenDisk>,
     ) -> (Vec<Claimed>, Option<Epoch>) {
         let claim = Claim::new(epoch, self.config.owner);
@@ -319,7 +325,7 @@ impl OpenRequest {
                     let former_heard = holder.value.heard;
                     claimed.push(Claimed { disk: disk.clone(), former_heard });
                 }
-                Err(IoError::Fenced { highest }) if highest <= EPOCH_MAX => {
+                Err(IoError::Fenced { highest }) if highest <= credible => {
                     fenced = fenced.max(Some(highest));
                 }
                 Err(error) => {
@@ -405,6 +411,7 @@ impl OpenRequest {
             epoch,
             grant: RefCell::new(self.grant_of(&metadata)),
             keys: self.config.keys.clone(),
+            opened_by: self.trusted.clone(),
             homes: Rc::clone(&self.homes),
             read_only: self.read_only,
             members: RefCell::new(members),
@@ -545,11 +552,24 @@ impl OpenRequest {
     }
 }
 
-/// A pool that is opened once a minute comes so far in four thousand years; versions of checksum blocks have room for
-/// twice as much. A disk that says that it has accepted a later one is none of a majority: its target is broken, or
-/// was broken into, and would have all others accept the last epoch that there is.
-pub(super) const EPOCH_MAX: Epoch = Epoch(1 << 31);
 /// Two who claim at once outbid each other this often before one gives up.
 const CLAIM_ATTEMPTS: usize = 4;
 /// How long it may take to get a majority's word on the new owner, its wait for the lease included.
 const READY_MAX: Duration = TAKEOVER_WAIT.saturating_add(Duration::from_secs(15));
+/// Who claims it anew comes so far above what votes show by attempts that failed; more no honest disk has accepted.
+const EPOCHS_SKIPPED: u64 = 1 << 16;
+
+/// The highest epoch that is believed of a disk, by what its pool's votes show, and what disks say that they have accepted. A
+/// disk that says more is none of a majority, and isn't outbid: its target is broken, or was broken into, and would have
+/// all others accept the last epoch that there is. What a majority says is so.
+pub(super) fn credible(
+    voted: Epoch,
+    told: &BTreeMap<DiskId, Epoch>,
+    is_majority: impl Fn(&dyn Fn(DiskId) -> bool) -> bool,
+) -> Epoch {
+    let has = |disk: DiskId, epoch: Epoch| told.get(&disk).is_some_and(|told| *told >= epoch);
+    let accepted: BTreeSet<Epoch> = told.values().copied().collect();
+    let accepted = accepted.into_iter().rev().find(|epoch| is_majority(&|disk| has(disk, *epoch)));
+    let least = voted.max(accepted.unwrap_or_default());
+    Epoch(least.0.saturating_add(EPOCHS_SKIPPED))
+}

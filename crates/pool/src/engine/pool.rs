@@ -25,6 +25,7 @@ use super::node_keys::Homes;
 use super::offline::Recall;
 use super::stops::Stops;
 use super::trim::Trims;
+use super::trusted::Trusted;
 use super::volume::credit::Credit;
 use crate::format::{
     Configuration, DiskNumber, ExtentNumber, ExtentShape, GenerationId, PoolId, Row, VolumeId,
@@ -50,6 +51,8 @@ pub(crate) struct Pool {
     pub(crate) epoch: Epoch,
     /// The key that we show to its disks.
     pub(crate) keys: Option<KeyPair>,
+    /// Whose votes counted when it was opened.
+    pub(super) opened_by: Trusted,
     /// Where its disks belong.
     pub(super) homes: Rc<Homes>,
     /// Whom its disks obey, if that is anybody in particular.

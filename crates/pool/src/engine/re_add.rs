@@ -3,9 +3,7 @@
 
 use std::rc::Rc;
 
-use block::{
-    BLOCK_SECTORS, BlockDevice, Buffer, Durability, IoError, RefusalReason, write_durably,
-};
+use block::{BLOCK_SECTORS, BlockDevice, Durability, IoError, RefusalReason};
 
 use super::commit::CommitError;
 use super::config::vote_place;
@@ -16,8 +14,7 @@ use super::observe::{self, Content};
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use crate::format::{
-    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, Label, LabelError, VOTE_BYTES,
-    select_applied,
+    Applied, AppliedSlots, DiskGeometry, DiskNumber, ExtentShape, Label, LabelError, select_applied,
 };
 use crate::metadata::{DirtyRegions, MetaRecord};
 use crate::report::PoolEvent;
@@ -269,27 +266,14 @@ impl Pool {
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
         let place = vote_place(self.id, member.id);
-        let read = || async {
-            let read = observe::read_vote(device, &place, &label.vote_disks);
-            self.within(self.limits.claim, read).await.map_err(not_fit)
-        };
-        let (mut vote, _) = read().await?;
-        // Not more often than there are slots: a target may show it all the same.
-        for _ in DiskGeometry::vote_slots() {
-            let forged = vote.newest_slot().filter(|_| !self.trusted().has_newest(&vote));
-            let Some(slot) = forged else { break };
-            // What we show there from now on would stay behind it.
-            let (disk, at) = (member.display_name(), DiskGeometry::vote_slots()[slot]);
-            tracing::warn!(pool = %self.name, disk, "its vote isn't the pool's, and is taken away");
-            let taken = write_durably(device, at, Buffer::zeroed(VOTE_BYTES));
-            self.within(self.limits.claim, taken).await.map_err(not_fit)?;
-            (vote, _) = read().await?;
-        }
-        if !self.trusted().has_newest(&vote) {
-            return Err(NotFit::Refused(
-                "it goes on showing a vote that isn't the pool's; find out why its node does that"
-                    .into(),
-            ));
+        let read = observe::read_vote(device, &place, &label.vote_disks);
+        let read = self.within(self.limits.claim, read).await;
+        let (vote, _) = read.map_err(not_fit)?;
+        if let Some(slot) = vote.newest_slot().filter(|_| self.is_forged(&vote)) {
+            let disk = member.display_name();
+            tracing::warn!(pool = %self.name, disk, "its vote isn't the pool's, and is overwritten");
+            self.votes.set_forged(member.id, slot);
+            return Ok(());
         }
         if let Some(newest) = vote.newest.as_ref().filter(|newest| newest.epoch > self.epoch) {
             let owner = &newest.owner_name;

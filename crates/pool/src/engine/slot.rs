@@ -295,7 +295,7 @@ impl Engine {
     async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
         let reading = async {
             let content = self.recognise(&*device.device).await?;
-            if matches!(content, Content::Labelled { .. }) {
+            if content.label().is_some() {
                 match device.device.renew().await {
                     Ok(holder) => device.epoch.set(holder.value.epoch),
                     Err(error @ (IoError::Lost | IoError::Restarted { .. })) => return Err(error),
@@ -363,12 +363,11 @@ impl Engine {
 
     /// The open pool that a device is labelled for, and the disk that it is.
     pub(super) fn open_pool_of(&self, device: &Device) -> Option<(Rc<OpenPool>, DiskId)> {
-        let content = device.content.borrow();
-        let Content::Labelled { label, .. } = &*content else { return None };
-        let slot = self.slots.borrow().get(&label.label.pool).cloned()?;
+        let (pool, disk) = self.identity_of(device)?;
+        let slot = self.slots.borrow().get(&pool).cloned()?;
         let state = slot.state.borrow().clone();
         match state {
-            SlotState::Open(open) => Some((open, label.label.disk)),
+            SlotState::Open(open) => Some((open, disk)),
             _ => None,
         }
     }
@@ -431,6 +430,7 @@ impl Engine {
             *slot.error.borrow_mut() = told;
             return self.set_state(slot, SlotState::Closed);
         }
+        self.remember_grant(open);
         if ended == Ended::Fenced {
             self.known.borrow_mut().remove(&slot.id);
         } else if self.known.borrow().contains_key(&slot.id) {

@@ -65,7 +65,7 @@ impl OpenPool {
             jobs: self.job_reports(&meta),
             scrub: Some(self.scrub_report(&meta)),
             spare: self.spare_report(&meta),
-            grant: self.pool.signed_by().as_deref().cloned(),
+            grant: None,
         }
     }
 

@@ -17,6 +17,9 @@ use super::pool::Pool;
 use super::slot::{Device, Slot};
 use crate::format::{Configuration, DiskId, PoolId, Signed, Signer, VoteSlots};
 
+/// A pool that has had more keys since our records were written than a grant leads through isn't known here any more. And
+/// whoever signs what he likes would have us compare each with each.
+const KEYS_MAX: usize = 16;
 /// Votes that are named in a sentence, at most.
 const NAMED_MAX: usize = 4;
 
@@ -61,6 +64,9 @@ impl Root {
         let led: Vec<&Rc<Grant>> = ours.chain(in_sight.iter().filter(leads)).collect();
         if led.is_empty() {
             return if key.is_some() { Root::Forked(known) } else { Root::All };
+        }
+        if led.len() > KEYS_MAX {
+            return Root::Forked(known);
         }
         // To its key those of all others lead. Who was shut out may have a former key, and sign with that what he likes.
         let is_last = |grant: &&&Rc<Grant>| led.iter().all(|other| grant.leads_from(other.key()));
@@ -135,6 +141,13 @@ impl Pool {
         Signer::new(self.keys.as_ref(), self.grant.borrow().as_ref())
     }
 
+    /// Whether what a disk shows as its newest vote isn't the pool's. Until a majority is signed under the grant that counts
+    /// now, what counted for the opening is.
+    pub(super) fn is_forged(&self, slots: &VoteSlots) -> bool {
+        let is_settled = self.signed_by().is_some() || !self.opened_by.has_newest(slots);
+        is_settled && !self.trusted().has_newest(slots)
+    }
+
     /// Whose votes count while it is open.
     pub(super) fn trusted(&self) -> Trusted {
         let signer = self.signer().filter(|_| !self.read_only);
@@ -168,6 +181,10 @@ impl Engine {
         let known = self.grants.borrow().get(&pool).cloned();
         let root = match votes {
             VotesOf::Any => Root::All,
+            // It was open here, and has none.
+            VotesOf::Known if known.is_none() && self.known.borrow().contains_key(&pool) => {
+                Root::All
+            }
             VotesOf::Known => Root::of(known, None, &self.grants_in_sight(pool)),
             VotesOf::Key(key) => Root::of(known, Some(key), &self.grants_in_sight(pool)),
         };
@@ -177,14 +194,18 @@ impl Engine {
         trusted
     }
 
-    /// By which votes in sight are signed, each once.
+    /// By which votes in sight are signed, of each key the last.
     fn grants_in_sight(&self, pool: PoolId) -> Vec<Rc<Grant>> {
         let mut grants: Vec<Rc<Grant>> = Vec::new();
         for device in self.devices.borrow().values().filter(|device| device.is_of(pool)) {
             let content = device.content.borrow();
-            let signed = content.vote().and_then(|vote| vote.signed.as_ref());
-            if let Some(signed) = signed.filter(|signed| !grants.contains(&signed.grant)) {
-                grants.push(Rc::clone(&signed.grant));
+            let Some(signed) = content.vote().and_then(|vote| vote.signed.as_ref()) else {
+                continue;
+            };
+            match grants.iter_mut().find(|grant| grant.key() == signed.grant.key()) {
+                Some(grant) if grant.version() >= signed.grant.version() => {}
+                Some(grant) => *grant = Rc::clone(&signed.grant),
+                None => grants.push(Rc::clone(&signed.grant)),
             }
         }
         grants
@@ -230,6 +251,11 @@ impl Engine {
             };
             self.note_look();
         }
+    }
+
+    /// The grant by which a pool was open here last.
+    pub(super) fn known_grant(&self, pool: PoolId) -> Option<Grant> {
+        self.grants.borrow().get(&pool).map(|grant| (**grant).clone())
     }
 
     /// The grants by which pools were open here last, which the supervisor's records should name.

@@ -115,6 +115,19 @@ fn a_disk_that_tells_of_an_absurd_epoch_is_left_out_and_spoils_no_other() {
     }
 }
 
+/// Nobody could have it again, if what all say were absurd.
+#[test]
+fn what_a_majority_has_accepted_is_outbid_however_high() {
+    let (bench, _volume) = Bench::mirrored(207);
+    bench.release("pool");
+    [0, 1].into_iter().for_each(|disk| bench.use_under(disk, 1 << 31));
+    bench.use_under(2, u64::MAX);
+    bench.pass(Duration::from_secs(20));
+    bench.import(true).unwrap();
+    bench.reopened();
+    assert_eq!(bench.report().epoch, (1 << 31) + 1);
+}
+
 /// Finding 5.4.
 #[test]
 fn a_pool_is_not_taken_from_an_owner_that_lives() {

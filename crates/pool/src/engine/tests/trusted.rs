@@ -13,11 +13,11 @@ use super::super::{ImportOptions, VotesOf};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::{
-    Configuration, Destruction, DiskGeometry, DiskId, PoolId, Signer, VOTE_BYTES, Voters,
-    select_vote,
+    Configuration, Destruction, DiskGeometry, DiskId, PoolId, Signer, VOTE_BYTES, VoteSlots,
+    Voters, select_vote,
 };
 use crate::metadata::Layout;
-use crate::report::{PoolReport, PoolState};
+use crate::report::{DiskState, PoolReport, PoolState};
 
 /// The key of a pool by its number.
 fn pool_key(number: u8) -> PoolKeyPair {
@@ -93,6 +93,16 @@ fn is_open(report: &PoolReport) -> bool {
     matches!(report.state, PoolState::Online | PoolState::Degraded)
 }
 
+fn vote_places() -> [usize; 2] {
+    DiskGeometry::vote_slots().map(|slot| slot.byte_offset() as usize)
+}
+
+fn slots(disk: &TestDisk, (pool, id): (PoolId, DiskId)) -> VoteSlots {
+    let image = disk.image();
+    let shown = vote_places().map(|at| Some(&image[at..at + VOTE_BYTES]));
+    select_vote(&vote_place(pool, id), shown, &[])
+}
+
 /// Shows a configuration on a disk, as the newest.
 fn show(
     disk: &TestDisk,
@@ -100,12 +110,10 @@ fn show(
     config: &Configuration,
     by: Option<&Signer>,
 ) {
+    let slot = slots(disk, (pool, id)).next_slot;
     let mut image = disk.image();
-    let places = DiskGeometry::vote_slots().map(|slot| slot.byte_offset() as usize);
-    let shown = places.map(|at| image[at..at + VOTE_BYTES].to_vec());
-    let place = vote_place(pool, id);
-    let slot = select_vote(&place, [Some(&shown[0]), Some(&shown[1])], &[]).next_slot;
-    let record = config.encode(&place, slot, by).unwrap();
+    let places = vote_places();
+    let record = config.encode(&vote_place(pool, id), slot, by).unwrap();
     image[places[slot]..places[slot] + VOTE_BYTES].copy_from_slice(&record);
     disk.set_image(&image);
 }
@@ -359,6 +367,40 @@ fn a_copy_that_says_that_the_pool_is_destroyed_is_a_copy() {
     let report = again.report();
     let first = report.disks.iter().find(|disk| disk.id == ids[0].to_string()).unwrap();
     assert_eq!(first.name, "e0.0", "{report:?}");
+}
+
+/// Else a supervisor that was shut out would be let in again.
+#[test]
+fn a_change_of_the_key_outlives_a_release() {
+    let bench = made(812, Some(first()));
+    let found = pool_key(3).found_after(&first(), &named(&[1])).unwrap();
+    bench.set_grant(&found);
+    bench.release("pool");
+    bench.pass(Duration::from_secs(5));
+    bench.import_by(VotesOf::Known).unwrap();
+    bench.is_whole();
+    assert_eq!(bench.engine.grant("pool").unwrap().unwrap().grant, found);
+    assert_eq!(bench.report().grant, Some(found));
+}
+
+/// Whoever comes back with what nobody has signed is taken in, and shows what is so.
+#[test]
+fn a_disk_that_comes_to_an_open_pool_with_a_forgery_is_taken_in() {
+    let bench = made(813, Some(first()));
+    let (pool, ids) = bench.ids();
+    for forged in forgeries(&bench.configuration(), ids[4]) {
+        bench.engine.remove_device("e4.0");
+        bench.pass(Duration::from_secs(30));
+        show(&bench.disks[4], (pool, ids[4]), &forged, None);
+        show(&bench.disks[4], (pool, ids[4]), &forged, None);
+        bench.attach(&bench.disks[4]);
+        bench.pass(Duration::from_secs(60));
+        let report = bench.report();
+        assert_eq!(report.disks[4].state, DiskState::Usable, "{forged:?}");
+        assert_eq!(report.votes.present, 5, "{forged:?}");
+        let slots = slots(&bench.disks[4], (pool, ids[4]));
+        assert_eq!(slots.newest, Some(bench.configuration()), "{forged:?}");
+    }
 }
 
 /// The grant that counts becomes that of the records only when a majority has signed under it.
