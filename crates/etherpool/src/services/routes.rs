@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
@@ -16,7 +15,6 @@ use control::api::{ApiError, ErrorCode, Role};
 
 use super::api::{self, Refusal};
 use super::commands::noted;
-use super::tls::HeldPlace;
 use super::{Services, growth, layouts, members, metrics, pool_keys, told};
 
 struct Route {
@@ -148,17 +146,7 @@ async fn to_its_end(
     request: Request,
     next: Next,
 ) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return noted(services, takes, request, next).await;
-    }
-    // Who goes away and comes again has no more under way than he may have connections.
-    let place = request.extensions().get::<HeldPlace>().cloned();
-    let noted = async move {
-        let response = noted(services, takes, request, next).await;
-        drop(place);
-        response
-    };
-    match tokio::spawn(noted).await {
+    match tokio::spawn(noted(services, takes, request, next)).await {
         Ok(response) => response,
         Err(error) => {
             let error = ApiError::new(ErrorCode::Internal, error.to_string());

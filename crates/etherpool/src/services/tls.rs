@@ -218,12 +218,6 @@ async fn accept(door: &Arc<Door>, listener: TcpListener) {
     }
 }
 
-/// A client's place, for as long as its connection is there, or a request goes on that came by it.
-#[derive(Clone)]
-pub(super) struct HeldPlace(
-    #[allow(dead_code, reason = "it is held, and never looked at")] Arc<Place<String>>,
-);
-
 impl Door {
     fn new(config: ApiConfig, router: Router, main: Handle, troubles: Arc<Troubles>) -> Door {
         Door {
@@ -300,8 +294,9 @@ impl Door {
         drop(stranger);
         let address = peer.ip().to_canonical();
         let client = Peer::Client { name: client.name.clone(), role: client.role, address };
-        let place = HeldPlace(Arc::new(place));
-        let service = service_fn(|request| self.answer(client.clone(), place.clone(), request));
+        let place = Arc::new(place);
+        let service =
+            service_fn(|request| self.answer(client.clone(), Arc::clone(&place), request));
         let served = http().serve_connection(TokioIo::new(stream), service);
         // What a certificate says counts until it expires, also for who has connected before.
         let left = certificate.valid_for(SystemTime::now());
@@ -332,7 +327,7 @@ impl Door {
     async fn answer(
         &self,
         client: Peer,
-        place: HeldPlace,
+        place: Arc<Place<String>>,
         request: Request<Incoming>,
     ) -> Result<Response, Infallible> {
         let (parts, body) = request.into_parts();
@@ -343,8 +338,15 @@ impl Door {
         };
         let mut request = Request::from_parts(parts, Body::from(body));
         request.extensions_mut().insert(ConnectInfo(client));
-        request.extensions_mut().insert(place);
-        Ok(match self.main.spawn(self.router.call(request)).await {
+        let answered = self.router.call(request);
+        // It is answered to its end, also when the connection isn't there any more: who goes away and comes again has no
+        // more under way than he may have connections.
+        let answered = async move {
+            let response = answered.await;
+            drop(place);
+            response
+        };
+        Ok(match self.main.spawn(answered).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(error) => {
