@@ -21,11 +21,11 @@ use futures::future::join_all;
 use super::grants;
 use super::lease::Ended;
 use super::observe::{Content, read_content};
-use super::open::{SeenDisk, credible};
+use super::open::{SeenDisk, credible, voted_epoch};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Slot, SlotState};
-use super::unlabel::{Unlabelled, newest_vote, show};
+use super::unlabel::{Unlabelled, show};
 use super::whose::owner_name;
 use super::{DiskPlace, Engine};
 use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
@@ -278,8 +278,8 @@ impl Engine {
             ..decided
         };
         let signer = self.signer_of(slot);
-        let ended = disks.iter();
-        let ended = ended.map(|disk| self.prove_and_wipe(slot.id, disk, &proof, signer.as_ref()));
+        let ended =
+            disks.iter().map(|disk| self.prove_and_wipe(slot.id, disk, &proof, signer.as_ref()));
         let ended = disks.iter().zip(join_all(ended).await);
         let (mut wiped, mut left) = (Vec::new(), Vec::new());
         for (disk, result) in ended {
@@ -299,9 +299,7 @@ impl Engine {
     async fn claim_doomed(&self, seen: &[SeenDisk]) -> Result<(Epoch, Vec<Doomed>), PoolError> {
         let renewals = seen.iter().map(|disk| self.in_time(disk.device.renew()));
         let renewals = join_all(renewals).await;
-        let counting = seen.iter().filter_map(|disk| disk.vote.as_ref()).filter(|vote| vote.counts);
-        let voted = counting.map(|vote| vote.newest.epoch);
-        let voted = voted.max().unwrap_or_default();
+        let voted = voted_epoch(seen).unwrap_or_default();
         let told = seen.iter().zip(renewals);
         let told =
             told.filter_map(|(disk, answer)| Some((disk.label.disk, answer.ok()?.value.epoch)));
@@ -353,7 +351,7 @@ impl Engine {
                 "look at it again (disk list); nothing was done",
             )));
         };
-        let vote = self.in_time(newest_vote(&*seen.device, &label)).await?;
+        let vote = content.vote().map(|vote| (vote.slot, vote.newest.clone()));
         // Still the one that was claimed.
         let now = self.in_time(seen.device.renew()).await?.instance;
         if now != instance {

@@ -328,8 +328,7 @@ impl Engine {
     ) -> Result<ImportPlan, PoolError> {
         self.look_again(slot.id).await;
         let trusted = self.trusted_for(slot.id, votes);
-        // By what is known here, whatever somebody wants to see who only looks.
-        self.forget_others_homes(slot, &self.trusted(slot.id));
+        self.forget_others_homes(slot);
         let disks = self.seen_disks_by(slot.id, &trusted);
         let request = OpenRequest { disks: disks.clone(), ..self.request(slot) };
         let quorum = Quorum::of(&disks);
@@ -338,7 +337,7 @@ impl Engine {
         }
         let no_quorum = (!quorum.suffices()).then(|| request.no_quorum(&quorum));
         if quorum.destruction() != Destruction::None {
-            return Err(self.request(slot).is_destroyed());
+            return Err(request.is_destroyed());
         }
         let owner = quorum.newest.as_ref().map_or(OwnerId::NONE, |newest| newest.owner);
         let heard = self.last_heard(&disks, &quorum).await;

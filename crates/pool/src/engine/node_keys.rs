@@ -17,7 +17,6 @@ use super::observe::Content;
 use super::open::OpenRequest;
 use super::pool::Pool;
 use super::slot::{Device, KnownDisks, Slot};
-use super::trusted::Trusted;
 use super::{DiskPlace, Engine};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
@@ -225,11 +224,11 @@ impl Engine {
     }
 
     /// Of a pool that isn't ours by any vote in sight, be that elsewhere, nothing is known from before: whoever had it
-    /// may have moved its disks.
-    pub(super) fn forget_others_homes(&self, slot: &Slot, trusted: &Trusted) {
+    /// may have moved its disks. Votes count by what is known here, whatever somebody wants to see who only looks.
+    pub(super) fn forget_others_homes(&self, slot: &Slot) {
         let devices = self.devices.borrow();
         let of_pool = devices.values().filter(|device| device.is_of(slot.id));
-        let shown = of_pool.map(|device| trusted.judge(device.content.borrow().clone()));
+        let shown = of_pool.map(|device| self.content_of(device));
         let votes = shown.filter_map(|content| match content {
             Content::Labelled { vote: Some(vote), .. } if vote.counts => {
                 Some((vote.newest.rank(), vote.newest.owner))

@@ -57,6 +57,8 @@ impl Content {
 pub(crate) struct Vote {
     /// The newest of it that can be read.
     pub(crate) newest: Configuration,
+    /// The slot that has it.
+    pub(crate) slot: usize,
     /// Both slots can be read: there is no newer one.
     pub(crate) is_whole: bool,
     /// By whose word that is the pool's configuration.
@@ -76,8 +78,14 @@ pub(crate) async fn read_content(
             let place = vote_place(label.label.pool, label.label.disk);
             let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
             let is_whole = read.iter().all(|is_read| *is_read);
-            let VoteSlots { newest, signed, .. } = slots;
-            let vote = newest.map(|newest| Vote { newest, is_whole, signed, counts: true });
+            let newest = slots.newest_slot().zip(slots.newest);
+            let vote = newest.map(|(slot, newest)| Vote {
+                newest,
+                slot,
+                is_whole,
+                signed: slots.signed,
+                counts: true,
+            });
             match vote {
                 Some(vote) if vote.newest.destruction == Destruction::Decided => {
                     Content::Destroyed { label, vote }

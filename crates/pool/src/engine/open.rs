@@ -245,11 +245,7 @@ impl OpenRequest {
         quorum: &Quorum,
         before: &Configuration,
     ) -> Result<(Epoch, Vec<Claimed>), PoolError> {
-        // Whoever made up the others may have made up an epoch after which there are no more.
-        let counting =
-            self.disks.iter().filter_map(|disk| disk.vote.as_ref().filter(|vote| vote.counts));
-        let highest = counting.map(|vote| vote.newest.epoch).max();
-        let voted = highest.unwrap_or(before.epoch).max(self.epoch_floor);
+        let voted = voted_epoch(&self.disks).unwrap_or(before.epoch).max(self.epoch_floor);
         let mut epoch = voted.next();
         let is_voter = |disk: &&SeenDisk| quorum.voters.contains(disk.label.disk);
         let holders =
@@ -558,6 +554,12 @@ const CLAIM_ATTEMPTS: usize = 4;
 const READY_MAX: Duration = TAKEOVER_WAIT.saturating_add(Duration::from_secs(15));
 /// Who claims it anew comes so far above what votes show by attempts that failed; more no honest disk has accepted.
 const EPOCHS_SKIPPED: u64 = 1 << 16;
+
+/// The highest epoch of all votes that count. Whoever made up the others may have made up one after which there are no more.
+pub(super) fn voted_epoch(disks: &[SeenDisk]) -> Option<Epoch> {
+    let votes = disks.iter().filter_map(|disk| disk.vote.as_ref());
+    votes.filter(|vote| vote.counts).map(|vote| vote.newest.epoch).max()
+}
 
 /// The highest epoch that is believed of a disk, by what its pool's votes show, and what disks say that they have accepted. A
 /// disk that says more is none of a majority, and isn't outbid: its target is broken, or was broken into, and would have

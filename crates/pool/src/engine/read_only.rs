@@ -174,9 +174,10 @@ impl Engine {
         config: &Configuration,
     ) -> Result<Vote, PoolError> {
         let place = vote_place(slot.id, disk.label.disk);
-        let mut newest = config.clone();
+        let (mut newest, mut slot_of_newest) = (config.clone(), 0);
         for (index, at) in DiskGeometry::vote_slots().into_iter().enumerate() {
             newest.number = newest.number.next();
+            slot_of_newest = index;
             let record = newest.encode(&place, index, None);
             let record = record.map_err(|error| PoolError::Suspended {
                 name: slot.name.borrow().clone(),
@@ -185,7 +186,7 @@ impl Engine {
             let written = disk.device.write(at, record, Durability::Durable).await;
             written.map_err(|error| PoolError::io("opening it", &disk.place.name, error))?;
         }
-        Ok(Vote { newest, is_whole: true, signed: None, counts: true })
+        Ok(Vote { newest, slot: slot_of_newest, is_whole: true, signed: None, counts: true })
     }
 }
 

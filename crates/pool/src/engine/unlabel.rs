@@ -12,8 +12,8 @@ use super::config::vote_place;
 use super::observe::{read_slots, read_vote};
 use super::stops::{StopPoint, Stops};
 use crate::format::{
-    APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, PoolId, Signer,
-    VOTE_BYTES, VOTE_MAGIC,
+    APPLIED_BYTES, Configuration, DiskGeometry, DiskId, LABEL_BYTES, PoolId, Signer, VOTE_BYTES,
+    VOTE_MAGIC,
 };
 
 const LABEL_SECTORS: u64 = (LABEL_BYTES / block::SECTOR_BYTES) as u64;
@@ -70,17 +70,6 @@ pub(super) async fn show(
     let record = record.map_err(|_| IoError::Unsupported)?;
     let write = write_durably(device, DiskGeometry::vote_slots()[slot], record);
     is_from(write.await?.instance, Some(instance))
-}
-
-/// The slot of a disk's newest vote, and that vote.
-pub(super) async fn newest_vote(
-    device: &dyn BlockDevice,
-    label: &Label,
-) -> Result<Option<(usize, Configuration)>, IoError> {
-    let place = vote_place(label.pool, label.disk);
-    let (slots, _) = read_vote(device, &place, &label.vote_disks).await?;
-    let slot = slots.newest_slot();
-    Ok(slot.zip(slots.newest))
 }
 
 /// The slot of the newest vote of a disk of which the label can't be used.

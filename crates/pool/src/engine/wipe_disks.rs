@@ -16,7 +16,7 @@ use super::grants;
 use super::observe::{Content, read_content};
 use super::slot::{Device, SlotState};
 use super::stops::Stops;
-use super::unlabel::{Unlabelled, is_left_over, newest_slot_of, newest_vote, wipe};
+use super::unlabel::{Unlabelled, is_left_over, newest_slot_of, wipe};
 use crate::endings::{LeftDisk, WipePlan, WipeReport, WipedDisk};
 use crate::error::PoolError;
 use crate::format::{LabelError, MIB, PoolId};
@@ -252,10 +252,7 @@ impl Held {
             Content::Refused(LabelError::Damaged { named: Some((pool, disk)), .. }) => {
                 newest_slot_of(device, *pool, *disk).await?
             }
-            content => match content.label() {
-                Some(label) => newest_vote(device, label).await?.map(|(slot, _)| slot),
-                None => None,
-            },
+            content => content.vote().map(|vote| vote.slot),
         };
         let instance = Some(self.instance);
         let ours = Unlabelled { device, instance, labelled_bytes, newest_vote };
