@@ -8,6 +8,7 @@
 //! The handshake is Noise's (`snow`), what it yields seals by an AEAD of `aws-lc-rs`. Nothing here was
 //! invented but the way in which nonces are counted and keys follow each other.
 
+mod digest;
 mod grant;
 mod handshake;
 mod identity;
@@ -17,6 +18,7 @@ mod signature;
 mod token;
 mod window;
 
+pub use digest::{DIGEST_BYTES, Digest};
 pub use grant::{
     GRANT_BYTES_MAX, GRANT_BYTES_MIN, Grant, GrantError, NotAGrant, PoolKey, PoolKeyPair,
     SUPERVISORS_MAX,

@@ -1,21 +1,20 @@
 //! One copy of the metadata: which checkpoints and entries are there, read piece by piece. Nothing is
 //! decoded here but headers and tables, so that several copies can be compared without holding any.
 
-use block::{BLOCK_BYTES, Epoch, crc32c};
+use block::{BLOCK_BYTES, Epoch};
+use seal::PublicKey;
 
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity};
 use crate::format::{PoolId, RecordNumber};
 use crate::metadata::{
-    AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, CheckpointStamp, ENTRY_HEAD_BYTES, Table,
-    check_entry, check_header, entry_claim,
+    AreaLayout, BlockRun, CheckedEntry, CheckpointHead, CheckpointSlot, CheckpointStamp,
+    ENTRY_HEAD_BYTES, Sum, Table, check_entry, check_header, entry_claim,
 };
 
 /// Bytes read at once where a log is searched.
 const PIECE_BYTES: u64 = 1 << 20;
-
-pub(super) const HEAD_BYTES: usize = ENTRY_HEAD_BYTES;
 
 /// An entry of a copy's log.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +23,14 @@ pub(super) struct Entry {
     pub(super) crc: u32,
     /// Byte offset on the disk.
     pub(super) at: u64,
-    /// Header and payload.
+    /// Header, signature and payload.
     pub(super) bytes: usize,
+}
+
+impl Entry {
+    fn new(entry: &CheckedEntry<'_>, at: u64) -> Entry {
+        Entry { number: entry.number, crc: entry.crc, at, bytes: entry.bytes() }
+    }
 }
 
 /// What a copy holds.
@@ -33,6 +38,8 @@ pub(super) struct Entry {
 pub(super) struct Copy {
     pub(super) stamp: CheckpointStamp,
     pub(super) crc: u32,
+    /// Who signed it, if anybody did.
+    pub(super) by: Option<PublicKey>,
     /// Where the header of its newest checkpoint is on the disk.
     pub(super) checkpoint: u64,
     /// The area's byte offset on the disk, and its layout.
@@ -114,7 +121,7 @@ pub(super) fn read_copy(
         return None;
     }
     let newest = std::mem::replace(&mut slots[slot], Slot::Empty);
-    let Slot::Sound(CheckpointHead { stamp, crc, .. }, table) = newest else {
+    let Slot::Sound(CheckpointHead { stamp, crc, by, .. }, table) = newest else {
         slots[slot] = newest;
         let empty = slots.iter().all(|slot| matches!(slot, Slot::Empty));
         let what = if empty { "its metadata area is empty" } else { "no checkpoint is sound" };
@@ -143,6 +150,7 @@ pub(super) fn read_copy(
     let mut copy = Copy {
         stamp,
         crc,
+        by,
         checkpoint: start + layout.checkpoint_offset(slot),
         area: (start, layout),
         table,
@@ -170,20 +178,20 @@ fn read_slot(
         CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => return Slot::Empty,
         CheckpointSlot::Empty | CheckpointSlot::Damaged => return Slot::Damaged,
     };
-    let sound = |place: &[BlockRun], bytes: u64, crc: u32| {
-        let found = place_bytes(disk, (start, layout), place, bytes)?;
-        (crc32c(&found) == crc).then_some(found)
+    let sound = |place: &[BlockRun], sum: Sum| {
+        let found = place_bytes(disk, (start, layout), place, sum.bytes)?;
+        sum.is_of(&found).then_some(found)
     };
     let rotten = |place: &[BlockRun], bytes: u64| {
         let at = place.first().map_or(at, |run| start + layout.run_offset(run));
         Slot::Rotten(head.stamp, at, bytes)
     };
-    let Some(table) = sound(&head.place, head.table_bytes, head.crc) else {
+    let Some(table) = sound(&head.place, head.table_sum()) else {
         return rotten(&head.place, head.table_bytes);
     };
     let table = Table::decode(pool, &table, layout).ok();
     let mut sections = table.iter().flat_map(|table| &table.sections);
-    let lost = sections.find(|s| sound(&s.place, s.bytes, s.crc).is_none());
+    let lost = sections.find(|s| sound(&s.place, s.sum()).is_none());
     match lost {
         Some(section) => rotten(&section.place, section.bytes),
         None => Slot::Sound(head, table),
@@ -239,6 +247,7 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
             (entry.epoch, entry.sequence) == (copy.stamp.epoch, copy.stamp.sequence)
                 && entry.number == next
                 && entry.previous == chain
+                && entry.is_by(copy.by)
         });
         let Some(entry) = entry else {
             let head = disk.image.bytes_at(copy.end, ENTRY_HEAD_BYTES).ok();
@@ -249,10 +258,8 @@ fn read_entries(pool: PoolId, disk: &Disk<'_>, copy: &mut Copy, log_end: u64) {
             });
             return;
         };
-        let (number, crc, bytes) =
-            (entry.number, entry.crc, ENTRY_HEAD_BYTES + entry.payload.len());
-        copy.entries.push(Entry { number, crc, at: copy.end, bytes });
-        chain = crc;
+        copy.entries.push(Entry::new(&entry, copy.end));
+        chain = entry.crc;
         copy.end = copy.end.saturating_add(entry.len as u64);
     }
 }
@@ -279,8 +286,7 @@ fn find_behind(pool: PoolId, disk: &Disk<'_>, copy: &Copy, log_end: u64) -> Opti
             budget = budget.checked_sub(claimed)?;
             let bytes = entry_bytes(pool, disk, here, log_end);
             if let Some(entry) = bytes.as_deref().and_then(|bytes| check_entry(bytes, pool)) {
-                let bytes = ENTRY_HEAD_BYTES + entry.payload.len();
-                return Some(Entry { number: entry.number, crc: entry.crc, at: here, bytes });
+                return Some(Entry::new(&entry, here));
             }
         }
         at += len as u64;

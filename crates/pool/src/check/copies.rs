@@ -6,7 +6,7 @@ use super::findings::{Findings, finding};
 use super::report::{CopyState, Finding, Kind, MetadataCheck, Severity};
 use super::space::tell_refused;
 use crate::format::{Configuration, PoolId, RecordNumber};
-use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, decode_records};
+use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, check_entry, decode_records};
 
 /// The metadata and how many copies have it.
 pub(super) struct Chosen {
@@ -89,7 +89,7 @@ pub(super) fn read_metadata(
         }
         tell_of_itself(disk, copy, best, released, findings);
     }
-    let metadata = load(best_disk, best, findings);
+    let metadata = load(pool, best_disk, best, findings);
     for (disk, current, _) in
         copies.iter().filter(|(disk, ..)| is_elsewhere(metadata.as_ref(), disk))
     {
@@ -237,7 +237,7 @@ fn under_way(released: bool) -> (Severity, &'static str) {
 
 /// Decodes a copy. A record that contradicts what precedes it is told and left out, so that the rest
 /// can be checked too.
-fn load(disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadata> {
+fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadata> {
     let malformed = |number: RecordNumber, at: u64, bytes: usize| {
         let what = format!("the metadata at {number} is not what an encoder yields");
         let means = "its checksum is right, so it was written like that: it is no rot";
@@ -281,8 +281,8 @@ fn load(disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> Option<Metadat
         };
     for Entry { number, at, bytes, .. } in copy.entries.iter().copied() {
         let whole = disk.image.bytes_at(at, bytes).ok();
-        let payload = whole.as_deref().and_then(|whole| whole.get(super::area::HEAD_BYTES..));
-        match payload.and_then(|payload| decode_records(payload).ok()) {
+        let entry = whole.as_deref().and_then(|whole| check_entry(whole, pool));
+        match entry.and_then(|entry| decode_records(entry.payload).ok()) {
             Some(records) => apply(&mut metadata, &records, (number, at, bytes), findings),
             None => findings.add(malformed(number, at, bytes)),
         }

@@ -5,6 +5,7 @@
 
 use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
+use seal::{KeyPair, PublicKey};
 
 use super::areas::{AreaPlace, shortest_area};
 use super::commit::Area;
@@ -12,10 +13,11 @@ use super::observe::{read_label, read_slots};
 use super::open::{Claimed, OpenRequest, SeenDisk};
 use crate::error::PoolError;
 use crate::format::{
-    Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, select_applied,
+    Configuration, DiskGeometry, DiskId, ExtentRange, LabelState, RecordNumber, Signers,
+    select_applied,
 };
 use crate::metadata::{
-    AreaBytes, CopyUnusable, Metadata, Recovered, SharedHistory, choose_copy, found_on,
+    AreaBytes, AreaFault, CopyUnusable, Metadata, Recovered, SharedHistory, choose_copy, found_on,
     recover_copy,
 };
 use block::read_run;
@@ -33,6 +35,8 @@ struct Witness {
 struct Unusable {
     why: String,
     proves: Option<RecordNumber>,
+    /// Whether it isn't signed by whom it should be.
+    is_unproved: bool,
 }
 
 impl OpenRequest {
@@ -47,9 +51,10 @@ impl OpenRequest {
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let mut witnesses = self.witnesses(before, claimed).await;
         let shared = SharedHistory::default();
-        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &shared));
+        let signers = self.trusted.signers_of(before);
+        let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
-        let mut faults = Vec::new();
+        let (mut faults, mut is_unproved) = (Vec::new(), false);
         let mut places: Vec<(DiskId, ExtentRange)> = Vec::new();
         for (holder, found) in holders.iter().zip(join_all(reads).await) {
             let name = &holder.disk.place.name;
@@ -58,7 +63,8 @@ impl OpenRequest {
                     places.push((holder.disk.label.disk, area));
                     copies.push(recovered);
                 }
-                Err(Unusable { why, proves }) => {
+                Err(Unusable { why, proves, is_unproved: unproved }) => {
+                    is_unproved |= unproved;
                     faults.push(format!("{name}: {why}"));
                     let who = format!("the metadata log of {name}, behind damage,");
                     witnesses.extend(proves.map(|record| Witness { record, who }));
@@ -69,6 +75,14 @@ impl OpenRequest {
             true => String::new(),
             false => format!(" ({})", faults.join("; ")),
         };
+        let believe = match is_unproved {
+            true => format!(
+                "; to believe it all the same: etherpool pool import {} --pool-key any",
+                self.name
+            ),
+            false => String::new(),
+        };
+        let faults = format!("{faults}{believe}");
         // Who is away may have more; who is there and of no use was named with its fault.
         let away = |disk: &&DiskId| !holders.iter().any(|holder| holder.disk.label.disk == **disk);
         let missing: Vec<String> =
@@ -84,6 +98,9 @@ impl OpenRequest {
         let highest = copies.iter().map(|copy| copy.highest_sequence).max().unwrap_or(0);
         let none = || unusable("no metadata area".into());
         let foundation = found_on(&mut copies, best).ok_or_else(none)?;
+        let by = [best].into_iter().chain((0..copies.len()).filter(|index| *index != best));
+        let by: Option<Vec<PublicKey>> = by.map(|index| copies[index].newest.head.by).collect();
+        let signers = self.signers_now(before, by);
         let mut chosen = copies.swap_remove(best);
         chosen.position.sequence = highest;
         let ends = chosen.position.number;
@@ -121,8 +138,20 @@ impl OpenRequest {
             disk.is_some_and(|disk| disk.agrees_on_area(Some(*area)))
         });
         let in_step = in_step.map(|(id, _)| *id).collect();
-        let area = Area::new(layout, chosen.position, (foundation, in_step), committed);
+        let foundation = (foundation, in_step);
+        let area = Area::new(layout, chosen.position, foundation, committed, signers);
         Ok((chosen.metadata, area))
+    }
+
+    /// Who may have signed the metadata from now on: we, as well as those who signed what was found, or may have signed what
+    /// can't be read. Everybody where we have no keys, or nobody signed what there is, until there is a checkpoint of ours.
+    fn signers_now(&self, before: &Configuration, found: Option<Vec<PublicKey>>) -> Signers {
+        let ours = self.config.keys.as_ref().map(KeyPair::public);
+        let all = ours.zip(found).filter(|_| !before.metadata_by.is_empty());
+        let all = all.map(|(ours, found)| {
+            Signers::of([ours].into_iter().chain(found).chain(before.metadata_by.iter()))
+        });
+        all.unwrap_or_default()
     }
 
     fn votes_away(&self, before: &Configuration, claimed: &[Claimed]) -> Vec<String> {
@@ -150,9 +179,10 @@ impl OpenRequest {
     async fn read_area(
         &self,
         disk: &SeenDisk,
+        signers: &Signers,
         shared: &SharedHistory,
     ) -> Result<(Recovered, ExtentRange), Unusable> {
-        let unusable = |why: String| Unusable { why, proves: None };
+        let unusable = |why: String| Unusable { why, proves: None, is_unproved: false };
         let label = match self.within(read_label(&*disk.device)).await {
             Ok(LabelState::Labelled(found)) if found.label.disk == disk.label.disk => found.label,
             Ok(_) => return Err(unusable("its label isn't what it was".into())),
@@ -162,13 +192,14 @@ impl OpenRequest {
             label.area.and_then(|area| Some((area, AreaPlace::new(&label.geometry, area)?)));
         let (area, place) = found.ok_or_else(|| unusable("it has no metadata area".into()))?;
         let bytes = AreaOf { request: self, disk, place };
-        let recovered = recover_copy(self.id, &place.layout, &bytes, shared).await;
+        let recovered = recover_copy((self.id, signers), &place.layout, &bytes, shared).await;
         let recovered = recovered.map_err(|error| Unusable {
             why: error.to_string(),
             proves: match error {
                 CopyUnusable::Fault(fault) => fault.proves(),
                 CopyUnusable::Unreadable(_) => None,
             },
+            is_unproved: matches!(error, CopyUnusable::Fault(AreaFault::Unproved { .. })),
         })?;
         let itself = recovered.metadata.disk_by_id(label.disk);
         if !itself.is_some_and(|itself| itself.agrees_on_area(Some(area))) {

@@ -20,7 +20,7 @@ use super::commit::{Checkpoint, CommitError, CopyFault, CopyState, Piece, Writin
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
-use crate::format::{DiskId, RecordNumber};
+use crate::format::{DiskId, RecordNumber, Signers};
 use crate::metadata::{
     AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, LogFull, Metadata,
     Placed, StoredCheckpoint, check_header, encode_checkpoint, read_table,
@@ -113,7 +113,14 @@ impl Pool {
             None => ground.in_use,
         };
         let newest = (encoded.stored, Checkpoint { header, after });
-        self.area.borrow_mut().advance(newest, former, copies);
+        let is_everywhere =
+            self.config.borrow().copies.iter().all(|disk| copies.contains_key(disk));
+        let mut area = self.area.borrow_mut();
+        if is_everywhere {
+            area.signers = Signers::of(self.key());
+        }
+        area.advance(newest, former, copies);
+        drop(area);
         if !trusted {
             tracing::error!(pool = %self.name, "a section of the metadata differs from memory");
             self.meta.borrow_mut().distrust_sections();
@@ -147,6 +154,7 @@ impl Pool {
         let sequence = [above + 1, above + 2].into_iter().find(is_beside).unwrap_or(above + 1);
         let stamp = CheckpointStamp { sequence, epoch: self.epoch, number };
         let base = ground.base.as_ref();
+        let stamp = (stamp, self.keys.as_ref());
         let encoded = encode_checkpoint(&area.layout, metadata, stamp, base, &ground.in_use)?;
         area.attempted = sequence;
         area.in_use.extend(encoded.places());

@@ -13,7 +13,7 @@ fn a_checkpoint_is_durable_before_its_header_and_an_area_is_cleared_by_headers()
     let area = AreaPlace::new(&geometry, ExtentRange::new(ExtentNumber(0), 2)).unwrap();
     let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
     let metadata = empty_pool(FailureDomain::Node);
-    let checkpoint = encode_checkpoint(&area.layout, &metadata, stamp, None, &[]).unwrap();
+    let checkpoint = encode_checkpoint(&area.layout, &metadata, (stamp, None), None, &[]).unwrap();
     let Lba(start) = area.sector_at(0);
     // The first block is the header's, the table's the second: it has no room.
     let device = MemoryDevice::new(start + BLOCK_SECTORS);

@@ -19,7 +19,7 @@ use super::checkpoint::store_placed;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
-use crate::format::{DiskId, DiskNumber, RecordNumber};
+use crate::format::{DiskId, DiskNumber, RecordNumber, Signers};
 use crate::metadata::{
     AreaLayout, AreaPosition, BlockRun, Foundation, Inconsistent, LogFull, MetaRecord, Placed,
     Section, StoredCheckpoint, encode_entry,
@@ -48,6 +48,8 @@ pub(crate) struct Area {
     pub(super) checkpoint: Option<Checkpoint>,
     /// The last entry behind it.
     pub(super) last_entry: Option<LastEntry>,
+    /// Who may have signed what the current copies have.
+    pub(super) signers: Signers,
 }
 
 /// What is known of a copy that has everything.
@@ -161,6 +163,7 @@ impl Area {
         position: AreaPosition,
         (foundation, in_step): (Foundation, Vec<DiskId>),
         committed: RecordNumber,
+        signers: Signers,
     ) -> Area {
         let copies = in_step.into_iter().map(|disk| (disk, CopyState::default())).collect();
         Area {
@@ -175,6 +178,7 @@ impl Area {
             attempted: position.sequence,
             checkpoint: None,
             last_entry: None,
+            signers,
         }
     }
 
@@ -244,7 +248,8 @@ impl Pool {
             let encoded = {
                 let area = self.area.borrow();
                 let config = self.config.borrow().number;
-                encode_entry(&area.layout, &area.position, config, records)
+                let signed = (config, self.keys.as_ref());
+                encode_entry(&area.layout, &area.position, signed, records)
             };
             match encoded {
                 Ok(entry) => {

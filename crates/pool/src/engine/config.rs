@@ -206,6 +206,7 @@ impl Pool {
             out.since = number;
         }
         next.out.sort_unstable();
+        next.metadata_by = self.area.borrow().signers.clone();
         let version = self.grant_version();
         *self.votes.target.borrow_mut() = next.clone();
         self.push_target_until(number).await?;
@@ -214,6 +215,11 @@ impl Pool {
         drop(lock);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Has the votes say who may have signed the metadata, if that changed.
+    pub(crate) async fn name_signers(self: &Rc<Self>) -> Result<(), Ended> {
+        self.change_configuration(|config| config.metadata_by != self.area.borrow().signers).await
     }
 
     async fn push_target_until(self: &Rc<Self>, number: ConfigNumber) -> Result<(), Ended> {

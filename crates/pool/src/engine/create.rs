@@ -7,7 +7,7 @@ use block::{Claim, Epoch, Trust};
 use futures::future::join_all;
 use futures::stream;
 use futures::{FutureExt, StreamExt};
-use seal::Grant;
+use seal::{Grant, KeyPair};
 use uuid::Uuid;
 
 use super::areas::AreaPlace;
@@ -25,7 +25,7 @@ use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
     ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer,
-    Voters, choose_extent_bytes,
+    Signers, Voters, choose_extent_bytes,
 };
 use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
@@ -185,6 +185,7 @@ impl Creation<'_> {
             voters: Voters::of(voters),
             record: RecordNumber(0),
             out: Vec::new(),
+            metadata_by: Signers::of(self.config.keys.as_ref().map(KeyPair::public)),
         };
         let disks = || self.candidates.iter().zip(labels);
         let place = |label: &Label| AreaPlace::new(&label.geometry, label.area?);
@@ -199,6 +200,7 @@ impl Creation<'_> {
             }
             let stamp = CheckpointStamp { sequence: 1, epoch, number: RecordNumber(0) };
             let checkpoint = place(label).zip(shortest).and_then(|(area, shortest)| {
+                let stamp = (stamp, self.config.keys.as_ref());
                 let whole = encode_checkpoint(&shortest, metadata, stamp, None, &[]);
                 Some((area, whole.ok()?))
             });

@@ -31,7 +31,8 @@ use super::{DiskPlace, Engine};
 use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Signer, Voters,
+    ConfigNumber, Configuration, Destruction, DiskId, Label, PoolId, RecordNumber, Signer, Signers,
+    Voters,
 };
 use crate::report::{PoolEvent, PoolState};
 
@@ -470,6 +471,7 @@ fn recorded(disks: &[Doomed]) -> Configuration {
         copies: BTreeSet::new(),
         record: RecordNumber(0),
         out: Vec::new(),
+        metadata_by: Signers::default(),
     })
 }
 

@@ -171,12 +171,13 @@ impl OpenPool {
         self.pool.unless_over(self.pool.tell_grant()).await
     }
 
-    /// Has the votes say under which grant they are: whoever imports the pool goes by that.
+    /// Has the votes say under which grant they are, as whoever imports the pool goes by that, and who signed the metadata.
     async fn sign_anew(&self) -> Result<(), Ended> {
-        if self.pool.read_only || self.pool.votes.signed_under() >= self.pool.grant_version() {
-            return Ok(());
+        let is_signed = self.pool.votes.signed_under() >= self.pool.grant_version();
+        match self.pool.read_only || is_signed {
+            true => self.pool.name_signers().await,
+            false => self.pool.change_configuration(|_| true).await,
         }
-        self.pool.change_configuration(|_| true).await
     }
 
     /// Believes a grant that was found on disks, if the pool's key leads to it.

@@ -22,7 +22,7 @@ use super::member::Member;
 use super::pool::Pool;
 use crate::format::{DiskId, DiskNumber};
 use crate::metadata::{
-    AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, entry_claim,
+    AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, Sum, entry_claim,
     read_placed,
 };
 use crate::report::PoolEvent;
@@ -198,7 +198,7 @@ impl Pool {
                 return Err(CopyFault::Older);
             }
             for (_, section) in &due {
-                reader.placed(&section.place, section.bytes, section.crc).await?;
+                reader.placed(&section.place, section.sum()).await?;
             }
             Ok(())
         };
@@ -322,12 +322,12 @@ impl CopyReader<'_> {
         if *self.read(at, BLOCK_BYTES as u64).await? != **header {
             return Err(CopyFault::Older);
         }
-        self.placed(&head.place, head.table_bytes, head.crc).await
+        self.placed(&head.place, head.table_sum()).await
     }
 
-    /// What is in a place, by its CRC.
-    async fn placed(&self, place: &[BlockRun], bytes: u64, crc: u32) -> Result<(), CopyFault> {
-        let found = read_placed(&self.area.layout, self, place, (bytes, crc)).await?;
+    /// What is in a place, if it is what should be there.
+    async fn placed(&self, place: &[BlockRun], sum: Sum) -> Result<(), CopyFault> {
+        let found = read_placed(&self.area.layout, self, place, sum).await?;
         found.map(drop).ok_or(CopyFault::Older)
     }
 

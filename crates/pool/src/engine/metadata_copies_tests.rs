@@ -11,6 +11,7 @@ fn section(first: u32, bytes: u64) -> Section {
         bytes,
         crc: 0,
         place: vec![BlockRun { first, count }],
+        digest: None,
     }
 }
 

@@ -172,6 +172,7 @@ impl OpenRequest {
             copies: before.copies.clone(),
             record: before.record,
             out: before.out.clone(),
+            metadata_by: area.signers.clone(),
         };
         let pool = self.build(epoch, config, metadata, area);
         let pool = OpenPool::new(pool, &before);
@@ -481,6 +482,7 @@ impl OpenRequest {
         }
         pool.keep_node_keys(fit.iter().map(|(member, _)| member)).await?;
         drop(lock);
+        pool.name_signers().await?;
         pool.stops.pass(StopPoint::OpenCheckpointed).await;
         for (member, rolled_back) in &fit {
             pool.use_at_once(member, *rolled_back);

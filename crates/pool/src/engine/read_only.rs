@@ -29,7 +29,7 @@ use super::trusted::Trusted;
 use super::whose::{ALIVE_WITHIN, owner_name};
 use crate::error::PoolError;
 use crate::format::{
-    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, VOTE_DISKS_MAX, Voters,
+    ConfigNumber, Configuration, DiskGeometry, DiskId, DiskNumber, Signers, VOTE_DISKS_MAX, Voters,
 };
 use crate::metadata::{MetaRecord, Volume as VolumeMeta};
 use crate::report::VotesReport;
@@ -209,7 +209,13 @@ fn alone(newest: Configuration, disks: &[SeenDisk], outdated: bool) -> Option<Co
     let voting = of_all(&|disk| !copies.contains(disk) && newest.voters.contains(*disk));
     let voters: Vec<DiskId> = copies.iter().copied().chain(voting).take(VOTE_DISKS_MAX).collect();
     let copies: BTreeSet<DiskId> = voters.iter().copied().filter(|d| copies.contains(d)).collect();
-    Some(Configuration { voters: Voters::of(voters), copies, released: true, ..newest })
+    // Who signed one that isn't current nobody says any more.
+    let metadata_by = match copies.is_subset(&newest.copies) {
+        true => newest.metadata_by.clone(),
+        false => Signers::default(),
+    };
+    let voters = Voters::of(voters);
+    Some(Configuration { voters, copies, released: true, metadata_by, ..newest })
 }
 
 impl Pool {

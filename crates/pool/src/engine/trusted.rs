@@ -15,7 +15,7 @@ use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::slot::{Device, Slot};
-use crate::format::{Configuration, DiskId, PoolId, Signed, Signer, VoteSlots};
+use crate::format::{Configuration, DiskId, PoolId, Signed, Signer, Signers, VoteSlots};
 
 /// A pool that has had more keys since our records were written than a grant leads through isn't known here any more. And
 /// whoever signs what he likes would have us compare each with each.
@@ -111,6 +111,14 @@ impl Trusted {
                 vote => Content::Labelled { label, vote: Some(vote) },
             },
             other => other,
+        }
+    }
+
+    /// Whose metadata counts where this configuration does. Where everybody's votes count it says nothing.
+    pub(super) fn signers_of(&self, config: &Configuration) -> Signers {
+        match self.root {
+            Root::All => Signers::default(),
+            Root::Grant(_) | Root::Forked(_) => config.metadata_by.clone(),
         }
     }
 

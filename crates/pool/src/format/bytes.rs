@@ -49,7 +49,12 @@ impl Writer {
 
     /// Eight bytes as they are, for masks, whose high bits are as likely as the low ones.
     pub(crate) fn fixed64(&mut self, value: u64) -> &mut Writer {
-        self.0.extend_from_slice(&value.to_le_bytes());
+        self.fixed(&value.to_le_bytes())
+    }
+
+    /// So many bytes as they are.
+    pub(crate) fn fixed<const N: usize>(&mut self, bytes: &[u8; N]) -> &mut Writer {
+        self.0.extend_from_slice(bytes);
         self
     }
 
@@ -113,8 +118,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn fixed64(&mut self) -> Result<u64, Malformed> {
-        let bytes = self.bytes(8)?;
-        Ok(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        self.fixed().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let at = self.malformed();
+        self.bytes(N)?.try_into().map_err(|_| at)
     }
 
     /// A count of items of at least one byte each, so never more than there are bytes left.

@@ -14,6 +14,7 @@ mod ids;
 mod label;
 mod log;
 mod root;
+mod signers;
 mod vote;
 mod voters;
 
@@ -43,6 +44,7 @@ pub(crate) use log::{
     sector_checksums,
 };
 pub use root::{initial_root, version_hash};
+pub use signers::Signers;
 pub(crate) use vote::VOTE_MAGIC;
 pub use vote::{
     Configuration, Destruction, OUT_DISKS_MAX, OutDisk, Signed, Signer, TooManyOut, VOTE_BYTES,

@@ -19,9 +19,12 @@
 //! | 168 | 4 | number of disks that are out |
 //! | 172 | 4 | zero |
 //! | 176 | 12 each | disk number 4, configuration number since when 8 |
+//! | … | | zero up to 14,616 |
+//! | 14,616 | 32 each | public keys of those who may have signed the metadata, ascending, four at most ([`Signers`]) |
 //! | … | | zero up to 14,744 |
-//! | 14,744 | 2 | bytes of the grant; this and what follows up to 15,984 is zero where nobody signed |
-//! | 14,746 | 6 | zero |
+//! | 14,744 | 2 | bytes of the grant; zero, as signature and grant are, where nobody signed |
+//! | 14,746 | 1 | number of those who may have signed the metadata |
+//! | 14,747 | 5 | zero |
 //! | 14,752 | 96 | signature ([`seal::Signature`]) by a supervisor that the grant names, in the context `etherpool vote`, of the record with the CRC and this field as zeros |
 //! | 14,848 | up to 1,136 | the grant ([`seal::Grant`]) |
 //! | … | | zero up to 15,984 |
@@ -41,16 +44,18 @@
 //!
 //! The signature protects against who knows the pool's identity, which is no secret, and shows configurations of his
 //! own making: it says by whose grant which supervisor wrote it. Whether that grant is the pool's is for whoever opens it.
-//! A signature that isn't right makes the record none.
+//! A signature that isn't right makes the record none. Who may have signed the metadata protects against who holds a copy of
+//! that and shows another one.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::{Buffer, BufferMut, Epoch, OwnerId};
-use seal::{GRANT_BYTES_MAX, Grant, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
+use seal::{GRANT_BYTES_MAX, Grant, KEY_BYTES, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 use uuid::Uuid;
 
 use super::field::{Field, crc_without};
+use super::signers::{SIGNERS_BYTES, SIGNERS_MAX, Signers};
 use super::voters::{VOTE_DISKS_MAX, Voters};
 use super::{ConfigNumber, DiskId, DiskNumber, PoolId, RecordNumber};
 
@@ -82,9 +87,11 @@ const RECORD: Field = OWNER_NAME.then(8);
 const OUT_COUNT: Field = RECORD.then(4);
 const ZERO_TOO: Field = OUT_COUNT.then(4);
 const OUT: Field = ZERO_TOO.then(OUT_DISKS_MAX * OUT_BYTES);
-const ZERO_BETWEEN: Field = OUT.then(SIGNED_AT - OUT.end());
-const GRANT_BYTES: Field = ZERO_BETWEEN.then(2);
-const SIGNATURE: Field = GRANT_BYTES.then(6).then(SIGNATURE_BYTES);
+const ZERO_BETWEEN: Field = OUT.then(SIGNERS_AT - OUT.end());
+const SIGNERS: Field = ZERO_BETWEEN.then(SIGNERS_BYTES);
+const GRANT_BYTES: Field = SIGNERS.then(2);
+const SIGNERS_COUNT: Field = GRANT_BYTES.then(1);
+const SIGNATURE: Field = SIGNERS_COUNT.then(5).then(SIGNATURE_BYTES);
 const GRANT: Field = SIGNATURE.then(GRANT_BYTES_MAX);
 const VOTERS: Field = GRANT.then(VOTERS_MAX * VOTER_BYTES);
 
@@ -100,6 +107,7 @@ const VOTER_BYTES: usize = VOTER_BITS.then(7).end();
 const VOTERS_MAX: usize = 2 * VOTE_DISKS_MAX;
 const VOTERS_AT: usize = VOTE_BYTES - VOTERS_MAX * VOTER_BYTES;
 const SIGNED_AT: usize = VOTERS_AT - GRANT_BYTES_MAX - SIGNATURE_BYTES - 8;
+const SIGNERS_AT: usize = SIGNED_AT - SIGNERS_BYTES;
 const BIT_NOW: u64 = 0x01;
 const BIT_NEXT: u64 = 0x02;
 const BIT_COPY: u64 = 0x04;
@@ -107,9 +115,10 @@ const BIT_COPY: u64 = 0x04;
 /// Bytes in a slot.
 pub const VOTE_BYTES: usize = 16 << 10;
 /// Disks that can be out at once: as many as fit.
-pub const OUT_DISKS_MAX: usize = (SIGNED_AT - ZERO_TOO.end()) / OUT_BYTES;
+pub const OUT_DISKS_MAX: usize = (SIGNERS_AT - ZERO_TOO.end()) / OUT_BYTES;
 
 const _: () = assert!(VOTERS.end() == VOTE_BYTES && VOTERS_AT == 15_984 && SIGNED_AT == 14_744);
+const _: () = assert!(SIGNERS_AT == 14_616 && SIGNERS.end() == SIGNED_AT);
 const _: () = assert!(ZERO_TOO.end() == 176 && OUT_BYTES == 12 && VOTER_BYTES == 40);
 
 /// A disk that is out: nothing reaches it until it is taken in again.
@@ -156,6 +165,8 @@ pub struct Configuration {
     pub record: RecordNumber,
     /// The disks that are out, ascending.
     pub out: Vec<OutDisk>,
+    /// Who may have signed the metadata of the current copies.
+    pub metadata_by: Signers,
 }
 
 impl Configuration {
@@ -293,6 +304,11 @@ impl Configuration {
             OUT_DISK.put_number(entry, u64::from(out.disk.0));
             OUT_SINCE.put_number(entry, out.since.0);
         }
+        SIGNERS_COUNT.put_number(&mut record, self.metadata_by.len() as u64);
+        let entries = SIGNERS.of_mut(&mut record).chunks_exact_mut(KEY_BYTES);
+        for (entry, key) in entries.zip(self.metadata_by.iter()) {
+            entry.copy_from_slice(&key.0);
+        }
         if let Some(Signer { keys, grant }) = signer {
             let grant = grant.bytes();
             GRANT_BYTES.put_number(&mut record, grant.len() as u64);
@@ -345,6 +361,12 @@ impl Configuration {
             }
             _ => decode_voters(bytes)?,
         };
+        let signers = SIGNERS_COUNT.number(bytes) as usize;
+        if signers > SIGNERS_MAX {
+            return None;
+        }
+        let signers = SIGNERS.of(bytes).chunks_exact(KEY_BYTES).take(signers);
+        let signers = signers.filter_map(|key| Some(PublicKey(key.try_into().ok()?)));
         let signed = match flags & FLAG_SIGNED {
             0 => None,
             _ => Some(decode_signed(bytes)?),
@@ -360,6 +382,7 @@ impl Configuration {
             copies,
             record: RecordNumber(RECORD.number(bytes)),
             out: out.collect(),
+            metadata_by: Signers::of(signers),
         };
         Some((configuration, signed))
     }
@@ -462,6 +485,7 @@ mod tests {
             copies: [1, 3].map(|number| DiskId(Uuid::from_u128(number))).into(),
             record: RecordNumber(900),
             out: vec![out, OutDisk { disk: DiskNumber(5), ..out }],
+            metadata_by: Signers::of([PublicKey([0x66; KEY_BYTES]), PublicKey([0x77; KEY_BYTES])]),
         }
     }
 

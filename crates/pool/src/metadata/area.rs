@@ -25,7 +25,11 @@
 //! | 64 | 4 | CRC32C of the table |
 //! | 68 | 4 | number of runs of blocks that the table fills, at most 64 |
 //! | 72 | 512 | the runs: first block and count, 4 bytes each; then zeros |
-//! | 584 | 3512 | zero |
+//! | 584 | 1 | what follows: 1 digest, 3 digest and signature; 0 in headers of former versions, which have neither |
+//! | 585 | 7 | zero |
+//! | 592 | 32 | SHA-256 of the table |
+//! | 624 | 96 | signature ([`seal::Signature`]) by the supervisor that wrote it, in the context `etherpool metadata`, of the header with the CRC and this field as zeros |
+//! | 720 | 3376 | zero |
 //!
 //! The header is written when table and sections are durable. So a torn checkpoint has no sound header,
 //! and a sound header without them is damage: what the older checkpoint says is out of date then.
@@ -42,9 +46,10 @@
 //! | 40 | 8 | epoch |
 //! | 48 | 8 | number |
 //! | 56 | 4 | bytes of the payload |
-//! | 60 | 4 | zero |
+//! | 60 | 4 | bytes of the signature: 96, or zero behind a checkpoint that nobody signed |
 //! | 64 | 8 | configuration number under which it was committed |
-//! | 72 | | payload: records (`codec`) |
+//! | 72 | | signature by whoever signed the checkpoint, in the context `etherpool metadata entry`, of header and payload with the CRC as zeros |
+//! | | | payload: records (`codec`) |
 //!
 //! An entry is written once its predecessor is on all current copies: so it proves that one committed,
 //! and an entry behind a place where none is sound proves damage there. An entry takes a quarter of the
@@ -55,9 +60,12 @@
 //! Protects against: torn checkpoints and entries (CRCs; the other slot), entries of an earlier
 //! sequence or owner in the same place (sequence, epoch, chain), two histories (chain), another
 //! pool's area, a log without its checkpoint or with a gap (see `recover`), and votes that are older
-//! than the metadata (configuration number).
+//! than the metadata (configuration number). The signatures protect against who holds a copy and shows another one: an
+//! owner writes one checkpoint of a sequence and one entry of a number, and no two owners have the same epoch, so
+//! nothing signed can be put in the place of something else. Whose signature counts the votes say (`vote`).
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
+use seal::{DIGEST_BYTES, Digest, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 
 use super::table::is_place;
 use super::{BlockRun, MetaRecord, encode_records};
@@ -76,9 +84,22 @@ const LENGTH: Field = NUMBER.then(8);
 const TABLE_CRC: Field = LENGTH.then(4);
 const RUNS: Field = TABLE_CRC.then(4);
 const RUN: Field = RUNS.then(8 * TABLE_RUNS_MAX);
-const REST: Field = RUN.then(BLOCK_BYTES - RUN.end());
+const PROOF: Field = RUN.then(1);
+const TABLE_DIGEST: Field = PROOF.then(7).then(DIGEST_BYTES);
+const SIGNATURE: Field = TABLE_DIGEST.then(SIGNATURE_BYTES);
+const REST: Field = SIGNATURE.then(BLOCK_BYTES - SIGNATURE.end());
 
-const _: () = assert!(REST.end() == BLOCK_BYTES);
+const _: () = assert!(REST.end() == BLOCK_BYTES && SIGNATURE.end() == 720);
+
+/// What proves a checkpoint.
+const PROOF_DIGEST: u64 = 0x01;
+const PROOF_SIGNED: u64 = 0x02;
+
+/// In which signatures of checkpoints and entries count.
+const CONTEXT: &str = "etherpool metadata";
+const ENTRY_CONTEXT: &str = "etherpool metadata entry";
+/// Nobody comes so far by counting: what says more isn't what it seems, and there would be nothing behind it.
+const SEQUENCE_MAX: u64 = 1 << 62;
 
 const ENTRY_MAGIC: &[u8; 8] = b"epMETLOG";
 const ENTRY_PREVIOUS: Field = CRC.then(4);
@@ -87,8 +108,8 @@ const ENTRY_SEQUENCE: Field = ENTRY_POOL.then(8);
 const ENTRY_EPOCH: Field = ENTRY_SEQUENCE.then(8);
 const ENTRY_NUMBER: Field = ENTRY_EPOCH.then(8);
 const ENTRY_LENGTH: Field = ENTRY_NUMBER.then(4);
-const ENTRY_ZERO: Field = ENTRY_LENGTH.then(4);
-const ENTRY_CONFIG: Field = ENTRY_ZERO.then(8);
+const ENTRY_SIGNATURE: Field = ENTRY_LENGTH.then(4);
+const ENTRY_CONFIG: Field = ENTRY_SIGNATURE.then(8);
 const ENTRY_HEADER_BYTES: usize = ENTRY_CONFIG.end();
 
 const _: () = assert!(ENTRY_HEADER_BYTES == 72);
@@ -218,6 +239,8 @@ pub struct AreaPosition {
     pub chain: u32,
     /// Byte offset within the log of the next entry.
     pub log_at: u64,
+    /// Who signs it, if anybody does.
+    pub by: Option<PublicKey>,
 }
 
 impl AreaPosition {
@@ -226,13 +249,15 @@ impl AreaPosition {
         slot_of(self.sequence)
     }
 
-    /// The entry that follows here, if `bytes` begin with it.
+    /// The entry that follows here, if `bytes` begin with it. Whether it was signed by whom it should be is for who
+    /// believes what it says ([`CheckedEntry::is_by`]).
     pub(crate) fn entry_here<'a>(&self, bytes: &'a [u8]) -> Option<CheckedEntry<'a>> {
         check_entry(bytes, self.pool).filter(|entry| {
             entry.sequence == self.sequence
                 && entry.epoch == self.epoch
                 && entry.number == self.number.next()
                 && entry.previous == self.chain
+                && entry.is_signed() == self.by.is_some()
         })
     }
 
@@ -286,15 +311,17 @@ pub struct CheckpointStamp {
     pub number: RecordNumber,
 }
 
-/// The bytes of the next log entry: one transaction, under a configuration.
+/// The bytes of the next log entry: one transaction, under a configuration, signed by whoever signed the checkpoint.
 pub fn encode_entry(
     layout: &AreaLayout,
     position: &AreaPosition,
-    config: ConfigNumber,
+    (config, keys): (ConfigNumber, Option<&KeyPair>),
     records: &[MetaRecord],
 ) -> Result<EncodedEntry, LogFull> {
+    debug_assert_eq!(position.by, keys.map(KeyPair::public));
     let payload = encode_records(records);
-    let used = ENTRY_HEADER_BYTES + payload.len();
+    let begins = ENTRY_HEADER_BYTES + keys.map_or(0, |_| SIGNATURE_BYTES);
+    let used = begins + payload.len();
     let len = used.next_multiple_of(BLOCK_BYTES);
     if len as u64 > layout.entry_bytes_max() {
         return Err(LogFull::EntryTooLong);
@@ -312,12 +339,32 @@ pub fn encode_entry(
     ENTRY_NUMBER.put_number(&mut bytes, number.0);
     ENTRY_LENGTH.put_number(&mut bytes, payload.len() as u64);
     ENTRY_CONFIG.put_number(&mut bytes, config.0);
-    bytes[ENTRY_HEADER_BYTES..used].copy_from_slice(&payload);
+    bytes[begins..used].copy_from_slice(&payload);
+    if let Some(keys) = keys {
+        ENTRY_SIGNATURE.put_number(&mut bytes, SIGNATURE_BYTES as u64);
+        let signature = keys.sign(ENTRY_CONTEXT, &said(&bytes[..ENTRY_HEADER_BYTES], &payload));
+        bytes[ENTRY_HEADER_BYTES..begins].copy_from_slice(&signature.0);
+    }
     let crc = crc_without(&bytes[..used], CRC);
     CRC.put_number(&mut bytes, u64::from(crc));
     let log_at = position.log_at;
     let after = AreaPosition { number, chain: crc, log_at: log_at + len as u64, ..*position };
     Ok(EncodedEntry { bytes: bytes.freeze(), log_at, after })
+}
+
+/// What the signature of an entry covers.
+fn said(header: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut said = [header, payload].concat();
+    CRC.of_mut(&mut said).fill(0);
+    said
+}
+
+/// What that of a checkpoint's header covers.
+fn said_by_header(header: &[u8]) -> Vec<u8> {
+    let mut said = header.to_vec();
+    CRC.of_mut(&mut said).fill(0);
+    SIGNATURE.of_mut(&mut said).fill(0);
+    said
 }
 
 /// What a checkpoint slot holds, by its header.
@@ -352,6 +399,10 @@ pub struct CheckpointHead {
     pub table_bytes: u64,
     /// Where the table is, in order; padded.
     pub place: Vec<BlockRun>,
+    /// What the table is, by the digest that former versions didn't write.
+    pub digest: Option<Digest>,
+    /// Who signed it, if anybody did.
+    pub by: Option<PublicKey>,
 }
 
 impl CheckpointHead {
@@ -360,8 +411,8 @@ impl CheckpointHead {
         slot_of(self.stamp.sequence)
     }
 
-    /// The header.
-    pub(super) fn encode(&self, pool: PoolId) -> Buffer {
+    /// The header, signed with these keys.
+    pub(super) fn encode(&self, pool: PoolId, keys: Option<&KeyPair>) -> Buffer {
         let mut header = BufferMut::zeroed(BLOCK_BYTES);
         MAGIC.of_mut(&mut header).copy_from_slice(CHECKPOINT_MAGIC);
         SLOT.put_number(&mut header, self.slot() as u64);
@@ -375,6 +426,15 @@ impl CheckpointHead {
         for (field, run) in RUN.of_mut(&mut header).chunks_exact_mut(8).zip(&self.place) {
             field[..4].copy_from_slice(&run.first.to_le_bytes());
             field[4..].copy_from_slice(&run.count.to_le_bytes());
+        }
+        let signed = keys.map_or(0, |_| PROOF_SIGNED);
+        if let Some(digest) = &self.digest {
+            PROOF.put_number(&mut header, PROOF_DIGEST | signed);
+            TABLE_DIGEST.of_mut(&mut header).copy_from_slice(&digest.0);
+        }
+        if let Some(keys) = keys {
+            let signature = keys.sign(CONTEXT, &said_by_header(&header));
+            SIGNATURE.of_mut(&mut header).copy_from_slice(&signature.0);
         }
         let crc = crc_without(&header, CRC);
         CRC.put_number(&mut header, u64::from(crc));
@@ -393,6 +453,10 @@ pub(crate) fn check_header(
     if MAGIC.of(header) != CHECKPOINT_MAGIC {
         return CheckpointSlot::Empty;
     }
+    if CRC.number32(header) != crc_without(header, CRC) {
+        return CheckpointSlot::Damaged;
+    }
+    let Some((digest, by)) = proof_of(header) else { return CheckpointSlot::Damaged };
     let word = Field::first(4);
     let runs = RUN.of(header).chunks_exact(8).take(RUNS.number32(header) as usize);
     let head = CheckpointHead {
@@ -406,9 +470,11 @@ pub(crate) fn check_header(
         place: runs
             .map(|run| BlockRun { first: word.number32(run), count: word.then(4).number32(run) })
             .collect(),
+        digest,
+        by,
     };
-    if CRC.number32(header) != crc_without(header, CRC)
-        || SLOT.number(header) != slot as u64
+    if SLOT.number(header) != slot as u64
+        || head.stamp.sequence > SEQUENCE_MAX
         || head.slot() != slot
         || POOL.uuid(header) != pool.0
         || !is_place(layout, &head.place, head.table_bytes)
@@ -418,7 +484,22 @@ pub(crate) fn check_header(
     CheckpointSlot::Sound(head)
 }
 
-/// A sound log entry.
+/// The digest of the table that a header names, and who signed that; `None` where that isn't right.
+fn proof_of(header: &[u8]) -> Option<(Option<Digest>, Option<PublicKey>)> {
+    const SIGNED: u64 = PROOF_DIGEST | PROOF_SIGNED;
+    let digest = || TABLE_DIGEST.of(header).try_into().ok().map(Digest);
+    match PROOF.number(header) {
+        0 => Some((None, None)),
+        PROOF_DIGEST => Some((Some(digest()?), None)),
+        SIGNED => {
+            let signature = Signature(SIGNATURE.of(header).try_into().ok()?);
+            Some((Some(digest()?), Some(signature.signer(CONTEXT, &said_by_header(header))?)))
+        }
+        _ => None,
+    }
+}
+
+/// A log entry with a sound CRC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CheckedEntry<'a> {
     pub(crate) sequence: u64,
@@ -430,6 +511,31 @@ pub(crate) struct CheckedEntry<'a> {
     pub(crate) payload: &'a [u8],
     /// Bytes that it takes in the log.
     pub(crate) len: usize,
+    header: &'a [u8],
+    signature: Option<Signature>,
+}
+
+impl CheckedEntry<'_> {
+    /// Header, signature and payload, without the padding.
+    pub(crate) fn bytes(&self) -> usize {
+        entry_bytes(self.header)
+    }
+
+    /// Whether it says that somebody signed it, or nobody did, as it should; not whether that is so.
+    fn is_signed(&self) -> bool {
+        self.signature.is_some()
+    }
+
+    /// Whether it was signed by whoever signed the checkpoint, if anybody did.
+    pub(crate) fn is_by(&self, by: Option<PublicKey>) -> bool {
+        let signer = |signature: Signature| {
+            signature.signer(ENTRY_CONTEXT, &said(self.header, self.payload))
+        };
+        match self.signature {
+            None => by.is_none(),
+            Some(signature) => by.is_some() && signer(signature) == by,
+        }
+    }
 }
 
 /// The entry at the beginning of `bytes`, if there is a sound one of this pool.
@@ -438,11 +544,19 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
     if MAGIC.of(header) != ENTRY_MAGIC || ENTRY_POOL.uuid(header) != pool.0 {
         return None;
     }
-    let used = ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize;
+    let used = entry_bytes(header);
     let entry = bytes.get(..used)?;
-    if CRC.number32(entry) != crc_without(entry, CRC) || ENTRY_ZERO.number(entry) != 0 {
+    if CRC.number32(entry) != crc_without(entry, CRC) {
         return None;
     }
+    let (signature, payload) = match ENTRY_SIGNATURE.number(entry) as usize {
+        0 => (None, entry.get(ENTRY_HEADER_BYTES..)?),
+        SIGNATURE_BYTES => {
+            let (signature, payload) = entry.get(ENTRY_HEADER_BYTES..)?.split_first_chunk()?;
+            (Some(Signature(*signature)), payload)
+        }
+        _ => return None,
+    };
     Some(CheckedEntry {
         sequence: ENTRY_SEQUENCE.number(entry),
         epoch: Epoch(ENTRY_EPOCH.number(entry)),
@@ -450,8 +564,10 @@ pub(crate) fn check_entry(bytes: &[u8], pool: PoolId) -> Option<CheckedEntry<'_>
         previous: ENTRY_PREVIOUS.number32(entry),
         config: ConfigNumber(ENTRY_CONFIG.number(entry)),
         crc: CRC.number32(entry),
-        payload: entry.get(ENTRY_HEADER_BYTES..)?,
+        payload,
         len: used.next_multiple_of(BLOCK_BYTES),
+        header,
+        signature,
     })
 }
 
@@ -462,7 +578,7 @@ pub(crate) struct EntryClaim {
     pub(crate) sequence: u64,
     pub(crate) epoch: Epoch,
     pub(crate) number: RecordNumber,
-    /// Header and payload, without the padding.
+    /// Header, signature and payload, without the padding.
     pub(crate) bytes: usize,
 }
 
@@ -476,8 +592,14 @@ pub(crate) fn entry_claim(head: &[u8], pool: PoolId) -> Option<EntryClaim> {
         sequence: ENTRY_SEQUENCE.number(header),
         epoch: Epoch(ENTRY_EPOCH.number(header)),
         number: RecordNumber(ENTRY_NUMBER.number(header)),
-        bytes: ENTRY_HEADER_BYTES + ENTRY_LENGTH.number32(header) as usize,
+        bytes: entry_bytes(header),
     })
+}
+
+/// What the head of an entry says of its length. Only an entry whose signature is as long as signatures are is one.
+fn entry_bytes(header: &[u8]) -> usize {
+    let signature = ENTRY_SIGNATURE.number(header) as usize;
+    ENTRY_HEADER_BYTES + signature.min(SIGNATURE_BYTES) + ENTRY_LENGTH.number32(header) as usize
 }
 
 #[cfg(test)]

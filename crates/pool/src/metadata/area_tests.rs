@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use seal::{Digest, KeyPair, SecretKey, Signature};
 
 use super::*;
 use crate::format::FailureDomain;
@@ -45,7 +46,7 @@ impl Copy {
         let layout = AreaLayout::new(4 * quarter_blocks * BLOCK_BYTES as u64).unwrap();
         let mut metadata = empty_pool(FailureDomain::Node);
         let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
-        let first = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
+        let first = encode_checkpoint(&layout, &metadata, (stamp, None), None, &[]).unwrap();
         let bytes = vec![0; layout.area_bytes() as usize];
         metadata.forget_changes();
         let (position, newest) = (first.after, first.stored.clone());
@@ -56,7 +57,7 @@ impl Copy {
 
     /// The write that commits a transaction; this copy knows it, its bytes don't have it yet.
     fn commit(&mut self, records: &[MetaRecord]) -> Result<Write, LogFull> {
-        let entry = encode_entry(&self.layout, &self.position, ConfigNumber(7), records)?;
+        let entry = encode_entry(&self.layout, &self.position, (ConfigNumber(7), None), records)?;
         self.metadata.apply_all(records).unwrap();
         let at = (self.layout.log_offset(self.position.slot()) + entry.log_at) as usize;
         self.position = entry.after;
@@ -72,6 +73,7 @@ impl Copy {
             number: self.position.number,
         };
         let newest = Some(&self.newest);
+        let stamp = (stamp, None);
         let encoded = encode_checkpoint(&self.layout, &self.metadata, stamp, newest, &self.former);
         let encoded = encoded.unwrap();
         self.position = encoded.after;
@@ -349,7 +351,8 @@ fn sound_bytes_without_sense_are_refused() {
         node: uuid::Uuid::nil(),
         node_name: String::new(),
     };
-    let entry = encode_entry(&copy.layout, &copy.position, ConfigNumber(7), &[moved]).unwrap();
+    let entry =
+        encode_entry(&copy.layout, &copy.position, (ConfigNumber(7), None), &[moved]).unwrap();
     let at = copy.layout.log_offset(0) as usize;
     copy.bytes[at..at + BLOCK_BYTES].copy_from_slice(&entry.bytes);
     assert!(matches!(copy.recover().unwrap_err(), AreaFault::Inconsistent { .. }));
@@ -418,7 +421,7 @@ fn what_is_too_large_for_the_area_is_an_error() {
     };
     copy.metadata.apply_all(&(1..600).map(created).collect::<Vec<_>>()).unwrap();
     let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(4) };
-    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, stamp, None, &[]);
+    let checkpoint = encode_checkpoint(&copy.layout, &copy.metadata, (stamp, None), None, &[]);
     assert!(matches!(checkpoint, Err(LogFull::AreaTooSmall { .. })));
 }
 
@@ -475,7 +478,12 @@ fn golden_bytes() {
         expected
     });
     assert_eq!(&header[68..80], &[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
-    assert!(header[80..].iter().all(|byte| *byte == 0));
+    assert!(header[80..584].iter().all(|byte| *byte == 0));
+    assert_eq!(
+        (&header[584..592], &header[592..624]),
+        (&[1, 0, 0, 0, 0, 0, 0, 0][..], &Digest::of(table).0[..])
+    );
+    assert!(header[624..].iter().all(|byte| *byte == 0));
     assert_eq!(&copy.bytes[4096..4096 + table.len()], table);
     let entry = &write.bytes;
     assert_eq!(&entry[..8], b"epMETLOG");
@@ -490,4 +498,31 @@ fn golden_bytes() {
         expected[40..].copy_from_slice(&[20, 1, b'p']);
         expected
     });
+}
+
+#[test]
+fn golden_bytes_of_signatures() {
+    let keys = KeyPair::of(SecretKey::new([7; 32])).unwrap();
+    let layout = AreaLayout::new(48 * BLOCK_BYTES as u64).unwrap();
+    let metadata = empty_pool(FailureDomain::Node);
+    let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
+    let checkpoint =
+        encode_checkpoint(&layout, &metadata, (stamp, Some(&keys)), None, &[]).unwrap();
+    let signer = |context: &str, bytes: &[u8], at: usize| {
+        let mut said = bytes.to_vec();
+        let signature = Signature(said[at..at + 96].try_into().unwrap());
+        said[8..12].fill(0);
+        (signature, context.to_owned(), said)
+    };
+    let (signature, context, mut said) = signer("etherpool metadata", &checkpoint.header, 624);
+    said[624..720].fill(0);
+    assert_eq!(checkpoint.header[584], 3);
+    assert_eq!(signature.signer(&context, &said), Some(keys.public()));
+    let renamed = [MetaRecord::PoolRenamed { name: "p".into() }];
+    let signed = (ConfigNumber(7), Some(&keys));
+    let entry = encode_entry(&layout, &checkpoint.after, signed, &renamed).unwrap().bytes;
+    assert_eq!((&entry[60..64], &entry[168..171]), (&[96, 0, 0, 0][..], &[20, 1, b'p'][..]));
+    let (signature, context, said) = signer("etherpool metadata entry", &entry, 72);
+    let said = [&said[..72], &said[168..171]].concat();
+    assert_eq!(signature.signer(&context, &said), Some(keys.public()));
 }

@@ -9,10 +9,12 @@
 //!
 //! A section that grew beyond 1 MiB is cut; neighbours that are less than 256 KiB together become one.
 
-use block::{BLOCK_BYTES, Buffer, BufferMut, crc32c};
+use block::{BLOCK_BYTES, Buffer, BufferMut};
+use seal::{KeyPair, PublicKey};
 
 use super::area::TABLE_RUNS_MAX;
 use super::changes::{SectionKey, SectionKind};
+use super::table::Sum;
 use super::{
     AreaLayout, AreaPosition, BlockRun, CheckpointHead, CheckpointStamp, LogFull, Metadata,
     Section, Table,
@@ -123,27 +125,26 @@ impl EncodedCheckpoint {
             let from = before.map_or(SectionKey::default(), |_| section.first);
             let end = of_kind(index + 1).map(|next| next.first);
             let encoded = metadata.encode_section(section.kind, from, end).bytes;
-            let same = crc32c(&encoded) == section.crc && encoded.len() as u64 == section.bytes;
-            same.then(|| Placed::new(section.place.clone(), &encoded))
+            section.sum().is_of(&encoded).then(|| Placed::new(section.place.clone(), &encoded))
         })
     }
 }
 
-/// What a checkpoint of this metadata writes. It builds on `newest`, which has all but what changed since,
-/// and keeps off what that names and off `in_use`; without one it is whole.
+/// What a checkpoint of this metadata writes, signed with these keys. It builds on `newest`, which has all but what
+/// changed since, and keeps off what that names and off `in_use`; without one it is whole.
 pub fn encode_checkpoint(
     layout: &AreaLayout,
     metadata: &Metadata,
-    stamp: CheckpointStamp,
+    (stamp, keys): (CheckpointStamp, Option<&KeyPair>),
     newest: Option<&StoredCheckpoint>,
     in_use: &[BlockRun],
 ) -> Result<EncodedCheckpoint, LogFull> {
-    encode_cut(layout, (metadata, stamp), newest, in_use, &LENGTHS)
+    encode_cut(layout, (metadata, stamp, keys), newest, in_use, &LENGTHS)
 }
 
 fn encode_cut(
     layout: &AreaLayout,
-    (metadata, stamp): (&Metadata, CheckpointStamp),
+    (metadata, stamp, keys): (&Metadata, CheckpointStamp, Option<&KeyPair>),
     newest: Option<&StoredCheckpoint>,
     in_use: &[BlockRun],
     lengths: &Lengths,
@@ -170,13 +171,8 @@ fn encode_cut(
         };
         let place = free.take(blocks(bytes.len())).ok_or(too_small(live))?;
         fresh.push(Placed::new(place.clone(), &bytes));
-        sections.push(Section {
-            kind: part.kind,
-            first: part.first,
-            bytes: bytes.len() as u64,
-            crc: crc32c(&bytes),
-            place,
-        });
+        let Sum { bytes, crc, digest } = Sum::of(&bytes);
+        sections.push(Section { kind: part.kind, first: part.first, bytes, crc, place, digest });
     }
     let identity = metadata.pool().clone();
     let table = Table { identity, counters: metadata.counters(), sections };
@@ -184,28 +180,30 @@ fn encode_cut(
     live += blocks(bytes.len());
     let place = free.take(blocks(bytes.len())).filter(|place| place.len() <= TABLE_RUNS_MAX);
     let place = place.filter(|_| live <= layout.checkpoint_blocks_max()).ok_or(too_small(live))?;
-    let head = CheckpointHead {
-        stamp,
-        crc: crc32c(&bytes),
-        table_bytes: bytes.len() as u64,
-        place: place.clone(),
-    };
+    let Sum { bytes: table_bytes, crc, digest } = Sum::of(&bytes);
+    let by: Option<PublicKey> = keys.map(KeyPair::public);
+    let head = CheckpointHead { stamp, crc, table_bytes, place: place.clone(), digest, by };
     let pool: PoolId = metadata.pool().id;
     let after = head.log_begins(pool);
     Ok(EncodedCheckpoint {
         sections: fresh,
         table: Placed::new(place, &bytes),
-        header: head.encode(pool),
+        header: head.encode(pool, keys),
         stored: StoredCheckpoint { head, table },
         after,
     })
 }
 
 impl CheckpointHead {
+    /// What its table's place should hold.
+    pub(crate) fn table_sum(&self) -> Sum {
+        Sum { bytes: self.table_bytes, crc: self.crc, digest: self.digest }
+    }
+
     /// Where the log behind it begins.
     pub fn log_begins(&self, pool: PoolId) -> AreaPosition {
         let CheckpointStamp { sequence, epoch, number } = self.stamp;
-        AreaPosition { pool, sequence, epoch, number, chain: self.crc, log_at: 0 }
+        AreaPosition { pool, sequence, epoch, number, chain: self.crc, log_at: 0, by: self.by }
     }
 }
 
@@ -255,9 +253,11 @@ fn parts_of(
     }
     let mut parts: Vec<Part> = Vec::new();
     for (index, begin) in begins.iter().enumerate() {
-        // A shorter area may not have its place.
+        // A shorter area may not have its place, nor a table of a former version its digest.
         let kept = sections.get(index).filter(|section| {
-            !changed[index] && section.place.iter().all(|run| layout.has_run(run))
+            !changed[index]
+                && section.digest.is_some()
+                && section.place.iter().all(|run| layout.has_run(run))
         });
         match kept {
             Some(section) => parts.push(Part {

@@ -62,7 +62,7 @@ impl Owner {
     fn create() -> (Owner, Vec<u8>) {
         let mut metadata = begin();
         let stamp = CheckpointStamp { sequence: 1, epoch: Epoch(1), number: RecordNumber(0) };
-        let first = encode_cut(&layout(), (&metadata, stamp), None, &[], &SHORT).unwrap();
+        let first = encode_cut(&layout(), (&metadata, stamp, None), None, &[], &SHORT).unwrap();
         let mut area = vec![0; layout().area_bytes() as usize];
         writes_of(&first).iter().for_each(|write| store(&mut area, write));
         metadata.forget_changes();
@@ -87,7 +87,8 @@ impl Owner {
             number: RecordNumber(0),
         };
         let (metadata, base) = (&self.metadata, Some(&self.base));
-        let encoded = encode_cut(&layout(), (metadata, stamp), base, &self.in_use, &SHORT).unwrap();
+        let encoded =
+            encode_cut(&layout(), (metadata, stamp, None), base, &self.in_use, &SHORT).unwrap();
         let blocks: u64 = encoded.stored.in_use().iter().map(|run| u64::from(run.count)).sum();
         assert!(blocks <= layout().checkpoint_blocks_max());
         self.attempted = stamp.sequence;
@@ -339,7 +340,7 @@ fn a_copy_with_entries_behind_the_newest_checkpoint_shows_that_all_had_it() {
     assert_eq!((found.in_step, &found.base), (vec![0, 1], &owner.base));
     let renamed = MetaRecord::PoolRenamed { name: "pond".into() };
     let config = crate::format::ConfigNumber(1);
-    let entry = encode_entry(&layout(), &attempt.after, config, &[renamed]).unwrap();
+    let entry = encode_entry(&layout(), &attempt.after, (config, None), &[renamed]).unwrap();
     store(&mut ahead, &(layout().log_offset(attempt.after.slot()), entry.bytes));
     let found = found_on(&mut copies(&ahead), 0).unwrap();
     assert_eq!((found.in_step, &found.base), (vec![0], &attempt.stored));
@@ -366,7 +367,7 @@ fn what_is_cut_too_long_is_cut_and_what_is_short_becomes_one() {
     };
     let stamp = |sequence| CheckpointStamp { sequence, epoch: Epoch(1), number: RecordNumber(0) };
     add(&mut metadata, 0, 40_000);
-    let first = encode_checkpoint(&area, &metadata, stamp(1), None, &[]).unwrap();
+    let first = encode_checkpoint(&area, &metadata, (stamp(1), None), None, &[]).unwrap();
     metadata.forget_changes();
     let runs = |checkpoint: &EncodedCheckpoint| {
         let sections = checkpoint.stored.table.sections.clone().into_iter();
@@ -375,19 +376,22 @@ fn what_is_cut_too_long_is_cut_and_what_is_short_becomes_one() {
     };
     assert_eq!(runs(&first).len(), 1);
     add(&mut metadata, 40_000, 90_000);
-    let second = encode_checkpoint(&area, &metadata, stamp(2), Some(&first.stored), &[]).unwrap();
+    let second =
+        encode_checkpoint(&area, &metadata, (stamp(2), None), Some(&first.stored), &[]).unwrap();
     metadata.forget_changes();
     let sections = runs(&second);
     assert!(sections.len() > 2);
     assert!(sections.iter().all(|section| section.bytes <= LENGTHS.cut as u64 + 100));
     // One record more: one section more is written, and the table; the last one has what comes behind.
     add(&mut metadata, 90_000, 90_001);
-    let third = encode_checkpoint(&area, &metadata, stamp(3), Some(&second.stored), &[]).unwrap();
+    let third =
+        encode_checkpoint(&area, &metadata, (stamp(3), None), Some(&second.stored), &[]).unwrap();
     metadata.forget_changes();
     assert_eq!(third.sections.len(), 1);
     assert_eq!(runs(&third)[..sections.len() - 1], sections[..sections.len() - 1]);
     metadata.apply(&MetaRecord::VolumeRemoved { id: volume }).unwrap();
-    let fourth = encode_checkpoint(&area, &metadata, stamp(4), Some(&third.stored), &[]).unwrap();
+    let fourth =
+        encode_checkpoint(&area, &metadata, (stamp(4), None), Some(&third.stored), &[]).unwrap();
     assert_eq!(runs(&fourth), []);
 }
 
@@ -399,7 +403,8 @@ fn a_shorter_area_gets_what_it_has_no_place_for() {
         run.first += 1000;
     }
     let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
-    let next = encode_checkpoint(&layout(), &owner.metadata, stamp, Some(&far), &[]).unwrap();
+    let next =
+        encode_checkpoint(&layout(), &owner.metadata, (stamp, None), Some(&far), &[]).unwrap();
     assert_eq!(next.sections.len(), far.table.sections.len());
     assert!(next.stored.in_use().iter().all(|run| layout().has_run(run)));
 }
@@ -432,7 +437,8 @@ fn a_checkpoint_costs_what_changed() {
             };
             metadata.apply(&released).unwrap();
             let stamp = CheckpointStamp { sequence, epoch: Epoch(1), number: RecordNumber(0) };
-            let encoded = encode_checkpoint(&area, &metadata, stamp, base.as_ref(), &[]).unwrap();
+            let encoded =
+                encode_checkpoint(&area, &metadata, (stamp, None), base.as_ref(), &[]).unwrap();
             metadata.forget_changes();
             let written: u64 = encoded.places().map(|run| run.bytes()).sum();
             let all = encoded.stored.bytes();

@@ -44,7 +44,9 @@ pub use area::{
     AreaLayout, AreaPosition, CheckpointHead, CheckpointStamp, EncodedEntry, LogFull,
     area_bytes_for, area_extents_for, encode_entry,
 };
-pub(crate) use area::{CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim};
+pub(crate) use area::{
+    CheckedEntry, CheckpointSlot, ENTRY_HEAD_BYTES, check_entry, check_header, entry_claim,
+};
 pub use changes::{SectionKey, SectionKind};
 pub use checkpoint::{EncodedCheckpoint, Placed, StoredCheckpoint, encode_checkpoint};
 pub use codec::{decode_records, encode_records};
@@ -68,4 +70,5 @@ pub use state::{
     Counters, DirtyRegions, Disk, Group, GroupRun, Incoming, InvalidLayout, Layout, Member,
     Metadata, PoolIdentity, RunKey, Volume,
 };
+pub(crate) use table::Sum;
 pub use table::{BlockRun, Section, Table};

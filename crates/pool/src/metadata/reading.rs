@@ -5,17 +5,18 @@
 
 use std::collections::VecDeque;
 
-use block::{BLOCK_BYTES, Buffer, IoError, crc32c};
+use block::{BLOCK_BYTES, Buffer, IoError};
 use futures::lock::Mutex;
 
 use super::area::{CheckedEntry, CheckpointSlot, check_entry, check_header, entry_claim};
 use super::recover::{KnownState, Recovered};
 use super::restore::Restoring;
+use super::table::Sum;
 use super::{
     AreaFault, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Metadata, StoredCheckpoint,
     Table, decode_records,
 };
-use crate::format::PoolId;
+use crate::format::{PoolId, Signers};
 
 /// Read at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -43,8 +44,9 @@ const KNOWN_STATES: usize = 8;
 
 /// What a copy was found to hold, for the others to share: all hold the same, as a rule, it may be of hundreds of
 /// megabytes, and making sense of it takes far longer than reading it. Each is read and compared with its CRCs all the
-/// same. A checkpoint with the same header can't say anything else, as that has the CRC of the table, which has the
-/// sections'; nor can a log up to an entry with the same CRC, which covers that of the one before.
+/// same. A checkpoint with the same header can't say anything else, as that has the digest of the table, which has the
+/// sections'; nor can a log up to an entry with the same CRC, which covers that of the one before, unless somebody made
+/// it up: then what counts is still what was read of an entry with the right signature.
 #[derive(Debug, Default)]
 pub struct SharedHistory {
     checkpoint: Mutex<Option<(CheckpointHead, Metadata)>>,
@@ -59,9 +61,9 @@ struct SharedLog {
     states: VecDeque<KnownState>,
 }
 
-/// Reads a copy.
+/// Reads a copy, which one of these may have signed.
 pub async fn recover_copy(
-    pool: PoolId,
+    (pool, signers): (PoolId, &Signers),
     layout: &AreaLayout,
     area: &impl AreaBytes,
     shared: &SharedHistory,
@@ -78,6 +80,9 @@ pub async fn recover_copy(
         let empty = found.iter().all(|slot| *slot == CheckpointSlot::Empty);
         return Err(if empty { AreaFault::Empty } else { AreaFault::Damaged }.into());
     };
+    if !signers.admit(head.by) {
+        return Err(AreaFault::Unproved { number: head.stamp.number }.into());
+    }
     let sequence = head.stamp.sequence;
     let table = read_table(pool, layout, area, &head).await?;
     let metadata = read_sections(layout, area, &head, &table, shared).await?;
@@ -115,11 +120,16 @@ pub(crate) async fn read_table(
     area: &impl AreaBytes,
     head: &CheckpointHead,
 ) -> Result<Table, CopyUnusable> {
-    let bytes = read_placed(layout, area, &head.place, (head.table_bytes, head.crc)).await?;
+    let bytes = read_placed(layout, area, &head.place, head.table_sum()).await?;
     let number = head.stamp.number;
     let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
     let table = Table::decode(pool, &bytes, layout);
-    table.map_err(|fault| AreaFault::Malformed { number, fault }.into())
+    let table = table.map_err(|fault| AreaFault::Malformed { number, fault })?;
+    // Nobody signs a table of a former version.
+    if head.by.is_some() && table.sections.iter().any(|section| section.digest.is_none()) {
+        return Err(AreaFault::Unproved { number }.into());
+    }
+    Ok(table)
 }
 
 /// What the sections of a checkpoint say.
@@ -138,7 +148,7 @@ async fn read_sections(
     let inconsistent = |fault| AreaFault::Inconsistent { number, fault };
     let mut restoring = Restoring::new(table.identity.clone()).map_err(inconsistent)?;
     for section in &table.sections {
-        let bytes = read_placed(layout, area, &section.place, (section.bytes, section.crc)).await?;
+        let bytes = read_placed(layout, area, &section.place, section.sum()).await?;
         let bytes = bytes.ok_or(AreaFault::NewestDamaged { sequence: head.stamp.sequence })?;
         if known.is_some() {
             continue;
@@ -158,12 +168,12 @@ async fn read_sections(
     Ok(metadata)
 }
 
-/// So many bytes of a place, without the padding; `None` where they haven't the CRC that they should have.
+/// What a place should hold, without the padding; `None` where it holds something else.
 pub(crate) async fn read_placed(
     layout: &AreaLayout,
     area: &impl AreaBytes,
     place: &[BlockRun],
-    (bytes, crc): (u64, u32),
+    sum: Sum,
 ) -> Result<Option<Vec<u8>>, IoError> {
     let mut found = Vec::new();
     for run in place {
@@ -174,8 +184,8 @@ pub(crate) async fn read_placed(
             done += piece;
         }
     }
-    found.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-    Ok((found.len() as u64 == bytes && crc32c(&found) == crc).then_some(found))
+    found.truncate(usize::try_from(sum.bytes).unwrap_or(usize::MAX));
+    Ok(sum.is_of(&found).then_some(found))
 }
 
 /// Applies the log to the checkpoint. Who comes first does so; the others read what they have, and go on from where
@@ -209,6 +219,9 @@ async fn replay<A: AreaBytes>(
     let mut states = VecDeque::new();
     while let Some(entry) = log.entry_behind(&recovered.position).await? {
         let number = recovered.position.number;
+        if !entry.is_by(recovered.position.by) {
+            return Err(AreaFault::Unproved { number: entry.number }.into());
+        }
         let records = decode_records(entry.payload)
             .map_err(|fault| AreaFault::Malformed { number, fault })?;
         recovered.take(&entry, &records)?;
@@ -248,6 +261,9 @@ async fn look_behind<A: AreaBytes>(
         if let Some(entry) = bytes.and_then(|bytes| check_entry(bytes, position.pool))
             && entry.number > position.number.next()
         {
+            if !entry.is_by(position.by) {
+                return Err(AreaFault::Unproved { number: entry.number }.into());
+            }
             return Err(AreaFault::Gap { after: position.number, found: entry.number }.into());
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use block::Epoch;
 use proptest::prelude::*;
+use seal::{KeyPair, SecretKey};
 
 use super::*;
 use crate::format::{ConfigNumber, FailureDomain, MIB, RecordNumber};
@@ -17,10 +18,19 @@ fn area_with(
     area_bytes: u64,
     lengths: &[usize],
 ) -> (AreaLayout, Vec<u8>, Vec<(u64, u64)>, Metadata) {
+    signed_area(area_bytes, lengths, None)
+}
+
+/// The same, signed with these keys.
+fn signed_area(
+    area_bytes: u64,
+    lengths: &[usize],
+    keys: Option<&KeyPair>,
+) -> (AreaLayout, Vec<u8>, Vec<(u64, u64)>, Metadata) {
     let layout = AreaLayout::new(area_bytes).unwrap();
     let mut metadata = empty_pool(FailureDomain::Node);
     let stamp = CheckpointStamp { sequence: 2, epoch: Epoch(1), number: RecordNumber(0) };
-    let checkpoint = encode_checkpoint(&layout, &metadata, stamp, None, &[]).unwrap();
+    let checkpoint = encode_checkpoint(&layout, &metadata, (stamp, keys), None, &[]).unwrap();
     let mut bytes = vec![0; area_bytes as usize];
     bytes[..BLOCK_BYTES].copy_from_slice(&checkpoint.header);
     for (run, placed) in checkpoint.fresh().flat_map(|placed| placed.runs()) {
@@ -30,7 +40,7 @@ fn area_with(
     for (index, names) in lengths.iter().enumerate() {
         let renamed = |name: usize| MetaRecord::PoolRenamed { name: format!("{index}-{name:060}") };
         let records: Vec<MetaRecord> = (0..*names).map(renamed).collect();
-        let entry = encode_entry(&layout, &position, ConfigNumber(1), &records).unwrap();
+        let entry = encode_entry(&layout, &position, (ConfigNumber(1), keys), &records).unwrap();
         let at = (layout.log_offset(0) + entry.log_at) as usize;
         bytes[at..at + entry.bytes.len()].copy_from_slice(&entry.bytes);
         places.push((at as u64, (at + entry.bytes.len()) as u64));
@@ -183,4 +193,140 @@ proptest! {
         prop_assert!(area.recover(POOL, &layout).is_ok());
         prop_assert!(area.read.get() <= 3 * layout.entry_bytes_max() + 4 * PIECE_BYTES);
     }
+}
+
+fn keys(number: u8) -> KeyPair {
+    KeyPair::of(SecretKey::new([number; 32])).unwrap()
+}
+
+/// With a CRC that is right: who writes it makes that so.
+fn forge(bytes: &mut [u8], at: u64, len: usize, change: impl FnOnce(&mut [u8])) {
+    let changed = &mut bytes[at as usize..][..len];
+    change(changed);
+    changed[8..12].fill(0);
+    let crc = block::crc32c(changed);
+    changed[8..12].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn a_copy_counts_by_the_signature_of_one_who_may_have_written_it() {
+    let unsigned = area_with(8 * MIB, &[3, 2]);
+    let (us, other) = (keys(1), keys(2));
+    let signed = signed_area(8 * MIB, &[3, 2], Some(&us));
+    let by = |keys: &[&KeyPair]| Signers::of(keys.iter().map(|keys| keys.public()));
+    for (area, signers, counts) in [
+        (&unsigned, by(&[]), true),
+        (&unsigned, by(&[&us]), false),
+        (&signed, by(&[]), true),
+        (&signed, by(&[&us]), true),
+        (&signed, by(&[&other, &us]), true),
+        (&signed, by(&[&other]), false),
+    ] {
+        let (layout, bytes, _, metadata) = area;
+        let shared = SharedHistory::default();
+        let found = AreaInMemory::new(bytes).recover_signed(POOL, layout, &signers, &shared);
+        match counts {
+            true => assert!(found.unwrap().metadata == *metadata),
+            false => assert!(
+                matches!(found, Err(CopyUnusable::Fault(AreaFault::Unproved { .. }))),
+                "{found:?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn nothing_of_a_signed_copy_can_be_changed() {
+    let us = keys(1);
+    let (layout, bytes, places, metadata) = signed_area(8 * MIB, &[3, 2], Some(&us));
+    let signers = Signers::of([us.public()]);
+    let recover = |bytes: &[u8]| {
+        AreaInMemory::new(bytes).recover_signed(POOL, &layout, &signers, &SharedHistory::default())
+    };
+    let header = layout.checkpoint_offset(0);
+    for at in (0..8).chain(12..720).chain([4000]) {
+        let mut changed = bytes.clone();
+        forge(&mut changed, header, BLOCK_BYTES, |bytes| bytes[at] ^= 1);
+        assert!(recover(&changed).is_err(), "byte {at} of the header");
+    }
+    // An entry isn't an entry any more, or is refused; what is before it stays.
+    let (begin, end) = places[0];
+    let used = entry_claim(&bytes[begin as usize..], POOL).unwrap().bytes;
+    for at in (0..8).chain(12..used) {
+        let mut changed = bytes.clone();
+        forge(&mut changed, begin, used, |bytes| bytes[at] ^= 1);
+        match recover(&changed) {
+            Ok(found) => assert_eq!(found.position.number, RecordNumber(0), "byte {at}"),
+            Err(CopyUnusable::Fault(AreaFault::Unproved { .. } | AreaFault::Gap { .. })) => {}
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    // Nor does one of his own follow, which would end the copy's use for what others have.
+    let position = recover(&bytes).unwrap().position;
+    for keys in [None, Some(keys(2))] {
+        let position = AreaPosition { by: keys.as_ref().map(KeyPair::public), ..position };
+        let renamed = [MetaRecord::PoolRenamed { name: "his".into() }];
+        let entry = (ConfigNumber(1), keys.as_ref());
+        let entry = encode_entry(&layout, &position, entry, &renamed).unwrap();
+        for behind in [0, BLOCK] {
+            let mut changed = bytes.clone();
+            let at = (layout.log_offset(0) + entry.log_at + behind) as usize;
+            changed[at..at + entry.bytes.len()].copy_from_slice(&entry.bytes);
+            match recover(&changed) {
+                Ok(found) => assert!(found.metadata == metadata),
+                Err(CopyUnusable::Fault(fault)) => assert_eq!(fault.proves(), None, "{fault}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(end > begin);
+}
+
+/// CRC32C is linear: four bytes behind a change make it what it was.
+#[test]
+fn a_section_with_the_same_crc_is_another_one() {
+    let us = keys(1);
+    let (layout, bytes, ..) = signed_area(8 * MIB, &[], Some(&us));
+    let signers = Signers::of([us.public()]);
+    let recover = |bytes: &[u8]| {
+        AreaInMemory::new(bytes).recover_signed(POOL, &layout, &signers, &SharedHistory::default())
+    };
+    let section = recover(&bytes).unwrap().newest.table.sections[0].clone();
+    let at = layout.run_offset(&section.place[0]) as usize;
+    let len = section.bytes as usize;
+    let genuine = &bytes[at..at + len];
+    let mut forged = genuine.to_vec();
+    forged[0] ^= 1;
+    // Each of the last 32 bits changes the CRC in its own way; which of them together undo the change?
+    let differs = |bytes: &[u8]| block::crc32c(bytes) ^ block::crc32c(genuine);
+    let mut rows: Vec<(u32, u32)> = (0..32)
+        .map(|bit| {
+            let mut flipped = genuine.to_vec();
+            flipped[len - 4 + bit / 8] ^= 1 << (bit % 8);
+            (differs(&flipped), 1 << bit)
+        })
+        .collect();
+    let (mut left, mut flips) = (differs(&forged), 0_u32);
+    for bit in 0..32 {
+        let Some(index) = rows.iter().position(|(crc, _)| crc >> bit & 1 == 1) else { continue };
+        let (crc, set) = rows.swap_remove(index);
+        for row in rows.iter_mut().filter(|(other, _)| other >> bit & 1 == 1) {
+            *row = (row.0 ^ crc, row.1 ^ set);
+        }
+        if left >> bit & 1 == 1 {
+            (left, flips) = (left ^ crc, flips ^ set);
+        }
+    }
+    for (byte, flip) in forged[len - 4..].iter_mut().zip(flips.to_le_bytes()) {
+        *byte ^= flip;
+    }
+    assert_eq!((left, block::crc32c(&forged)), (0, section.crc));
+    assert_ne!(forged, genuine);
+    let mut changed = bytes.clone();
+    changed[at..at + len].copy_from_slice(&forged);
+    let found = recover(&changed);
+    assert!(
+        matches!(found, Err(CopyUnusable::Fault(AreaFault::NewestDamaged { .. }))),
+        "{found:?}"
+    );
 }

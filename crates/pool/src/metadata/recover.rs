@@ -34,6 +34,14 @@ pub enum AreaFault {
         /// The first one behind it.
         found: RecordNumber,
     },
+    /// It isn't signed by one whose signature counts: somebody made it up.
+    #[error(
+        "what it says of {number} isn't signed by a supervisor that the pool's votes name for that"
+    )]
+    Unproved {
+        /// The record that isn't proved; its checkpoint's, where that isn't.
+        number: RecordNumber,
+    },
     /// Bytes with a sound CRC that aren't what the encoder yields.
     #[error("the metadata up to {number} is {fault}")]
     Malformed {

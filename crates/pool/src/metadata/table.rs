@@ -13,6 +13,7 @@
 //! | – bytes | number |
 //! | – CRC32C of the bytes | number |
 //! | – place | number of runs, then first block and count of each |
+//! | digests | SHA-256 of each section's bytes, in their order, 32 bytes; none in tables of former versions |
 //!
 //! Sections are in the order of kind and key. One holds what its kind has from its first key up to that
 //! of the next one; the first of a kind what comes before, too. A block of the section space is numbered by
@@ -31,13 +32,15 @@
 //! | the pool | JobSet, PoolPropertySet |
 //!
 //! Protects against: a section that is rotten, lost or misdirected (its CRC), another table in the same
-//! place (its CRC is in the header, and the log's chain begins with it), two that name the same place.
+//! place (its CRC is in the header, and the log's chain begins with it), two that name the same place; and, by the
+//! digests and that of the table, which is in the signed header, a section or table that somebody made up.
 
-use block::BLOCK_BYTES;
+use block::{BLOCK_BYTES, crc32c};
+use seal::Digest;
 
 use super::changes::{SectionKey, SectionKind};
 use super::{AreaLayout, Counters, PoolIdentity};
-use crate::format::{FailureDomain, Malformed, PoolId, Reader, Writer, coded};
+use crate::format::{Coded, FailureDomain, Listed, Malformed, PoolId, Reader, Writer, coded};
 
 /// Consecutive blocks of the section space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,12 +76,45 @@ pub struct Section {
     pub crc: u32,
     /// Where it is, in order; padded.
     pub place: Vec<BlockRun>,
+    /// SHA-256 of its bytes; former versions didn't write that.
+    pub digest: Option<Digest>,
 }
 
 impl Section {
+    /// What its place should hold.
+    pub(crate) fn sum(&self) -> Sum {
+        Sum { bytes: self.bytes, crc: self.crc, digest: self.digest }
+    }
+
     /// What tells it from another.
-    pub(super) fn content(&self) -> (SectionKind, SectionKey, u32, &[BlockRun]) {
-        (self.kind, self.first, self.crc, &self.place)
+    pub(super) fn content(&self) -> (SectionKind, SectionKey, Sum, &[BlockRun]) {
+        (self.kind, self.first, self.sum(), &self.place)
+    }
+}
+
+/// By what bytes are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Sum {
+    /// How many.
+    pub(crate) bytes: u64,
+    /// Their CRC32C.
+    pub(crate) crc: u32,
+    /// Their SHA-256, where it is known.
+    pub(crate) digest: Option<Digest>,
+}
+
+impl Sum {
+    /// That of these.
+    pub(crate) fn of(bytes: &[u8]) -> Sum {
+        let digest = Some(Digest::of(bytes));
+        Sum { bytes: bytes.len() as u64, crc: crc32c(bytes), digest }
+    }
+
+    /// Whether these are they.
+    pub(crate) fn is_of(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.bytes
+            && crc32c(bytes) == self.crc
+            && self.digest.is_none_or(|digest| digest == Digest::of(bytes))
     }
 }
 
@@ -99,6 +135,9 @@ impl Table {
         let mut w = Writer::new();
         w.put(&self.identity.extent_bytes).put(&self.identity.failure_domain);
         w.put(&self.identity.name).put(&self.counters).put(&self.sections);
+        self.sections.iter().filter_map(|section| section.digest).for_each(|digest| {
+            w.fixed(&digest.0);
+        });
         w.into_bytes()
     }
 
@@ -111,7 +150,12 @@ impl Table {
         let mut r = Reader::new(bytes);
         let (extent_bytes, failure_domain) = (r.take()?, r.take()?);
         let identity = PoolIdentity { id: pool, name: r.take()?, extent_bytes, failure_domain };
-        let (counters, sections): (Counters, Vec<Section>) = (r.take()?, r.take()?);
+        let (counters, mut sections): (Counters, Vec<Section>) = (r.take()?, r.take()?);
+        if !r.is_empty() {
+            for section in &mut sections {
+                section.digest = Some(Digest(r.fixed()?));
+            }
+        }
         let rank = |section: &Section| (section.kind, section.first);
         let in_order = sections.windows(2).all(|pair| rank(&pair[0]) < rank(&pair[1]));
         let placed = |s: &Section| s.bytes > 0 && is_place(layout, &s.place, s.bytes);
@@ -143,7 +187,20 @@ coded!(enum SectionKind {
 coded!(struct Counters { generation, volume, disk, release });
 coded!(struct SectionKey { volume, lane, at });
 coded!(struct BlockRun { first, count });
-coded!(struct Section { kind, first, bytes, crc, place });
+
+/// All but the digest, which is behind the others.
+impl Coded for Section {
+    fn put(&self, w: &mut Writer) {
+        w.put(&self.kind).put(&self.first).put(&self.bytes).put(&self.crc).put(&self.place);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Section, Malformed> {
+        let (kind, first, bytes) = (r.take()?, r.take()?, r.take()?);
+        Ok(Section { kind, first, bytes, crc: r.take()?, place: r.take()?, digest: None })
+    }
+}
+
+impl Listed for Section {}
 
 /// Whether so many bytes, padded, fill exactly these runs, and an area has them.
 pub(super) fn is_place(layout: &AreaLayout, place: &[BlockRun], bytes: u64) -> bool {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::format::{
     DiskGeometry, DiskId, DiskNumber, ExtentNumber, FailureDomain, GenerationId, JobNumber, MIB,
-    PoolId, RecordNumber, ReleaseNumber, SegmentNumber, VolumeId,
+    PoolId, RecordNumber, ReleaseNumber, SegmentNumber, Signers, VolumeId,
 };
 
 /// The pool of all tests here.
@@ -398,7 +398,18 @@ impl<'a> AreaInMemory<'a> {
         layout: &AreaLayout,
         shared: &SharedHistory,
     ) -> Result<Recovered, CopyUnusable> {
-        let recovered = recover_copy(pool, layout, self, shared);
+        self.recover_signed(pool, layout, &Signers::default(), shared)
+    }
+
+    /// The same, where one of these signed it.
+    pub(crate) fn recover_signed(
+        &self,
+        pool: PoolId,
+        layout: &AreaLayout,
+        signers: &Signers,
+        shared: &SharedHistory,
+    ) -> Result<Recovered, CopyUnusable> {
+        let recovered = recover_copy((pool, signers), layout, self, shared);
         recovered.now_or_never().expect("memory answers at once")
     }
 }

@@ -1,18 +1,21 @@
 //! A machine of the cluster that was broken into: it shows configurations of its own making on its disk, signed by nobody,
-//! by a key of its own, or by whom the pool has shut out, while the pool is closed. Whoever opens it or imports it
-//! believes none of that.
+//! by a key of its own, or by whom the pool has shut out, while the pool is closed; or metadata. Whoever opens it or imports
+//! it believes none of that.
 
 use std::rc::Rc;
 
-use block::{Epoch, Lba, OwnerId, SectorRange};
+use block::{Buffer, Epoch, IoError, Lba, OwnerId, SectorRange};
 use futures::FutureExt;
 use pool::PoolReport;
 use pool::engine::{ImportOptions, VotesOf};
 use pool::format::{
-    ConfigNumber, Configuration, Destruction, DiskId, PoolId, RecordNumber, Signer, VOTE_BYTES,
-    VotePlace, VoteSlots, Voters, select_vote,
+    ConfigNumber, Configuration, Destruction, DiskId, PoolId, RecordNumber, Signer, Signers,
+    VOTE_BYTES, VotePlace, VoteSlots, Voters, select_vote,
 };
-use pool::metadata::Layout;
+use pool::metadata::{
+    AreaBytes, AreaLayout, AreaPosition, CheckpointStamp, Layout, MetaRecord, SharedHistory,
+    encode_checkpoint, encode_entry, recover_copy,
+};
 use seal::{Grant, KeyPair, SecretKey};
 use uuid::Uuid;
 
@@ -21,7 +24,7 @@ use super::grants::{bystander, key, supervisor};
 use super::scenario;
 use super::votes::VOTE_SLOTS;
 use crate::cluster::Plan;
-use crate::disk::Disk;
+use crate::disk::{Disk, Part};
 use crate::drivers;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
@@ -33,6 +36,13 @@ pub const SCENARIOS: &[Scenario] = &[
          closed: over restarts, takeovers and changes of the pool's key it is opened as it was",
         400,
         |stage| forged(stage).boxed_local(),
+    ),
+    scenario(
+        "forged-metadata",
+        "a machine of the cluster shows metadata that no owner of the pool has written, as the newest copy, while the pool is \
+         closed: over restarts and takeovers it is opened as it was",
+        400,
+        |stage| rewritten(stage).boxed_local(),
     ),
     scenario(
         "key-lost-while-away",
@@ -109,6 +119,36 @@ async fn taken_over(rig: &Rc<Rig>, active: usize, votes: VotesOf) -> Result<(), 
 async fn imported(rig: &Rc<Rig>, votes: VotesOf) -> Result<(), Failure> {
     let options = ImportOptions { force: true, votes, ..ImportOptions::default() };
     rig.with(|engine| async move { engine.import_pool(POOL, options).await }).await.map(drop)
+}
+
+async fn rewritten(stage: Stage) -> Result<(), Failure> {
+    let plan = Plan { supervisors: 2, granted: true, ..Plan::simple(4, 32) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    let first = rig.grant().await?.grant;
+    let named = [supervisor(&rig, 0), supervisor(&rig, 1)];
+    rig.set_grant(key(1)?.follow(&first, &named).map_err(failed)?).await?;
+    let mut active = 0;
+    for _ in 0..2 + rig.below(3) {
+        rig.load(Mix::default()).await?;
+        rig.run_for(rig.between(300, 2500)).await;
+        let report = rig.report().ok_or_else(|| failed("the pool isn't open"))?;
+        rig.cluster.kill_supervisor(active);
+        rig.forget_clients();
+        rig.run_for(rig.between(0, 8000)).await;
+        rewrite(&rig, &report, active)?;
+        match rig.below(2) {
+            0 => {
+                active = 1 - active;
+                taken_over(&rig, active, VotesOf::Known).await?;
+            }
+            _ => rig.cluster.start_supervisor(active),
+        }
+        rig.wait_clean(CONVERGENCE_MAX).await?;
+    }
+    rig.load(Mix::default()).await?;
+    rig.cluster.heal();
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    rig.converge().await
 }
 
 async fn key_lost(stage: Stage) -> Result<(), Failure> {
@@ -239,5 +279,76 @@ fn forge(rig: &Rig, report: &PoolReport, keys: &Keys, grant: &Grant) -> Result<(
         let record = forged.encode(&place, slot, by.as_ref()).map_err(failed)?;
         disk.poke(Lba(VOTE_SLOTS[slot]), &record);
     }
+    Ok(())
+}
+
+/// The bytes of a metadata area.
+struct Area<'a>(&'a [u8]);
+
+impl AreaBytes for Area<'_> {
+    async fn read(&self, at: u64, len: u64) -> Result<Buffer, IoError> {
+        let bytes = self.0.get(at as usize..(at + len) as usize);
+        bytes.map(Buffer::copy_of).ok_or(IoError::Lost)
+    }
+}
+
+/// Shows metadata without its volumes on a machine's disk, as the newest: as an entry behind what is there, or as a
+/// checkpoint. It isn't signed, by nobody's key, or by a supervisor that the pool lets in and whom it doesn't belong to.
+fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> {
+    let pool = PoolId(report.id.parse().map_err(failed)?);
+    let shown = &report.disks[rig.below(report.disks.len())];
+    let disks = rig.cluster.disks();
+    let disk = disks.iter().find(|(name, _)| *name == shown.name).map(|(_, disk)| disk);
+    let disk = disk.ok_or_else(|| failed("there is no such disk"))?;
+    let Some(area) = Part::Metadata.ranges(disk).pop() else { return Ok(()) };
+    let bytes = disk.peek(area);
+    let (anybody, shared) = (Signers::default(), SharedHistory::default());
+    let layout = AreaLayout::new(bytes.len() as u64).ok_or_else(|| failed("no metadata area"))?;
+    let copy = recover_copy((pool, &anybody), &layout, &Area(&bytes), &shared).now_or_never();
+    // A disk that has no vote has none.
+    let Some(Ok(copy)) = copy else { return Ok(()) };
+    let keys = match rig.below(3) {
+        0 => None,
+        1 => Some(KeyPair::of(SecretKey::new([OUTSIDER; 32])).map_err(failed)?),
+        _ => {
+            let name = rig.cluster.supervisor(1 - owner).name().to_owned();
+            Some(drivers::keys(&rig.cluster.director(), &name))
+        }
+    };
+    let records: Vec<MetaRecord> =
+        copy.metadata.volumes().keys().map(|id| MetaRecord::VolumeRemoved { id: *id }).collect();
+    let poke = |at: u64, bytes: &[u8]| {
+        disk.poke(Lba(area.start.0 + at / block::SECTOR_BYTES as u64), bytes);
+    };
+    let is_entry = rig.below(2) == 0;
+    let by = keys.as_ref().map(KeyPair::public);
+    rig.cluster.tell(&format!(
+        "{} shows other metadata after {}, {} by {by:?}",
+        shown.name,
+        copy.position.number,
+        if is_entry { "an entry" } else { "a checkpoint" }
+    ));
+    if is_entry {
+        let position = AreaPosition { by, ..copy.position };
+        let entry = encode_entry(&layout, &position, (copy.config, keys.as_ref()), &records);
+        let entry = entry.map_err(failed)?;
+        poke(layout.log_offset(position.slot()) + entry.log_at, &entry.bytes);
+        return Ok(());
+    }
+    let mut metadata = copy.metadata.clone();
+    metadata.apply_all(&records).map_err(failed)?;
+    let head = &copy.newest.head;
+    let stamp = CheckpointStamp {
+        sequence: copy.highest_sequence + 1,
+        epoch: head.stamp.epoch,
+        number: copy.position.number.next(),
+    };
+    let in_use = copy.newest.in_use();
+    let stamp = (stamp, keys.as_ref());
+    let forged = encode_checkpoint(&layout, &metadata, stamp, None, &in_use).map_err(failed)?;
+    for (run, bytes) in forged.fresh().flat_map(|placed| placed.runs()) {
+        poke(layout.run_offset(&run), &bytes);
+    }
+    poke(layout.checkpoint_offset(forged.after.slot()), &forged.header);
     Ok(())
 }

@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use block::{BLOCK_BYTES, crc32c};
+use block::BLOCK_BYTES;
 
 use super::{Fields, Place, StructureKind, StructureState, Told, Value, unsound};
 use crate::check::area::place_bytes;
 use crate::check::disks::Disk;
 use crate::format::{PoolId, Variant};
 use crate::metadata::{
-    AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, ENTRY_HEAD_BYTES, Table, check_entry,
-    check_header, decode_records, entry_claim,
+    AreaLayout, BlockRun, CheckpointHead, CheckpointSlot, ENTRY_HEAD_BYTES, Sum, Table,
+    check_entry, check_header, decode_records, entry_claim,
 };
 
 struct Area<'d, 'a> {
@@ -52,14 +52,15 @@ impl Area<'_, '_> {
             .with("sequence", head.stamp.sequence)
             .with("epoch", head.stamp.epoch.0)
             .with("metadata_record", head.stamp.number.0)
-            .with("table_bytes", head.table_bytes);
+            .with("table_bytes", head.table_bytes)
+            .with_if("signed_by", head.by.map(|by| by.to_string()));
         tell(place.is(StructureState::Sound, says))?;
         self.tell_named(&head, slot, tell)
     }
 
     /// The table of a checkpoint, and what that names.
     fn tell_named(&self, head: &CheckpointHead, slot: usize, tell: Told<'_>) -> ControlFlow<()> {
-        let bytes = self.sound(&head.place, head.table_bytes, head.crc);
+        let bytes = self.sound(&head.place, head.table_sum());
         let table = bytes.and_then(|bytes| Table::decode(self.pool, &bytes, &self.layout).ok());
         let says = Fields::default().with("slot", slot);
         let says = says.with_if("sections", table.as_ref().map(|table| table.sections.len()));
@@ -73,7 +74,7 @@ impl Area<'_, '_> {
             tell,
         )?;
         for section in table.iter().flat_map(|table| &table.sections) {
-            let bytes = self.sound(&section.place, section.bytes, section.crc);
+            let bytes = self.sound(&section.place, section.sum());
             let records = bytes.and_then(|bytes| decode_records(&bytes).ok());
             let says = Fields::default()
                 .with("slot", slot)
@@ -105,9 +106,9 @@ impl Area<'_, '_> {
         ControlFlow::Continue(())
     }
 
-    fn sound(&self, place: &[BlockRun], bytes: u64, crc: u32) -> Option<Vec<u8>> {
-        let found = place_bytes(self.disk, (self.start, &self.layout), place, bytes)?;
-        (crc32c(&found) == crc).then_some(found)
+    fn sound(&self, place: &[BlockRun], sum: Sum) -> Option<Vec<u8>> {
+        let found = place_bytes(self.disk, (self.start, &self.layout), place, sum.bytes)?;
+        sum.is_of(&found).then_some(found)
     }
 
     /// The entries of a log, of whichever checkpoint: behind the newest ones those of an earlier use follow. What

@@ -59,7 +59,8 @@ fn commit(images: &mut [Vec<u8>], records: &[MetaRecord]) -> Vec<u64> {
             let recovered = recover_bytes(pool, &layout, area).unwrap();
             let position: AreaPosition = recovered.position;
             let entry =
-                encode_entry(&layout, &position, crate::format::ConfigNumber(1), records).unwrap();
+                encode_entry(&layout, &position, (crate::format::ConfigNumber(1), None), records);
+            let entry = entry.unwrap();
             let place = from + (layout.log_offset(position.slot()) + entry.log_at) as usize;
             (place, entry)
         };
