@@ -132,22 +132,23 @@ fn strangers_openings_hold_nobody_up() {
     opened(&mut bench, again);
 }
 
-/// However many are sent: what a handshake costs is paid for so many in a quarter of a second.
+/// However many are sent: what a handshake costs is paid for so many, and then others have their turn. It was 64 in a quarter
+/// of a second once, and all others waited for those in one piece.
 #[test]
 fn openings_are_few_at_a_time() {
     let mut bench = bench();
     let answered = |bench: &mut Bench| {
         let mut answered = 0;
-        for _ in 0..200 {
+        for _ in 0..40 {
             begin(bench, STRANGER);
             answered += bench.sent.drain(..).count();
         }
         answered
     };
-    assert_eq!(answered(&mut bench), 64);
-    assert_eq!(bench.stats()[Counter::QueueFull], 136);
-    bench.pass(Duration::from_millis(249));
+    assert_eq!(answered(&mut bench), 8);
+    assert_eq!(bench.stats()[Counter::QueueFull], 32);
+    bench.pass(Duration::from_micros(31_249));
     assert_eq!(answered(&mut bench), 0);
-    bench.pass(Duration::from_millis(1));
-    assert_eq!(answered(&mut bench), 64);
+    bench.pass(Duration::from_micros(1));
+    assert_eq!(answered(&mut bench), 8);
 }
