@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod attacker;
 pub mod frames;
 mod lab;
 mod load;

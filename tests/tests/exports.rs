@@ -4,7 +4,8 @@
 
 use std::process::Command;
 
-use aoe_wire::{MacAddr, ShelfSlot};
+use aoe_wire::{MacAddr, SessionVersion, ShelfSlot, Status};
+use blackbox::attacker::{Stranger, any_key};
 use blackbox::frames::{BROADCAST, Client, ata_request, config_request, header};
 use blackbox::{Lab, LabOptions, wait_until};
 use os::net::InterfaceSpec;
@@ -20,7 +21,8 @@ fn plug_in(lab: &Lab) -> InterfaceSpec {
     for line in [
         "link add cl0 mtu 9000 type veth peer name pcl0 mtu 9000",
         "link set pcl0 master br0 up",
-        "link set cl0 up",
+        // As which it may, by the list.
+        "link set cl0 address 02:fe:00:00:00:01 up",
     ] {
         let status = Command::new("ip").args(["-n", &netns]).args(line.split(' ')).status();
         assert!(status.unwrap().success(), "ip {line}");
@@ -93,6 +95,14 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
     assert!(!learns_anything(&mut client, supervisor, address), "a stranger was answered");
     client.set_mac(&cable, friend).unwrap();
     assert!(learns_anything(&mut client, supervisor, address), "the test asks nothing");
+
+    // No list is enough for a session, which is for supervisors that this one names.
+    let opens = |own: Option<&seal::KeyPair>| {
+        let newest = SessionVersion::NEWEST;
+        Stranger::open(&cable, &address.to_string(), own, newest).map(drop)
+    };
+    assert_eq!(opens(Some(&any_key())), Err(Some(Status::Refused)));
+    assert_eq!(opens(None), Err(Some(Status::Refused)));
 
     // The supervisor is asked about its exports as any target.
     let run_dir = lab.dir().join("supervisor/run/target-volumes");

@@ -5,7 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use aoe_wire::{SessionVersion, ShelfSlot, Status};
+use blackbox::attacker::{Attacker, Stranger, any_key};
+use blackbox::frames::{BROADCAST, address_of, config_request, header};
 use blackbox::{Lab, LabOptions, Load, Rival, VOLUME, etherpool, votes, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -248,6 +252,45 @@ fn another_supervisor_counts_the_vote_of_the_first() {
 
 /// The process that exports the witness is killed under load, again and again: the vote comes back each time, and is
 /// as good as before.
+/// Somebody who has made himself a key finds the file by which the supervisor votes, and opens no session with it.
+#[test]
+fn a_vote_is_for_supervisors_that_are_named() {
+    let lab = machines(2, "512M");
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
+    let attacker = Attacker::plug_in(&lab);
+    let mut found = None;
+    wait_until("the supervisor's vote is found", || {
+        found = find_vote(&attacker);
+        found.is_some()
+    });
+    let address = found.unwrap();
+    let opens = |address: &str, own: Option<&seal::KeyPair>| {
+        Stranger::open(attacker.interface(), address, own, SessionVersion::NEWEST).map(drop)
+    };
+    for own in [Some(&any_key()), None] {
+        assert_eq!(opens(&address, own), Err(Some(Status::Refused)), "{address}");
+    }
+    // Nodes of the lab speak with everybody who has a key.
+    assert_eq!(opens("e1.0", Some(&any_key())), Ok(()));
+}
+
+/// Who answers a search of all on no node's shelf.
+fn find_vote(attacker: &Attacker) -> Option<String> {
+    let mut socket = attacker.socket();
+    let all = ShelfSlot::new(0xffff, 0xff);
+    let search = config_request(header(BROADCAST, socket.mac(), all, 1, 0x5000_0000));
+    socket.send(&[&search]).unwrap();
+    let mut found = None;
+    while socket.wait(Duration::from_millis(300)).unwrap() {
+        let mut hear = |frame: &[u8]| {
+            let address = address_of(frame).filter(|_| frame[14] & 0x08 != 0 && frame[19] == 1);
+            found = found.or(address.filter(|address| address.shelf > 2));
+        };
+        while socket.receive(&mut hear).unwrap() > 0 {}
+    }
+    found.map(|address| address.to_string())
+}
+
 #[test]
 fn the_process_of_the_witness_is_killed() {
     let lab = two_machines();

@@ -14,10 +14,10 @@ use crate::export::{Asker, Export, PortState};
 use crate::session::Session;
 use crate::stats::Counter;
 
-/// Handshakes are worked on so many at a time ...
-const HANDSHAKES_MAX: u32 = 64;
-/// ... each so long: a flood of openings may cost a twentieth of a processor, and not those who have sessions.
-const HANDSHAKES_PER: Duration = Duration::from_millis(250);
+/// Handshakes are worked on so many at a time, as whoever has a session waits for them ...
+const HANDSHAKES_MAX: u32 = 8;
+/// ... each so long: a flood of openings may cost a twentieth of a processor.
+const HANDSHAKES_PER: Duration = Duration::from_micros(31_250);
 
 /// How many handshakes may still be worked on.
 #[derive(Default)]

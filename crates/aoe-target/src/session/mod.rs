@@ -370,10 +370,12 @@ fn open(
     };
     let key = handshake.as_ref().map(|handshake| handshake.peer());
     let is_own = keyed::is_own(shared, key.as_ref());
-    let names = |key| export.device.grant.as_ref().is_some_and(|grant| grant.names(key));
+    let grant = export.device.grant.as_deref();
+    let is_named = key.as_ref().is_some_and(|key| grant.is_some_and(|grant| grant.names(key)));
+    let is_barred = !port.trusted && grant.is_some() && !is_named;
     let opener = Opener {
         incarnation: opening.incarnation,
-        belongs: is_own || key.as_ref().is_some_and(names),
+        belongs: is_own || is_named,
         key,
         security: handshake.as_ref().map_or(Security::None, |handshake| handshake.security()),
         is_local: port.trusted && handshake.is_none(),
@@ -385,8 +387,10 @@ fn open(
     }
     let secret = shared.draw();
     shared.greeting.used(id, shared.now, secret);
-    // Commands of this client's earlier sessions may be in the queue even if those have ended.
-    if export.sessions.unheard || export.queue.len() > 0 {
+    // Commands of this client's earlier sessions may be in the queue even if those have ended. Who isn't obeyed has none
+    // there that would be carried out, and holds nobody up, as anybody can make a key: before anything of his is carried
+    // out there is a claim that lets him in, and that waits for all.
+    if !is_barred && (export.sessions.unheard || export.queue.len() > 0) {
         export.sessions.opening.insert(id, opener);
         let origin = export.meter.origin(shared.now);
         let work = OpenWork { port: port.id, origin, request: *request, handshake };

@@ -18,6 +18,7 @@ mod rate;
 mod recent;
 mod rules;
 mod session;
+mod strangers;
 mod unheard;
 
 use std::collections::VecDeque;

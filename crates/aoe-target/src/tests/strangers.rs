@@ -1,0 +1,154 @@
+//! Somebody who has a key, as anybody can make one, opens sessions with a disk that obeys others: that is no business of
+//! theirs.
+
+use std::rc::Rc;
+
+use block::{Answer, Epoch, Lba};
+use seal::{Asking, Grant, Identity, KeyPair, Keys, PoolKeyPair, SecretKey, Security, Suite};
+
+use super::session::{opening, received};
+use super::*;
+
+const NODE: u8 = 1;
+const OWNER: u8 = 2;
+const STRANGER: u8 = 3;
+const CHOICE: Choice = Choice { security: Security::Encrypt, suite: Suite::ChaCha20Poly1305 };
+
+fn key(number: u8) -> KeyPair {
+    KeyPair::of(SecretKey::new([number; 32])).unwrap()
+}
+
+/// A disk that obeys its owner, of a target that demands keys and speaks with everybody who has one.
+fn bench() -> Bench {
+    let mut bench = Bench::new(held(5, 1), |_| ());
+    let mut drawn = 0_u8;
+    let entropy = Box::new(move |bytes: &mut [u8]| {
+        drawn = drawn.wrapping_add(1);
+        bytes.fill(drawn);
+    });
+    let identity = Identity::new(key(NODE), entropy).with_least(Security::Encrypt);
+    bench.target.set_identity(Rc::new(identity));
+    let pool = PoolKeyPair::of(SecretKey::new([9; 32])).unwrap();
+    let grant: Grant = pool.found(&[key(OWNER).public()]).unwrap();
+    bench.target.set_said(bench.export, [None; 2], Some(Rc::new(grant)));
+    bench
+}
+
+/// An opening that was sent; how it began.
+struct Begun {
+    session: SessionId,
+    asking: Asking,
+}
+
+/// Says HELLO and OPEN as who has this key.
+fn begin(bench: &mut Bench, number: u8) -> Begun {
+    let greeting = opening(number);
+    let hello = SessionRequest::new(header(Command::Session), Operation::Hello);
+    let hello = SessionRequest { lba: WANTS_OFFER, ..hello };
+    bench.send(&hello.emit(OpenPayload::emit_hello(greeting.client, greeting.incarnation)));
+    let (reply, payload) = received(bench);
+    let (target, offer) = OpenPayload::parse_hello_reply(&payload).unwrap();
+    let (greeting, offer) = (OpenPayload { target, ..greeting }, offer.unwrap());
+    let version = SessionVersion::Three;
+    let said = prologue(&greeting, &offer, reply.detail, version, reply.instance, ADDRESS);
+    let own = key(number);
+    let begun = Asking::begin(&own, &offer.key, &said, &CHOICE.bytes(&[]), [number; 32]);
+    let (asking, ask) = begun.unwrap();
+    let open = SessionRequest {
+        version,
+        session: reply.session,
+        instance: reply.instance,
+        ..SessionRequest::new(header(Command::Session), Operation::Open)
+    };
+    bench.send(&open.emit(greeting.emit_keyed(&ask)));
+    Begun { session: reply.session, asking }
+}
+
+/// The answer has come: the session, and its keys.
+fn opened(bench: &mut Bench, begun: Begun) -> (SessionId, Keys) {
+    let Begun { session, mut asking } = begun;
+    let frame = bench.reply();
+    let (reply, payload) = SessionReply::parse(&frame).unwrap();
+    assert_eq!((reply.operation, reply.status), (Operation::Open, Status::Ok));
+    let (_, mut keys) = asking.finish(payload, CHOICE.suite, CHOICE.security).unwrap();
+    let (opener, said) = (&mut keys.opener, &mut Vec::new());
+    open_sealed(&frame, Operation::Open, &reply.seal, payload, opener, said).unwrap();
+    (session, keys)
+}
+
+/// A write of one sector, for which the disk takes its time.
+fn write(bench: &mut Bench, (session, keys): &mut (SessionId, Keys), sequence: u64) {
+    let request = SessionRequest {
+        version: SessionVersion::Three,
+        session: *session,
+        instance: bench.instance,
+        epoch: Epoch(5),
+        sequence,
+        lba: Lba(sequence),
+        sectors: 1,
+        ..SessionRequest::new(header(Command::Session), Operation::Write)
+    };
+    let sealing = Sealing { sealer: &mut keys.sealer, now: bench.now };
+    bench.send(&request.emit_sealed(Buffer::copy_of(&[7; 512]), Some(sealing)));
+}
+
+/// An opening by who may have commands under way waits for them, and all others for it. When those of strangers did so, too,
+/// anybody could hold up whoever was served, as often as he liked, and have the disk flush each time.
+#[test]
+fn strangers_openings_hold_nobody_up() {
+    let mut bench = bench();
+    let begun = begin(&mut bench, OWNER);
+    bench.serve();
+    let mut owner = opened(&mut bench, begun);
+    write(&mut bench, &mut owner, 1);
+    let first = bench.io.pop_front().unwrap();
+
+    // Three of them, one after the other; each ends the one before.
+    for _ in 0..3 {
+        let stranger = begin(&mut bench, STRANGER);
+        opened(&mut bench, stranger);
+    }
+    assert!(bench.io.is_empty(), "it costs the disk something");
+    write(&mut bench, &mut owner, 2);
+    assert_eq!(bench.io.len(), 1, "it waits for nobody's opening");
+    let second = bench.io.pop_front().unwrap();
+    bench.complete(second.id, Ok(Answer::Done));
+    assert_eq!(bench.sent.len(), 1, "answered");
+    bench.sent.clear();
+    bench.complete(first.id, Ok(Answer::Done));
+
+    // Of those who may have something under way all is as it was.
+    bench.sent.clear();
+    write(&mut bench, &mut owner, 3);
+    let third = bench.io.pop_front().unwrap();
+    let again = begin(&mut bench, OWNER);
+    bench.silence();
+    bench.complete(third.id, Ok(Answer::Done));
+    let flush = &bench.io[0];
+    let is_flush = matches!(flush.operation, IoOperation::Device(block::Operation::Flush(_)));
+    assert!(is_flush, "{flush:?}");
+    bench.sent.clear();
+    bench.serve();
+    opened(&mut bench, again);
+}
+
+/// However many are sent: what a handshake costs is paid for so many, and then others have their turn. It was 64 in a quarter
+/// of a second once, and all others waited for those in one piece.
+#[test]
+fn openings_are_few_at_a_time() {
+    let mut bench = bench();
+    let answered = |bench: &mut Bench| {
+        let mut answered = 0;
+        for _ in 0..40 {
+            begin(bench, STRANGER);
+            answered += bench.sent.drain(..).count();
+        }
+        answered
+    };
+    assert_eq!(answered(&mut bench), 8);
+    assert_eq!(bench.stats()[Counter::QueueFull], 32);
+    bench.pass(Duration::from_micros(31_249));
+    assert_eq!(answered(&mut bench), 0);
+    bench.pass(Duration::from_micros(1));
+    assert_eq!(answered(&mut bench), 8);
+}
