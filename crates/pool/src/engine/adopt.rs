@@ -25,6 +25,10 @@ use block::read_run;
 /// More than are committed before some disk records a release as applied.
 const RECORDS_SKIPPED: u64 = 1 << 20;
 
+/// Nobody commits so many while a disk isn't told: one that knows of more says what isn't so, and would have numbers come to
+/// their end.
+const RECORDS_AHEAD_MAX: u64 = 1 << 40;
+
 /// A record that was committed, and who knows of it.
 struct Witness {
     record: RecordNumber,
@@ -51,7 +55,11 @@ impl OpenRequest {
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let mut witnesses = self.witnesses(before, claimed).await;
         let shared = SharedHistory::default();
-        let signers = self.trusted.signers_of(before);
+        let signers = match self.found {
+            // Votes in layers are of our own making, and have what was judged before.
+            Some(_) => before.metadata_by.clone(),
+            None => self.trusted.signers_of(before),
+        };
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
         let (mut faults, mut is_unproved) = (Vec::new(), false);
@@ -104,6 +112,8 @@ impl OpenRequest {
         let mut chosen = copies.swap_remove(best);
         chosen.position.sequence = highest;
         let ends = chosen.position.number;
+        let credible = before.record.max(ends).0.saturating_add(RECORDS_AHEAD_MAX);
+        witnesses.retain(|witness| witness.record.0 <= credible);
         let newest = witnesses.into_iter().max_by_key(|witness| witness.record);
         let committed = newest.as_ref().map_or(RecordNumber(0), |witness| witness.record);
         if let Some(Witness { record, who }) = newest.filter(|witness| witness.record > ends) {

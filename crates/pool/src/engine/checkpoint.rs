@@ -23,7 +23,7 @@ use super::pool::Pool;
 use crate::format::{DiskId, RecordNumber, Signers};
 use crate::metadata::{
     AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, LogFull, Metadata,
-    Placed, StoredCheckpoint, check_header, encode_checkpoint, read_table,
+    Placed, StoredCheckpoint, check_header, encode_checkpoint, is_credible, read_table,
 };
 use block::write_durably;
 
@@ -269,6 +269,10 @@ impl Pool {
                 header => header?,
             };
             heads.extend(check_header(&header, self.id, slot, &layout).head().cloned());
+        }
+        {
+            let area = self.area.borrow();
+            heads.retain(|head| is_credible(head, &area.signers, area.attempted));
         }
         let mut ground = Ground::default();
         heads.sort_unstable_by_key(|head| (head.stamp.epoch, head.stamp.sequence));

@@ -23,14 +23,15 @@
 //! | 48 | 8 | number of the last record that it contains |
 //! | 56 | 8 | bytes of the table |
 //! | 64 | 4 | CRC32C of the table |
-//! | 68 | 4 | number of runs of blocks that the table fills, at most 64 |
-//! | 72 | 512 | the runs: first block and count, 4 bytes each; then zeros |
-//! | 584 | 1 | what follows: 1 digest, 3 digest and signature; 0 in headers of former versions, which have neither |
-//! | 585 | 7 | zero |
-//! | 592 | 32 | SHA-256 of the table |
-//! | 624 | 96 | signature ([`seal::Signature`]) by the supervisor that wrote it, in the context `etherpool metadata`, of the header with the CRC and this field as zeros |
-//! | 720 | 3376 | zero |
+//! | 68 | 4 | number of runs of blocks that the table fills, at most 37; in headers of former versions, which have nothing behind them, 64 |
+//! | 72 | 296 | the runs: first block and count, 4 bytes each; then zeros |
+//! | 368 | 1 | what follows: 1 digest, 3 digest and signature; 0 in headers of former versions |
+//! | 369 | 7 | zero |
+//! | 376 | 32 | SHA-256 of the table |
+//! | 408 | 96 | signature ([`seal::Signature`]) by the supervisor that wrote it, in the context `etherpool metadata`, of the header with the CRC and this field as zeros |
+//! | 504 | 3592 | zero |
 //!
+//! All of a header that isn't zero is in its first sector: a torn write leaves the former one or the new one.
 //! The header is written when table and sections are durable. So a torn checkpoint has no sound header,
 //! and a sound header without them is damage: what the older checkpoint says is out of date then.
 //!
@@ -65,8 +66,9 @@
 //! nothing signed can be put in the place of something else. Whose signature counts the votes say (`vote`).
 
 use block::{BLOCK_BYTES, Buffer, BufferMut, Epoch};
-use seal::{DIGEST_BYTES, Digest, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
+use seal::{Digest, KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 
+use super::proof::{self, PROOF_BYTES};
 use super::table::is_place;
 use super::{BlockRun, MetaRecord, encode_records};
 use crate::format::field::{Field, crc_without};
@@ -74,7 +76,8 @@ use crate::format::{ConfigNumber, DiskGeometry, ExtentRange, MIB, PoolId, Record
 
 const CHECKPOINT_MAGIC: &[u8; 8] = b"epCHECKP";
 const MAGIC: Field = Field::first(8);
-const CRC: Field = MAGIC.then(4);
+/// That of a header or an entry.
+pub(super) const CRC: Field = MAGIC.then(4);
 const SLOT: Field = CRC.then(4);
 const POOL: Field = SLOT.then(16);
 const SEQUENCE: Field = POOL.then(8);
@@ -84,20 +87,12 @@ const LENGTH: Field = NUMBER.then(8);
 const TABLE_CRC: Field = LENGTH.then(4);
 const RUNS: Field = TABLE_CRC.then(4);
 const RUN: Field = RUNS.then(8 * TABLE_RUNS_MAX);
-const PROOF: Field = RUN.then(1);
-const TABLE_DIGEST: Field = PROOF.then(7).then(DIGEST_BYTES);
-const SIGNATURE: Field = TABLE_DIGEST.then(SIGNATURE_BYTES);
-const REST: Field = SIGNATURE.then(BLOCK_BYTES - SIGNATURE.end());
+const FORMER_RUN: Field = RUNS.then(8 * FORMER_TABLE_RUNS_MAX);
+/// Where what proves a checkpoint begins.
+pub(super) const PROOF: Field = RUN.then(PROOF_BYTES);
 
-const _: () = assert!(REST.end() == BLOCK_BYTES && SIGNATURE.end() == 720);
+const _: () = assert!(PROOF.end() <= block::SECTOR_BYTES && RUN.end() == 368);
 
-/// What proves a checkpoint.
-const PROOF_DIGEST: u64 = 0x01;
-const PROOF_SIGNED: u64 = 0x02;
-
-/// In which signatures of checkpoints and entries count.
-const CONTEXT: &str = "etherpool metadata";
-const ENTRY_CONTEXT: &str = "etherpool metadata entry";
 /// Nobody comes so far by counting: what says more isn't what it seems, and there would be nothing behind it.
 const SEQUENCE_MAX: u64 = 1 << 62;
 
@@ -121,7 +116,8 @@ const QUARTER_BYTES_MAX: u64 = 256 * MIB;
 /// Longest entry, in a log that has room for several.
 const ENTRY_BYTES_MAX: u64 = 4 * MIB;
 /// Most runs of blocks that a table is in.
-pub(super) const TABLE_RUNS_MAX: usize = 64;
+pub(super) const TABLE_RUNS_MAX: usize = 37;
+const FORMER_TABLE_RUNS_MAX: usize = 64;
 /// Blocks of the section space are numbered so that a quarter of any length has the same numbers.
 const QUARTER_BLOCKS_MAX: u32 = (QUARTER_BYTES_MAX / BLOCK_BYTES as u64) as u32;
 /// Bytes of metadata for an extent in the worst case: half a run of one group with two members, its root
@@ -342,7 +338,7 @@ pub fn encode_entry(
     bytes[begins..used].copy_from_slice(&payload);
     if let Some(keys) = keys {
         ENTRY_SIGNATURE.put_number(&mut bytes, SIGNATURE_BYTES as u64);
-        let signature = keys.sign(ENTRY_CONTEXT, &said(&bytes[..ENTRY_HEADER_BYTES], &payload));
+        let signature = proof::sign_entry(keys, &bytes[..ENTRY_HEADER_BYTES], &payload);
         bytes[ENTRY_HEADER_BYTES..begins].copy_from_slice(&signature.0);
     }
     let crc = crc_without(&bytes[..used], CRC);
@@ -350,21 +346,6 @@ pub fn encode_entry(
     let log_at = position.log_at;
     let after = AreaPosition { number, chain: crc, log_at: log_at + len as u64, ..*position };
     Ok(EncodedEntry { bytes: bytes.freeze(), log_at, after })
-}
-
-/// What the signature of an entry covers.
-fn said(header: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut said = [header, payload].concat();
-    CRC.of_mut(&mut said).fill(0);
-    said
-}
-
-/// What that of a checkpoint's header covers.
-fn said_by_header(header: &[u8]) -> Vec<u8> {
-    let mut said = header.to_vec();
-    CRC.of_mut(&mut said).fill(0);
-    SIGNATURE.of_mut(&mut said).fill(0);
-    said
 }
 
 /// What a checkpoint slot holds, by its header.
@@ -427,14 +408,8 @@ impl CheckpointHead {
             field[..4].copy_from_slice(&run.first.to_le_bytes());
             field[4..].copy_from_slice(&run.count.to_le_bytes());
         }
-        let signed = keys.map_or(0, |_| PROOF_SIGNED);
         if let Some(digest) = &self.digest {
-            PROOF.put_number(&mut header, PROOF_DIGEST | signed);
-            TABLE_DIGEST.of_mut(&mut header).copy_from_slice(&digest.0);
-        }
-        if let Some(keys) = keys {
-            let signature = keys.sign(CONTEXT, &said_by_header(&header));
-            SIGNATURE.of_mut(&mut header).copy_from_slice(&signature.0);
+            proof::put(&mut header, digest, keys);
         }
         let crc = crc_without(&header, CRC);
         CRC.put_number(&mut header, u64::from(crc));
@@ -456,9 +431,14 @@ pub(crate) fn check_header(
     if CRC.number32(header) != crc_without(header, CRC) {
         return CheckpointSlot::Damaged;
     }
-    let Some((digest, by)) = proof_of(header) else { return CheckpointSlot::Damaged };
+    let count = RUNS.number32(header) as usize;
+    let (runs, proof) = match count <= TABLE_RUNS_MAX {
+        true => (RUN.of(header), proof::of(header)),
+        false => (FORMER_RUN.of(header), Some((None, None))),
+    };
+    let Some((digest, by)) = proof else { return CheckpointSlot::Damaged };
     let word = Field::first(4);
-    let runs = RUN.of(header).chunks_exact(8).take(RUNS.number32(header) as usize);
+    let runs = runs.chunks_exact(8).take(count);
     let head = CheckpointHead {
         stamp: CheckpointStamp {
             sequence: SEQUENCE.number(header),
@@ -482,21 +462,6 @@ pub(crate) fn check_header(
         return CheckpointSlot::Damaged;
     }
     CheckpointSlot::Sound(head)
-}
-
-/// The digest of the table that a header names, and who signed that; `None` where that isn't right.
-fn proof_of(header: &[u8]) -> Option<(Option<Digest>, Option<PublicKey>)> {
-    const SIGNED: u64 = PROOF_DIGEST | PROOF_SIGNED;
-    let digest = || TABLE_DIGEST.of(header).try_into().ok().map(Digest);
-    match PROOF.number(header) {
-        0 => Some((None, None)),
-        PROOF_DIGEST => Some((Some(digest()?), None)),
-        SIGNED => {
-            let signature = Signature(SIGNATURE.of(header).try_into().ok()?);
-            Some((Some(digest()?), Some(signature.signer(CONTEXT, &said_by_header(header))?)))
-        }
-        _ => None,
-    }
 }
 
 /// A log entry with a sound CRC.
@@ -528,12 +493,11 @@ impl CheckedEntry<'_> {
 
     /// Whether it was signed by whoever signed the checkpoint, if anybody did.
     pub(crate) fn is_by(&self, by: Option<PublicKey>) -> bool {
-        let signer = |signature: Signature| {
-            signature.signer(ENTRY_CONTEXT, &said(self.header, self.payload))
-        };
         match self.signature {
             None => by.is_none(),
-            Some(signature) => by.is_some() && signer(signature) == by,
+            Some(signature) => {
+                by.is_some() && proof::signer_of_entry(signature, self.header, self.payload) == by
+            }
         }
     }
 }

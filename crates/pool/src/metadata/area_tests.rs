@@ -478,12 +478,12 @@ fn golden_bytes() {
         expected
     });
     assert_eq!(&header[68..80], &[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
-    assert!(header[80..584].iter().all(|byte| *byte == 0));
+    assert!(header[80..368].iter().all(|byte| *byte == 0));
     assert_eq!(
-        (&header[584..592], &header[592..624]),
+        (&header[368..376], &header[376..408]),
         (&[1, 0, 0, 0, 0, 0, 0, 0][..], &Digest::of(table).0[..])
     );
-    assert!(header[624..].iter().all(|byte| *byte == 0));
+    assert!(header[408..].iter().all(|byte| *byte == 0));
     assert_eq!(&copy.bytes[4096..4096 + table.len()], table);
     let entry = &write.bytes;
     assert_eq!(&entry[..8], b"epMETLOG");
@@ -514,9 +514,9 @@ fn golden_bytes_of_signatures() {
         said[8..12].fill(0);
         (signature, context.to_owned(), said)
     };
-    let (signature, context, mut said) = signer("etherpool metadata", &checkpoint.header, 624);
-    said[624..720].fill(0);
-    assert_eq!(checkpoint.header[584], 3);
+    let (signature, context, mut said) = signer("etherpool metadata", &checkpoint.header, 408);
+    said[408..504].fill(0);
+    assert_eq!(checkpoint.header[368], 3);
     assert_eq!(signature.signer(&context, &said), Some(keys.public()));
     let renamed = [MetaRecord::PoolRenamed { name: "p".into() }];
     let signed = (ConfigNumber(7), Some(&keys));

@@ -21,6 +21,7 @@ mod lacking;
 mod node_keys;
 mod offline;
 mod places;
+mod proof;
 mod reading;
 mod record;
 mod recover;
@@ -60,7 +61,7 @@ pub use labels::{
 };
 pub use places::LastPlace;
 pub use reading::{AreaBytes, CopyUnusable, SharedHistory, recover_copy};
-pub(crate) use reading::{read_placed, read_table};
+pub(crate) use reading::{is_credible, read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};
 pub use restore::Restoring;

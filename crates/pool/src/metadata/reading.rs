@@ -18,6 +18,8 @@ use super::{
 };
 use crate::format::{PoolId, Signers};
 
+/// Attempts that failed one after the other are fewer.
+const SEQUENCES_SKIPPED: u64 = 1 << 16;
 /// Read at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -95,9 +97,10 @@ pub async fn recover_copy(
             return Err(AreaFault::NewestDamaged { sequence: orphan.sequence }.into());
         }
     }
-    let sequences = (0..2).filter_map(rank).map(|(_, sequence)| sequence);
-    let highest_sequence = sequences.max().unwrap_or(sequence);
-    let former = match found[other].head() {
+    // Whoever made one up would have all copies come to sequences that nobody reads any more, or to no room.
+    let former = found[other].head().filter(|former| is_credible(former, signers, sequence));
+    let highest_sequence = former.map_or(sequence, |former| former.stamp.sequence.max(sequence));
+    let former = match former {
         // Nobody goes back to one whose table is of no use.
         Some(head) => read_table(pool, layout, area, head)
             .await
@@ -111,6 +114,11 @@ pub async fn recover_copy(
     replay(&mut recovered, &mut log, shared).await?;
     look_behind(&recovered.position, &mut log).await?;
     Ok(recovered)
+}
+
+/// Whether a header beside the newest one, or attempts, of this sequence is one of the pool's.
+pub(crate) fn is_credible(head: &CheckpointHead, signers: &Signers, sequence: u64) -> bool {
+    signers.admit(head.by) && head.stamp.sequence <= sequence.saturating_add(SEQUENCES_SKIPPED)
 }
 
 /// The table of a checkpoint.
@@ -200,7 +208,7 @@ async fn replay<A: AreaBytes>(
         let (mut position, mut entries) = (recovered.position, Vec::new());
         while let Some(entry) = log.entry_behind(&position).await? {
             position = position.after(&entry);
-            entries.push((position, entry.config));
+            entries.push(position);
         }
         let known = shared.log.lock().await;
         match &*known {

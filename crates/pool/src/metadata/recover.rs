@@ -1,12 +1,11 @@
 //! What the copies of the metadata hold, and choosing among them.
 
-use std::collections::BTreeMap;
-
 use block::Epoch;
 
 use super::area::CheckedEntry;
 use super::{
-    AreaPosition, BlockRun, CheckpointHead, Inconsistent, MetaRecord, Metadata, StoredCheckpoint,
+    AreaPosition, BlockRun, CheckpointHead, Inconsistent, MetaRecord, Metadata, SharedMap,
+    StoredCheckpoint,
 };
 use crate::format::{ConfigNumber, Malformed, RecordNumber};
 
@@ -85,7 +84,7 @@ pub struct Recovered {
     pub highest_sequence: u64,
     /// The newest configuration that its entries know of.
     pub config: ConfigNumber,
-    entries: BTreeMap<RecordNumber, u32>,
+    entries: SharedMap<RecordNumber, u32>,
 }
 
 /// The metadata after an entry of a log.
@@ -93,6 +92,8 @@ pub struct Recovered {
 pub(super) struct KnownState {
     position: AreaPosition,
     metadata: Metadata,
+    config: ConfigNumber,
+    entries: SharedMap<RecordNumber, u32>,
 }
 
 /// Two current copies contradict each other, or there is none.
@@ -133,7 +134,7 @@ impl Recovered {
             former,
             highest_sequence,
             config: ConfigNumber(0),
-            entries: BTreeMap::new(),
+            entries: SharedMap::default(),
         }
     }
 
@@ -148,33 +149,36 @@ impl Recovered {
         self.metadata.apply_all(records).map_err(inconsistent)?;
         self.position = self.position.after(entry);
         self.config = self.config.max(entry.config);
-        self.entries.insert(entry.number, entry.crc);
+        self.entries.insert_mut(entry.number, entry.crc);
         Ok(())
     }
 
     /// What it holds so far.
     pub(super) fn state(&self) -> KnownState {
-        KnownState { position: self.position, metadata: self.metadata.clone() }
+        KnownState {
+            position: self.position,
+            metadata: self.metadata.clone(),
+            config: self.config,
+            entries: self.entries.clone(),
+        }
     }
 
-    /// Takes those of its next entries of which one of these states, the first that does, says what they lead to: for
-    /// each entry where the log goes on behind it, and the configuration it knows of.
+    /// Takes what one of these states says, the first of which it has the last entry, by where the log goes on behind each of
+    /// its own. Nothing else of these counts: nobody looked at their signatures.
     pub(super) fn go_on_from<'a>(
         &mut self,
-        entries: &[(AreaPosition, ConfigNumber)],
-        states: impl Iterator<Item = &'a KnownState>,
+        entries: &[AreaPosition],
+        mut states: impl Iterator<Item = &'a KnownState>,
     ) {
-        let mut found = states.filter_map(|state| {
-            let at = entries.binary_search_by_key(&state.position.number, |(at, _)| at.number);
-            Some((state, at.ok().filter(|at| entries[*at].0 == state.position)?))
-        });
-        let Some((state, last)) = found.next() else { return };
+        let has = |state: &&KnownState| {
+            let at = entries.binary_search_by_key(&state.position.number, |at| at.number);
+            at.is_ok_and(|at| entries[at] == state.position)
+        };
+        let Some(state) = states.find(has) else { return };
         self.metadata = state.metadata.clone();
         self.position = state.position;
-        for (position, config) in &entries[..=last] {
-            self.config = self.config.max(*config);
-            self.entries.insert(position.number, position.chain);
-        }
+        self.config = state.config;
+        self.entries = state.entries.clone();
     }
 
     /// Whether a checkpoint can build on this one here. On the former one only if the newest has nothing

@@ -205,7 +205,9 @@ impl Listed for Section {}
 /// Whether so many bytes, padded, fill exactly these runs, and an area has them.
 pub(super) fn is_place(layout: &AreaLayout, place: &[BlockRun], bytes: u64) -> bool {
     let blocks: u64 = place.iter().map(|run| u64::from(run.count)).sum();
-    blocks == bytes.div_ceil(BLOCK_BYTES as u64) && place.iter().all(|run| layout.has_run(run))
+    blocks <= layout.checkpoint_blocks_max()
+        && blocks == bytes.div_ceil(BLOCK_BYTES as u64)
+        && place.iter().all(|run| layout.has_run(run))
 }
 
 #[cfg(test)]
