@@ -147,8 +147,8 @@ fn what_is_replayed_beside_its_client_changes_nothing(lab: &Lab, attacker: &Atta
     let after = dropped(lab, "n1");
     println!("n1 dropped: {before:?}, then {after:?}");
     // They came, and were taken for what they are.
-    assert!(after["repeated"] > before["repeated"] + 20, "{after:?}");
-    assert!(after["forged"] > before["forged"] + 20, "{after:?}");
+    assert!(after["repeated"] > before["repeated"], "{after:?}");
+    assert!(after["forged"] > before["forged"], "{after:?}");
 }
 
 /// (b): the same while nobody else says anything, so that what is answered is answered to him, and what changes he has
@@ -172,8 +172,8 @@ fn what_is_replayed_later_changes_nothing(lab: &Lab, attacker: &Attacker, tapes:
         if is_open {
             let known = dropped(lab, "n1");
             println!("n1 dropped {counted:?}, then {known:?}");
-            assert!(known["repeated"] > counted["repeated"] + 20, "{known:?}");
-            assert!(known["forged"] > counted["forged"] + 20, "{known:?}");
+            assert!(known["repeated"] > counted["repeated"], "{known:?}");
+            assert!(known["forged"] > counted["forged"], "{known:?}");
             lab.lab(&["kill", "n1"]);
             lab.lab(&["start", "n1"]);
             wait_until("the node is back", || open(attacker, "e1.0", Some(&any_key())).is_ok());
