@@ -66,6 +66,7 @@ impl Process<'_> {
                 of_programs: FRAMES | SERVICES | CapabilitySet::SETPCAP,
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
             Process::Services => Rights {
                 own: SERVICES,
@@ -73,6 +74,7 @@ impl Process<'_> {
                 // Mailers do (setgid).
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
             Process::Engine(config) | Process::Witnesses(config) => {
                 let has_namespaces = config.interfaces.iter().any(|one| one.netns.is_some());
@@ -82,7 +84,7 @@ impl Process<'_> {
                 };
                 refused.extend([calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::PROGRAMS]);
                 let own = own | files_of(config);
-                Rights { own, of_programs: none, programs_gain: false, refused }
+                Rights { own, of_programs: none, programs_gain: false, refused, alone_at: None }
             }
             Process::Exporter { has_last_commands: false } => Rights {
                 own: EXPORTER,
@@ -90,6 +92,7 @@ impl Process<'_> {
                 of_programs: CapabilitySet::SYS_ADMIN,
                 programs_gain: false,
                 refused: vec![calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::NAMESPACES],
+                alone_at: None,
             },
             // They may stop arrays, unmount and whatever else.
             Process::Exporter { has_last_commands: true } => Rights {
@@ -97,6 +100,7 @@ impl Process<'_> {
                 of_programs: CapabilitySet::all(),
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
         }
     }

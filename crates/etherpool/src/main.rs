@@ -7,6 +7,7 @@ mod confinement;
 mod engine;
 mod json_lines;
 mod keys;
+mod local_users;
 mod logging;
 mod measure;
 mod membership;
