@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod confinement;
 mod engine;
+mod ftp;
 mod json_lines;
 mod keys;
 mod local_users;
