@@ -87,13 +87,59 @@ fn it_is_nobody_sees_no_file_and_reads_what_everybody_may() {
     assert_eq!(std::fs::read(mount.join("another's")).unwrap(), b"another's");
     // As somebody else from the next login on.
     let users = lab.dir().join("supervisor/ftp-users");
-    let users = lab.dir().join("supervisor/ftp-users");
     let line = std::fs::read_to_string(&users).unwrap();
     std::fs::write(&users, format!("{}:uid=1000:gid=1000\n", line.trim())).unwrap();
     assert!(put(port, local.path(), "another%27s"));
     assert!(!put(port, local.path(), "roots"));
     assert_eq!(std::fs::read(mount.join("another's")).unwrap(), b"new");
     assert!(!lab.log("supervisor").contains("confined"), "{}", lab.log("supervisor"));
+}
+
+/// It can't read the files: services do, each time that they are needed.
+#[test]
+fn a_renewed_certificate_is_used_and_its_key_is_told_to_nobody() {
+    let lab = Lab::up(&LabOptions { nodes: 2, disks: 1, size: "512M", ..LabOptions::default() });
+    let (certificate, key) = (lab.dir().join("ftp.pem"), lab.dir().join("ftp.key"));
+    let renew = || {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", "/CN=ftp", "-addext", "subjectAltName=IP:127.0.0.1"]);
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+        let made = openssl.output().expect("openssl, which this test makes certificates with");
+        assert!(made.status.success(), "{made:?}");
+        let text = std::fs::read_to_string(&key).unwrap();
+        text.lines().nth(1).unwrap().to_owned()
+    };
+    let mut secrets = vec![renew()];
+    let users = lab.dir().join("supervisor/ftp-users");
+    let own = format!(
+        "[ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {users:?}\ncertificate = {certificate:?}\nkey = {key:?}\n",
+        lab.ftp_port()
+    );
+    std::fs::write(lab.dir().join("supervisor/own.toml"), own).unwrap();
+    lab.lab(&["kill", "supervisor"]);
+    wait_until("its process dies with the supervisor", || process_of(&lab).is_none());
+    lab.lab(&["start", "supervisor"]);
+    lab.wait_served();
+    std::fs::write(lab.mount().join("file"), "contents").unwrap();
+    let get = |tls: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "20", "--user", "lab:lab", "--cacert"]).arg(&certificate);
+        curl.args(tls).arg(format!("ftp://127.0.0.1:{}/file", lab.ftp_port()));
+        curl.output().unwrap().stdout == b"contents"
+    };
+    wait_until("it is served by TLS", || get(&["--ssl-reqd"]));
+    assert!(!get(&[]), "a password in clear");
+    let pid = process_of(&lab);
+    secrets.push(renew());
+    assert!(get(&["--ssl-reqd"]), "the new one is all that is trusted");
+    assert_eq!(process_of(&lab), pid);
+    let log = lab.log("supervisor");
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.unwrap())).unwrap();
+    for secret in secrets {
+        assert!(!log.contains(&secret));
+        assert!(!String::from_utf8_lossy(&environment).contains(&secret));
+    }
 }
 
 /// A lab with two volumes that are served; their ports.
@@ -190,6 +236,11 @@ fn one_that_hangs_keeps_no_volume() {
 
     signal(pid, "-STOP");
     unmounts_in_time(&lab, "cluster/a");
+    is_served_again(&lab, pid, &ports[1..]);
+
+    // Also where nobody has anything to do with it.
+    let pid = process_of(&lab).unwrap();
+    signal(pid, "-STOP");
     is_served_again(&lab, pid, &ports[1..]);
 
     // Services that begin anew find one that hangs, and end it before they take over what is mounted.

@@ -311,3 +311,40 @@ impl Outside for OfServer {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::json_lines::Queue;
+
+    fn asker() -> (OfServer, Queue<ReplyLine<FtpNews>>) {
+        let (lines, queue) = Outgoing::new(LINES_QUEUED_MAX, 1, ReplyLine::EventsLost);
+        let config = FtpConfig::default();
+        let asker = Asker { lines, config, next: AtomicU64::new(7), asked: Mutex::default() };
+        (OfServer { asker: Arc::new(asker), server: 3 }, queue)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_late_wrong_or_missing_is_no() {
+        let (server, queue) = asker();
+        let asked = tokio::spawn(server.may_serve());
+        tokio::task::yield_now().await;
+        let what = FtpQuestion::MayServe { server: 3 };
+        assert_eq!(queue.next(), Ok(ReplyLine::Event(FtpNews::Asked { question: 7, what })));
+        server.asker.take(6, FtpAnswer::May(true));
+        server.asker.take(7, FtpAnswer::May(true));
+        assert!(asked.await.unwrap());
+        let asked = tokio::spawn(server.may_serve());
+        tokio::task::yield_now().await;
+        server.asker.take(8, FtpAnswer::Users(Ok(control::ftp::Secret(String::new()))));
+        assert!(!asked.await.unwrap());
+        // Nobody answers: the clock runs.
+        assert!(!server.may_serve().await);
+        server.asker.take(9, FtpAnswer::May(true));
+        assert!(server.users().await.is_err() && server.certificate().await.is_err());
+        assert!(server.asker.asked().is_empty(), "and nothing stays behind");
+        drop(queue);
+        assert!(!server.may_serve().await);
+    }
+}

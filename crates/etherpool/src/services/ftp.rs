@@ -33,6 +33,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(12);
 const GONE_LIMIT: Duration = Duration::from_secs(3);
 /// How long the process may take to be there before something is done without it.
 const START_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks whether the process answers.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// So many looks in a row that aren't answered, each waited for as long as what is done at once: a machine that is short
+/// of everything has its pauses.
+const SILENT_LOOKS_MAX: u32 = 3;
 /// Questions that are answered at a time; the process is told no more than that.
 const ANSWERS_MAX: usize = 128;
 
@@ -99,6 +104,7 @@ impl FtpServers {
         let (files, keys) = (files_of(&config), keys_of(&config));
         let served = Arc::new(Served { files, keys, engine, servers: Mutex::default() });
         tokio::spawn(answer_all(process.clone(), process.news(), Arc::downgrade(&served)));
+        tokio::spawn(end_if_it_hangs(process.clone(), Arc::downgrade(&served)));
         FtpServers { config, process, served, next: AtomicU64::new(0) }
     }
 
@@ -252,6 +258,26 @@ async fn answer_all(
                     drop(place);
                 });
             }
+        }
+    }
+}
+
+/// Ends a process that hangs, as long as there are servers to begin: clients alone would notice, and wait.
+async fn end_if_it_hangs(process: Client<FtpRequest>, served: Weak<Served>) {
+    let (mut looked_at, mut silent) = (None, 0);
+    while served.strong_count() > 0 {
+        tokio::time::sleep(LOOK_PAUSE).await;
+        let Some(peer) = process.peer() else { continue };
+        if looked_at.as_ref().is_none_or(|former| !Arc::ptr_eq(former, &peer)) {
+            (looked_at, silent) = (Some(Arc::clone(&peer)), 0);
+        }
+        let answered = process.call::<Value>(FtpRequest::Process).await.is_ok();
+        silent = if answered { 0 } else { silent + 1 };
+        if silent >= SILENT_LOOKS_MAX {
+            tracing::error!(
+                "the process that serves FTP doesn't answer; it is killed, and serves again by itself"
+            );
+            peer.kill();
         }
     }
 }
