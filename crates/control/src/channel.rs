@@ -1,4 +1,5 @@
-//! The control channel between services and engine: JSON lines on a Unix socket.
+//! The control channel between services and engine: JSON lines on a Unix socket. The process that serves FTP has one of
+//! the same form, with requests and events of its own ([`crate::ftp`]).
 //!
 //! Requests carry ids, many are in flight, answers come in any order. A request may be followed by
 //! progress lines with its id before its one result or error. Events come in between. The descriptors
@@ -360,19 +361,19 @@ pub enum EngineRequest {
     Shutdown,
 }
 
-/// A line to the engine.
+/// A line to the engine, or to another process with requests of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RequestLine {
+pub struct RequestLine<R = EngineRequest> {
     /// Chosen by the asker; unique among its requests in flight.
     pub id: u64,
     /// The request.
-    pub request: EngineRequest,
+    pub request: R,
 }
 
-/// A line from the engine.
+/// A line from there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ReplyLine {
+pub enum ReplyLine<E = PoolEvent> {
     /// A request goes on.
     Progress {
         /// The request.
@@ -395,7 +396,7 @@ pub enum ReplyLine {
         error: ApiError,
     },
     /// Something happened.
-    Event(PoolEvent),
+    Event(E),
     /// So many events were lost here because the reader was too slow: look at the reports.
     EventsLost(u64),
 }

@@ -289,6 +289,11 @@ impl SupervisorConfig {
         self.run_dir.join("engine.sock")
     }
 
+    /// The channel to the process that serves FTP.
+    pub fn ftp_socket(&self) -> PathBuf {
+        self.run_dir.join("ftp.sock")
+    }
+
     /// The local node's frame socket, also if nobody listens there.
     pub fn node_socket(&self) -> PathBuf {
         self.node_socket.clone().unwrap_or_else(|| self.run_dir.join("node.sock"))
@@ -312,7 +317,8 @@ impl SupervisorConfig {
     /// Directories, sockets and files without which its processes can't go on.
     pub fn needed_paths(&self) -> Vec<PathBuf> {
         let directories = [&self.state_dir, &self.run_dir, &self.device_dir].map(PathBuf::clone);
-        let sockets = [self.api_socket(), self.engine_socket(), self.node_socket()];
+        let sockets =
+            [self.api_socket(), self.engine_socket(), self.ftp_socket(), self.node_socket()];
         let FtpConfig { users_file, certificate, key, .. } = &self.ftp;
         let files = [users_file, certificate, key, &self.api.certificate, &self.api.key];
         let files = files.into_iter().chain([&self.api.client_ca]).flatten().cloned();

@@ -13,6 +13,7 @@ pub mod config;
 pub mod duration;
 pub mod exit;
 mod exposition;
+pub mod ftp;
 pub mod glob;
 pub mod metrics;
 pub mod names;

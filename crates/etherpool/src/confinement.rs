@@ -14,12 +14,14 @@ const SWITCH: &str = "ETHERPOOL_CONFINEMENT";
 /// A process, and what it depends on what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process<'c> {
-    /// The parent of the next three.
+    /// The parent of the next four.
     Supervisor,
     /// Pools and volumes, by the supervisor's configuration.
     Engine(&'c SupervisorConfig),
     /// What is made of volumes for people.
     Services,
+    /// Serves volumes by FTP.
+    Ftp(&'c SupervisorConfig),
     /// Exports a supervisor's votes.
     Witnesses(&'c SupervisorConfig),
     /// A node, a target or vblade.
@@ -36,7 +38,7 @@ const FRAMES: CapabilitySet =
 /// Of who has to do with files of others.
 const FILES: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
 /// Of the services and what they run: mounts (`SYS_ADMIN`), file systems that grow (`SYS_RESOURCE`), who holds a mount
-/// (`SYS_PTRACE`), files of everybody by FTP, mailers and people's own commands.
+/// (`SYS_PTRACE`), FTP's ports, mailers and people's own commands.
 const SERVICES: CapabilitySet = FILES
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::SYS_RESOURCE)
@@ -49,6 +51,10 @@ const SERVICES: CapabilitySet = FILES
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::AUDIT_WRITE);
+/// Of who uses files as whom it serves.
+const USERS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+/// The first port that everybody may listen at.
+const PORTS_OF_ALL: u16 = 1024;
 /// Of an exporter: files and disks of everybody, commands to drives (`SYS_RAWIO`), metrics at any port.
 const EXPORTER: CapabilitySet = FRAMES
     .union(CapabilitySet::DAC_OVERRIDE)
@@ -66,6 +72,7 @@ impl Process<'_> {
                 of_programs: FRAMES | SERVICES | CapabilitySet::SETPCAP,
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
             Process::Services => Rights {
                 own: SERVICES,
@@ -73,7 +80,27 @@ impl Process<'_> {
                 // Mailers do (setgid).
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
+            Process::Ftp(config) => {
+                // Services listen where clients begin; these ports are those of data.
+                let is_low = config.ftp.passive_ports.first < PORTS_OF_ALL;
+                let ports = if is_low { CapabilitySet::NET_BIND_SERVICE } else { none };
+                Rights {
+                    own: USERS | ports,
+                    of_programs: none,
+                    programs_gain: false,
+                    refused: vec![
+                        calls::MACHINE,
+                        calls::OTHERS,
+                        calls::MOUNTS,
+                        calls::NAMESPACES,
+                        calls::PROGRAMS,
+                        calls::USERS,
+                    ],
+                    alone_at: Some(config.run_dir.clone()),
+                }
+            }
             Process::Engine(config) | Process::Witnesses(config) => {
                 let has_namespaces = config.interfaces.iter().any(|one| one.netns.is_some());
                 let (own, mut refused) = match has_namespaces {
@@ -82,7 +109,7 @@ impl Process<'_> {
                 };
                 refused.extend([calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::PROGRAMS]);
                 let own = own | files_of(config);
-                Rights { own, of_programs: none, programs_gain: false, refused }
+                Rights { own, of_programs: none, programs_gain: false, refused, alone_at: None }
             }
             Process::Exporter { has_last_commands: false } => Rights {
                 own: EXPORTER,
@@ -90,6 +117,7 @@ impl Process<'_> {
                 of_programs: CapabilitySet::SYS_ADMIN,
                 programs_gain: false,
                 refused: vec![calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::NAMESPACES],
+                alone_at: None,
             },
             // They may stop arrays, unmount and whatever else.
             Process::Exporter { has_last_commands: true } => Rights {
@@ -97,6 +125,7 @@ impl Process<'_> {
                 of_programs: CapabilitySet::all(),
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
+                alone_at: None,
             },
         }
     }
@@ -164,7 +193,13 @@ mod tests {
         );
         let config = config.unwrap();
         let parent = Process::Supervisor.rights();
-        for child in [Process::Engine(&config), Process::Services, Process::Witnesses(&config)] {
+        let children = [
+            Process::Engine(&config),
+            Process::Services,
+            Process::Ftp(&config),
+            Process::Witnesses(&config),
+        ];
+        for child in children {
             let rights = child.rights();
             let needed = rights.own | rights.of_programs;
             assert!((parent.own | parent.of_programs).contains(needed), "{child:?}");
@@ -187,13 +222,14 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/security.md"),
         );
         let text = text.unwrap();
-        let config = "interfaces = [{ name = 'eth1', netns = 'storage' }]";
+        let config = "interfaces = [{ name = 'eth1', netns = 'storage' }]\n[ftp]\npassive-ports = [1023, 1024]";
         let config = SupervisorConfig::parse(config).unwrap();
         for (name, process) in [
             ("supervisor", Process::Supervisor),
             ("engine", Process::Engine(&config)),
             ("witnesses", Process::Witnesses(&config)),
             ("services", Process::Services),
+            ("ftp", Process::Ftp(&config)),
             ("node", Process::Exporter { has_last_commands: false }),
         ] {
             let begin = format!("| `{name}`");
@@ -215,6 +251,7 @@ mod tests {
                 ("others", calls::OTHERS),
                 ("mounts", calls::MOUNTS),
                 ("programs", calls::PROGRAMS),
+                ("users", calls::USERS),
             ];
             for (word, list) in lists {
                 assert_eq!(
@@ -240,6 +277,17 @@ mod tests {
         assert!(!with.refused.contains(&calls::NAMESPACES));
         assert!(!without.own.contains(CapabilitySet::SYS_ADMIN));
         assert!(without.refused.contains(&calls::NAMESPACES));
+    }
+
+    #[test]
+    fn ftp_has_a_right_to_ports_only_where_its_configuration_names_such() {
+        let own = |text: &str| {
+            let config = SupervisorConfig::parse(text).unwrap();
+            Process::Ftp(&config).rights().own
+        };
+        assert_eq!(own(""), USERS);
+        let low = own("[ftp]\npassive-ports = [1000, 2000]");
+        assert_eq!(low, USERS | CapabilitySet::NET_BIND_SERVICE);
     }
 
     #[test]

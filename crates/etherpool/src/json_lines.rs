@@ -63,11 +63,7 @@ pub fn listen(
     rules: Rules,
     serve: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    remove_stale(socket)?;
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("{} can't be listened on", socket.display()))?;
-    std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600))
-        .with_context(|| format!("{} can't be made private", socket.display()))?;
+    let listener = bind(socket)?;
     let (serve, places) = (Arc::new(serve), Arc::new(()));
     let accept = move |stream| {
         let place = Arc::new(Arc::clone(&places));
@@ -95,6 +91,16 @@ pub fn listen(
         }
     })?;
     Ok(())
+}
+
+/// Listens on `socket`, which is made anew and is root's.
+pub fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
+    remove_stale(socket)?;
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("{} can't be listened on", socket.display()))?;
+    std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600))
+        .with_context(|| format!("{} can't be made private", socket.display()))?;
+    Ok(listener)
 }
 
 /// A socket that a dead predecessor left. Anything else at that path is not ours to remove.

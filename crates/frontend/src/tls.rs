@@ -1,6 +1,7 @@
 //! TLS, whoever speaks it: certificates, keys and authorities out of files, and what is made of them. One form for all, so
 //! that a file that does for one server does for the other, and is refused with the same words.
 
+use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,15 +60,39 @@ pub enum TlsError {
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+/// What the files of somebody hold, for a process that can't read them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyContents {
+    /// The certificates, PEM.
+    pub certificate: Vec<u8>,
+    /// The secret key, PEM.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for KeyContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyContents(not shown)")
+    }
+}
+
 impl KeyFiles {
     /// His certificate, and those behind it. Blocks.
     pub fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        certificates(&self.certificate)
+        certificates(&self.certificate, &read(&self.certificate)?)
     }
 
     fn load(&self) -> Result<Identity, TlsError> {
-        let chain = self.chain()?;
-        Ok((chain, PrivateKeyDer::from_pem_file(&self.key).map_err(of(&self.key))?))
+        self.identity(&self.contents()?)
+    }
+
+    /// What they hold now. Blocks.
+    pub fn contents(&self) -> Result<KeyContents, TlsError> {
+        Ok(KeyContents { certificate: read(&self.certificate)?, key: read(&self.key)? })
+    }
+
+    fn identity(&self, contents: &KeyContents) -> Result<Identity, TlsError> {
+        let chain = certificates(&self.certificate, &contents.certificate)?;
+        Ok((chain, PrivateKeyDer::from_pem_slice(&contents.key).map_err(of(&self.key))?))
     }
 
     fn unfit(&self) -> impl Fn(rustls::Error) -> TlsError + '_ {
@@ -87,9 +112,14 @@ impl KeyFiles {
 
     /// For a server whose clients need no certificate. Blocks.
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
+        self.server_of(&self.contents()?)
+    }
+
+    /// The same of what they held; they are named where it can't be used.
+    pub fn server_of(&self, contents: &KeyContents) -> Result<ServerConfig, TlsError> {
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions();
-        let (chain, key) = self.load()?;
+        let (chain, key) = self.identity(contents)?;
         let config = builder.map_err(self.unfit())?.with_no_client_auth();
         config.with_single_cert(chain, key).map_err(self.unfit())
     }
@@ -138,7 +168,7 @@ fn client_builder()
 /// The authorities of a file, PEM. Blocks.
 pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for one in certificates(file)? {
+    for one in certificates(file, &read(file)?)? {
         roots
             .add(one)
             .map_err(|source| TlsError::Unfit { certificate: file.to_owned(), source })?;
@@ -146,9 +176,14 @@ pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(file).map_err(of(file))?;
-    let all = read.collect::<Result<Vec<_>, _>>().map_err(of(file))?;
+fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(file).map_err(|error| of(file)(pem::Error::Io(error)))
+}
+
+/// Those in the contents of a file.
+fn certificates(file: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all = CertificateDer::pem_slice_iter(contents).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(of(file))?;
     match all.is_empty() {
         true => Err(TlsError::NoCertificate(file.to_owned())),
         false => Ok(all),

@@ -11,15 +11,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::rustls::ServerConfig;
 
 use block::FsType;
 use frontend::attach::Detach;
 use frontend::filesystem::{self, MkfsOptions};
-use frontend::ftp::{FtpConfig, FtpError, FtpServer, hash_password};
+use frontend::ftp::{
+    Files, FtpConfig, FtpError, FtpServer, Outside, hash_password, listen, open_root,
+};
 use support::{TestVolume, noise, possible};
+
+/// What a server asks for.
+struct Asked {
+    files: Files,
+    may: Arc<AtomicBool>,
+}
+
+impl Outside for Asked {
+    fn may_serve(&self) -> BoxFuture<'static, bool> {
+        futures::future::ready(self.may.load(Ordering::SeqCst)).boxed()
+    }
+
+    fn users(&self) -> BoxFuture<'static, Result<String, String>> {
+        Outside::users(&self.files)
+    }
+
+    fn certificate(&self) -> BoxFuture<'static, Result<ServerConfig, String>> {
+        self.files.certificate()
+    }
+}
 
 struct Service {
     volume: TestVolume,
@@ -39,15 +63,11 @@ impl Service {
         let hash = hash_password("pass word").unwrap();
         std::fs::write(&users, format!("alice:{hash}\nbob:{hash}:home\n")).unwrap();
         let may = Arc::new(AtomicBool::new(true));
-        let asked = Arc::clone(&may);
-        let config = FtpConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            users_file: Some(users),
-            sessions_max,
-            lease: Arc::new(move || futures::future::ready(asked.load(Ordering::SeqCst)).boxed()),
-            ..FtpConfig::new(volume.mount_point(), volume.device.clone())
-        };
-        let server = FtpServer::start(config).await.unwrap();
+        let asked = Asked { files: Files::new(Some(users), None), may: Arc::clone(&may) };
+        let root = open_root(&volume.mount_point(), &volume.device).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let config = FtpConfig { sessions_max, ..FtpConfig::default() };
+        let server = FtpServer::start(config, Arc::new(asked), root, listener).unwrap();
         Service { volume, server: Some(server), may }
     }
 
@@ -349,18 +369,12 @@ async fn it_serves_only_the_mounted_volume_and_stops_within_a_transfer() {
     assert!(farewell.starts_with("421") || farewell.starts_with("4"), "{farewell}");
     filesystem::unmount(service.volume.device.clone(), service.volume.mount_point()).await.unwrap();
 
-    let config = FtpConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        ..FtpConfig::new(service.volume.mount_point(), service.volume.device.clone())
-    };
-    let refused = FtpServer::start(config.clone()).await;
-    assert!(matches!(refused, Err(FtpError::NotMounted { .. })), "{refused:?}");
-    // Another mount at the place isn't the volume either.
-    let root = service.volume.root.path().to_owned();
-    let elsewhere = FtpConfig { root, ..config.clone() };
-    assert!(matches!(FtpServer::start(elsewhere).await, Err(FtpError::NotMounted { .. })));
-    let proc = FtpConfig { root: "/proc".into(), ..config };
-    assert!(matches!(FtpServer::start(proc).await, Err(FtpError::NotMounted { .. })));
+    // Nor is anything else the volume, at its place or another.
+    let places = [service.volume.mount_point(), service.volume.root.path().into(), "/proc".into()];
+    for place in places {
+        let refused = open_root(&place, &service.volume.device);
+        assert!(matches!(refused, Err(FtpError::NotMounted { .. })), "{refused:?}");
+    }
     filesystem::check(service.volume.device.clone(), FsType::Ext4).await.unwrap();
     service.volume.detach(Detach::Clean);
 }

@@ -9,6 +9,7 @@ pub mod confine;
 pub mod dir;
 pub mod disks;
 pub mod file;
+pub mod file_user;
 pub mod ioctl;
 pub mod manager;
 pub mod net;
@@ -17,5 +18,6 @@ pub mod reactor;
 mod sys;
 
 pub use file::{FileDevice, FileOptions, FileReference, OpenError};
+pub use file_user::FileUser;
 pub use reactor::{Reactor, ReactorHandle};
 pub use sys::{boot_time, random_bytes, random_u64};

@@ -103,6 +103,12 @@ impl ApiError {
         ApiError::new(ErrorCode::Unavailable, "the engine process does not answer")
             .remedy("it is restarted by the supervisor; see its log if this lasts")
     }
+
+    /// The FTP process isn't there just now.
+    pub fn ftp_away() -> ApiError {
+        ApiError::new(ErrorCode::Unavailable, "the process that serves FTP does not answer")
+            .remedy("it is restarted by the supervisor, and serves again by itself; see its log if this lasts")
+    }
 }
 
 impl fmt::Display for ApiError {

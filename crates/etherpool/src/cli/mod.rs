@@ -52,7 +52,7 @@ pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
 use crate::client::{Address, ApiClient};
-use crate::{engine, measure, node, services, supervisor, target_command, witnesses};
+use crate::{engine, ftp, measure, node, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -146,6 +146,9 @@ enum Command {
     /// The supervisor's services process
     #[command(hide = true)]
     Services(services::ServicesArgs),
+    /// Serves volumes by FTP
+    #[command(hide = true)]
+    Ftp(ftp::FtpArgs),
     /// The supervisor's process that exports its witnesses
     #[command(hide = true)]
     Witnesses(witnesses::WitnessesArgs),
@@ -228,6 +231,7 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
+        Command::Ftp(args) => return Ok(ftp::run(args)?),
         Command::Witnesses(args) => return Ok(witnesses::run(args)?),
         Command::Node(args) => return Ok(node::run(args)?),
         Command::Target(mut args) => match args.ask.take() {

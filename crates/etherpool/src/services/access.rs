@@ -12,6 +12,8 @@ use axum::serve::IncomingStream;
 use control::api::{ApiError, ErrorCode, Role};
 use tokio::net::UnixListener;
 
+use crate::local_users::{GROUPS, USERS, group_id, user_name};
+
 /// Who is connected.
 #[derive(Clone, Debug)]
 pub enum Peer {
@@ -94,7 +96,7 @@ impl Peer {
             Peer::Local { uid: None, .. } => return "somebody".to_owned(),
             Peer::Local { uid: Some(uid), login } => (*uid, *login),
         };
-        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let users = std::fs::read_to_string(USERS).unwrap_or_default();
         match login.filter(|login| *login != uid) {
             None => user_name(&users, uid),
             Some(login) => {
@@ -111,7 +113,7 @@ pub fn let_in(socket: &Path, readers: &str) -> io::Result<()> {
     if readers.is_empty() {
         return Ok(());
     }
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let groups = std::fs::read_to_string(GROUPS).unwrap_or_default();
     let Some(gid) = group_id(&groups, readers) else {
         tracing::debug!("there is no group {readers} in /etc/group: only root may look");
         return Ok(());
@@ -126,39 +128,9 @@ fn login_uid(pid: i32) -> Option<u32> {
     text.trim().parse().ok().filter(|uid| *uid != u32::MAX)
 }
 
-/// A user's name by the local users file alone: who asks a directory service may wait for it.
-fn user_name(users: &str, uid: u32) -> String {
-    let named = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| format!("uid {uid}"))
-}
-
-/// A group's number by the local file alone.
-fn group_id(groups: &str, name: &str) -> Option<u32> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_have_names_where_the_file_says() {
-        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\njoe:x:1000:1000::/home/joe:/bin/sh\n";
-        assert_eq!(user_name(users, 0), "root");
-        assert_eq!(user_name(users, 1000), "joe");
-        assert_eq!(user_name(users, 7), "uid 7");
-        let groups = "root:x:0:\nbroken\netherpool:x:990:joe,ann\n";
-        assert_eq!(group_id(groups, "etherpool"), Some(990));
-        assert_eq!(group_id(groups, "nobody"), None);
-        assert_eq!(group_id("etherpool:x:many:\n", "etherpool"), None);
-    }
 
     #[test]
     fn who_isnt_root_looks_only() {

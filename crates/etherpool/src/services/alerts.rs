@@ -18,8 +18,8 @@ use pool::{PoolEvent, PoolReport, VolumeStats};
 use tokio::sync::broadcast::Receiver;
 
 use super::Services;
+use super::channel_client::News;
 use super::channels::Channels;
-use super::engine_client::News;
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -7,10 +7,10 @@ mod access;
 mod alerts;
 mod api;
 mod certificate;
+mod channel_client;
 mod channels;
 mod commands;
 mod endings;
-mod engine_client;
 mod filesystems;
 mod ftp;
 mod growth;
@@ -22,6 +22,7 @@ mod members;
 mod metrics;
 mod mounts;
 mod operations;
+mod peer;
 mod platform;
 mod pool_keys;
 mod reconciler;
@@ -55,13 +56,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::confinement::Process;
 use crate::supervisor::{die_with_parent, load_config};
-use engine_client::EngineClient;
+use channel_client::{Asked as _, EngineClient};
 use platform::Linux;
 use pool_keys::PoolKeys;
 use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
-use timeouts::{timeout_of, too_long, what};
+use timeouts::too_long;
 pub use tls::check as check_tls;
 use turns::Turns;
 
@@ -243,10 +244,11 @@ impl Services {
         &self,
     ) -> Result<(Vec<PoolReport>, Result<(), control::api::ApiError>), control::api::ApiError> {
         // Who has the turn waits for the same answer.
-        let (asked, limit) = (EngineRequest::Pools, timeout_of(&EngineRequest::Pools));
+        let asked = EngineRequest::Pools;
+        let limit = asked.limit();
         let turn = tokio::time::timeout(limit, self.registry.turn())
             .await
-            .map_err(|_| too_long(&what(&asked), limit))?;
+            .map_err(|_| too_long(EngineRequest::WHO, &asked.what(), limit))?;
         let mut pools: Vec<PoolReport> = self.engine.call(asked).await?;
         let noted = turn.take_note(&pools).await;
         self.registry.set_apart(&mut pools);

@@ -301,7 +301,7 @@ impl Services {
         let Some(MountSetting { path: mount_point, .. }) = mounted else { return Ok(()) };
         let target = mount_point.clone();
         let found = tokio::task::spawn_blocking(move || filesystem::holders(&target)).await;
-        // The server's own transfers end with it.
+        // A look of ours ends by itself; what FTP has open isn't in this mount, and ends with its server.
         let own = std::process::id();
         let holders: Vec<_> =
             found.unwrap_or_default().into_iter().filter(|holder| holder.pid != own).collect();

@@ -18,7 +18,7 @@ use frontend::filesystem::{self, Condition, FilesystemError, NeededDirectory, Pl
 use frontend::fuse::Connection;
 use frontend::kernel::{self, MountEntry};
 
-use super::engine_client::EngineClient;
+use super::channel_client::EngineClient;
 use super::ftp::{FtpHandle, FtpServers};
 use super::troubles::{attach_trouble, dead, filesystem_trouble, judge, not_mountable};
 use crate::running::running;
@@ -170,7 +170,7 @@ impl Linux {
     pub fn new(config: &SupervisorConfig, engine: EngineClient) -> Linux {
         let places =
             Places { run: config.run_dir.join("volumes"), links: config.device_dir.clone() };
-        let ftp = FtpServers::new(config.ftp.clone(), engine.clone());
+        let ftp = FtpServers::new(config, engine.clone());
         let (options, roots) = (config.mount.options.clone(), config.mount.roots.clone());
         Linux { engine, places, options, roots, own: config.needed_paths(), ftp }
     }
@@ -412,7 +412,7 @@ impl Platform for Linux {
     }
 
     fn ftp_runs(&self, server: &FtpHandle) -> bool {
-        server.is_running()
+        self.ftp.is_running(server)
     }
 
     async fn stop_ftp(&self, server: FtpHandle) {
@@ -424,6 +424,8 @@ impl Platform for Linux {
     }
 
     async fn leftovers(&self) -> Result<Vec<Leftover>, Trouble> {
+        // What is unmounted is to be unmounted everywhere.
+        self.ftp.fresh().await;
         let places = self.places.clone();
         blocking(move || {
             let attached = attach::list(&places).map_err(attach_trouble)?;

@@ -17,7 +17,7 @@ use pool::PoolReport;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use uuid::Uuid;
 
-use super::engine_client::EngineClient;
+use super::channel_client::EngineClient;
 
 /// Files that couldn't be read and are kept aside, at most.
 const DAMAGED_MAX: u32 = 1000;

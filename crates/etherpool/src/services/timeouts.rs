@@ -170,12 +170,12 @@ pub fn what(request: &EngineRequest) -> String {
 }
 
 /// Nobody waits any longer.
-pub fn too_long(asked: &str, limit: Duration) -> ApiError {
+pub fn too_long(who: &str, asked: &str, limit: Duration) -> ApiError {
     ApiError::new(
         ErrorCode::Unavailable,
-        format!("the engine was asked {asked} and has not answered within {} s", limit.as_secs()),
+        format!("{who} was asked {asked} and has not answered within {} s", limit.as_secs()),
     )
-    .remedy("it may still be done: see `etherpool status`; if the engine stays silent, its log says why")
+    .remedy("it may still be done: see `etherpool status`; if that process stays silent, its log says why")
 }
 
 #[cfg(test)]
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn who_gives_up_says_for_what_it_waited() {
         let request = EngineRequest::ReleasePool { pool: "tank".into() };
-        let error = too_long(&what(&request), timeout_of(&request));
+        let error = too_long("the engine", &what(&request), timeout_of(&request));
         assert_eq!(
             error.message,
             "the engine was asked to release pool tank and has not answered within 120 s"

@@ -123,8 +123,7 @@ pub fn check(config: &SupervisorConfig) -> Result<(), ApiError> {
     if let Some(warning) = loaded.and_then(|(_, warning)| warning) {
         eprintln!("warning: {warning}");
     }
-    let ftp = ftp::tls_of(&config.ftp).map(|tls| tls.files.server()).transpose();
-    ftp.map(drop).map_err(|error| {
+    ftp::files_of(&config.ftp).check_keys().map_err(|error| {
         unfit("FTP", error).remedy("correct certificate and key of the configuration's [ftp]")
     })
 }

@@ -9,7 +9,7 @@ use pool::HistoryEntry;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::api::{Answer, App, Json};
-use super::engine_client::News;
+use super::channel_client::News;
 
 /// What people must know who would hear of nothing.
 pub(super) fn unheard(config: &AlertsConfig, report: &AlertsReport) -> Vec<String> {

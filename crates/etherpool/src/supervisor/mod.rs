@@ -1,5 +1,5 @@
-//! `etherpool supervisor`: the parent of engine and services, and of the process that exports its witnesses if it has
-//! some.
+//! `etherpool supervisor`: the parent of engine, services and the process that serves FTP, and of the process that exports
+//! its witnesses if it has some.
 //!
 //! It does no work of its own, so that nothing it waits for can take it down: it holds the lock on
 //! its state, keeps its children running, and ends them in the right order. The children die with

@@ -27,6 +27,8 @@ const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(20);
 pub const READY_LINE: &str = "ready";
 /// What they print when there is a witness to be exported.
 pub const WITNESS_LINE: &str = "witness";
+/// By then services have had it let go of all.
+const FTP_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Disks that hang are left to themselves before.
 const WITNESSES_STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,6 +114,7 @@ pub async fn run(
     let mut arguments = vec!["--owner".into(), identity.owner.to_string().into()];
     arguments.extend(["--host".into(), identity.host.into()]);
     arguments.extend(own.iter().cloned());
+    let mut ftp = Kept::new(Program::new("ftp", own.clone())?);
     let exporting = Program::new("witnesses", own)?;
     let mut witnesses = has_witnesses(&config).then(|| Kept::new(exporting.clone()));
     let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
@@ -146,6 +149,7 @@ pub async fn run(
                 services.handle(ended);
                 news = lines_of(&mut services);
             }
+            ended = ftp.due() => ftp.handle(ended),
             ended = due_of(&mut witnesses) => {
                 if let Some(witnesses) = &mut witnesses {
                     witnesses.handle(ended);
@@ -169,6 +173,7 @@ pub async fn run(
     manager.stopping();
     // Whoever serves ends before what it serves from.
     services.stop(SERVICES_STOP_LIMIT).await;
+    ftp.stop(FTP_STOP_LIMIT).await;
     engine.stop(ENGINE_STOP_LIMIT).await;
     if let Some(witnesses) = &mut witnesses {
         witnesses.stop(WITNESSES_STOP_LIMIT).await;

@@ -1,13 +1,14 @@
 //! Who may log in. Users stand in a file, one per line:
 //!
 //! ```text
-//! # name:argon2-hash[:home]
-//! alice:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$...:projects/alice
+//! # name:argon2-hash[:home][:uid=N:gid=N[:groups=N,N]]
+//! alice:$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$...:projects/alice:uid=1000:gid=100
 //! ```
 //!
 //! The hash is what [`hash_password`] gives; home is a directory of the volume that the user can't
-//! leave, all of it by default. These users may write. `anonymous` and `ftp` need no password and
-//! only read. The file is read at each login, so changes count at once.
+//! leave, all of it by default. Files are used as the user and groups of these numbers, by default as those to whom
+//! the volume's root directory belongs. These users may write. `anonymous` and `ftp` need no password and
+//! only read, as nobody. The file is asked for at each login, so changes count at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,8 +20,10 @@ use std::time::{Duration, Instant};
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Argon2, password_hash};
+use os::FileUser;
 use tokio::sync::Semaphore;
 
+use super::outside::Outside;
 use crate::places::network_of;
 
 /// A file longer than this is no list of users.
@@ -44,8 +47,10 @@ pub enum UsersFileError {
         /// Why.
         source: io::Error,
     },
-    /// A line isn't `name:argon2-hash[:home]`.
-    #[error("{path}, line {line}: expected name:argon2-hash[:home] with a relative home")]
+    /// A line isn't as above.
+    #[error(
+        "{path}, line {line}: expected name:argon2-hash[:home][:uid=N:gid=N[:groups=N,N]] with a relative home"
+    )]
     Line {
         /// The file.
         path: PathBuf,
@@ -76,9 +81,26 @@ pub struct FtpUser {
     pub(super) may_write: bool,
     /// Relative to the volume's root; empty for all of it.
     pub(super) home: PathBuf,
+    /// As whom files are used; else as the owner of the volume's root.
+    pub(super) files: Option<FileUser>,
 }
 
 impl FtpUser {
+    /// By which the user logs in.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Relative to the volume's root; empty for all of it.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// As whom files are used; else as the owner of the volume's root.
+    pub fn files(&self) -> Option<&FileUser> {
+        self.files.as_ref()
+    }
+
     pub(super) fn is_anonymous(&self) -> bool {
         is_anonymous(&self.name)
     }
@@ -96,9 +118,8 @@ impl fmt::Display for FtpUser {
 }
 
 /// The users, shared by all sessions.
-#[derive(Debug)]
 pub(super) struct Accounts {
-    users_file: Option<PathBuf>,
+    outside: Arc<dyn Outside>,
     anonymous: bool,
     /// One hash at a time: each takes 19 MiB and much of a core.
     hashing: Semaphore,
@@ -112,35 +133,21 @@ struct Entry {
 }
 
 impl Accounts {
-    pub(super) fn new(users_file: Option<PathBuf>, anonymous: bool) -> Accounts {
+    pub(super) fn new(outside: Arc<dyn Outside>, anonymous: bool) -> Accounts {
         let failures = Mutex::default();
-        Accounts { users_file, anonymous, hashing: Semaphore::new(1), failures }
+        Accounts { outside, anonymous, hashing: Semaphore::new(1), failures }
     }
 
-    /// Reads the file for the sake of its errors.
-    pub(super) fn check(&self) -> Result<(), UsersFileError> {
-        self.entries().map(|_| ())
-    }
-
-    fn entries(&self) -> Result<Vec<Entry>, UsersFileError> {
-        let Some(path) = &self.users_file else { return Ok(Vec::new()) };
-        let text = read(path)
-            .map_err(|source| UsersFileError::Unreadable { path: path.clone(), source })?;
-        let lines = text.lines().map(str::trim).enumerate();
-        lines
-            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-            .map(|(index, line)| {
-                let bad = || UsersFileError::Line { path: path.clone(), line: index + 1 };
-                parse_line(line).ok_or_else(bad)
-            })
-            .collect()
-    }
-
-    fn find(&self, name: &str) -> Option<Entry> {
-        match self.entries() {
+    /// The user of that name, as the file has it now.
+    async fn find(&self, name: &str) -> Option<Entry> {
+        let text = self.outside.users().await;
+        let entries = text.and_then(|text| {
+            parse(&text).map_err(|line| format!("line {line} of the users-file can't be read"))
+        });
+        match entries {
             Ok(entries) => entries.into_iter().find(|entry| entry.user.name == name),
             Err(error) => {
-                tracing::error!(parent: None, %error, "nobody can log in to FTP");
+                tracing::error!(parent: None, error, "nobody can log in to FTP");
                 None
             }
         }
@@ -148,7 +155,12 @@ impl Accounts {
 
     fn anonymous(&self, name: &str) -> Option<FtpUser> {
         let is = self.anonymous && is_anonymous(name);
-        is.then(|| FtpUser { name: name.to_owned(), may_write: false, home: PathBuf::new() })
+        is.then(|| FtpUser {
+            name: name.to_owned(),
+            may_write: false,
+            home: PathBuf::new(),
+            files: Some(FileUser::NOBODY),
+        })
     }
 
     /// The user, if the password is theirs.
@@ -169,10 +181,9 @@ impl Accounts {
         if self.is_locked(peer) {
             return None;
         }
-        let (accounts, name) = (Arc::clone(self), name.to_owned());
+        let entry = self.find(name).await;
         let password = password.to_owned();
         let verified = tokio::task::spawn_blocking(move || {
-            let entry = accounts.find(&name);
             // An unknown name takes as long as a wrong password.
             let hash = entry.as_ref().map_or(UNKNOWN_USERS_HASH, |entry| entry.hash.as_str());
             let matches = PasswordHash::new(hash)
@@ -214,6 +225,25 @@ fn is_recent(time: &Instant) -> bool {
 const UNKNOWN_USERS_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$b2Zub2JvZHlhdGFsbA$\
                                   3yrYzEo4aLBOcWxWzn2YLkyyOxUQPFy1Q2pmVPbqHwA";
 
+/// The contents of a file of users, if all of its lines can be read. Blocks.
+pub(super) fn read_users(path: &Path) -> Result<String, UsersFileError> {
+    let text = read(path)
+        .map_err(|source| UsersFileError::Unreadable { path: path.to_owned(), source })?;
+    parse(&text).map_err(|line| UsersFileError::Line { path: path.to_owned(), line })?;
+    Ok(text)
+}
+
+/// The users in a file. Blocks.
+pub fn list_users(path: &Path) -> Result<Vec<FtpUser>, UsersFileError> {
+    let entries = parse(&read_users(path)?).unwrap_or_default();
+    Ok(entries.into_iter().map(|entry| entry.user).collect())
+}
+
+/// Whether a line can stand in a file of users.
+pub fn is_users_line(line: &str) -> bool {
+    parse_line(line).is_some()
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -223,38 +253,82 @@ fn read(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// The users, or the first line that is none, counted from one.
+fn parse(text: &str) -> Result<Vec<Entry>, usize> {
+    let lines = text.lines().map(str::trim).enumerate();
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(index, line)| parse_line(line).ok_or(index + 1))
+        .collect()
+}
+
 fn parse_line(line: &str) -> Option<Entry> {
     let mut fields = line.splitn(3, ':');
     let (name, hash) = (fields.next()?, fields.next()?);
-    let home = PathBuf::from(fields.next().unwrap_or_default());
+    let (home, files) = parse_files(fields.next().unwrap_or_default())?;
     let named = !name.is_empty() && !is_anonymous(name);
     let plain =
         |part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
     if !named || !home.components().all(plain) || PasswordHash::new(hash).is_err() {
         return None;
     }
-    let user = FtpUser { name: name.to_owned(), may_write: true, home };
+    let user = FtpUser { name: name.to_owned(), may_write: true, home, files };
     Some(Entry { user, hash: hash.to_owned() })
+}
+
+/// What is behind the hash: the home, in which there may be colons, and the numbers.
+fn parse_files(mut rest: &str) -> Option<(PathBuf, Option<FileUser>)> {
+    let mut numbers = [None; 3];
+    loop {
+        let (before, last) = rest.rsplit_once(':').unwrap_or(("", rest));
+        let words = ["uid=", "gid=", "groups="];
+        let found = words
+            .iter()
+            .zip(&mut numbers)
+            .find_map(|(word, slot)| last.strip_prefix(word).map(|value| (value, slot)));
+        let Some((value, slot)) = found else { break };
+        if slot.replace(value).is_some() {
+            return None;
+        }
+        rest = before;
+    }
+    let files = match numbers {
+        [None, None, None] => None,
+        // One without the other would be somebody whom nobody meant.
+        [Some(uid), Some(gid), groups] => {
+            let groups = groups.into_iter().flat_map(|groups| groups.split(','));
+            let groups = groups.map(|group| group.parse().ok()).collect::<Option<Vec<u32>>>()?;
+            let files = FileUser { uid: uid.parse().ok()?, gid: gid.parse().ok()?, groups };
+            Some(files).filter(FileUser::is_valid).map(Some)?
+        }
+        _ => return None,
+    };
+    Some((rest.into(), files))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::outside::Files;
     use super::*;
+
+    fn accounts(file: &Path) -> Arc<Accounts> {
+        let files = Files::new(Some(file.to_owned()), None);
+        Arc::new(Accounts::new(Arc::new(files), true))
+    }
 
     #[tokio::test]
     async fn passwords_decide() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let hash = hash_password("secret").unwrap();
         std::fs::write(file.path(), format!("# users\n\nalice:{hash}:in/here\n")).unwrap();
-        let accounts = Arc::new(Accounts::new(Some(file.path().to_owned()), true));
-        accounts.check().unwrap();
+        let accounts = accounts(file.path());
         let peer = IpAddr::from([192, 0, 2, 1]);
         assert!(accounts.log_in("alice", b"secret", peer).await.is_some());
         assert!(accounts.log_in("alice", b"Secret", peer).await.is_none());
         assert!(accounts.log_in("bob", b"secret", peer).await.is_none());
         assert!(accounts.log_in("anonymous", b"whatever", peer).await.is_some());
-        let user = accounts.find("alice").unwrap().user;
+        let user = accounts.find("alice").await.unwrap().user;
         assert_eq!((user.home, user.may_write), (PathBuf::from("in/here"), true));
         assert!(!accounts.anonymous("ftp").unwrap().may_write);
     }
@@ -269,7 +343,7 @@ mod tests {
         let cheap = Argon2::new(Default::default(), Default::default(), cheap);
         let hash = cheap.hash_password(b"secret", &salt).unwrap();
         std::fs::write(file.path(), format!("alice:{hash}\n")).unwrap();
-        let accounts = Arc::new(Accounts::new(Some(file.path().to_owned()), true));
+        let accounts = accounts(file.path());
         let peer = IpAddr::from([192, 0, 2, 1]);
         for _ in 1..FAILURES_MAX {
             assert!(accounts.log_in("alice", b"wrong", peer).await.is_none());
@@ -297,26 +371,49 @@ mod tests {
             &format!("ftp:{hash}"),
             &format!("a:{hash}:../x"),
             &format!("a:{hash}:/x"),
+            &format!("a:{hash}:uid=1"),
+            &format!("a:{hash}:gid=1"),
+            &format!("a:{hash}:x:groups=1"),
+            &format!("a:{hash}:x:uid=1:uid=1:gid=1"),
+            &format!("a:{hash}:x:uid=:gid=1"),
+            &format!("a:{hash}:x:uid=-1:gid=1"),
+            &format!("a:{hash}:x:uid=joe:gid=1"),
+            &format!("a:{hash}:x:uid=1:gid=1:groups=2,"),
+            // No user has this number, and the kernel takes it for a question.
+            &format!("a:{hash}:x:uid=4294967295:gid=1"),
         ] {
             assert!(parse_line(bad).is_none(), "{bad}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("a:{hash}\nb:{hash}:x/../..\n")).unwrap();
-        let accounts = Accounts::new(Some(file.path().to_owned()), true);
-        assert!(matches!(accounts.check(), Err(UsersFileError::Line { line: 2, .. })));
+        assert!(matches!(read_users(file.path()), Err(UsersFileError::Line { line: 2, .. })));
+    }
+
+    #[test]
+    fn a_line_says_as_whom_files_are_used() {
+        let of = |rest: &str| {
+            let user = parse_line(&format!("a:{UNKNOWN_USERS_HASH}{rest}")).unwrap().user;
+            (user.home.display().to_string(), user.files)
+        };
+        let files = |uid, gid, groups: &[u32]| Some(FileUser { uid, gid, groups: groups.into() });
+        assert_eq!(of(""), (String::new(), None));
+        assert_eq!(of(":a:b"), ("a:b".into(), None), "a home may have a colon");
+        assert_eq!(of(":uid=7:gid=8"), (String::new(), files(7, 8, &[])));
+        assert_eq!(of("::gid=8:uid=7"), (String::new(), files(7, 8, &[])));
+        assert_eq!(of(":a:b:uid=0:gid=0:groups=4,5"), ("a:b".into(), files(0, 0, &[4, 5])));
     }
 
     /// Its end was ignored, and where the cut was a user could lose the home that they can't leave.
-    #[test]
-    fn a_file_that_is_too_long_is_refused_and_not_cut() {
+    #[tokio::test]
+    async fn a_file_that_is_too_long_is_refused_and_not_cut() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let accounts = Accounts::new(Some(file.path().to_owned()), true);
+        let accounts = accounts(file.path());
         let user = format!("\na:{UNKNOWN_USERS_HASH}");
         let comment = "#".repeat(FILE_BYTES_MAX as usize - user.len());
         std::fs::write(file.path(), format!("{comment}{user}:home\n")).unwrap();
-        assert!(matches!(accounts.check(), Err(UsersFileError::Unreadable { .. })));
-        assert!(accounts.find("a").is_none());
+        assert!(matches!(read_users(file.path()), Err(UsersFileError::Unreadable { .. })));
+        assert!(accounts.find("a").await.is_none());
         std::fs::write(file.path(), format!("{comment}{user}")).unwrap();
-        assert!(accounts.find("a").is_some());
+        assert!(accounts.find("a").await.is_some());
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -112,8 +113,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Runs `work` with the connection, which is reset unless all went well: its end would tell the
-    /// client that a file is complete. A client that moves nothing for `idle` is given up.
+    /// Runs `work` with the connection, which is reset unless all went well, also where the process is killed: its end
+    /// would tell the client that a file is complete. A client that moves nothing for `idle` is given up.
     pub(super) fn start(
         stream: tokio::net::TcpStream,
         tls: Option<Arc<ServerConfig>>,
@@ -123,6 +124,7 @@ impl Transfer {
         let called_off = Arc::new(AtomicBool::new(false));
         // It stays non-blocking: a sendfile that waits does so for each part of its piece.
         let stream = stream.into_std()?;
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
         let tls = tls.map(ServerConnection::new).transpose().map_err(io::Error::other)?;
         let mut flow = Flow {
             stream,
@@ -135,9 +137,7 @@ impl Transfer {
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("ftp-data".into()).spawn(move || {
             let result = flow.begin().and_then(|()| work(&mut flow));
-            if result.is_err() {
-                let _ = rustix::net::sockopt::set_socket_linger(&flow.stream, Some(Duration::ZERO));
-            }
+            let result = result.and_then(|()| Ok(set_socket_linger(&flow.stream, None)?));
             drop(flow);
             // Whoever started it may be gone.
             let _ = end.send(result);

@@ -1,7 +1,9 @@
 //! FTP on a volume's mount:
 //!
 //! - Confined to the mount: every path is opened beneath its root by the kernel's own rule
-//!   (`openat2`), symbolic links included. It refuses to start unless the expected device is mounted.
+//!   (`openat2`), symbolic links included. The root is a mount of its own, above which nothing is, of the expected device.
+//! - Files are used as the user that a client is mapped to, on the thread that uses them (`root`): whoever is nobody in
+//!   particular reads what everybody may read.
 //! - 226 is sent after fsync of the file and its directory; so are the answers to MKD, RMD, DELE and
 //!   RNTO. Uploads are written in place, so that an interrupted one can be resumed; a file that is
 //!   being replaced is therefore not its former self from the first byte on.
@@ -17,6 +19,7 @@ mod command;
 mod control;
 mod data;
 mod listing;
+mod outside;
 mod reply;
 mod root;
 mod server;
@@ -25,6 +28,6 @@ mod session;
 mod tests;
 mod tls;
 
-pub use accounts::{UsersFileError, hash_password};
-pub use server::{FtpConfig, FtpError, FtpServer, Lease};
-pub use tls::FtpTls;
+pub use accounts::{FtpUser, UsersFileError, hash_password, is_users_line, list_users};
+pub use outside::{Files, Outside};
+pub use server::{FtpConfig, FtpError, FtpServer, FtpTls, listen, open_root};

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use os::FileUser;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::accounts::FtpUser;
 use super::beneath::Beneath;
 
 /// The root while the server serves. Operations hold a copy as long as they run.
@@ -18,21 +20,23 @@ pub(super) struct Root(Mutex<Option<Arc<OwnedFd>>>);
 /// the drops.
 pub(super) struct Open<T> {
     file: T,
-    _home: Home,
+    home: Home,
 }
 
 impl<T> Open<T> {
-    /// Not a field that is visible: a closure that names one takes only that, and leaves the home.
-    pub(super) fn file(&self) -> &T {
-        &self.file
+    /// Does something with it, as the user whose it is; on a thread that may wait for the volume.
+    pub(super) fn as_user<R>(&self, work: impl FnOnce(&T) -> io::Result<R>) -> io::Result<R> {
+        self.home.rights()?.act(|| work(&self.file))
     }
 }
 
-/// A user's part of the volume. It holds the root, and the place of the session that took it: on a
+/// A user's part of the volume, with the user's rights: nothing of the volume is reached otherwise, and no thread has
+/// them any longer than for that. It holds the root, and the place of the session that took it: on a
 /// volume that hangs, what sessions have begun is what the limit of sessions is for.
 pub(super) struct Home {
     path: PathBuf,
     root: Arc<OwnedFd>,
+    files: Option<FileUser>,
     _place: Arc<OwnedSemaphorePermit>,
 }
 
@@ -41,11 +45,16 @@ impl Root {
         Root(Mutex::new(Some(Arc::new(root))))
     }
 
-    /// What a user at `path` may see, whose session has that `place`. Fails when the server stops.
-    pub(super) fn home(&self, path: &Path, place: &Arc<OwnedSemaphorePermit>) -> io::Result<Home> {
+    /// What a user may see, whose session has that `place`. Fails when the server stops.
+    pub(super) fn home(
+        &self,
+        user: &FtpUser,
+        place: &Arc<OwnedSemaphorePermit>,
+    ) -> io::Result<Home> {
         let root = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let root = root.ok_or_else(|| io::Error::other("the server stops"))?;
-        Ok(Home { path: path.to_owned(), root, _place: Arc::clone(place) })
+        let (path, files) = (user.home.clone(), user.files.clone());
+        Ok(Home { path, root, files, _place: Arc::clone(place) })
     }
 
     /// No operation begins any more; the last one that runs drops the directory.
@@ -55,17 +64,26 @@ impl Root {
 }
 
 impl Home {
-    /// The home's directory; on a thread that may wait for the volume.
-    pub(super) fn beneath(&self) -> io::Result<Beneath> {
-        Beneath::new(&self.root, &self.path)
+    /// As whom files are used.
+    fn rights(&self) -> io::Result<FileUser> {
+        if let Some(files) = &self.files {
+            return Ok(files.clone());
+        }
+        let owner = rustix::fs::fstat(&*self.root)?;
+        Ok(FileUser { uid: owner.st_uid, gid: owner.st_gid, groups: Vec::new() })
     }
 
-    /// Runs `work` beneath the home on such a thread.
+    /// Does something in the home's directory, as the user; on a thread that may wait for the volume.
+    pub(super) fn as_user<T>(&self, work: impl FnOnce(&Beneath) -> io::Result<T>) -> io::Result<T> {
+        self.rights()?.act(|| work(&Beneath::new(&self.root, &self.path)?))
+    }
+
+    /// The same on such a thread.
     pub(super) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce(&Beneath) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        blocking(move || work(&self.beneath()?)).await
+        blocking(move || self.as_user(work)).await
     }
 
     /// Opens something beneath the home.
@@ -73,7 +91,7 @@ impl Home {
         self,
         open: impl FnOnce(&Beneath) -> io::Result<T> + Send + 'static,
     ) -> io::Result<Open<T>> {
-        blocking(move || Ok(Open { file: open(&self.beneath()?)?, _home: self })).await
+        blocking(move || Ok(Open { file: self.as_user(open)?, home: self })).await
     }
 }
 

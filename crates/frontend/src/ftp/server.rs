@@ -2,25 +2,25 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::{FutureExt, pin_mut, select_biased};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::accounts::{Accounts, UsersFileError};
+use super::outside::Outside;
 use super::root::Root;
 use super::session;
-use super::tls::FtpTls;
 use crate::filesystem::{self, FilesystemError};
 use crate::places::{Places, STRANGERS_MAX, network_of};
 use crate::tls::TlsError;
@@ -30,23 +30,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Waits before the next accept when the last one failed (no descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asked before each command that uses the volume: whether the volume is still ours to serve.
-pub type Lease = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
-
 /// How a volume is served by FTP.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct FtpConfig {
-    /// Where the volume's file system is mounted.
-    pub root: PathBuf,
-    /// The block device that must be mounted there.
-    pub device: PathBuf,
-    /// Where to listen.
-    pub listen: SocketAddr,
     /// Ports of data connections.
     pub passive_ports: RangeInclusive<u16>,
-    /// Users that may write, see [`super`]; none without it.
-    pub users_file: Option<PathBuf>,
-    /// Whether everybody may read.
+    /// Whether everybody may read what everybody may read.
     pub anonymous: bool,
     /// TLS, for clients that ask for it.
     pub tls: Option<FtpTls>,
@@ -56,25 +45,26 @@ pub struct FtpConfig {
     pub idle: Duration,
     /// So does one in which nobody has logged in by then.
     pub login: Duration,
-    /// Asked before each command that uses the volume.
-    pub lease: Lease,
 }
 
-impl FtpConfig {
-    /// `device` at `root`, to be read by everybody on this machine, with no lease to ask for.
-    pub fn new(root: PathBuf, device: PathBuf) -> FtpConfig {
+/// Who uses TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FtpTls {
+    /// Passwords, and the data of who gave one, are taken by TLS only.
+    Required,
+    /// Who asks for it.
+    Offered,
+}
+
+impl Default for FtpConfig {
+    fn default() -> FtpConfig {
         FtpConfig {
-            root,
-            device,
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 2121)),
             passive_ports: 49152..=65534,
-            users_file: None,
             anonymous: true,
             tls: None,
             sessions_max: 64,
             idle: Duration::from_secs(300),
             login: Duration::from_secs(60),
-            lease: Arc::new(|| futures::future::ready(true).boxed()),
         }
     }
 }
@@ -93,15 +83,20 @@ pub enum FtpError {
     /// The mount can't be looked at.
     #[error(transparent)]
     Filesystem(#[from] FilesystemError),
+    /// The mount can't be handed over.
+    #[error("a copy of the mount {root}: {source}")]
+    Copy {
+        /// Where it is.
+        root: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The users can't be read.
     #[error(transparent)]
     Users(#[from] UsersFileError),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The range is empty.
-    #[error("the range of passive ports is empty")]
-    NoPorts,
     /// The address can't be listened on.
     #[error("listening on {address}: {source}")]
     Listen {
@@ -129,44 +124,24 @@ impl fmt::Debug for FtpServer {
 }
 
 impl FtpServer {
-    /// Starts to serve.
-    pub async fn start(config: FtpConfig) -> Result<FtpServer, FtpError> {
-        if config.passive_ports.is_empty() {
-            return Err(FtpError::NoPorts);
-        }
-        let accounts = Arc::new(Accounts::new(config.users_file.clone(), config.anonymous));
-        let (checked, path, device) =
-            (Arc::clone(&accounts), config.root.clone(), config.device.clone());
-        let tls = config.tls.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            checked.check()?;
-            tls.map(|tls| tls.load()).transpose()?;
-            open_root(&path, &device)
-        });
-        let root = opened.await.map_err(|error| {
-            let what = "looking at the mount".to_owned();
-            FilesystemError::System { what, source: io::Error::other(error) }
-        })??;
-        FtpServer::serve(config, accounts, root).await
-    }
-
-    /// Serves a directory, whatever it is.
-    pub(super) async fn serve(
+    /// Serves a volume by its root, which is what [`open_root`] gives, to those who connect to `listener`.
+    pub fn start(
         config: FtpConfig,
-        accounts: Arc<Accounts>,
+        outside: Arc<dyn Outside>,
         root: OwnedFd,
-    ) -> Result<FtpServer, FtpError> {
-        let address = config.listen;
-        let failed = |source| FtpError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        listener: std::net::TcpListener,
+    ) -> io::Result<FtpServer> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
         let (stop, stopping) = watch::channel(false);
         let (root, free) =
             (Arc::new(Root::new(root)), Arc::new(Semaphore::new(config.sessions_max)));
         let sessions_max = config.sessions_max;
         let shared = Arc::new(Shared {
+            accounts: Arc::new(Accounts::new(Arc::clone(&outside), config.anonymous)),
             config,
-            accounts,
+            outside,
             root: Arc::clone(&root),
             free: Arc::clone(&free),
             strangers: Places::new(STRANGERS_MAX),
@@ -213,13 +188,22 @@ impl FtpServer {
 pub(super) struct Shared {
     pub(super) config: FtpConfig,
     pub(super) accounts: Arc<Accounts>,
+    pub(super) outside: Arc<dyn Outside>,
     pub(super) root: Arc<Root>,
     free: Arc<Semaphore>,
     strangers: Arc<Places<IpAddr>>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
-fn open_root(root: &Path, device: &Path) -> Result<OwnedFd, FtpError> {
+/// Listens where a server shall.
+pub async fn listen(address: SocketAddr) -> Result<std::net::TcpListener, FtpError> {
+    let bound = TcpListener::bind(address).await.and_then(TcpListener::into_std);
+    bound.map_err(|source| FtpError::Listen { address, source })
+}
+
+/// The root of a mount, on which `device` must be mounted: a copy of the mount that stands nowhere, so that `..` doesn't
+/// lead out of it either. As long as it, or anything in it, is open, the file system stays mounted. Blocks.
+pub fn open_root(root: &Path, device: &Path) -> Result<OwnedFd, FtpError> {
     let not_mounted = || FtpError::NotMounted { root: root.to_owned(), device: device.to_owned() };
     if !filesystem::is_mounted(device, root)? {
         return Err(not_mounted());
@@ -230,7 +214,11 @@ fn open_root(root: &Path, device: &Path) -> Result<OwnedFd, FtpError> {
     if !filesystem::is_on(opened.as_fd(), device)? {
         return Err(not_mounted());
     }
-    Ok(opened)
+    let how = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(&opened, "", how)
+        .map_err(|error| FtpError::Copy { root: root.to_owned(), source: error.into() })
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

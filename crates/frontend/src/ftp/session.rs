@@ -23,7 +23,7 @@ use super::data::{Flow, Passive, Transfer};
 use super::listing::{facts, is_directory, listing, size_bytes, time_text};
 use super::reply::Reply;
 use super::root::Home;
-use super::server::Shared;
+use super::server::{FtpTls, Shared};
 use super::tls::Tls;
 use crate::places::Place;
 
@@ -144,7 +144,7 @@ impl Session {
             // Strangers and nonsense are no reason to ask the engine.
             let needs_lease =
                 self.user.is_some() && command.as_ref().is_ok_and(Command::uses_volume);
-            if needs_lease && !(self.shared.config.lease)().await {
+            if needs_lease && !self.shared.outside.may_serve().await {
                 tracing::warn!(peer = %self.peer, "FTP session ended: no lease");
                 return Err(End::LeaseLost);
             }
@@ -327,7 +327,9 @@ impl Session {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_secs = now.map_or(0, |now| now.as_secs() as i64);
         Ok(Box::new(move |flow| {
-            beneath::list(open.file(), |entries| flow.send(&listing(entries, how, now_secs)))?;
+            open.as_user(|directory| {
+                beneath::list(directory, |entries| flow.send(&listing(entries, how, now_secs)))
+            })?;
             flow.end()
         }))
     }
@@ -339,7 +341,7 @@ impl Session {
         let (user, asked) = (user.clone(), path.clone());
         let open = home.open(move |beneath| beneath.read(&asked, start)).await?;
         Ok(Box::new(move |flow| {
-            let sent = flow.send_file(open.file());
+            let sent = open.as_user(|file| flow.send_file(file));
             log("FTP sent", &user, &path, start, flow.bytes(), sent)
         }))
     }
@@ -355,16 +357,17 @@ impl Session {
         let user = user.clone();
         // Opened only when the client is connected: what is there isn't cut for one who never comes.
         Ok(Box::new(move |flow| {
-            let beneath = home.beneath()?;
-            let mut file = match start {
-                Some(start) => beneath.write(&path, start)?,
-                None => beneath.append(&path)?,
-            };
-            let received = flow.receive(&mut file).and_then(|()| {
-                file.sync_all()?;
-                beneath.sync_parent(&path)
-            });
-            log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)?;
+            home.as_user(|beneath| {
+                let mut file = match start {
+                    Some(start) => beneath.write(&path, start)?,
+                    None => beneath.append(&path)?,
+                };
+                let received = flow.receive(&mut file).and_then(|()| {
+                    file.sync_all()?;
+                    beneath.sync_parent(&path)
+                });
+                log("FTP received", &user, &path, start.unwrap_or(0), flow.bytes(), received)
+            })?;
             flow.acknowledge();
             Ok(())
         }))
@@ -372,14 +375,15 @@ impl Session {
 
     /// Goes on by TLS, after saying so in clear; or says why not.
     async fn secure(&mut self, control: &mut Control) -> Result<Option<Reply>, Failure> {
-        let Some(files) = self.shared.config.tls.clone() else { return Ok(Some(no_tls())) };
+        if self.shared.config.tls.is_none() {
+            return Ok(Some(no_tls()));
+        }
         if self.tls.is_some() || self.user.is_some() {
             return Ok(Some(Reply::new(503, "AUTH TLS comes first, and once.")));
         }
         let secured = async {
-            let loaded = tokio::task::spawn_blocking(move || files.load()).await;
-            let tls = match loaded.map_err(io::Error::other)? {
-                Ok(tls) => tls,
+            let tls = match self.shared.outside.certificate().await {
+                Ok(tls) => Tls::of(tls),
                 Err(error) => {
                     tracing::error!("FTP offers no TLS at the moment: {error}");
                     let why = "The certificate can't be used at the moment.";
@@ -402,7 +406,7 @@ impl Session {
     }
 
     fn needs_tls(&self) -> bool {
-        self.shared.config.tls.as_ref().is_some_and(|tls| tls.required)
+        self.shared.config.tls == Some(FtpTls::Required)
     }
 
     fn needs_data_connection(&self) -> Result<(), Reply> {
@@ -493,7 +497,7 @@ impl Session {
     /// The user, and their part of the volume.
     fn home(&self) -> Result<(&FtpUser, Home), Failure> {
         let user = self.user.as_ref().ok_or_else(not_logged_in)?;
-        Ok((user, self.shared.root.home(&user.home, &self.place)?))
+        Ok((user, self.shared.root.home(user, &self.place)?))
     }
 
     /// What `path` means in the working directory, from the home on.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod mapped;
 mod tls;
 mod transfers;
 
@@ -13,13 +14,15 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use proptest::prelude::*;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::rustls::ServerConfig;
 
-use super::accounts::Accounts;
 use super::command::LINE_BYTES_MAX;
-use super::{FtpConfig, FtpServer, Lease, hash_password};
+use super::{Files, FtpConfig, FtpServer, Outside, hash_password, listen};
+use crate::tls::KeyFiles;
 
 const LONG: Duration = Duration::from_secs(60);
 static HASH: LazyLock<String> = LazyLock::new(|| hash_password("pass word").unwrap());
@@ -29,23 +32,60 @@ struct Server {
     directory: tempfile::TempDir,
 }
 
-impl Server {
-    async fn new(idle: Duration) -> Server {
-        Server::with(|config| FtpConfig { idle, ..config }).await.unwrap()
+/// How a test has a server.
+struct Setup {
+    config: FtpConfig,
+    listen: SocketAddr,
+    /// Lines of the file of users.
+    users: String,
+    keys: Option<KeyFiles>,
+    may: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What it asks for, out of files.
+struct Asked {
+    files: Files,
+    may: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Outside for Asked {
+    fn may_serve(&self) -> BoxFuture<'static, bool> {
+        futures::future::ready((self.may)()).boxed()
     }
 
-    async fn with(change: impl FnOnce(FtpConfig) -> FtpConfig) -> Option<Server> {
+    fn users(&self) -> BoxFuture<'static, Result<String, String>> {
+        Outside::users(&self.files)
+    }
+
+    fn certificate(&self) -> BoxFuture<'static, Result<ServerConfig, String>> {
+        self.files.certificate()
+    }
+}
+
+impl Server {
+    async fn new(idle: Duration) -> Server {
+        Server::with(|setup| setup.config.idle = idle).await.unwrap()
+    }
+
+    async fn with(change: impl FnOnce(&mut Setup)) -> Option<Server> {
+        assert!(rustix::process::geteuid().is_root(), "files are used as others: needs root");
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("root")).unwrap();
-        let users = directory.path().join("users");
-        std::fs::write(&users, format!("alice:{}\n", *HASH)).unwrap();
-        let root = directory.path().join("root");
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let config = FtpConfig { listen, ..FtpConfig::new(root.clone(), PathBuf::new()) };
-        let config = change(config);
-        let accounts = Arc::new(Accounts::new(Some(users), true));
-        let root = std::fs::File::open(root).unwrap().into();
-        let server = FtpServer::serve(config, accounts, root).await.ok()?;
+        let mut setup = Setup {
+            config: FtpConfig::default(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            users: format!("alice:{}\n", *HASH),
+            keys: None,
+            may: Box::new(|| true),
+        };
+        change(&mut setup);
+        let Setup { config, listen: address, users, keys, may } = setup;
+        let users_file = directory.path().join("users");
+        std::fs::write(&users_file, users).unwrap();
+        let outside = Asked { files: Files::new(Some(users_file), keys), may };
+        let root = std::fs::File::open(directory.path().join("root")).unwrap().into();
+        let listener = listen(address).await.ok()?;
+        let server = FtpServer::start(config, Arc::new(outside), root, listener).unwrap();
         Some(Server { server, directory })
     }
 
@@ -259,11 +299,8 @@ async fn nothing_but_the_login_is_for_everybody() {
 async fn the_lease_is_asked_for_by_what_needs_the_volume() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
-    let lease: Lease = Arc::new(move || {
-        let may = counter.fetch_add(1, Ordering::SeqCst) < 3;
-        futures::future::ready(may).boxed()
-    });
-    let server = Server::with(|config| FtpConfig { lease, ..config }).await.unwrap();
+    let may = move || counter.fetch_add(1, Ordering::SeqCst) < 3;
+    let server = Server::with(|setup| setup.may = Box::new(may)).await.unwrap();
     let mut client = server.connect().await;
     for (command, code) in [("NOOP", 200), ("SIZE a", 530), ("RETR", 501), ("x", 500)] {
         client.say(command, code).await;
@@ -354,7 +391,7 @@ async fn data_is_of_the_clients_own_address() {
 
     let six = ["[::1]:0".parse().unwrap()];
     for listen in six.into_iter().chain(link_local()) {
-        let server = Server::with(|config| FtpConfig { listen, ..config }).await;
+        let server = Server::with(|setup| setup.listen = listen).await;
         let Some(server) = server else { continue };
         std::fs::write(server.path("file"), "six").unwrap();
         let mut client = server.log_in("anonymous").await;
@@ -540,7 +577,7 @@ async fn clients_that_stall_are_given_up() {
 #[tokio::test]
 async fn who_doesnt_log_in_makes_room() {
     let login = Duration::from_millis(300);
-    let server = Server::with(|config| FtpConfig { login, ..config }).await.unwrap();
+    let server = Server::with(|setup| setup.config.login = login).await.unwrap();
     let mut named = server.log_in("anonymous").await;
     let talking = async {
         let mut client = server.connect().await;

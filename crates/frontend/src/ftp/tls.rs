@@ -11,17 +11,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::{KeyFiles, TlsError};
-
-/// TLS of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FtpTls {
-    /// By what it shows who it is.
-    pub files: KeyFiles,
-    /// Whether passwords, and the data of who gave one, are taken by TLS only.
-    pub required: bool,
-}
-
 /// What a session goes by TLS with.
 #[derive(Clone)]
 pub(super) struct Tls {
@@ -31,13 +20,11 @@ pub(super) struct Tls {
     pub data: Arc<ServerConfig>,
 }
 
-impl FtpTls {
-    /// What the files hold now: a certificate that was renewed is used for the next who asks. Blocks.
-    pub(super) fn load(&self) -> Result<Tls, TlsError> {
-        let control = self.files.server()?;
+impl Tls {
+    pub(super) fn of(control: ServerConfig) -> Tls {
         let mut data = control.clone();
         data.send_tls13_tickets = 0;
-        Ok(Tls { control: Arc::new(control), data: Arc::new(data) })
+        Tls { control: Arc::new(control), data: Arc::new(data) }
     }
 }
 

@@ -82,6 +82,16 @@ pub const NAMESPACES: &[i64] = &[libc::SYS_setns];
 /// Calls by which a process becomes another program.
 pub const PROGRAMS: &[i64] = &[libc::SYS_execve, libc::SYS_execveat];
 
+/// Calls by which a process becomes another user. That of a thread for files stays ([`crate::FileUser`]).
+pub const USERS: &[i64] = &[
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+];
+
 /// Numbers by which a call is made: some kernels for x86-64 know another one for each, by which a list of refusals
 /// would be got round.
 pub(super) fn all_numbers(call: c_long) -> impl Iterator<Item = i64> {

@@ -13,23 +13,32 @@
 //! program. Capabilities bind it like any call.
 //!
 //! All of this is inherited by the programs that a process starts, but for the core files: a new program has its own.
-#![allow(unsafe_code)] // seccomp(2) with flags
+#![allow(unsafe_code)] // seccomp(2) with flags, and unshare(2)
 
 pub mod calls;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, chdir, pivot_root, set_dumpable_behavior, setrlimit,
+};
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::{
-    CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
-    no_new_privs, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    CapabilitySets, UnshareFlags, capabilities, capability_is_in_bounding_set,
+    clear_ambient_capability_set, no_new_privs, remove_capability_from_bounding_set,
+    set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::sys;
+use crate::{FileUser, sys};
 
 /// What a process keeps.
 #[derive(Clone, Debug)]
@@ -43,6 +52,9 @@ pub struct Rights {
     pub programs_gain: bool,
     /// System calls that are refused, as lists of [`calls`].
     pub refused: Vec<&'static [i64]>,
+    /// It becomes nobody ([`FileUser::NOBODY`]), and sees no file but what it has open: its directory of all is an empty
+    /// one, for which this directory, whichever, is hidden from it first.
+    pub alone_at: Option<PathBuf>,
 }
 
 /// What could not be given up.
@@ -56,6 +68,14 @@ pub enum ConfineError {
         "no system call is refused ({0}); it takes a Linux with CONFIG_SECCOMP_FILTER, and CAP_SYS_ADMIN"
     )]
     Calls(io::Error),
+    /// The tree of files.
+    #[error(
+        "the files of this machine stay in its sight ({0}); it takes CAP_SYS_ADMIN, and a root directory that is a mount of its own"
+    )]
+    Files(io::Error),
+    /// Its user.
+    #[error("it stays the user that it was ({0})")]
+    User(io::Error),
     /// Capabilities.
     #[error("it keeps capabilities that it doesn't need ({0})")]
     Capabilities(io::Error),
@@ -75,6 +95,10 @@ pub fn confine(rights: &Rights) -> Vec<ConfineError> {
     if !rights.programs_gain {
         failed.extend(set_no_new_privs(true).map_err(|e| ConfineError::Gaining(e.into())).err());
     }
+    if let Some(directory) = &rights.alone_at {
+        failed.extend(leave_files(directory).map_err(|e| ConfineError::Files(e.into())).err());
+        failed.extend(become_nobody().map_err(|e| ConfineError::User(e.into())).err());
+    }
     // While there is the right to.
     failed.extend(refuse_calls(&rights.refused).map_err(ConfineError::Calls).err());
     failed.extend(keep_capabilities(rights.own, rights.of_programs).err());
@@ -84,6 +108,38 @@ pub fn confine(rights: &Rights) -> Vec<ConfineError> {
 /// Gives up all capabilities of the calling thread, as far as that is possible.
 pub fn give_up_capabilities() -> Result<(), ConfineError> {
     keep_capabilities(CapabilitySet::empty(), CapabilitySet::empty())
+}
+
+/// Leaves all files for an empty directory that can't be written to. Only the calling thread does.
+fn leave_files(directory: &Path) -> rustix::io::Result<()> {
+    // SAFETY: descriptors stay shared; what threads have in common of root and working directory is undone for this
+    // one alone, and no other relies on it.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    // First: what is unmounted below isn't for anybody else.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("none", directory, "tmpfs", flags, c"size=4k,nr_inodes=2,mode=0555")?;
+    chdir(directory)?;
+    // The former lies over the new one, until it is taken off (pivot_root(2)).
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}
+
+/// The capabilities stay, until they are given up.
+fn become_nobody() -> rustix::io::Result<()> {
+    let FileUser { uid, gid, .. } = FileUser::NOBODY;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_keep_capabilities(true)?;
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    set_keep_capabilities(false)?;
+    let has = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: has.permitted, ..has })?;
+    // Each change of a thread's user lets the process leave core files again, where the system has it so
+    // (fs.suid_dumpable). By this limit none are written, to programs neither (core(5)).
+    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) })
 }
 
 fn keep_capabilities(own: CapabilitySet, of_programs: CapabilitySet) -> Result<(), ConfineError> {
@@ -196,7 +252,9 @@ mod tests {
                 calls::MOUNTS,
                 calls::NAMESPACES,
                 calls::PROGRAMS,
+                calls::USERS,
             ],
+            alone_at: None,
         }
     }
 
@@ -263,6 +321,52 @@ mod tests {
     #[test]
     fn capabilities_are_kept_as_said_and_programs_get_no_others() {
         inside("capabilities_are_kept_as_said_and_programs_get_no_others", kept_capabilities);
+    }
+
+    fn alone() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root");
+        }
+        let held = tempfile::tempdir().unwrap();
+        std::fs::write(held.path().join("file"), "held").unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(held.path(), closed).unwrap();
+        let tree =
+            rustix::fs::open(held.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+        let status = std::fs::File::open("/proc/thread-self/status").unwrap();
+        let own = CapabilitySet::SETUID | CapabilitySet::SETGID;
+        let alone_at = Some(std::env::temp_dir());
+        let failed =
+            confine(&Rights { own, alone_at, of_programs: CapabilitySet::empty(), ..rights() });
+        assert!(failed.is_empty(), "{failed:?}");
+        let names: Vec<_> = std::fs::read_dir("/").unwrap().collect();
+        assert!(names.is_empty() && std::fs::read_dir("/..").unwrap().next().is_none());
+        assert!(std::fs::metadata(held.path()).is_err());
+        assert!(std::fs::write("/file", "").is_err(), "nothing can be put there");
+        let status = std::io::read_to_string(status).unwrap();
+        for line in ["Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534"] {
+            assert!(status.lines().any(|one| one == line), "{status}");
+        }
+        assert_eq!(capabilities(None).unwrap().permitted, own);
+        // What it was given it has, as whom it is.
+        let tree = tree.unwrap();
+        let read = || {
+            let flags = rustix::fs::OFlags::RDONLY;
+            let file = rustix::fs::openat(&tree, "file", flags, rustix::fs::Mode::empty())?;
+            std::io::read_to_string(std::fs::File::from(file))
+        };
+        let root = FileUser { uid: 0, gid: 0, groups: Vec::new() };
+        assert_eq!(root.act(read).unwrap(), "held");
+        assert!(FileUser::NOBODY.act(read).is_err(), "a directory of root's");
+        assert!(read().is_err(), "nobody again");
+        for call in calls::USERS {
+            assert_eq!(error_of(*call), libc::EPERM);
+        }
+    }
+
+    #[test]
+    fn who_is_alone_sees_no_file_but_what_it_has_open() {
+        inside("who_is_alone_sees_no_file_but_what_it_has_open", alone);
     }
 
     fn no_core_file() {

@@ -11,12 +11,12 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::super::tls::FtpTls;
+use super::super::FtpTls;
 use super::*;
-use crate::tls::{KeyFiles, TlsError};
+use crate::tls::TlsError;
 
 /// A certificate for this machine that signs itself, in the files of `directory`.
-fn certify(directory: &Path, required: bool) -> FtpTls {
+fn certify(directory: &Path) -> KeyFiles {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
@@ -24,7 +24,7 @@ fn certify(directory: &Path, required: bool) -> FtpTls {
         KeyFiles { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
     std::fs::write(&files.certificate, certificate.pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
-    FtpTls { files, required }
+    files
 }
 
 struct Sealed {
@@ -36,9 +36,12 @@ struct Sealed {
 impl Sealed {
     async fn new(required: bool) -> Sealed {
         let directory = tempfile::tempdir().unwrap();
-        let tls = certify(directory.path(), required);
-        let (files, tls) = (tls.files.clone(), Some(tls));
-        let server = Server::with(|config| FtpConfig { tls, ..config }).await.unwrap();
+        let files = certify(directory.path());
+        let server = Server::with(|setup| {
+            setup.config.tls = Some(if required { FtpTls::Required } else { FtpTls::Offered });
+            setup.keys = Some(files.clone());
+        });
+        let server = server.await.unwrap();
         Sealed { server, files, directory }
     }
 
@@ -232,7 +235,7 @@ async fn a_certificate_that_was_renewed_is_used_and_a_broken_one_said() {
     let alice = ["-u", "alice:pass word", "--ssl-reqd"];
     let former = std::fs::read(&sealed.files.certificate).unwrap();
     assert!(sealed.curl(&alice, "").await.status.success());
-    certify(sealed.directory.path(), false);
+    certify(sealed.directory.path());
     assert!(sealed.curl(&alice, "").await.status.success(), "it trusts the new one");
     assert!(std::fs::read(&sealed.files.certificate).unwrap() != former);
     std::fs::write(&sealed.files.key, "no key").unwrap();
@@ -241,7 +244,7 @@ async fn a_certificate_that_was_renewed_is_used_and_a_broken_one_said() {
     client.say("AUTH TLS", 431).await;
     client.expect_end().await;
     assert!(matches!(sealed.files.server(), Err(TlsError::File { .. })));
-    certify(sealed.directory.path(), false);
+    certify(sealed.directory.path());
     std::fs::write(&sealed.files.certificate, "").unwrap();
     assert!(matches!(sealed.files.server(), Err(TlsError::NoCertificate(_))));
     std::fs::write(&sealed.files.certificate, former).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::net::SendFlags;
 use tokio::io::AsyncWriteExt;
 
-use super::{FtpConfig, LONG, Server, is_reset, wait_for};
+use super::{LONG, Server, is_reset, wait_for};
 
 /// An upload that had died kept up to a megabyte until its limit, and wrote it then: over the file that
 /// had been sent again meanwhile, or behind the end that a resumed one had given it. What came is in the
@@ -127,8 +127,10 @@ async fn a_port_is_free_for_the_next_transfer() {
     // Where no other test is, nor this one for somebody else.
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let at = SocketAddr::from(([127, 128 | a, b, c], 0));
-    let server =
-        Server::with(|config| FtpConfig { listen: at, passive_ports: 2100..=2100, ..config });
+    let server = Server::with(|setup| {
+        setup.listen = at;
+        setup.config.passive_ports = 2100..=2100;
+    });
     let server = server.await.unwrap();
     std::fs::write(server.path("file"), "contents").unwrap();
     let mut client = server.log_in("anonymous").await;
