@@ -83,14 +83,10 @@ impl OpenRequest {
             true => String::new(),
             false => format!(" ({})", faults.join("; ")),
         };
-        let believe = match is_unproved {
-            true => format!(
-                "; to believe it all the same: etherpool pool import {} --pool-key any",
-                self.name
-            ),
-            false => String::new(),
-        };
-        let faults = format!("{faults}{believe}");
+        let pool = &self.name;
+        let remedy =
+            format!("to believe it all the same: etherpool pool import {pool} --pool-key any");
+        let faults = if is_unproved { format!("{faults}; {remedy}") } else { faults };
         // Who is away may have more; who is there and of no use was named with its fault.
         let away = |disk: &&DiskId| !holders.iter().any(|holder| holder.disk.label.disk == **disk);
         let missing: Vec<String> =
