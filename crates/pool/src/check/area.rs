@@ -178,10 +178,7 @@ fn read_slot(
         CheckpointSlot::Empty if header.iter().all(|byte| *byte == 0) => return Slot::Empty,
         CheckpointSlot::Empty | CheckpointSlot::Damaged => return Slot::Damaged,
     };
-    let sound = |place: &[BlockRun], sum: Sum| {
-        let found = place_bytes(disk, (start, layout), place, sum.bytes)?;
-        sum.is_of(&found).then_some(found)
-    };
+    let sound = |place: &[BlockRun], sum| place_bytes(disk, (start, layout), place, sum);
     let rotten = |place: &[BlockRun], bytes: u64| {
         let at = place.first().map_or(at, |run| start + layout.run_offset(run));
         Slot::Rotten(head.stamp, at, bytes)
@@ -198,20 +195,20 @@ fn read_slot(
     }
 }
 
-/// So many bytes of a place in an area, without the padding.
+/// What a place in an area should hold, without the padding; `None` where it holds something else.
 pub(super) fn place_bytes(
     disk: &Disk<'_>,
     (start, layout): (u64, &AreaLayout),
     place: &[BlockRun],
-    bytes: u64,
+    sum: Sum,
 ) -> Option<Vec<u8>> {
     let mut found = Vec::new();
     for run in place {
         let len = usize::try_from(run.bytes()).ok()?;
         found.extend(disk.image.bytes_at(start + layout.run_offset(run), len).ok()?);
     }
-    found.truncate(usize::try_from(bytes).ok()?);
-    Some(found)
+    found.truncate(usize::try_from(sum.bytes).ok()?);
+    sum.is_of(&found).then_some(found)
 }
 
 /// Epoch and sequence of the first entry behind a checkpoint slot.

@@ -254,7 +254,7 @@ fn load(pool: PoolId, disk: &Disk<'_>, copy: &Copy, findings: &mut Findings) -> 
     let (start, layout) = (copy.area.0, &copy.area.1);
     for section in &table.sections {
         let at = section.place.first().map_or(start, |run| start + layout.run_offset(run));
-        let bytes = place_bytes(disk, (start, layout), &section.place, section.bytes);
+        let bytes = place_bytes(disk, (start, layout), &section.place, section.sum());
         let len = section.bytes as usize;
         let Some(records) = bytes.and_then(|bytes| decode_records(&bytes).ok()) else {
             findings.add(malformed(number, at, len));

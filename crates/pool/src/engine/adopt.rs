@@ -102,10 +102,10 @@ impl OpenRequest {
         let highest = copies.iter().map(|copy| copy.highest_sequence).max().unwrap_or(0);
         let none = || unusable("no metadata area".into());
         let foundation = found_on(&mut copies, best).ok_or_else(none)?;
-        let by = [best].into_iter().chain((0..copies.len()).filter(|index| *index != best));
-        let by: Option<Vec<PublicKey>> = by.map(|index| copies[index].newest.head.by).collect();
-        let signers = self.signers_now(before, by);
         let mut chosen = copies.swap_remove(best);
+        // Its own first: not all may fit.
+        let by = [&chosen].into_iter().chain(&copies).map(|copy| copy.newest.head.by);
+        let signers = self.signers_now(before, by.collect());
         chosen.position.sequence = highest;
         let ends = chosen.position.number;
         let credible = before.record.max(ends).0.saturating_add(RECORDS_AHEAD_MAX);
