@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+
+use common::{root, rust_files};
+
+mod common;
 
 /// Words that destroy data, or what keeps two owners apart.
 const DANGEROUS: [&str; 5] = ["mkfs", "--force", "reset-epoch", "--wipe", "remount"];
@@ -42,29 +46,19 @@ const ALLOWED: [(&str, &str); 18] = [
 /// The crates whose texts reach people.
 const CRATES: [&str; 6] = ["block", "control", "etherpool", "frontend", "lab", "pool"];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 /// All sources but tests, with the tokens of each.
 fn sources() -> Vec<(PathBuf, TokenStream)> {
-    let mut found = Vec::new();
-    let mut directories: Vec<PathBuf> =
-        CRATES.iter().map(|name| root().join("crates").join(name).join("src")).collect();
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let of_tests = ["tests", "testing", "samples"].contains(&name.as_str());
-            if of_tests || name.ends_with("_tests") {
-            } else if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                found.push((path, without_tests(text.parse().unwrap())));
-            }
-        }
-    }
+    let is_of_tests =
+        |name: &str| ["tests", "testing", "samples"].contains(&name) || name.ends_with("_tests");
+    let directories = CRATES.iter().map(|name| root().join("crates").join(name).join("src"));
+    let files = directories.flat_map(|directory| rust_files(directory, is_of_tests));
+    let found: Vec<_> = files
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            (path, without_tests(text.parse().unwrap()))
+        })
+        .collect();
+    assert!(found.len() > 100, "sources aren't where they were: {}", found.len());
     found
 }
 

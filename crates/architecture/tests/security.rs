@@ -3,17 +3,17 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+use common::{root, rust_files};
+
+mod common;
 
 const SECTION: &str = "\n## With keys\n";
 const BEGIN: &str = "<!-- test: ";
 const END: &str = "-->";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// The section as paragraphs and points, each on one line.
 fn blocks(text: &str) -> Vec<String> {
@@ -142,17 +142,6 @@ fn identifiers(stream: TokenStream, found: &mut BTreeSet<String>) {
     }
 }
 
-fn files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 /// Whether there is such a test: `sim SCENARIO`, `blackbox FILE::FUNCTION`, or `CRATE FILE::FUNCTION`.
 fn is_there(test: &str) -> bool {
     let Some((place, name)) = test.split_once(' ') else { return false };
@@ -162,15 +151,14 @@ fn is_there(test: &str) -> bool {
         "blackbox" => vec![root().join("tests/tests")],
         _ => vec![crates.join("src"), crates.join("tests")],
     };
-    let mut all = Vec::new();
-    directories.iter().for_each(|directory| files(directory, &mut all));
+    let mut all = directories.into_iter().flat_map(|directory| rust_files(directory, |_| false));
     let read = |path: &PathBuf| Found::of(std::fs::read_to_string(path).unwrap().parse().unwrap());
     if place == "sim" {
-        return all.iter().any(|path| read(path).scenarios.contains(name));
+        return all.any(|path| read(&path).scenarios.contains(name));
     }
     let Some((file, function)) = name.split_once("::") else { return false };
-    let all = all.iter().filter(|path| path.file_stem().is_some_and(|stem| stem == file));
-    all.map(read).any(|found| found.runs(function, place == "blackbox"))
+    let all = all.filter(|path| path.file_stem().is_some_and(|stem| stem == file));
+    all.map(|path| read(&path)).any(|found| found.runs(function, place == "blackbox"))
 }
 
 #[test]
