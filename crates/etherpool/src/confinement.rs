@@ -90,14 +90,7 @@ impl Process<'_> {
                     own: USERS | ports,
                     of_programs: none,
                     programs_gain: false,
-                    refused: vec![
-                        calls::MACHINE,
-                        calls::OTHERS,
-                        calls::MOUNTS,
-                        calls::NAMESPACES,
-                        calls::PROGRAMS,
-                        calls::USERS,
-                    ],
+                    refused: calls::ALL.to_vec(),
                     alone_at: Some(config.run_dir.clone()),
                 }
             }

@@ -144,6 +144,12 @@ fn state(instance: u64) -> Value {
     serde_json::to_value(state).unwrap_or_default()
 }
 
+/// By which files those of a configuration show who they are, if they do.
+pub fn keys_of(config: &FtpConfig) -> Option<KeyFiles> {
+    let (certificate, key) = config.certificate.clone().zip(config.key.clone())?;
+    Some(KeyFiles { certificate, key })
+}
+
 /// The servers that run.
 struct Servers {
     asker: Arc<Asker>,
@@ -303,9 +309,7 @@ impl Outside for OfServer {
             };
             let (certificate, key) = (certificate.0.into_bytes(), key.0.into_bytes());
             let contents = KeyContents { certificate, key };
-            let FtpConfig { certificate, key, .. } = &asker.config;
-            let names = certificate.clone().zip(key.clone()).ok_or_else(unanswered)?;
-            let files = KeyFiles { certificate: names.0, key: names.1 };
+            let files = keys_of(&asker.config).ok_or_else(unanswered)?;
             files.server_of(&contents).map_err(|error| error.to_string())
         }
         .boxed()

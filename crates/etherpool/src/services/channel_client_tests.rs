@@ -26,6 +26,18 @@ async fn greet(stream: &mut UnixStream, lines: &mut LineReader, instance: u64) {
         .unwrap();
 }
 
+/// A client that is connected to an engine of this instance, and the engine's end.
+async fn connected(instance: u64) -> (tempfile::TempDir, EngineClient, UnixStream, LineReader) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("engine.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let client = EngineClient::start(socket);
+    let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
+    greet(&mut engine, &mut lines, instance).await;
+    client.process().wait_for(Option::is_some).await.unwrap();
+    (directory, client, engine, lines)
+}
+
 #[tokio::test]
 async fn answers_find_their_requests_and_a_dead_engine_fails_them() {
     let directory = tempfile::tempdir().unwrap();
@@ -73,13 +85,7 @@ async fn answers_find_their_requests_and_a_dead_engine_fails_them() {
 /// Each waits as long as it may, and no longer; what comes afterwards harms nobody.
 #[tokio::test]
 async fn a_silent_engine_is_waited_for_within_limits() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("engine.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let client = EngineClient::start(socket);
-    let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
-    greet(&mut engine, &mut lines, 7).await;
-    client.process().wait_for(Option::is_some).await.unwrap();
+    let (_directory, client, mut engine, mut lines) = connected(7).await;
     let ask = |request| {
         let client = client.clone();
         tokio::spawn(async move { client.call::<u32>(request).await })
@@ -120,13 +126,7 @@ async fn a_silent_engine_is_waited_for_within_limits() {
 
 #[tokio::test]
 async fn descriptors_travel_with_their_request() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("engine.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let client = EngineClient::start(socket);
-    let (mut engine, mut lines) = (listener.accept().await.unwrap().0, LineReader::default());
-    greet(&mut engine, &mut lines, 1).await;
-    client.process().wait_for(Option::is_some).await.unwrap();
+    let (_directory, client, engine, _) = connected(1).await;
 
     let (ours, theirs) = UnixStream::pair().unwrap();
     let theirs: OwnedFd = theirs.into_std().unwrap().into();

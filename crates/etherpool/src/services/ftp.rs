@@ -16,12 +16,12 @@ use control::config::{FtpConfig, SupervisorConfig};
 use control::ftp::{FtpAnswer, FtpNews, FtpQuestion, FtpRequest, Secret};
 use control::reconcile::Attachment;
 use frontend::ftp::{Files, FtpError, listen, open_root};
-use frontend::tls::KeyFiles;
 use serde_json::Value;
 use tokio::sync::{Semaphore, broadcast};
 
 use super::channel_client::{Asked, Client, EngineClient, News};
 use super::peer::Peer;
+use crate::ftp::keys_of;
 
 /// How long the engine may take to say whether the lease runs; later is no.
 const LEASE_LIMIT: Duration = Duration::from_secs(2);
@@ -90,7 +90,6 @@ pub struct FtpServers {
 /// What is served, and out of what questions are answered.
 struct Served {
     files: Files,
-    keys: Option<KeyFiles>,
     engine: EngineClient,
     /// By the numbers of servers, of which none comes twice.
     servers: Mutex<BTreeMap<u64, (VolumeName, Attachment)>>,
@@ -101,8 +100,8 @@ impl FtpServers {
     pub fn new(config: &SupervisorConfig, engine: EngineClient) -> FtpServers {
         let process = Client::start(config.ftp_socket());
         let config = config.ftp.clone();
-        let (files, keys) = (files_of(&config), keys_of(&config));
-        let served = Arc::new(Served { files, keys, engine, servers: Mutex::default() });
+        let files = files_of(&config);
+        let served = Arc::new(Served { files, engine, servers: Mutex::default() });
         tokio::spawn(answer_all(process.clone(), process.news(), Arc::downgrade(&served)));
         tokio::spawn(end_if_it_hangs(process.clone(), Arc::downgrade(&served)));
         FtpServers { config, process, served, next: AtomicU64::new(0) }
@@ -224,8 +223,8 @@ impl Served {
 
     /// What the files hold now: a certificate that was renewed is used for the next who asks. Blocks.
     fn certificate(&self) -> Result<(Secret, Secret), String> {
-        let keys = self.keys.as_ref().ok_or("there is none")?;
-        let contents = keys.contents().map_err(|error| error.to_string())?;
+        let contents = self.files.key_contents().map_err(|error| error.to_string())?;
+        let contents = contents.ok_or("there is none")?;
         let text = |bytes| String::from_utf8(bytes).map(Secret).map_err(|_| "it is no text");
         Ok((text(contents.certificate)?, text(contents.key)?))
     }
@@ -280,11 +279,6 @@ async fn end_if_it_hangs(process: Client<FtpRequest>, served: Weak<Served>) {
             peer.kill();
         }
     }
-}
-
-fn keys_of(config: &FtpConfig) -> Option<KeyFiles> {
-    let (certificate, key) = config.certificate.clone().zip(config.key.clone())?;
-    Some(KeyFiles { certificate, key })
 }
 
 /// Those that the configuration names.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::accounts::{UsersFileError, read_users};
-use crate::tls::{KeyFiles, TlsError};
+use crate::tls::{KeyContents, KeyFiles, TlsError};
 
 /// Who knows it. What isn't answered in time is answered by no.
 pub trait Outside: Send + Sync + 'static {
@@ -43,6 +43,11 @@ impl Files {
     /// Whether certificate and key can be used now, if there are any. Blocks.
     pub fn check_keys(&self) -> Result<(), TlsError> {
         self.keys.as_ref().map_or(Ok(()), |keys| keys.server().map(drop))
+    }
+
+    /// What those of TLS hold now, if there are any. Blocks.
+    pub fn key_contents(&self) -> Result<Option<KeyContents>, TlsError> {
+        self.keys.as_ref().map(KeyFiles::contents).transpose()
     }
 }
 

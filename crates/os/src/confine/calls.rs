@@ -82,6 +82,9 @@ pub const NAMESPACES: &[i64] = &[libc::SYS_setns];
 /// Calls by which a process becomes another program.
 pub const PROGRAMS: &[i64] = &[libc::SYS_execve, libc::SYS_execveat];
 
+/// All of these, for who does nothing but serve.
+pub const ALL: [&[i64]; 6] = [MACHINE, OTHERS, MOUNTS, NAMESPACES, PROGRAMS, USERS];
+
 /// Calls by which a process becomes another user. That of a thread for files stays ([`crate::FileUser`]).
 pub const USERS: &[i64] = &[
     libc::SYS_setuid,

@@ -246,14 +246,7 @@ mod tests {
             own: CapabilitySet::NET_RAW,
             of_programs: CapabilitySet::SYS_ADMIN,
             programs_gain: false,
-            refused: vec![
-                calls::MACHINE,
-                calls::OTHERS,
-                calls::MOUNTS,
-                calls::NAMESPACES,
-                calls::PROGRAMS,
-                calls::USERS,
-            ],
+            refused: calls::ALL.to_vec(),
             alone_at: None,
         }
     }
