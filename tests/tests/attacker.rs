@@ -26,6 +26,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{Advice, fadvise};
 use seal::PublicKey;
+use serde_json::Value;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// What the secret file consists of: in whatever piece of it.
@@ -66,6 +67,10 @@ fn record(lab: &Lab, attacker: &Attacker) -> Tape {
     load.wait_for(200);
     wait_until("the node is back", || uses(lab, "e1.0"));
     lab.wait_clean();
+    // It may have seemed never to be gone: what is heard must be of the sessions that it has now.
+    wait_until("the node is written to", || {
+        stats(lab, "n1")["requests"]["write"].as_u64() > Some(20)
+    });
     write_secret(lab);
     load.wait_for(200);
     load.stop().verify();
@@ -86,9 +91,13 @@ fn uses(lab: &Lab, name: &str) -> bool {
 
 /// What a node has dropped, by reason.
 fn dropped(lab: &Lab, node: &str) -> BTreeMap<String, u64> {
+    serde_json::from_value(stats(lab, node)["dropped"].clone()).unwrap()
+}
+
+/// What a node has counted since it was started.
+fn stats(lab: &Lab, node: &str) -> Value {
     let run = lab.dir().join(node).join("run").display().to_string();
-    let report = lab.json(&["target", "stats", "--socket", &run]);
-    serde_json::from_value(report[0]["exports"][0]["dropped"].clone()).unwrap()
+    lab.json(&["target", "stats", "--socket", &run])[0]["exports"][0].clone()
 }
 
 /// What nodes say to frames of somebody who is nobody's client: `answers` of theirs, of which none may bring anything.
