@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use os::net::InterfaceSpec;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -187,6 +188,15 @@ impl Lab {
         serde_json::from_str(&text).expect("lab status is JSON")
     }
 
+    /// A further machine's cable to the lab's switch, by the name of its interface.
+    pub fn plug_in(&self, name: &str) -> InterfaceSpec {
+        let netns = self.status()["netns"].as_str().unwrap().to_owned();
+        ip(&netns, &format!("link add {name} mtu 9000 type veth peer name p{name} mtu 9000"));
+        ip(&netns, &format!("link set p{name} master br0 up"));
+        ip(&netns, &format!("link set {name} up"));
+        InterfaceSpec { name: name.to_owned(), netns: Some(netns) }
+    }
+
     /// The pool's report.
     pub fn pool(&self) -> Value {
         self.find("pool", "pools", "cluster")
@@ -351,6 +361,13 @@ pub fn key_of(state_dir: &Path) -> String {
     let output = etherpool().args(["key", "show", "--state-dir"]).arg(state_dir).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// `ip` in a namespace.
+pub(crate) fn ip(netns: &str, words: &str) {
+    let output = Command::new("ip").args(["-n", netns]).args(words.split(' ')).output();
+    let output = output.expect("ip (iproute2)");
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The program under test.

@@ -46,16 +46,7 @@ impl Rival {
     }
 
     fn begin(lab: &Lab, owner: Option<&str>, stop_at: Option<&str>) -> Rival {
-        let netns = lab.status()["netns"].as_str().unwrap().to_owned();
-        for line in [
-            "link add sup1 mtu 9000 type veth peer name psup1 mtu 9000",
-            "link set psup1 master br0 up",
-            "link set sup1 up",
-        ] {
-            let args = line.split(' ');
-            let status = Command::new("ip").args(["-n", &netns]).args(args).status().unwrap();
-            assert!(status.success(), "ip {line}");
-        }
+        let netns = lab.plug_in("sup1").netns.unwrap_or_default();
         let dir = lab.dir().join("rival");
         std::fs::create_dir_all(&dir).unwrap();
         let path = |name: &str| dir.join(name).display().to_string();

@@ -284,20 +284,6 @@ fn access_lists_name_single_machines() {
     }
 }
 
-/// A machine on the lab's switch.
-fn plug_in(lab: &Lab) -> InterfaceSpec {
-    let netns = lab.status()["netns"].as_str().unwrap().to_owned();
-    for line in [
-        "link add cl0 mtu 9000 type veth peer name pcl0 mtu 9000",
-        "link set pcl0 master br0 up",
-        "link set cl0 up",
-    ] {
-        let status = Command::new("ip").args(["-n", &netns]).args(line.split(' ')).status();
-        assert!(status.unwrap().success(), "ip {line}");
-    }
-    InterfaceSpec { name: "cl0".into(), netns: Some(netns) }
-}
-
 /// A lab with a pool over two nodes, and a volume.
 fn lab_with_volume() -> Lab {
     let lab = Lab::up(&LabOptions {
@@ -446,7 +432,7 @@ fn an_address_that_is_somebodys_is_refused() {
     refused("e3.0", &["n3", seen["mac"].as_str().unwrap(), "sup0"]);
 
     // Somebody who hears but one question.
-    let loner = Loner::start(&plug_in(&lab));
+    let loner = Loner::start(&lab.plug_in("cl0"));
     loner.take("e9.9");
     refused("e9.9", &[&loner.mac.to_string(), "sup0"]);
     // Nor is such an address chosen.
@@ -498,7 +484,7 @@ fn an_address_that_is_somebodys_is_refused() {
 #[test]
 fn a_list_that_makes_no_sense_is_reported_and_not_acted_on() {
     let lab = lab_with_volume();
-    let cable = plug_in(&lab);
+    let cable = lab.plug_in("cl0");
     for mac in ["ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"] {
         let refused = lab.cli_output(&["volume", "export", VOLUME, "aoe:e7.1", "--allow", mac]);
         assert_eq!(refused.status.code(), USAGE, "{}", text_of(&refused));

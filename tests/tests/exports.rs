@@ -8,27 +8,11 @@ use aoe_wire::{MacAddr, SessionVersion, ShelfSlot, Status};
 use blackbox::attacker::{Stranger, any_key};
 use blackbox::frames::{BROADCAST, Client, ata_request, config_request, header};
 use blackbox::{Lab, LabOptions, wait_until};
-use os::net::InterfaceSpec;
 
 const VOLUME: &str = "cluster/two";
 const CONFIG: u8 = 1;
 const READ_EXT: u8 = 0x24;
 const IDENTIFY: u8 = 0xec;
-
-/// A machine's cable to the lab's switch.
-fn plug_in(lab: &Lab) -> InterfaceSpec {
-    let netns = lab.status()["netns"].as_str().unwrap().to_owned();
-    for line in [
-        "link add cl0 mtu 9000 type veth peer name pcl0 mtu 9000",
-        "link set pcl0 master br0 up",
-        // As which it may, by the list.
-        "link set cl0 address 02:fe:00:00:00:01 up",
-    ] {
-        let status = Command::new("ip").args(["-n", &netns]).args(line.split(' ')).status();
-        assert!(status.unwrap().success(), "ip {line}");
-    }
-    InterfaceSpec { name: "cl0".into(), netns: Some(netns) }
-}
 
 /// Tries all that a machine without rights might: searches and questions by name, to all stations
 /// and to the supervisor itself.
@@ -68,7 +52,11 @@ fn a_volume_is_there_for_its_clients_and_as_they_left_it() {
     // A witness of the supervisor would answer everybody.
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--no-witness", "--yes"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);
-    let cable = plug_in(&lab);
+    let cable = lab.plug_in("cl0");
+    // As which it may, by the list.
+    let netns = cable.netns.as_deref().unwrap();
+    let set = ["-n", netns, "link", "set", "cl0", "address", "02:fe:00:00:00:01"];
+    assert!(Command::new("ip").args(set).status().unwrap().success());
     let friend = MacAddr([2, 0xfe, 0, 0, 0, 1]);
     let stranger = MacAddr([2, 0xfe, 0, 0, 0, 2]);
 

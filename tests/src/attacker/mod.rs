@@ -7,7 +7,6 @@ mod said;
 mod stranger;
 pub mod tape;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,6 +16,7 @@ use block::OwnerId;
 use os::net::{FrameSocket, InterfaceSpec};
 
 use crate::Lab;
+use crate::lab::ip;
 
 pub use flood::{Flood, FloodOf};
 pub use impostor::{Impostor, Victim};
@@ -26,7 +26,6 @@ pub use stranger::{Answer, Stranger, any_key};
 
 /// A machine of his at the lab's switch.
 pub struct Attacker {
-    netns: String,
     interface: InterfaceSpec,
 }
 
@@ -52,12 +51,7 @@ pub struct Ear {
 impl Attacker {
     /// Plugs him in at a switch that sends every frame to all.
     pub fn plug_in(lab: &Lab) -> Attacker {
-        let netns = lab.status()["netns"].as_str().unwrap().to_owned();
-        let interface = InterfaceSpec { name: "att1".to_owned(), netns: Some(netns.clone()) };
-        let attacker = Attacker { netns, interface };
-        attacker.ip("link add att1 mtu 9000 type veth peer name patt1 mtu 9000");
-        attacker.ip("link set patt1 master br0 up");
-        attacker.ip("link set att1 up");
+        let attacker = Attacker { interface: lab.plug_in("att1") };
         attacker.hears_all(true);
         attacker
     }
@@ -70,9 +64,7 @@ impl Attacker {
 
     /// `ip` in the switch's namespace.
     pub fn ip(&self, words: &str) {
-        let output = Command::new("ip").args(["-n", &self.netns]).args(words.split(' ')).output();
-        let output = output.expect("ip (iproute2)");
-        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+        ip(self.interface.netns.as_deref().unwrap_or_default(), words);
     }
 
     /// His interface.
@@ -82,7 +74,7 @@ impl Attacker {
 
     /// Another one of the switch's namespace.
     pub fn port(&self, name: &str) -> InterfaceSpec {
-        InterfaceSpec { name: name.to_owned(), netns: Some(self.netns.clone()) }
+        InterfaceSpec { name: name.to_owned(), ..self.interface.clone() }
     }
 
     /// A socket for all frames.

@@ -16,6 +16,9 @@ use seal::{Asking, KeyPair, Keys, SecretKey, Security, Suite};
 
 use crate::frames::Client;
 
+/// So often what isn't answered is sent again, at most.
+const TRIES: u32 = 50;
+
 /// What a request was answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -36,7 +39,7 @@ pub struct Stranger {
     sequence: u64,
     keys: Option<Keys>,
     info: Option<ExportInfo>,
-    /// The disk's owner's.
+    /// The disk's owner's, by the last answer.
     pub epoch: Epoch,
 }
 
@@ -92,7 +95,6 @@ impl Stranger {
             let (reply, payload, _) =
                 stranger.ask(&bytes_of(open, opening.emit(), None)).ok_or(None)?;
             stranger.info = ExportInfo::parse(&payload).ok();
-            stranger.epoch = reply.epoch;
             return if reply.status == Status::Ok { Ok(stranger) } else { Err(Some(reply.status)) };
         };
         let (mut asking, ask, choice) = stranger.begin(own, &offer, &opening, reply.detail);
@@ -108,7 +110,6 @@ impl Stranger {
         }
         stranger.info = ExportInfo::parse(&said).ok();
         stranger.keys = Some(keys);
-        stranger.epoch = reply.epoch;
         Ok(stranger)
     }
 
@@ -153,9 +154,10 @@ impl Stranger {
     }
 
     fn ask(&mut self, request: &[u8]) -> Option<(SessionReply, Vec<u8>, Vec<u8>)> {
-        let answer = self.client.ask(request, 20).unwrap()?;
+        let answer = self.client.ask(request, TRIES).unwrap()?;
         let (reply, payload) = SessionReply::parse(&answer).unwrap();
         let payload = payload.to_vec();
+        self.epoch = reply.epoch;
         Some((reply, payload, answer))
     }
 
