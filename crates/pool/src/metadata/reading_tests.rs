@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use block::Epoch;
 use proptest::prelude::*;
-use seal::{KeyPair, SecretKey};
+use seal::{Digest, KeyPair, SecretKey};
 
 use super::*;
 use crate::format::{ConfigNumber, FailureDomain, MIB, RecordNumber};
@@ -329,4 +329,38 @@ fn a_table_with_the_same_crc_is_another_one() {
         matches!(found, Err(CopyUnusable::Fault(AreaFault::NewestDamaged { .. }))),
         "{found:?}"
     );
+}
+
+/// It would have all copies come to sequences that nobody reads any more.
+#[test]
+fn a_header_that_somebody_made_up_says_nothing_of_sequences() {
+    let us = keys(1);
+    let (layout, bytes, ..) = signed_area(8 * MIB, &[1], Some(&us));
+    let head = |sequence, epoch| CheckpointHead {
+        stamp: CheckpointStamp { sequence, epoch: Epoch(epoch), number: RecordNumber(0) },
+        crc: 0,
+        table_bytes: 0,
+        place: Vec::new(),
+        digest: None,
+        by: None,
+    };
+    let shown = |head: &CheckpointHead, keys: Option<&KeyPair>, signers: &Signers| {
+        let mut changed = bytes.clone();
+        let digest = keys.map(|_| Digest::of(&[]));
+        let header = CheckpointHead { digest, ..head.clone() }.encode(POOL, keys);
+        let at = layout.checkpoint_offset(1) as usize;
+        changed[at..at + BLOCK_BYTES].copy_from_slice(&header);
+        let shared = SharedHistory::default();
+        AreaInMemory::new(&changed).recover_signed(POOL, &layout, signers, &shared)
+    };
+    let ours = Signers::of([us.public()]);
+    for sequence in [3, (1 << 62) - 1] {
+        let found = shown(&head(sequence, 0), None, &ours).unwrap();
+        assert_eq!((found.highest_sequence, found.former), (2, None));
+    }
+    // Where nobody's signature is asked for, one that is far off says nothing either.
+    let anybody = Signers::default();
+    assert_eq!(shown(&head((1 << 62) - 1, 0), None, &anybody).unwrap().highest_sequence, 2);
+    assert_eq!(shown(&head(3, 0), None, &anybody).unwrap().highest_sequence, 3);
+    assert_eq!(shown(&head(3, 0), Some(&us), &ours).unwrap().highest_sequence, 3);
 }

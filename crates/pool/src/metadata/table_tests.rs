@@ -99,3 +99,14 @@ proptest! {
         }
     }
 }
+
+/// Who reads a place keeps all of it: a header that somebody made up names no more than there is.
+#[test]
+fn a_place_is_no_larger_than_a_checkpoint_may_be() {
+    let most = layout().checkpoint_blocks_max();
+    let place = |blocks: u64| {
+        let run = BlockRun { first: 1, count: 1 };
+        is_place(&layout(), &vec![run; blocks as usize], blocks * BLOCK_BYTES as u64)
+    };
+    assert!(place(most) && !place(most + 1));
+}
