@@ -2,10 +2,12 @@
 //! by a key of its own, or by whom the pool has shut out, while the pool is closed; or metadata. Whoever opens it or imports
 //! it believes none of that.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use block::{Buffer, Epoch, IoError, Lba, OwnerId, SectorRange};
 use futures::FutureExt;
+use futures::future::select;
 use pool::PoolReport;
 use pool::engine::{ImportOptions, VotesOf};
 use pool::format::{
@@ -40,7 +42,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "forged-metadata",
         "a machine of the cluster shows metadata that no owner of the pool has written, as the newest copy, while the pool is \
-         closed: over restarts and takeovers it is opened as it was",
+         closed: over restarts and takeovers, also such as are cut short, it is opened as it was",
         400,
         |stage| rewritten(stage).boxed_local(),
     ),
@@ -136,12 +138,17 @@ async fn rewritten(stage: Stage) -> Result<(), Failure> {
         rig.forget_clients();
         rig.run_for(rig.between(0, 8000)).await;
         rewrite(&rig, &report, active)?;
-        match rig.below(2) {
-            0 => {
-                active = 1 - active;
+        match rig.below(3) {
+            0 => rig.cluster.start_supervisor(active),
+            whether => {
+                let other = 1 - active;
+                if whether == 1 {
+                    cut_short(&rig, other).await?;
+                    rig.run_for(rig.between(0, 8000)).await;
+                }
+                active = if rig.below(2) == 0 { other } else { active };
                 taken_over(&rig, active, VotesOf::Known).await?;
             }
-            _ => rig.cluster.start_supervisor(active),
         }
         rig.wait_clean(CONVERGENCE_MAX).await?;
     }
@@ -149,6 +156,20 @@ async fn rewritten(stage: Stage) -> Result<(), Failure> {
     rig.cluster.heal();
     rig.wait_clean(CONVERGENCE_MAX).await?;
     rig.converge().await
+}
+
+/// A supervisor that begins to take the pool, and ends at some moment of that: it may have written to some copies of the
+/// metadata, to all, or to none.
+async fn cut_short(rig: &Rc<Rig>, active: usize) -> Result<(), Failure> {
+    rig.cluster.start_supervisor(active);
+    rig.set_active(active);
+    rig.see_disks(rig.cluster.disks().len()).await?;
+    let moment = rig.run_for(rig.between(0, 1500));
+    // It may be done before.
+    drop(select(pin!(imported(rig, VotesOf::Known)), pin!(moment)).await);
+    rig.cluster.kill_supervisor(active);
+    rig.forget_clients();
+    Ok(())
 }
 
 async fn key_lost(stage: Stage) -> Result<(), Failure> {
