@@ -9,7 +9,10 @@ use seal::{Digest, KeyPair, SecretKey};
 use super::*;
 use crate::format::{ConfigNumber, FailureDomain, MIB, RecordNumber};
 use crate::metadata::testing::{AreaInMemory, POOL, empty_pool};
-use crate::metadata::{CheckpointStamp, MetaRecord, Metadata, encode_checkpoint, encode_entry};
+use crate::metadata::{
+    AreaPosition, CheckpointStamp, MetaRecord, Metadata, choose_copy, encode_checkpoint,
+    encode_entry,
+};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -282,7 +285,34 @@ fn nothing_of_a_signed_copy_can_be_changed() {
     assert!(end > begin);
 }
 
-/// CRC32C is linear: four bytes behind a change make it what it was.
+/// Changes the last four bytes so that the CRC becomes this one: it is linear, each of their bits changes it in its own way.
+fn tune(bytes: &mut [u8], crc: u32) {
+    let last = bytes.len() - 4;
+    let is = block::crc32c(bytes);
+    let mut flipped = |bit: usize| {
+        bytes[last + bit / 8] ^= 1 << (bit % 8);
+        let crc = block::crc32c(bytes);
+        bytes[last + bit / 8] ^= 1 << (bit % 8);
+        (crc ^ is, 1 << bit)
+    };
+    let mut rows: Vec<(u32, u32)> = (0..32).map(&mut flipped).collect();
+    let (mut left, mut flips) = (is ^ crc, 0_u32);
+    for bit in 0..32 {
+        let Some(index) = rows.iter().position(|(crc, _)| crc >> bit & 1 == 1) else { continue };
+        let (crc, set) = rows.swap_remove(index);
+        for row in rows.iter_mut().filter(|(other, _)| other >> bit & 1 == 1) {
+            *row = (row.0 ^ crc, row.1 ^ set);
+        }
+        if left >> bit & 1 == 1 {
+            (left, flips) = (left ^ crc, flips ^ set);
+        }
+    }
+    for (byte, flip) in bytes[last..].iter_mut().zip(flips.to_le_bytes()) {
+        *byte ^= flip;
+    }
+    assert_eq!(block::crc32c(bytes), crc);
+}
+
 #[test]
 fn a_table_with_the_same_crc_is_another_one() {
     let us = keys(1);
@@ -297,30 +327,7 @@ fn a_table_with_the_same_crc_is_another_one() {
     let genuine = &bytes[at..at + len];
     let mut forged = genuine.to_vec();
     forged[0] ^= 1;
-    // Each of the last 32 bits changes the CRC in its own way; which of them together undo the change?
-    let differs = |bytes: &[u8]| block::crc32c(bytes) ^ block::crc32c(genuine);
-    let mut rows: Vec<(u32, u32)> = (0..32)
-        .map(|bit| {
-            let mut flipped = genuine.to_vec();
-            flipped[len - 4 + bit / 8] ^= 1 << (bit % 8);
-            (differs(&flipped), 1 << bit)
-        })
-        .collect();
-    let (mut left, mut flips) = (differs(&forged), 0_u32);
-    for bit in 0..32 {
-        let Some(index) = rows.iter().position(|(crc, _)| crc >> bit & 1 == 1) else { continue };
-        let (crc, set) = rows.swap_remove(index);
-        for row in rows.iter_mut().filter(|(other, _)| other >> bit & 1 == 1) {
-            *row = (row.0 ^ crc, row.1 ^ set);
-        }
-        if left >> bit & 1 == 1 {
-            (left, flips) = (left ^ crc, flips ^ set);
-        }
-    }
-    for (byte, flip) in forged[len - 4..].iter_mut().zip(flips.to_le_bytes()) {
-        *byte ^= flip;
-    }
-    assert_eq!((left, block::crc32c(&forged)), (0, head.crc));
+    tune(&mut forged, head.crc);
     assert_ne!(forged, genuine);
     let mut changed = bytes.clone();
     changed[at..at + len].copy_from_slice(&forged);
@@ -329,6 +336,43 @@ fn a_table_with_the_same_crc_is_another_one() {
         matches!(found, Err(CopyUnusable::Fault(AreaFault::NewestDamaged { .. }))),
         "{found:?}"
     );
+}
+
+/// Who ends as another copy does holds what that one holds: nobody asks who signed what he has in between, and none of it
+/// says that the two contradict each other.
+#[test]
+fn a_log_that_ends_as_a_genuine_one_says_nothing_of_its_own() {
+    let us = keys(1);
+    let (layout, bytes, places, metadata) = signed_area(8 * MIB, &[1, 2], Some(&us));
+    let signers = Signers::of([us.public()]);
+    let shared = SharedHistory::default();
+    let recover = |bytes: &[u8]| {
+        AreaInMemory::new(bytes).recover_signed(POOL, &layout, &signers, &shared).unwrap()
+    };
+    let genuine = recover(&bytes);
+    let (_, blank, ..) = signed_area(8 * MIB, &[], Some(&us));
+    let begins = AreaInMemory::new(&blank);
+    let begins = begins.recover_signed(POOL, &layout, &signers, &SharedHistory::default());
+    let his = keys(2);
+    let mut position = AreaPosition { by: Some(his.public()), ..begins.unwrap().position };
+    let mut forged = bytes.clone();
+    for (index, (at, _)) in places.iter().enumerate() {
+        let renamed = MetaRecord::PoolRenamed { name: format!("{index}-{:060}", 9) };
+        let by = (ConfigNumber(1), Some(&his));
+        let entry = encode_entry(&layout, &position, by, &vec![renamed; index + 1]).unwrap();
+        position = entry.after;
+        forged[*at as usize..][..entry.bytes.len()].copy_from_slice(&entry.bytes);
+    }
+    let at = places[1].0 as usize;
+    let used = entry_claim(&forged[at..], POOL).unwrap().bytes;
+    let last = &mut forged[at..][..used];
+    last[8..12].fill(0);
+    tune(last, genuine.position.chain);
+    last[8..12].copy_from_slice(&genuine.position.chain.to_le_bytes());
+    let beside = recover(&forged);
+    assert_eq!(beside.position, genuine.position);
+    assert!(beside.metadata == metadata);
+    assert!(choose_copy(&[genuine, beside]).is_ok());
 }
 
 /// It would have all copies come to sequences that nobody reads any more.

@@ -11,8 +11,9 @@ use futures::future::select;
 use pool::PoolReport;
 use pool::engine::{ImportOptions, VotesOf};
 use pool::format::{
-    ConfigNumber, Configuration, Destruction, DiskId, PoolId, RecordNumber, Signer, Signers,
-    VOTE_BYTES, VotePlace, VoteSlots, Voters, select_vote,
+    APPLIED_BYTES, Applied, ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
+    RecordNumber, Signer, Signers, VOTE_BYTES, VotePlace, VoteSlots, Voters, select_applied,
+    select_vote,
 };
 use pool::metadata::{
     AreaBytes, AreaLayout, AreaPosition, CheckpointStamp, Layout, MetaRecord, SharedHistory,
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
 use super::grants::{bystander, key, supervisor};
+use super::read_only::read_by;
 use super::scenario;
 use super::votes::VOTE_SLOTS;
 use crate::cluster::Plan;
@@ -138,6 +140,12 @@ async fn rewritten(stage: Stage) -> Result<(), Failure> {
         rig.forget_clients();
         rig.run_for(rig.between(0, 8000)).await;
         rewrite(&rig, &report, active)?;
+        if rig.below(3) == 0 {
+            // Who only looks at it is told nothing else either.
+            read_by(&rig, 1 - active).await?;
+            rig.cluster.kill_supervisor(1 - active);
+            rig.set_active(active);
+        }
         match rig.below(3) {
             0 => rig.cluster.start_supervisor(active),
             whether => {
@@ -315,12 +323,16 @@ impl AreaBytes for Area<'_> {
 
 /// Shows metadata without its volumes on a machine's disk, as the newest: as an entry behind what is there, or as a
 /// checkpoint. It isn't signed, by nobody's key, or by a supervisor that the pool lets in and whom it doesn't belong to.
+/// Or has the disk say that records were committed of which nobody has heard.
 fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> {
     let pool = PoolId(report.id.parse().map_err(failed)?);
     let shown = &report.disks[rig.below(report.disks.len())];
     let disks = rig.cluster.disks();
     let disk = disks.iter().find(|(name, _)| *name == shown.name).map(|(_, disk)| disk);
     let disk = disk.ok_or_else(|| failed("there is no such disk"))?;
+    if rig.below(4) == 0 {
+        return outdo(rig, disk, pool, DiskId(shown.id.parse().map_err(failed)?));
+    }
     let Some(area) = Part::Metadata.ranges(disk).pop() else { return Ok(()) };
     let bytes = disk.peek(area);
     let (anybody, shared) = (Signers::default(), SharedHistory::default());
@@ -371,5 +383,19 @@ fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> 
         poke(layout.run_offset(&run), &bytes);
     }
     poke(layout.checkpoint_offset(forged.after.slot()), &forged.header);
+    Ok(())
+}
+
+/// A disk that knows of more than was ever committed.
+fn outdo(rig: &Rig, disk: &Disk, pool: PoolId, id: DiskId) -> Result<(), Failure> {
+    let slots = DiskGeometry::applied_slots();
+    let sectors = (APPLIED_BYTES / block::SECTOR_BYTES) as u64;
+    let [first, second] = slots.map(|at| disk.peek(SectorRange::new(at, sectors)));
+    let found = select_applied(pool, id, [Some(&first), Some(&second)]);
+    let Some(newest) = found.newest else { return Ok(()) };
+    let record = RecordNumber([1 << 62, u64::MAX][rig.below(2)]);
+    let forged = Applied { sequence: found.next_sequence, record, ..newest };
+    rig.cluster.tell(&format!("{id} says {forged:?}"));
+    disk.poke(slots[forged.slot()], &forged.encode());
     Ok(())
 }

@@ -50,9 +50,31 @@ async fn start(stage: &Stage) -> Result<Rc<Rig>, Failure> {
     Ok(rig)
 }
 
-/// Has the second supervisor read the pool, as soon as that lets it.
+/// Has a supervisor that is off read the pool, and with it all of the volume, which is as it was left.
+pub(super) async fn read_by(rig: &Rig, reader: usize) -> Result<(), Failure> {
+    rig.cluster.start_supervisor(reader);
+    rig.set_active(reader);
+    import(rig, READS_IT).await?;
+    let report = rig.report().ok_or_else(|| Failure("the reader has no pool".into()))?;
+    expect(report.read_only, || format!("it isn't read-only: {report:#?}"))?;
+    let serves = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none());
+    rig.cluster.wait_for("the reader serves", OPENING_MAX, serves).await?;
+    let watched = look(rig)?;
+    in_time(rig, async move { watched.read_all().await }).await
+}
+
+/// What doesn't depend on machines that are away is done soon.
+async fn in_time(
+    rig: &Rig,
+    work: impl Future<Output = Result<(), IoError>> + 'static,
+) -> Result<(), Failure> {
+    let (director, limit) = (rig.cluster.director(), Duration::from_secs(60));
+    let done = runtime::timeout(&director, limit, rig.with(|_| work)).await;
+    done.map_err(|_| Failure("reading, or a write that must be refused, hangs".into()))?
+}
+
+/// Has the supervisor read the pool, as soon as that lets it.
 async fn import(rig: &Rig, options: ImportOptions) -> Result<(), Failure> {
-    rig.set_active(1);
     let import = || rig.with(|engine| async move { engine.import_pool(POOL, options).await });
     for _ in 0..IMPORT_TRIES {
         if import().await.is_ok() {
@@ -65,9 +87,9 @@ async fn import(rig: &Rig, options: ImportOptions) -> Result<(), Failure> {
 
 /// The volume as the reader has it.
 fn device(rig: &Rig) -> Result<Rc<dyn BlockDevice>, Failure> {
-    let device = rig.cluster.supervisor(1).engine().map(|engine| engine.open_volume(POOL, VOLUME));
-    let device = device.ok_or_else(|| Failure("the reader is dead".into()))?;
-    device.map_err(|error| Failure(error.to_string()))
+    let reader = rig.cluster.supervisor(rig.active()).engine();
+    let engine = reader.ok_or_else(|| Failure("the reader is dead".into()))?;
+    engine.open_volume(POOL, VOLUME).map_err(|error| Failure(error.to_string()))
 }
 
 /// The volume, with what the oracle knows now: what a reader saw of a write that nobody was told of may come to
@@ -102,24 +124,16 @@ async fn read_only(stage: Stage) -> Result<(), Failure> {
     // What was under way on the disks is over.
     rig.run_for(Duration::from_secs(8)).await;
     let before = digests(&rig.cluster);
-    rig.cluster.start_supervisor(1);
-    import(&rig, READS_IT).await?;
-    let report = rig.report().ok_or_else(|| Failure("the reader has no pool".into()))?;
-    expect(report.read_only, || format!("it isn't read-only: {report:#?}"))?;
-    let serves = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none());
-    rig.cluster.wait_for("the reader serves", OPENING_MAX, serves).await?;
-    let (watched, device) = (look(&rig)?, device(&rig)?);
-    let work = async move {
-        watched.read_all().await?;
+    read_by(&rig, 1).await?;
+    let device = device(&rig)?;
+    let write = async move {
         let data = Buffer::zeroed(BLOCK_BYTES);
         match device.write(Lba(0), data, Durability::Durable).await {
             Err(IoError::ReadOnly) => Ok(()),
             other => Err(other.err().unwrap_or(IoError::Unsupported)),
         }
     };
-    let (director, limit) = (rig.cluster.director(), Duration::from_secs(60));
-    let done = runtime::timeout(&director, limit, rig.with(|_| work)).await;
-    done.map_err(|_| Failure("reading, or a write that must be refused, hangs".into()))??;
+    in_time(&rig, write).await?;
     // Machines come and go under it.
     if rig.below(2) == 0 {
         let node = rig.below(3);
