@@ -12,18 +12,18 @@ HOSTILE_SCRIPTS ?= 150000
 BYTES ?= 600
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ETHERPOOL := $(TARGET)/release/etherpool
-# What tests are built with, once for all of them; the program that black-box tests run is a release.
+# What tests are built with, once for all of them.
 QUICK := --profile quick --locked
 # The same packages for each, as others would have other features of what they depend on, and be built anew.
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
-.PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check mutants-few
-.PHONY: blackbox guests-long kills-long bench bench-target bench-engine bench-keys setup setup-qemu deny clean
+.PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
+.PHONY: blackbox blackbox-long guests-long kills-long bench bench-target bench-engine bench-keys setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
-	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants"
+	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
@@ -48,14 +48,14 @@ build-dist:
 lab: setup build
 	$(ETHERPOOL) lab up
 
-test: setup setup-qemu check unit bytes hostile sim mutants-few blackbox
+test: setup setup-qemu check unit bytes hostile sim blackbox
 
-test-long: bytes-long sim-long mutants guests-long kills-long
+test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long
 
 # Formatting and lints: no warning passes.
 check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(QUICK) --workspace --all-targets -- -D warnings
 	$(CARGO) test $(QUICK) -q -p architecture
 	$(MAKE) --no-print-directory mutants-check
 
@@ -106,12 +106,15 @@ mutants:
 mutants-check:
 	scripts/mutants check
 
-# A handful, others every day, for three minutes.
-mutants-few:
-	scripts/mutants few 3
+# Real processes, real frames, real disks, in network namespaces. All of them, also after one that failed. With the
+# program that other tests were built with: it isn't built twice, and its checks of itself are on.
+blackbox:
+	@# With tests of it, which were built already: alone it would have other features.
+	$(CARGO) test $(TESTED) --no-run --test systemd
+	ETHERPOOL_BIN=$(abspath $(TARGET)/quick/etherpool) scripts/blackbox $(QUICK)
 
-# Real processes, real frames, real disks, in network namespaces. All of them, also after one that failed.
-blackbox: build
+# The same with what users run.
+blackbox-long: build
 	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) scripts/blackbox --release --locked
 
 # 2 GiB through the page cache of a machine of 512 MiB; XFS and btrfs on a stock kernel.
