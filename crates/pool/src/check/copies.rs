@@ -121,8 +121,10 @@ fn tell_of_witnesses(
     findings: &mut Findings,
 ) {
     let applied = disks.iter().filter_map(|disk| {
-        let record = disk.applied?.record;
-        Some((record, format!("the applied block of {}", disk.name())))
+        // An engine goes by those that it lets write metadata, too.
+        let applied = disk.applied?;
+        let counts = config.is_none_or(|config| config.metadata_by.admit(applied.by));
+        counts.then(|| (applied.record, format!("the applied block of {}", disk.name())))
     });
     let voted = config.map(|config| (config.record, "a vote".to_owned()));
     let newest = applied.chain(voted).max_by_key(|(record, _)| *record);

@@ -25,10 +25,6 @@ use block::read_run;
 /// More than are committed before some disk records a release as applied.
 const RECORDS_SKIPPED: u64 = 1 << 20;
 
-/// Nobody commits so many while a disk isn't told: one that knows of more says what isn't so, and would have numbers come to
-/// their end.
-const RECORDS_AHEAD_MAX: u64 = 1 << 40;
-
 /// A record that was committed, and who knows of it.
 struct Witness {
     record: RecordNumber,
@@ -53,13 +49,13 @@ impl OpenRequest {
         let current = &before.copies;
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
-        let mut witnesses = self.witnesses(before, claimed).await;
         let shared = SharedHistory::default();
         let signers = match self.found {
             // Votes in layers are of our own making, and have what was judged before.
             Some(_) => before.metadata_by.clone(),
             None => self.trusted.signers_of(before),
         };
+        let mut witnesses = self.witnesses(before, &signers, claimed).await;
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
         let (mut faults, mut is_unproved) = (Vec::new(), false);
@@ -108,8 +104,6 @@ impl OpenRequest {
         let signers = self.signers_now(before, by.collect());
         chosen.position.sequence = highest;
         let ends = chosen.position.number;
-        let credible = before.record.max(ends).0.saturating_add(RECORDS_AHEAD_MAX);
-        witnesses.retain(|witness| witness.record.0 <= credible);
         let newest = witnesses.into_iter().max_by_key(|witness| witness.record);
         let committed = newest.as_ref().map_or(RecordNumber(0), |witness| witness.record);
         if let Some(Witness { record, who }) = newest.filter(|witness| witness.record > ends) {
@@ -165,16 +159,23 @@ impl OpenRequest {
         before.voters.all().iter().filter(away).map(|disk| self.name_of(*disk)).collect()
     }
 
-    /// What the votes and the disks' applied blocks know to be committed.
-    async fn witnesses(&self, before: &Configuration, claimed: &[Claimed]) -> Vec<Witness> {
+    /// What the votes and the disks' applied blocks know to be committed. Of these what one of `signers` wrote: any machine
+    /// can show a record that nobody has, and all would wait for it.
+    async fn witnesses(
+        &self,
+        before: &Configuration,
+        signers: &Signers,
+        claimed: &[Claimed],
+    ) -> Vec<Witness> {
         let mut known = vec![Witness { record: before.record, who: "a vote".into() }];
         let reads = claimed.iter().map(|claimed| async move {
             let SeenDisk { device, label, place, .. } = &claimed.disk;
             let slots = read_slots(&**device, DiskGeometry::applied_slots(), 8);
             let slots = self.within(slots).await.ok()?;
             let slots = [slots[0].as_deref(), slots[1].as_deref()];
-            let record = select_applied(self.id, label.disk, slots).newest?.record;
-            Some(Witness { record, who: format!("{}, by what it applied,", place.name) })
+            let newest = select_applied(self.id, label.disk, slots).newest?;
+            let who = format!("{}, by what it applied,", place.name);
+            signers.admit(newest.by).then_some(Witness { record: newest.record, who })
         });
         known.extend(join_all(reads).await.into_iter().flatten());
         known

@@ -452,8 +452,9 @@ impl Pool {
         let member = &work.member;
         let sequence = member.applied_sequence.get();
         let record = self.area.borrow().committed();
-        let applied = Applied { pool: self.id, disk: member.id, sequence, release, record };
-        (DiskGeometry::applied_slots()[applied.slot()], applied.encode())
+        let applied =
+            Applied { pool: self.id, disk: member.id, sequence, release, record, by: None };
+        (DiskGeometry::applied_slots()[applied.slot()], applied.encode(self.keys.as_ref()))
     }
 }
 

@@ -213,9 +213,10 @@ impl Candidate {
             sequence: 1,
             release: ReleaseNumber(0),
             record: RecordNumber(0),
+            by: None,
         };
         let sector = DiskGeometry::applied_slots()[applied.slot()];
-        write_durably(&*self.device, sector, applied.encode()).await?;
+        write_durably(&*self.device, sector, applied.encode(None)).await?;
         Ok(())
     }
 

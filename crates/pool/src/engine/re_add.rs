@@ -198,8 +198,10 @@ impl Pool {
         let (release, record) = known.unwrap_or_default();
         let places = DiskGeometry::applied_slots();
         for _ in places {
-            let anew = Applied { pool: self.id, disk: member.id, sequence, release, record };
-            let write = device.write(places[anew.slot()], anew.encode(), Durability::Durable);
+            let anew =
+                Applied { pool: self.id, disk: member.id, sequence, release, record, by: None };
+            let bytes = anew.encode(self.keys.as_ref());
+            let write = device.write(places[anew.slot()], bytes, Durability::Durable);
             self.within(self.limits.claim, write).await.map_err(not_fit)?;
             sequence += 1;
         }

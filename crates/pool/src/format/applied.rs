@@ -10,13 +10,17 @@
 //! | 48 | 8 | sequence; the block lies in slot (sequence mod 2) |
 //! | 56 | 8 | release number |
 //! | 64 | 8 | last metadata record that was committed |
-//! | 72 | 4024 | zero |
+//! | 72 | 96 | signature of bytes 0 to 72, the CRC as zeros, by the supervisor that wrote it; zero where it has no key |
+//! | 168 | 3928 | zero |
 //!
 //! Protects against: a disk that was rolled back as a whole (a snapshot, a cloned image, a cache that
 //! forgot): its number is below the one in the metadata, so nothing on it is trusted; and against
-//! metadata that is older than that of any disk. Two slots: a torn write leaves the former one.
+//! metadata that is older than that of any disk; and, by the signature, against a node that makes up a record which
+//! nobody has, for which openings would wait. Two slots: a torn write leaves the former one.
 
 use block::{BLOCK_BYTES, Buffer, BufferMut};
+
+use seal::{KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 
 use super::field::{Field, crc_without};
 use super::{DiskId, PoolId, RecordNumber, ReleaseNumber};
@@ -31,7 +35,11 @@ const DISK: Field = POOL.then(16);
 const SEQUENCE: Field = DISK.then(8);
 const RELEASE: Field = SEQUENCE.then(8);
 const RECORD: Field = RELEASE.then(8);
-const REST: Field = RECORD.then(APPLIED_BYTES - RECORD.end());
+const SIGNATURE: Field = RECORD.then(SIGNATURE_BYTES);
+const REST: Field = SIGNATURE.then(APPLIED_BYTES - SIGNATURE.end());
+
+/// In which its signature counts.
+const CONTEXT: &str = "etherpool applied block";
 
 /// Bytes in a slot.
 pub const APPLIED_BYTES: usize = BLOCK_BYTES;
@@ -51,6 +59,8 @@ pub struct Applied {
     pub release: ReleaseNumber,
     /// The last metadata record that was committed before it was written.
     pub record: RecordNumber,
+    /// The supervisor that wrote it, if it signed that.
+    pub by: Option<PublicKey>,
 }
 
 impl Applied {
@@ -59,8 +69,8 @@ impl Applied {
         (self.sequence % 2) as usize
     }
 
-    /// Its bytes.
-    pub fn encode(&self) -> Buffer {
+    /// Its bytes, signed by these keys, whoever it names.
+    pub fn encode(&self, keys: Option<&KeyPair>) -> Buffer {
         let mut block = BufferMut::zeroed(APPLIED_BYTES);
         MAGIC.of_mut(&mut block).copy_from_slice(MAGIC_BYTES);
         POOL.put_uuid(&mut block, self.pool.0);
@@ -68,6 +78,10 @@ impl Applied {
         SEQUENCE.put_number(&mut block, self.sequence);
         RELEASE.put_number(&mut block, self.release.0);
         RECORD.put_number(&mut block, self.record.0);
+        if let Some(keys) = keys {
+            let signature = keys.sign(CONTEXT, &said(&block));
+            SIGNATURE.of_mut(&mut block).copy_from_slice(&signature.0);
+        }
         let crc = crc_without(&block, CRC);
         CRC.put_number(&mut block, u64::from(crc));
         block.freeze()
@@ -79,14 +93,30 @@ impl Applied {
             && CRC.number32(bytes) == crc_without(bytes, CRC)
             && ZERO.number(bytes) == 0
             && REST.of(bytes).iter().all(|byte| *byte == 0);
-        sound.then(|| Applied {
+        if !sound {
+            return None;
+        }
+        let signature = SIGNATURE.of(bytes);
+        let by = match signature.iter().all(|byte| *byte == 0) {
+            true => None,
+            false => Some(Signature(signature.try_into().ok()?).signer(CONTEXT, &said(bytes))?),
+        };
+        Some(Applied {
             pool: PoolId(POOL.uuid(bytes)),
             disk: DiskId(DISK.uuid(bytes)),
             sequence: SEQUENCE.number(bytes),
             release: ReleaseNumber(RELEASE.number(bytes)),
             record: RecordNumber(RECORD.number(bytes)),
+            by,
         })
     }
+}
+
+/// What the signature covers.
+fn said(block: &[u8]) -> Vec<u8> {
+    let mut said = block[..RECORD.end()].to_vec();
+    CRC.of_mut(&mut said).fill(0);
+    said
 }
 
 /// What the two slots hold.
@@ -130,25 +160,27 @@ mod tests {
     const POOL_ID: PoolId = PoolId(Uuid::from_u128(0x11));
     const DISK_ID: DiskId = DiskId(Uuid::from_u128(0x22));
 
+    const SIGNATURE_AT: std::ops::Range<usize> = 72..168;
+
     fn applied(sequence: u64, release: u64) -> Applied {
         let (release, record) = (ReleaseNumber(release), RecordNumber(release + 0x100));
-        Applied { pool: POOL_ID, disk: DISK_ID, sequence, release, record }
+        Applied { pool: POOL_ID, disk: DISK_ID, sequence, release, record, by: None }
     }
 
     #[test]
     fn the_newer_slot_wins_and_the_older_one_is_written_next() {
-        let (old, new) = (applied(4, 70).encode(), applied(5, 71).encode());
+        let (old, new) = (applied(4, 70).encode(None), applied(5, 71).encode(None));
         let slots = select_applied(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
         let newest = Some(applied(5, 71));
         assert_eq!(slots, AppliedSlots { newest, next_sequence: 6, is_whole: true });
-        let newer = applied(6, 72).encode();
+        let newer = applied(6, 72).encode(None);
         let slots = select_applied(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
         assert_eq!(slots.newest, Some(applied(6, 72)));
     }
 
     #[test]
     fn a_slot_that_hides_something_is_noticed() {
-        let [first, second, fourth] = [1, 2, 4].map(|sequence| applied(sequence, 70).encode());
+        let [first, second, fourth] = [1, 2, 4].map(|sequence| applied(sequence, 70).encode(None));
         let blank = [0; APPLIED_BYTES];
         let is_whole = |slots| select_applied(POOL_ID, DISK_ID, slots).is_whole;
         assert!(is_whole([Some(&blank), Some(&first)]));
@@ -162,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_damaged_byte_is_noticed() {
-        let (old, new) = (applied(4, 70).encode(), applied(5, 71).encode());
+        let (old, new) = (applied(4, 70).encode(None), applied(5, 71).encode(None));
         for at in 0..new.len() {
             let mut damaged = new.to_vec();
             damaged[at] ^= 1;
@@ -173,8 +205,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_signed_is_who_signed_it_and_unchanged() {
+        let keys = KeyPair::of(seal::SecretKey::new([1; 32])).unwrap();
+        let signed = applied(5, 71).encode(Some(&keys));
+        let newest = |bytes: &[u8]| select_applied(POOL_ID, DISK_ID, [None, Some(bytes)]).newest;
+        assert_eq!(newest(&signed), Some(Applied { by: Some(keys.public()), ..applied(5, 71) }));
+        // With a CRC that is right: who writes it makes that so.
+        for at in (48..72).chain(SIGNATURE_AT) {
+            let mut forged = signed.to_vec();
+            forged[at] ^= 2;
+            let crc = crc_without(&forged, CRC);
+            CRC.put_number(&mut forged, u64::from(crc));
+            assert_eq!(newest(&forged), None, "byte {at}");
+        }
+    }
+
+    #[test]
     fn another_place_is_refused() {
-        let bytes = applied(5, 71).encode();
+        let bytes = applied(5, 71).encode(None);
         let none = AppliedSlots { newest: None, next_sequence: 1, is_whole: false };
         assert_eq!(select_applied(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
         let other = DiskId(Uuid::from_u128(0x23));
@@ -185,7 +233,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let bytes = applied(5, 0x47).encode();
+        let bytes = applied(5, 0x47).encode(None);
         let mut expected = b"epCONFRM".to_vec();
         expected.extend_from_slice(&CRC.number32(&bytes).to_le_bytes());
         expected.extend_from_slice(&[0; 4]);

@@ -330,16 +330,6 @@ fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> 
     let disks = rig.cluster.disks();
     let disk = disks.iter().find(|(name, _)| *name == shown.name).map(|(_, disk)| disk);
     let disk = disk.ok_or_else(|| failed("there is no such disk"))?;
-    if rig.below(4) == 0 {
-        return outdo(rig, disk, pool, DiskId(shown.id.parse().map_err(failed)?));
-    }
-    let Some(area) = Part::Metadata.ranges(disk).pop() else { return Ok(()) };
-    let bytes = disk.peek(area);
-    let (anybody, shared) = (Signers::default(), SharedHistory::default());
-    let layout = AreaLayout::new(bytes.len() as u64).ok_or_else(|| failed("no metadata area"))?;
-    let copy = recover_copy((pool, &anybody), &layout, &Area(&bytes), &shared).now_or_never();
-    // A disk that has no vote has none.
-    let Some(Ok(copy)) = copy else { return Ok(()) };
     let keys = match rig.below(3) {
         0 => None,
         1 => Some(KeyPair::of(SecretKey::new([OUTSIDER; 32])).map_err(failed)?),
@@ -348,6 +338,18 @@ fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> 
             Some(drivers::keys(&rig.cluster.director(), &name))
         }
     };
+    if rig.below(4) == 0 {
+        // Whoever has the key of a supervisor that is let in may as well take the pool.
+        let keys = keys.filter(|keys| keys.public() != supervisor(rig, 1 - owner));
+        return outdo(rig, disk, (pool, DiskId(shown.id.parse().map_err(failed)?)), keys.as_ref());
+    }
+    let Some(area) = Part::Metadata.ranges(disk).pop() else { return Ok(()) };
+    let bytes = disk.peek(area);
+    let (anybody, shared) = (Signers::default(), SharedHistory::default());
+    let layout = AreaLayout::new(bytes.len() as u64).ok_or_else(|| failed("no metadata area"))?;
+    let copy = recover_copy((pool, &anybody), &layout, &Area(&bytes), &shared).now_or_never();
+    // A disk that has no vote has none.
+    let Some(Ok(copy)) = copy else { return Ok(()) };
     let records: Vec<MetaRecord> =
         copy.metadata.volumes().keys().map(|id| MetaRecord::VolumeRemoved { id: *id }).collect();
     let poke = |at: u64, bytes: &[u8]| {
@@ -387,15 +389,20 @@ fn rewrite(rig: &Rig, report: &PoolReport, owner: usize) -> Result<(), Failure> 
 }
 
 /// A disk that knows of more than was ever committed.
-fn outdo(rig: &Rig, disk: &Disk, pool: PoolId, id: DiskId) -> Result<(), Failure> {
+fn outdo(
+    rig: &Rig,
+    disk: &Disk,
+    (pool, id): (PoolId, DiskId),
+    keys: Option<&KeyPair>,
+) -> Result<(), Failure> {
     let slots = DiskGeometry::applied_slots();
     let sectors = (APPLIED_BYTES / block::SECTOR_BYTES) as u64;
     let [first, second] = slots.map(|at| disk.peek(SectorRange::new(at, sectors)));
     let found = select_applied(pool, id, [Some(&first), Some(&second)]);
     let Some(newest) = found.newest else { return Ok(()) };
-    let record = RecordNumber([1 << 62, u64::MAX][rig.below(2)]);
-    let forged = Applied { sequence: found.next_sequence, record, ..newest };
-    rig.cluster.tell(&format!("{id} says {forged:?}"));
-    disk.poke(slots[forged.slot()], &forged.encode());
+    let record = [newest.record.0 + 1000, 1 << 62, u64::MAX][rig.below(3)];
+    let forged = Applied { sequence: found.next_sequence, record: RecordNumber(record), ..newest };
+    rig.cluster.tell(&format!("{id} says {forged:?}, signed by {keys:?}"));
+    disk.poke(slots[forged.slot()], &forged.encode(keys));
     Ok(())
 }

@@ -107,7 +107,8 @@ fn tell_votes(image: &DiskImage<'_>, disk: &Disk<'_>, tell: Told<'_>) -> Control
                 StructureState::Sound,
                 says.with("sequence", applied.sequence)
                     .with("release", applied.release.0)
-                    .with("metadata_record", applied.record.0),
+                    .with("metadata_record", applied.record.0)
+                    .with_if("signed_by", applied.by.map(|by| by.to_string())),
             ),
             None => place.is(unsound(bytes.as_deref()), says),
         })?;
