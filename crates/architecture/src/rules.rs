@@ -6,11 +6,12 @@ use crate::paths::named;
 use crate::source::{Crate, Module};
 
 /// Which of our crates each may depend on. In dependency order, so that there can be no cycle.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("block", &[]),
     ("runtime", &["block"]),
     ("seal", &["block"]),
     ("aoe-wire", &["block", "seal"]),
+    ("boot", &["block", "aoe_wire"]),
     ("aoe-target", &["block", "runtime", "seal", "aoe_wire"]),
     ("aoe-initiator", &["block", "runtime", "seal", "aoe_wire"]),
     ("pool", &["block", "runtime", "seal"]),
@@ -43,10 +44,19 @@ const TOOLS: [&str; 1] = ["architecture"];
 
 /// Crates that name no socket, file, thread or clock: what they need of the world is given to them, so that
 /// the simulator runs what production runs.
-const PURE: [&str; 8] =
-    ["block", "runtime", "seal", "aoe-wire", "aoe-target", "aoe-initiator", "pool", "control"];
+const PURE: [&str; 9] = [
+    "block",
+    "runtime",
+    "seal",
+    "aoe-wire",
+    "boot",
+    "aoe-target",
+    "aoe-initiator",
+    "pool",
+    "control",
+];
 /// What they may use of other people's crates: none of these reaches the world.
-const PURE_DEPENDENCIES: [&str; 18] = [
+const PURE_DEPENDENCIES: [&str; 19] = [
     "arrayvec",
     "aws_lc_rs",
     "base64",
@@ -58,6 +68,7 @@ const PURE_DEPENDENCIES: [&str; 18] = [
     "serde",
     "serde_json",
     "siphasher",
+    "smoltcp",
     "snow",
     "thiserror",
     "toml",
@@ -87,8 +98,12 @@ const IMPURE: [&[&str]; 16] = [
     &["std", "collections", "hash_set"],
 ];
 /// Of these, what is only a value.
-const VALUES: [&[&str]; 3] =
-    [&["std", "net", "SocketAddr"], &["std", "net", "IpAddr"], &["std", "net", "Ipv4Addr"]];
+const VALUES: [&[&str]; 4] = [
+    &["std", "net", "SocketAddr"],
+    &["std", "net", "SocketAddrV4"],
+    &["std", "net", "IpAddr"],
+    &["std", "net", "Ipv4Addr"],
+];
 /// Macros of it that reach the world.
 const IMPURE_MACROS: [&str; 4] = ["println", "print", "eprintln", "eprint"];
 /// What draws lots that don't follow from a run's seed. The simulator names none of these either.

@@ -1,0 +1,252 @@
+//! Which machine has which address, where no other server gives any: a range, and machines that always have the same one.
+//!
+//! A machine is known by its Ethernet address alone, not by option 61: firmware, iPXE and the system of one machine say
+//! three different things there, and would use up three addresses.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aoe_wire::MacAddr;
+use block::Instant;
+
+/// How long an address is kept for somebody who was offered it: firmware asks for it within seconds.
+const OFFERED_FOR: Duration = Duration::from_secs(60);
+/// How long an address isn't given out that somebody found in use.
+const DECLINED_FOR: Duration = Duration::from_secs(600);
+/// Most addresses of a range: what a table of leases can hold.
+const ADDRESSES_MAX: u32 = 1 << 16;
+
+/// The addresses that are given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    first: Ipv4Addr,
+    last: Ipv4Addr,
+    prefix: u8,
+}
+
+/// Why a range is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// The last address comes before the first.
+    #[error("the range ends before it begins")]
+    Reversed,
+    /// More than a table can hold.
+    #[error("the range has more than {ADDRESSES_MAX} addresses")]
+    TooLong,
+    /// Its ends aren't in one network of that size, or are the network's own address or broadcast address.
+    #[error("the range isn't within one network")]
+    OtherNetwork,
+}
+
+impl Range {
+    /// From the first address to the last, of a network whose addresses have so many bits in common.
+    pub fn new(first: Ipv4Addr, last: Ipv4Addr, prefix: u8) -> Result<Range, RangeError> {
+        let range = Range { first, last, prefix };
+        let (from, to) = (first.to_bits(), last.to_bits());
+        if from > to {
+            return Err(RangeError::Reversed);
+        }
+        if to - from >= ADDRESSES_MAX {
+            return Err(RangeError::TooLong);
+        }
+        let is_host = |bits: u32| {
+            let host = bits & !range.mask();
+            host != 0 && host != !range.mask()
+        };
+        let is_one = prefix <= 30 && range.has(last) && is_host(from) && is_host(to);
+        if is_one { Ok(range) } else { Err(RangeError::OtherNetwork) }
+    }
+
+    fn mask(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0)
+    }
+
+    /// The mask of the network.
+    pub fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.mask())
+    }
+
+    /// Whether an address is of the network.
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        (address.to_bits() ^ self.first.to_bits()) & self.mask() == 0
+    }
+
+    fn gives(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+
+    /// How many addresses it has.
+    pub fn len(&self) -> u32 {
+        self.last.to_bits() - self.first.to_bits() + 1
+    }
+
+    /// Never: a range has an address at least.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    fn nth(&self, index: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.first.to_bits() + index % self.len())
+    }
+}
+
+/// What became of an address that was given out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    /// Who has it, or had it last; nobody where somebody uses it who was never given it.
+    by: Option<MacAddr>,
+    /// Whether he has taken what was offered.
+    is_bound: bool,
+    /// Until when nobody else is given it.
+    until: Instant,
+}
+
+/// A lease, as it is remembered over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Whose.
+    pub mac: MacAddr,
+    /// Of what.
+    pub address: Ipv4Addr,
+    /// For how long from now on.
+    pub left: Duration,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Leases {
+    range: Range,
+    fixed: BTreeMap<MacAddr, Ipv4Addr>,
+    /// Never more than the range has, and those of `fixed`.
+    held: BTreeMap<Ipv4Addr, Held>,
+    /// Who is named there, and for which address: of each there is one.
+    of: BTreeMap<MacAddr, Ipv4Addr>,
+    /// Addresses that nobody may be given: our own, the router's.
+    kept: Vec<Ipv4Addr>,
+}
+
+impl Leases {
+    /// Machines of `fixed` have those addresses, in the range or not; nobody is given one of `kept`.
+    pub fn new(range: Range, fixed: BTreeMap<MacAddr, Ipv4Addr>, kept: Vec<Ipv4Addr>) -> Leases {
+        Leases { range, fixed, kept, held: BTreeMap::new(), of: BTreeMap::new() }
+    }
+
+    /// The range.
+    pub fn range(&self) -> &Range {
+        &self.range
+    }
+
+    /// The address to offer to a machine: its own, the one that it had last, the one that it wants, or any that is free; of
+    /// these one that nobody has had, as long as there is one. None where all are taken.
+    pub fn offer(
+        &mut self,
+        now: Instant,
+        mac: MacAddr,
+        wants: Option<Ipv4Addr>,
+    ) -> Option<Ipv4Addr> {
+        let known = self.of.get(&mac).copied();
+        let address = [self.fixed.get(&mac).copied(), known, wants]
+            .into_iter()
+            .flatten()
+            .find(|address| self.may_have(now, mac, *address))
+            .or_else(|| self.free(now, mac))?;
+        if !self.is_bound(now, mac, address) {
+            self.hold(address, Held { by: Some(mac), is_bound: false, until: now + OFFERED_FOR });
+        }
+        Some(address)
+    }
+
+    /// Gives a machine the address that it asks for, if it may have it.
+    pub fn bind(&mut self, now: Instant, lease: Lease) -> bool {
+        let Lease { mac, address, left } = lease;
+        let may = self.may_have(now, mac, address);
+        if may {
+            self.hold(address, Held { by: Some(mac), is_bound: true, until: now + left });
+        }
+        may
+    }
+
+    /// A machine doesn't need its address any more, or has chosen another server's. It gets the same one again, if it is
+    /// free then. Whether it had one.
+    pub fn release(&mut self, now: Instant, mac: MacAddr) -> bool {
+        let held = self.of.get(&mac).and_then(|address| self.held.get_mut(address));
+        held.is_some_and(|held| {
+            let was = held.is_bound && held.until > now;
+            (held.is_bound, held.until) = (false, now);
+            was
+        })
+    }
+
+    /// A machine found that somebody uses the address that it was given: only of its own, so that nobody can use up those
+    /// of others.
+    pub fn decline(&mut self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let is_its = self.of.get(&mac) == Some(&address);
+        if is_its {
+            self.hold(address, Held { by: None, is_bound: false, until: now + DECLINED_FOR });
+        }
+        is_its
+    }
+
+    /// All leases, to be remembered.
+    pub fn all(&self, now: Instant) -> Vec<Lease> {
+        let bound = self.held.iter().filter(|(_, held)| held.is_bound && held.until > now);
+        let lease = |(address, held): (&Ipv4Addr, &Held)| {
+            let left = held.until.since(now);
+            Some(Lease { mac: held.by?, address: *address, left })
+        };
+        bound.filter_map(lease).collect()
+    }
+
+    fn hold(&mut self, address: Ipv4Addr, held: Held) {
+        let former = self.held.insert(address, held);
+        if let Some(mac) = former.and_then(|former| former.by) {
+            self.of.remove(&mac);
+        }
+        let elsewhere = held.by.and_then(|mac| self.of.insert(mac, address));
+        if let Some(elsewhere) = elsewhere {
+            self.held.remove(&elsewhere);
+        }
+    }
+
+    fn is_bound(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let held = self.held.get(&address);
+        held.is_some_and(|held| held.by == Some(mac) && held.is_bound && held.until > now)
+    }
+
+    /// Whether nobody else has an address, or may have it.
+    fn may_have(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let held = self.held.get(&address).filter(|held| held.until > now);
+        match self.fixed.get(&mac) {
+            // Whoever has it from before it was promised to this machine: not for longer than he was told.
+            Some(fixed) => *fixed == address && held.is_none_or(|held| held.by == Some(mac)),
+            None => {
+                self.range.gives(address)
+                    && held.is_none_or(|held| held.by == Some(mac))
+                    && !self.kept.contains(&address)
+                    && !self.fixed.values().any(|fixed| *fixed == address)
+            }
+        }
+    }
+
+    /// Begins where the machine's address says, so that each gets the same one again also where all was forgotten. One whose
+    /// lease is over is taken only where there is no other: whoever had it comes back perhaps.
+    fn free(&self, now: Instant, mac: MacAddr) -> Option<Ipv4Addr> {
+        let begin = block::crc32c(&mac.0);
+        let all = || {
+            (0..self.range.len())
+                .map(|index| self.range.nth(begin.wrapping_add(index) % self.range.len()))
+        };
+        let may = |address: &Ipv4Addr| self.may_have(now, mac, *address);
+        let is_new = |address: &Ipv4Addr| !self.held.contains_key(address);
+        let oldest = || {
+            let ended = all().filter(may);
+            ended.min_by_key(|address| self.held.get(address).map(|held| held.until))
+        };
+        all().filter(is_new).find(may).or_else(oldest)
+    }
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

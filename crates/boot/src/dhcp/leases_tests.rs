@@ -1,0 +1,181 @@
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn mac(number: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, number])
+}
+
+fn host(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, number)
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_nanos(seconds * 1_000_000_000)
+}
+
+fn lease(number: u8, address: u8) -> Lease {
+    Lease { mac: mac(number), address: host(address), left: HOUR }
+}
+
+/// Addresses 10 to 13, of which 11 is ours; the machine 200 always has 50.
+fn table() -> Leases {
+    let range = Range::new(host(10), host(13), 24).unwrap();
+    Leases::new(range, [(mac(200), host(50))].into(), vec![host(11)])
+}
+
+#[test]
+fn a_range_is_of_one_network() {
+    let range = |first: [u8; 4], last: [u8; 4], prefix| {
+        Range::new(first.into(), last.into(), prefix).map(|range| range.netmask())
+    };
+    assert_eq!(range([10, 0, 0, 1], [10, 0, 0, 254], 24), Ok([255, 255, 255, 0].into()));
+    assert_eq!(range([10, 0, 0, 9], [10, 0, 0, 8], 24), Err(RangeError::Reversed));
+    assert_eq!(range([10, 0, 0, 0], [10, 0, 0, 8], 24), Err(RangeError::OtherNetwork));
+    assert_eq!(range([10, 0, 0, 1], [10, 0, 0, 255], 24), Err(RangeError::OtherNetwork));
+    assert_eq!(range([10, 0, 0, 1], [10, 0, 1, 8], 24), Err(RangeError::OtherNetwork));
+    assert_eq!(range([10, 0, 0, 1], [10, 9, 0, 0], 8), Err(RangeError::TooLong));
+    assert_eq!(range([10, 0, 0, 1], [10, 0, 0, 1], 32), Err(RangeError::OtherNetwork));
+    assert_eq!(range([10, 0, 0, 1], [10, 0, 0, 2], 200), Err(RangeError::OtherNetwork));
+}
+
+#[test]
+fn a_machine_gets_the_same_address_again() {
+    let mut table = table();
+    let first = table.offer(at(0), mac(1), None).unwrap();
+    assert!(table.bind(at(1), Lease { mac: mac(1), address: first, left: HOUR }));
+    // Also when its lease is over, where nobody needed it meanwhile; and when all was forgotten.
+    assert_eq!(table.offer(at(9000), mac(1), None), Some(first));
+    assert_eq!(self::table().offer(at(0), mac(1), None), Some(first));
+    assert!(table.bind(at(9001), Lease { mac: mac(1), address: first, left: HOUR }));
+    assert!(table.release(at(9002), mac(1)) && !table.release(at(9003), mac(1)));
+    assert_eq!(table.offer(at(9003), mac(1), None), Some(first));
+}
+
+#[test]
+fn an_address_that_somebody_has_is_nobody_elses() {
+    let mut table = table();
+    assert!(table.bind(at(0), lease(1, 10)));
+    assert!(!table.bind(at(3599), lease(2, 10)));
+    assert_ne!(table.offer(at(3599), mac(2), Some(host(10))), Some(host(10)));
+    assert!(table.bind(at(3600), lease(2, 10)));
+    assert_eq!(table.all(at(3600)), [lease(2, 10)]);
+}
+
+#[test]
+fn some_addresses_are_never_given() {
+    let mut table = table();
+    for (number, address) in [(1, 11), (1, 9), (1, 14), (1, 50), (200, 10)] {
+        assert!(!table.bind(at(0), lease(number, address)), "{address}");
+    }
+    assert_eq!(table.offer(at(0), mac(200), Some(host(10))), Some(host(50)));
+    assert!(table.bind(at(0), lease(200, 50)));
+}
+
+#[test]
+fn a_full_range_takes_what_was_free_the_longest() {
+    let mut table = table();
+    for (second, (number, address)) in [(1, 12), (2, 10), (3, 13)].into_iter().enumerate() {
+        assert!(table.bind(at(second as u64), lease(number, address)));
+    }
+    assert_eq!(table.offer(at(100), mac(4), None), None);
+    assert_eq!(table.offer(at(4000), mac(4), None), Some(host(12)));
+    // That is his now, so its former owner gets another one.
+    assert_eq!(table.offer(at(4000), mac(1), None), Some(host(10)));
+}
+
+#[test]
+fn an_offer_that_nobody_takes_is_over_in_a_minute() {
+    let mut table = table();
+    let offers: Vec<_> = (1..=3).map(|of| table.offer(at(0), mac(of), None).unwrap()).collect();
+    assert_eq!(table.offer(at(59), mac(4), None), None);
+    assert!(table.offer(at(60), mac(4), None).is_some_and(|offered| offers.contains(&offered)));
+    assert!(table.all(at(0)).is_empty());
+}
+
+#[test]
+fn who_declines_gets_another_address_and_can_decline_only_his_own() {
+    let mut table = table();
+    let first = table.offer(at(0), mac(1), None).unwrap();
+    assert!(!table.decline(at(0), mac(2), first));
+    assert!(table.decline(at(0), mac(1), first));
+    let second = table.offer(at(1), mac(1), Some(first)).unwrap();
+    assert_ne!(second, first);
+    assert!(!table.bind(at(599), Lease { mac: mac(3), address: first, left: HOUR }));
+    assert!(table.bind(at(600), Lease { mac: mac(3), address: first, left: HOUR }));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Offer(u8, Option<u8>),
+    Bind(u8, u8),
+    Release(u8),
+    Decline(u8, u8),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let machine = || prop_oneof![0_u8..8, Just(200)];
+    let address = || 8_u8..16;
+    prop_oneof![
+        (machine(), prop::option::of(address())).prop_map(|(of, wants)| Step::Offer(of, wants)),
+        (machine(), address()).prop_map(|(of, address)| Step::Bind(of, address)),
+        machine().prop_map(Step::Release),
+        (machine(), address()).prop_map(|(of, address)| Step::Decline(of, address)),
+        (0_u64..3000).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever is asked: no two have one address at a time, nobody has two, and the table doesn't grow.
+    #[test]
+    fn each_address_has_one_owner(steps in prop::collection::vec(step(), 0..200)) {
+        let (mut table, mut now) = (table(), 0);
+        // Who was told that he has what, and until when.
+        let mut told: Vec<(MacAddr, Ipv4Addr, u64)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Offer(of, wants) => {
+                    let offered = table.offer(at(now), mac(of), wants.map(host));
+                    if let Some(address) = offered {
+                        let is_anothers = told.iter().any(|(by, has, until)| {
+                            *has == address && *by != mac(of) && *until > now
+                        });
+                        prop_assert!(!is_anothers, "{address} is offered to {of}");
+                    }
+                }
+                Step::Bind(of, address) => {
+                    let lease = Lease { left: HOUR, ..lease(of, address) };
+                    if table.bind(at(now), lease) {
+                        told.retain(|(by, ..)| *by != mac(of));
+                        let is_anothers = told.iter().any(|(_, has, until)| {
+                            *has == lease.address && *until > now
+                        });
+                        prop_assert!(!is_anothers, "{address} is given to {of}");
+                        told.push((mac(of), lease.address, now + HOUR.as_secs()));
+                    }
+                }
+                Step::Release(of) => {
+                    table.release(at(now), mac(of));
+                    told.retain(|(by, ..)| *by != mac(of));
+                }
+                Step::Decline(of, address) => {
+                    if table.decline(at(now), mac(of), host(address)) {
+                        told.retain(|(by, ..)| *by != mac(of));
+                    }
+                }
+                Step::Pass(seconds) => now += seconds,
+            }
+            prop_assert!(table.held.len() <= 5, "{table:?}");
+            for (mac, address) in &table.of {
+                prop_assert_eq!(table.held.get(address).and_then(|held| held.by), Some(*mac));
+            }
+            let named = table.held.values().filter(|held| held.by.is_some()).count();
+            prop_assert_eq!(named, table.of.len());
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! DHCP for machines that boot (RFC 2131, PXE 2.1): beside the server that gives out addresses (*proxy*), or as that.
+//!
+//! [`Server`] is told each message that comes to ports 67 and 4011, and says what is sent where. Whether a machine is
+//! given anything to boot is the caller's to decide: he is asked by [`Given`].
+
+mod client;
+mod leases;
+mod message;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use block::Instant;
+use smoltcp::wire::DhcpMessageType;
+
+pub use client::{Architecture, Client, Program};
+pub use leases::{Lease, Leases, Range, RangeError};
+pub use message::{Request, RequestKind};
+
+use message::{Reply, option};
+
+/// Where clients ask for an address.
+pub const SERVER_PORT: u16 = 67;
+/// Where clients hear.
+pub const CLIENT_PORT: u16 = 68;
+/// Where PXE's clients ask a proxy what to boot (PXE 2.1, 2.2.3).
+pub const PROXY_PORT: u16 = 4011;
+
+/// PXE 2.1, table 2-1: "discovery control", and of it "don't look for boot servers, take the file that is named".
+const DISCOVERY_CONTROL: [u8; 4] = [6, 1, 0b1000, 255];
+
+/// What machines of a network are told beside their address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Where packets to other networks go.
+    pub router: Option<Ipv4Addr>,
+    /// Who knows names.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// The domain of names.
+    pub domain: Option<String>,
+    /// How long an address is one's own.
+    pub lease: Duration,
+}
+
+/// What a machine is given to begin with: a file, by TFTP for [`Program::Pxe`], else a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given(pub String);
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Where to. The broadcast address means: on the interface that the request came by.
+    pub to: SocketAddrV4,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// What came of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was none, or isn't ours to answer.
+    Nothing,
+    /// It is answered; the leases are what they were.
+    Answered(Answer),
+    /// The leases have changed, which is to be remembered; with an answer, or without.
+    Changed(Option<Answer>),
+    /// All addresses are taken.
+    Exhausted,
+    /// A machine has chosen another server, though it should be us who give out addresses.
+    AnotherServer(Ipv4Addr),
+}
+
+/// Addresses that are given out, and what is said with them.
+#[derive(Debug)]
+pub struct Addresses {
+    /// To whom.
+    pub leases: Leases,
+    /// The rest.
+    pub network: Network,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Server {
+    /// Our address on this network.
+    address: Ipv4Addr,
+    /// None beside another server.
+    addresses: Option<Addresses>,
+}
+
+impl Server {
+    /// One that answers by this address; beside another server that gives out addresses, or with those to give out.
+    pub fn new(address: Ipv4Addr, addresses: Option<Addresses>) -> Server {
+        Server { address, addresses }
+    }
+
+    /// All leases, to be remembered.
+    pub fn leases(&self, now: Instant) -> Vec<Lease> {
+        self.addresses.as_ref().map_or_else(Vec::new, |addresses| addresses.leases.all(now))
+    }
+
+    /// A message that came to this port of ours. `given` says what a machine is given to boot, if anything.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        (from, port): (SocketAddrV4, u16),
+        bytes: &[u8],
+        given: impl FnOnce(&Client) -> Option<Given>,
+    ) -> Outcome {
+        let Some(request) = Request::parse(bytes) else { return Outcome::Nothing };
+        // Behind a relay is another network, which is none of ours; and whoever names one could have anybody written to.
+        if request.is_relayed {
+            return Outcome::Nothing;
+        }
+        if port == PROXY_PORT {
+            return self.chosen(&request, from, given);
+        }
+        match &mut self.addresses {
+            Some(addresses) => serve(self.address, addresses, now, &request, given),
+            None => self.beside(&request, given),
+        }
+    }
+
+    /// Another server gives the address. Whoever isn't to boot from here hears nothing of us.
+    fn beside(&self, request: &Request, given: impl FnOnce(&Client) -> Option<Given>) -> Outcome {
+        if request.kind != RequestKind::Discover || request.client.program == Program::Other {
+            return Outcome::Nothing;
+        }
+        let Some(given) = given(&request.client) else { return Outcome::Nothing };
+        let mut reply = Reply::new(request, DhcpMessageType::Offer, self.address);
+        put_boot(&mut reply, self.address, &request.client, &given);
+        Outcome::Answered(Answer { to: hears(request), bytes: reply.finish() })
+    }
+
+    /// A client that has an address by now asks what to boot.
+    fn chosen(
+        &self,
+        request: &Request,
+        from: SocketAddrV4,
+        given: impl FnOnce(&Client) -> Option<Given>,
+    ) -> Outcome {
+        let asks = matches!(request.kind, RequestKind::Request | RequestKind::Inform);
+        let is_ours = request.server.is_none_or(|server| server == self.address);
+        let is_one = asks && is_ours && request.client.program != Program::Other;
+        let Some(given) = given(&request.client).filter(|_| is_one) else {
+            return Outcome::Nothing;
+        };
+        let mut reply = Reply::new(request, DhcpMessageType::Ack, self.address);
+        reply.set_addresses(None, request.uses);
+        put_boot(&mut reply, self.address, &request.client, &given);
+        Outcome::Answered(Answer { to: from, bytes: reply.finish() })
+    }
+}
+
+/// We give the address.
+fn serve(
+    address: Ipv4Addr,
+    Addresses { leases, network }: &mut Addresses,
+    now: Instant,
+    request: &Request,
+    given: impl FnOnce(&Client) -> Option<Given>,
+) -> Outcome {
+    let mac = request.client.mac;
+    let netmask = leases.range().netmask();
+    let full = |kind, got: Option<Ipv4Addr>| {
+        let mut reply = Reply::new(request, kind, address);
+        reply.set_addresses(got, request.uses);
+        if let Some(given) = given(&request.client) {
+            put_boot(&mut reply, address, &request.client, &given);
+        }
+        put_network(&mut reply, netmask, network, got.is_some());
+        Answer { to: hears(request), bytes: reply.finish() }
+    };
+    match request.kind {
+        RequestKind::Discover => match leases.offer(now, mac, request.wants) {
+            Some(offered) => Outcome::Answered(full(DhcpMessageType::Offer, Some(offered))),
+            None => Outcome::Exhausted,
+        },
+        RequestKind::Request => {
+            if let Some(other) = request.server.filter(|server| *server != address) {
+                leases.release(now, mac);
+                return Outcome::AnotherServer(other);
+            }
+            let Some(wanted) = request.wants.or(request.uses) else { return Outcome::Nothing };
+            // Also a machine that nothing is known of may keep what it has: where we forgot, or another server was before.
+            if leases.bind(now, Lease { mac, address: wanted, left: network.lease }) {
+                Outcome::Changed(Some(full(DhcpMessageType::Ack, Some(wanted))))
+            } else {
+                let bytes = Reply::new(request, DhcpMessageType::Nak, address).finish();
+                // Everybody hears that: the address that the client has may be of no use (RFC 2131, 4.3.2).
+                let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+                Outcome::Answered(Answer { to, bytes })
+            }
+        }
+        RequestKind::Inform => match request.uses.filter(|used| leases.range().has(*used)) {
+            Some(_) => Outcome::Answered(full(DhcpMessageType::Ack, None)),
+            None => Outcome::Nothing,
+        },
+        RequestKind::Release if leases.release(now, mac) => Outcome::Changed(None),
+        RequestKind::Decline if request.wants.is_some_and(|at| leases.decline(now, mac, at)) => {
+            Outcome::Changed(None)
+        }
+        RequestKind::Release | RequestKind::Decline => Outcome::Nothing,
+    }
+}
+
+/// What goes with an address.
+fn put_network(reply: &mut Reply, netmask: Ipv4Addr, network: &Network, is_leased: bool) {
+    reply.put_address(option::SUBNET_MASK, netmask);
+    if is_leased {
+        let seconds = u32::try_from(network.lease.as_secs()).unwrap_or(u32::MAX);
+        reply.put_seconds(option::LEASE_TIME, seconds);
+        // RFC 2131, 4.4.5.
+        reply.put_seconds(option::RENEWAL_TIME, seconds / 2);
+        reply.put_seconds(option::REBINDING_TIME, seconds / 8 * 7);
+    }
+    if let Some(router) = network.router {
+        reply.put_address(option::ROUTER, router);
+    }
+    let servers: Vec<u8> = network.name_servers.iter().flat_map(Ipv4Addr::octets).collect();
+    reply.put(option::NAME_SERVER, &servers);
+    reply.put(option::DOMAIN_NAME, network.domain.as_deref().unwrap_or_default().as_bytes());
+}
+
+/// What a machine is to boot, in the words of what it runs.
+fn put_boot(reply: &mut Reply, server: Ipv4Addr, client: &Client, given: &Given) {
+    match client.program {
+        Program::Pxe => {
+            reply.put(option::VENDOR_CLASS, b"PXEClient");
+            reply.put(option::VENDOR_SPECIFIC, &DISCOVERY_CONTROL);
+        }
+        // Firmware takes the file for a URL only where this comes back (UEFI 2.10, 24.7.3.1).
+        Program::Http => reply.put(option::VENDOR_CLASS, b"HTTPClient"),
+        // It takes an offer without an address for a proxy's only with this.
+        Program::Ipxe => reply.put(option::VENDOR_CLASS, b"PXEClient"),
+        Program::Other => return,
+    }
+    reply.set_file(server, &given.0);
+}
+
+/// Where a client hears the answer (RFC 2131, 4.1): by the address that it has, or else by broadcast; also who could hear
+/// what is sent to the address that he is about to get: that takes a packet made by hand, as nobody answers for it yet.
+fn hears(request: &Request) -> SocketAddrV4 {
+    let has = request.uses.filter(|_| request.kind != RequestKind::Discover);
+    SocketAddrV4::new(has.unwrap_or(Ipv4Addr::BROADCAST), CLIENT_PORT)
+}
+
+#[cfg(test)]
+mod tests;
