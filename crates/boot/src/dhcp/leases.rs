@@ -76,18 +76,10 @@ impl Range {
         (self.first..=self.last).contains(&address)
     }
 
-    /// How many addresses it has.
-    pub fn len(&self) -> u32 {
-        self.last.to_bits() - self.first.to_bits() + 1
-    }
-
-    /// Never: a range has an address at least.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    fn nth(&self, index: u32) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.first.to_bits() + index % self.len())
+    /// All of its addresses, each once, from somewhere on and then from its beginning.
+    fn all_from(&self, begin: u32) -> impl Iterator<Item = Ipv4Addr> {
+        let (first, count) = (self.first.to_bits(), self.last.to_bits() - self.first.to_bits() + 1);
+        (0..count).map(move |index| Ipv4Addr::from_bits(first + (begin % count + index) % count))
     }
 }
 
@@ -232,11 +224,7 @@ impl Leases {
     /// Begins where the machine's address says, so that each gets the same one again also where all was forgotten. One whose
     /// lease is over is taken only where there is no other: whoever had it comes back perhaps.
     fn free(&self, now: Instant, mac: MacAddr) -> Option<Ipv4Addr> {
-        let begin = block::crc32c(&mac.0);
-        let all = || {
-            (0..self.range.len())
-                .map(|index| self.range.nth(begin.wrapping_add(index) % self.range.len()))
-        };
+        let all = || self.range.all_from(block::crc32c(&mac.0));
         let may = |address: &Ipv4Addr| self.may_have(now, mac, *address);
         let is_new = |address: &Ipv4Addr| !self.held.contains_key(address);
         let oldest = || {

@@ -44,6 +44,16 @@ fn a_range_is_of_one_network() {
 }
 
 #[test]
+fn every_address_of_a_range_is_looked_at_wherever_that_begins() {
+    let range = Range::new(host(10), host(14), 24).unwrap();
+    for begin in [0, 3, 5, u32::MAX - 2, u32::MAX] {
+        let mut all: Vec<_> = range.all_from(begin).collect();
+        all.sort();
+        assert_eq!(all, (10..=14).map(host).collect::<Vec<_>>(), "{begin}");
+    }
+}
+
+#[test]
 fn a_machine_gets_the_same_address_again() {
     let mut table = table();
     let first = table.offer(at(0), mac(1), None).unwrap();

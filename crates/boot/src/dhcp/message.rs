@@ -68,11 +68,9 @@ pub struct Request {
     pub kind: RequestKind,
     /// By which the client knows the answer.
     pub transaction: u32,
-    /// For how many seconds it has been asking, as it says.
-    pub seconds: u16,
     /// Whether it can't hear what is sent to its address yet.
     pub broadcast: bool,
-    /// The address that it uses.
+    /// The address that it uses; none of who looks for one (RFC 2131, table 5).
     pub uses: Option<Ipv4Addr>,
     /// Whether a relay has passed it on.
     pub is_relayed: bool,
@@ -123,9 +121,8 @@ impl Request {
         Some(Request {
             kind,
             transaction: packet.transaction_id(),
-            seconds: packet.secs(),
             broadcast: packet.flags().contains(DhcpFlags::BROADCAST),
-            uses: some(packet.client_ip()),
+            uses: some(packet.client_ip()).filter(|_| kind != RequestKind::Discover),
             is_relayed: !packet.relay_agent_ip().is_unspecified(),
             wants: address(option::REQUESTED_ADDRESS),
             server: address(option::SERVER),

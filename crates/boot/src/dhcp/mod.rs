@@ -1,7 +1,7 @@
 //! DHCP for machines that boot (RFC 2131, PXE 2.1): beside the server that gives out addresses (*proxy*), or as that.
 //!
 //! [`Server`] is told each message that comes to ports 67 and 4011, and says what is sent where. Whether a machine is
-//! given anything to boot is the caller's to decide: he is asked by [`Given`].
+//! given anything to boot is the caller's to decide, and is [`Given`].
 
 mod client;
 mod leases;
@@ -15,9 +15,8 @@ use smoltcp::wire::DhcpMessageType;
 
 pub use client::{Architecture, Client, Program};
 pub use leases::{Lease, Leases, Range, RangeError};
-pub use message::{Request, RequestKind};
 
-use message::{Reply, option};
+use message::{Reply, Request, RequestKind, option};
 
 /// Where clients ask for an address.
 pub const SERVER_PORT: u16 = 67;
@@ -112,43 +111,40 @@ impl Server {
         if request.is_relayed {
             return Outcome::Nothing;
         }
-        if port == PROXY_PORT {
-            return self.chosen(&request, from, given);
-        }
-        match &mut self.addresses {
-            Some(addresses) => serve(self.address, addresses, now, &request, given),
-            None => self.beside(&request, given),
+        match (&mut self.addresses, request.kind) {
+            // A client that has an address by now asks what to boot.
+            (_, RequestKind::Request | RequestKind::Inform) if port == PROXY_PORT => {
+                match request.server.is_none_or(|server| server == self.address) {
+                    true => self.tell_boot(&request, DhcpMessageType::Ack, from, given),
+                    false => Outcome::Nothing,
+                }
+            }
+            _ if port == PROXY_PORT => Outcome::Nothing,
+            (Some(addresses), _) => serve(self.address, addresses, now, &request, given),
+            // Another server gives the address.
+            (None, RequestKind::Discover) => {
+                self.tell_boot(&request, DhcpMessageType::Offer, hears(&request), given)
+            }
+            (None, _) => Outcome::Nothing,
         }
     }
 
-    /// Another server gives the address. Whoever isn't to boot from here hears nothing of us.
-    fn beside(&self, request: &Request, given: impl FnOnce(&Client) -> Option<Given>) -> Outcome {
-        if request.kind != RequestKind::Discover || request.client.program == Program::Other {
+    /// Says what to boot, and nothing of addresses. Whoever isn't to boot from here hears nothing of us.
+    fn tell_boot(
+        &self,
+        request: &Request,
+        kind: DhcpMessageType,
+        to: SocketAddrV4,
+        given: impl FnOnce(&Client) -> Option<Given>,
+    ) -> Outcome {
+        if request.client.program == Program::Other {
             return Outcome::Nothing;
         }
         let Some(given) = given(&request.client) else { return Outcome::Nothing };
-        let mut reply = Reply::new(request, DhcpMessageType::Offer, self.address);
-        put_boot(&mut reply, self.address, &request.client, &given);
-        Outcome::Answered(Answer { to: hears(request), bytes: reply.finish() })
-    }
-
-    /// A client that has an address by now asks what to boot.
-    fn chosen(
-        &self,
-        request: &Request,
-        from: SocketAddrV4,
-        given: impl FnOnce(&Client) -> Option<Given>,
-    ) -> Outcome {
-        let asks = matches!(request.kind, RequestKind::Request | RequestKind::Inform);
-        let is_ours = request.server.is_none_or(|server| server == self.address);
-        let is_one = asks && is_ours && request.client.program != Program::Other;
-        let Some(given) = given(&request.client).filter(|_| is_one) else {
-            return Outcome::Nothing;
-        };
-        let mut reply = Reply::new(request, DhcpMessageType::Ack, self.address);
+        let mut reply = Reply::new(request, kind, self.address);
         reply.set_addresses(None, request.uses);
         put_boot(&mut reply, self.address, &request.client, &given);
-        Outcome::Answered(Answer { to: from, bytes: reply.finish() })
+        Outcome::Answered(Answer { to, bytes: reply.finish() })
     }
 }
 
@@ -241,8 +237,7 @@ fn put_boot(reply: &mut Reply, server: Ipv4Addr, client: &Client, given: &Given)
 /// Where a client hears the answer (RFC 2131, 4.1): by the address that it has, or else by broadcast; also who could hear
 /// what is sent to the address that he is about to get: that takes a packet made by hand, as nobody answers for it yet.
 fn hears(request: &Request) -> SocketAddrV4 {
-    let has = request.uses.filter(|_| request.kind != RequestKind::Discover);
-    SocketAddrV4::new(has.unwrap_or(Ipv4Addr::BROADCAST), CLIENT_PORT)
+    SocketAddrV4::new(request.uses.unwrap_or(Ipv4Addr::BROADCAST), CLIENT_PORT)
 }
 
 #[cfg(test)]
