@@ -1,11 +1,15 @@
 //! The copies of the metadata together: which is newest, which lack what, and what the newest says.
 
+use std::rc::Rc;
+
+use seal::{Grant, PublicKey};
+
 use super::area::{Copy, Entry, place_bytes, read_copy};
 use super::disks::Disk;
 use super::findings::{Findings, finding};
 use super::report::{CopyState, Finding, Kind, MetadataCheck, Severity};
 use super::space::tell_refused;
-use crate::format::{Configuration, PoolId, RecordNumber};
+use crate::format::{Configuration, PoolId, RecordNumber, Signers};
 use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, check_entry, decode_records};
 
 /// The metadata and how many copies have it.
@@ -16,6 +20,29 @@ pub(super) struct Chosen {
     pub(super) copies: Vec<MetadataCheck>,
 }
 
+/// Whose metadata counts, and whose word on what was committed.
+struct Authors {
+    signers: Signers,
+    /// Under which the newest vote is signed.
+    grant: Option<Rc<Grant>>,
+}
+
+impl Authors {
+    /// By what the newest vote says, as an engine goes by it: where no vote is signed, everybody's counts.
+    fn of(disks: &[Disk<'_>], config: Option<&Configuration>) -> Authors {
+        let has_newest = |disk: &&Disk<'_>| config.is_some() && disk.vote.as_ref() == config;
+        let grant = disks.iter().filter(has_newest).find_map(|disk| disk.grant.clone());
+        let named = config.filter(|_| disks.iter().any(|disk| disk.grant.is_some()));
+        Authors { signers: named.map(|named| named.metadata_by.clone()).unwrap_or_default(), grant }
+    }
+
+    /// Also those who are let in now: they may have had the pool since the votes in sight were written.
+    fn is_witness(&self, by: Option<PublicKey>) -> bool {
+        let is_let_in = |grant: &Rc<Grant>| by.is_some_and(|by| grant.names(&by));
+        self.signers.admit(by) || self.grant.as_ref().is_some_and(is_let_in)
+    }
+}
+
 /// Reads all copies, compares them and loads the newest.
 pub(super) fn read_metadata(
     pool: PoolId,
@@ -24,6 +51,7 @@ pub(super) fn read_metadata(
     findings: &mut Findings,
 ) -> Chosen {
     let released = config.is_some_and(|config| config.released);
+    let authors = Authors::of(disks, config);
     let mut copies: Vec<(&Disk<'_>, bool, Copy)> = Vec::new();
     let mut checks = Vec::new();
     // Without a vote, whoever has a copy may have the one that counts.
@@ -38,6 +66,17 @@ pub(super) fn read_metadata(
         let (name, state, copy) = match read {
             None => (voter.to_string(), CopyState::Missing, None),
             Some((disk, None)) => (disk.name().to_owned(), CopyState::Lost, None),
+            Some((disk, Some(copy))) if !authors.signers.admit(copy.by) => {
+                let by = copy.by.map_or("nobody".to_owned(), |by| by.to_string());
+                let what = format!(
+                    "its copy of the metadata is signed by {by}, whom the votes don't name"
+                );
+                let means =
+                    "an engine doesn't use it, and writes it anew: somebody may have made it up";
+                let found = finding(Severity::Redundancy, Kind::MetadataLost, what, means);
+                findings.add(found.on(disk.name()));
+                (disk.name().to_owned(), CopyState::Lost, None)
+            }
             Some((disk, Some(copy))) => {
                 (disk.name().to_owned(), CopyState::Older, Some((disk, copy)))
             }
@@ -68,7 +107,7 @@ pub(super) fn read_metadata(
         let means = "what is checked below is by a copy that may be out of date";
         findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
     }
-    tell_of_witnesses(disks, config, best, findings);
+    tell_of_witnesses(disks, (config, &authors), best, findings);
     let mut holders = 0;
     for (disk, current, copy) in &copies {
         if !current && config.is_some() {
@@ -116,15 +155,14 @@ fn is_elsewhere(metadata: Option<&Metadata>, disk: &Disk<'_>) -> bool {
 /// was lost looks as if it had ended there.
 fn tell_of_witnesses(
     disks: &[Disk<'_>],
-    config: Option<&Configuration>,
+    (config, authors): (Option<&Configuration>, &Authors),
     best: &Copy,
     findings: &mut Findings,
 ) {
-    let applied = disks.iter().filter_map(|disk| {
-        // An engine goes by those that it lets write metadata, too.
-        let applied = disk.applied?;
-        let counts = config.is_none_or(|config| config.metadata_by.admit(applied.by));
-        counts.then(|| (applied.record, format!("the applied block of {}", disk.name())))
+    let applied = disks.iter().flat_map(|disk| {
+        let both = [disk.applied, disk.applied_before].into_iter().flatten();
+        let counts = both.filter(|applied| authors.is_witness(applied.by));
+        counts.map(|applied| (applied.record, format!("the applied block of {}", disk.name())))
     });
     let voted = config.map(|config| (config.record, "a vote".to_owned()));
     let newest = applied.chain(voted).max_by_key(|(record, _)| *record);

@@ -1,6 +1,9 @@
 //! The structures at fixed places of a disk: labels, votes, applied blocks.
 
+use std::rc::Rc;
+
 use block::Lba;
+use seal::Grant;
 
 use super::findings::{Findings, finding};
 use super::report::{Kind, Severity, VotesCheck};
@@ -17,8 +20,12 @@ pub(super) struct Disk<'a> {
     pub(super) label: Label,
     /// What its two vote slots hold.
     pub(super) vote: Option<Configuration>,
+    /// The grant under which that is signed, if it is.
+    pub(super) grant: Option<Rc<Grant>>,
     /// What its two applied slots hold.
     pub(super) applied: Option<Applied>,
+    /// The older of them.
+    pub(super) applied_before: Option<Applied>,
     /// Faults of its slots, told once it is known whether the owner ended in order.
     slots: Vec<SlotFault>,
     /// Whether what is on it counts: it is what the metadata means, and no older.
@@ -88,14 +95,20 @@ pub(super) fn read_disk<'a>(
     };
     let mut slots: Vec<SlotFault> = damaged.map(fault).collect();
     let place = VotePlace { pool, disk: id, witness: None };
-    let check = |slots: [Option<&[u8]>; 2]| select_vote(&place, slots, &label.vote_disks).newest;
+    let check = |slots: [Option<&[u8]>; 2]| {
+        let found = select_vote(&place, slots, &label.vote_disks);
+        found.newest.map(|vote| (vote, found.signed.map(|signed| signed.grant)))
+    };
     let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
-    let vote = newest(read_slots(image, places, &mut slots, check), Configuration::rank);
+    let vote = newest(read_slots(image, places, &mut slots, check), |(vote, _)| vote.rank());
+    let (vote, grant) = vote.map_or((None, None), |(vote, grant)| (Some(vote), grant));
     let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
     let places = (Kind::AppliedSlot, DiskGeometry::applied_slots(), APPLIED_BYTES);
     let found = read_slots(image, places, &mut slots, check);
     let applied = newest(found, |applied| applied.sequence);
-    Some((pool, Disk { image, label, vote, applied, slots, trusted: true }))
+    let applied_before = found.into_iter().flatten().find(|found| Some(*found) != applied);
+    let trusted = true;
+    Some((pool, Disk { image, label, vote, grant, applied, applied_before, slots, trusted }))
 }
 
 /// Of two that are as new as each other the first one.

@@ -25,6 +25,10 @@ use block::read_run;
 /// More than are committed before some disk records a release as applied.
 const RECORDS_SKIPPED: u64 = 1 << 20;
 
+/// Nobody commits so many while a disk isn't told: one that knows of more says what isn't so, and would have numbers come to
+/// their end. Whose word counts has his own in it, too, where everybody's does.
+const RECORDS_AHEAD_MAX: u64 = 1 << 40;
+
 /// A record that was committed, and who knows of it.
 struct Witness {
     record: RecordNumber,
@@ -50,11 +54,7 @@ impl OpenRequest {
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
         let shared = SharedHistory::default();
-        let signers = match self.found {
-            // Votes in layers are of our own making, and have what was judged before.
-            Some(_) => before.metadata_by.clone(),
-            None => self.trusted.signers_of(before),
-        };
+        let signers = self.below.signers_of(before);
         let mut witnesses = self.witnesses(before, &signers, claimed).await;
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
@@ -104,6 +104,8 @@ impl OpenRequest {
         let signers = self.signers_now(before, by.collect());
         chosen.position.sequence = highest;
         let ends = chosen.position.number;
+        let credible = before.record.max(ends).0.saturating_add(RECORDS_AHEAD_MAX);
+        witnesses.retain(|witness| witness.record.0 <= credible);
         let newest = witnesses.into_iter().max_by_key(|witness| witness.record);
         let committed = newest.as_ref().map_or(RecordNumber(0), |witness| witness.record);
         if let Some(Witness { record, who }) = newest.filter(|witness| witness.record > ends) {
@@ -159,8 +161,9 @@ impl OpenRequest {
         before.voters.all().iter().filter(away).map(|disk| self.name_of(*disk)).collect()
     }
 
-    /// What the votes and the disks' applied blocks know to be committed. Of these what one of `signers` wrote: any machine
-    /// can show a record that nobody has, and all would wait for it.
+    /// What the votes and the disks' applied blocks know to be committed. Of these what one of `signers` wrote, or who is let
+    /// in now: any machine can show a record that nobody has, and all would wait for it; and votes that were put back name
+    /// those who had the pool at the time, and not who had it since.
     async fn witnesses(
         &self,
         before: &Configuration,
@@ -173,9 +176,13 @@ impl OpenRequest {
             let slots = read_slots(&**device, DiskGeometry::applied_slots(), 8);
             let slots = self.within(slots).await.ok()?;
             let slots = [slots[0].as_deref(), slots[1].as_deref()];
-            let newest = select_applied(self.id, label.disk, slots).newest?;
+            let found = select_applied(self.id, label.disk, slots);
             let who = format!("{}, by what it applied,", place.name);
-            signers.admit(newest.by).then_some(Witness { record: newest.record, who })
+            // Also the older one: the other may have been put there to hide it.
+            let counts = [found.newest, found.former].into_iter().flatten();
+            let counts = counts.filter(|said| self.below.is_witness(signers, said.by));
+            let record = counts.map(|said| said.record).max()?;
+            Some(Witness { record, who })
         });
         known.extend(join_all(reads).await.into_iter().flatten());
         known

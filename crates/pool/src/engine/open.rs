@@ -73,8 +73,10 @@ pub(crate) struct OpenRequest {
     pub(crate) epoch_floor: Epoch,
     /// Shown to its disks with the claim, which may know an older one.
     pub(crate) grant: Option<Rc<Grant>>,
-    /// Whose votes count.
+    /// Whose votes count. In layers all do: they are of our own making.
     pub(super) trusted: Trusted,
+    /// Whose metadata counts, in layers or not.
+    pub(super) below: Trusted,
     /// Where its disks belong.
     pub(super) homes: Rc<Homes>,
     /// What of it is present and doesn't count, as it is elsewhere.

@@ -194,8 +194,9 @@ impl Pool {
         tracing::warn!(pool = %self.name, disk = %member.display_name(), "its applied blocks are lost");
         // Both: one that can be read again later mustn't pass for newer than what follows.
         let mut sequence = applied.next_sequence;
-        let known = applied.newest.map(|newest| (newest.release, newest.record));
-        let (release, record) = known.unwrap_or_default();
+        // What it says of itself is its own; what was committed is ours to say, and signed by us.
+        let release = applied.newest.map(|newest| newest.release).unwrap_or_default();
+        let record = self.area.borrow().committed();
         let places = DiskGeometry::applied_slots();
         for _ in places {
             let anew =

@@ -122,9 +122,7 @@ impl Engine {
         let quorum = Quorum::of(&disks);
         let newest = quorum.newest.clone();
         let config = newest.and_then(|newest| alone(newest, &disks, outdated));
-        let mut config = config.ok_or_else(|| self.request(slot).no_quorum(&quorum))?;
-        // Whose metadata counts is said by the votes below the layers.
-        config.metadata_by = self.trusted(slot.id).signers_of(&config);
+        let config = config.ok_or_else(|| self.request(slot).no_quorum(&quorum))?;
         for disk in &mut disks {
             // Also where another's would be read that doesn't count.
             if config.voters.contains(disk.label.disk) || disk.vote.is_some() {

@@ -538,6 +538,7 @@ impl Engine {
             epoch_floor: slot.epoch_floor.get(),
             grant: slot.grant.borrow().clone(),
             trusted: self.trusted(slot.id),
+            below: self.trusted(slot.id),
             homes: Rc::clone(&slot.homes),
             moved: self.moved_of(slot.id),
         }

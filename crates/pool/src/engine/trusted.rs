@@ -122,6 +122,12 @@ impl Trusted {
         }
     }
 
+    /// Whether what somebody says to be committed counts, where these sign metadata.
+    pub(super) fn is_witness(&self, signers: &Signers, by: Option<PublicKey>) -> bool {
+        let is_let_in = |grant: &Grant| by.is_some_and(|by| grant.names(&by));
+        signers.admit(by) || matches!(&self.root, Root::Grant(last) if is_let_in(last))
+    }
+
     /// The grant by which a pool is opened whose metadata has `kept`. Who holds a copy of the metadata could have put his
     /// own there.
     pub(super) fn grant_of(&self, kept: Option<Rc<Grant>>) -> Option<Rc<Grant>> {

@@ -23,7 +23,7 @@ use block::{BLOCK_BYTES, Buffer, BufferMut};
 use seal::{KeyPair, PublicKey, SIGNATURE_BYTES, Signature};
 
 use super::field::{Field, crc_without};
-use super::{DiskId, PoolId, RecordNumber, ReleaseNumber};
+use super::{DiskId, PoolId, RecordNumber, ReleaseNumber, SEQUENCE_MAX};
 
 const MAGIC_BYTES: &[u8; 8] = b"epCONFRM";
 
@@ -92,6 +92,7 @@ impl Applied {
             && MAGIC.of(bytes) == MAGIC_BYTES
             && CRC.number32(bytes) == crc_without(bytes, CRC)
             && ZERO.number(bytes) == 0
+            && SEQUENCE.number(bytes) <= SEQUENCE_MAX
             && REST.of(bytes).iter().all(|byte| *byte == 0);
         if !sound {
             return None;
@@ -124,6 +125,8 @@ fn said(block: &[u8]) -> Vec<u8> {
 pub struct AppliedSlots {
     /// The newest valid one.
     pub newest: Option<Applied>,
+    /// The valid one in the other slot.
+    pub former: Option<Applied>,
     /// The sequence to write next: it goes to the slot that doesn't hold the newest.
     pub next_sequence: u64,
     /// The other slot holds the one before the newest, or nothing where there was none: no newer one is
@@ -138,8 +141,12 @@ pub fn select_applied(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> 
             applied.pool == pool && applied.disk == disk && applied.slot() == slot
         })
     });
-    let newest = found.into_iter().flatten().max_by_key(|applied| applied.sequence);
-    let next_sequence = newest.map_or(1, |applied| applied.sequence.saturating_add(1));
+    let [former, newest] = match found {
+        [Some(even), Some(odd)] if even.sequence > odd.sequence => [Some(odd), Some(even)],
+        [Some(even), None] => [None, Some(even)],
+        found => found,
+    };
+    let next_sequence = newest.map_or(1, |applied| applied.sequence + 1);
     let is_whole = match (found, slots) {
         ([Some(even), Some(odd)], _) => even.sequence.abs_diff(odd.sequence) == 1,
         ([None, Some(only)], [Some(blank), _]) => {
@@ -147,7 +154,7 @@ pub fn select_applied(pool: PoolId, disk: DiskId, slots: [Option<&[u8]>; 2]) -> 
         }
         _ => false,
     };
-    AppliedSlots { newest, next_sequence, is_whole }
+    AppliedSlots { newest, former, next_sequence, is_whole }
 }
 
 #[cfg(test)]
@@ -171,11 +178,23 @@ mod tests {
     fn the_newer_slot_wins_and_the_older_one_is_written_next() {
         let (old, new) = (applied(4, 70).encode(None), applied(5, 71).encode(None));
         let slots = select_applied(POOL_ID, DISK_ID, [Some(&old), Some(&new)]);
-        let newest = Some(applied(5, 71));
-        assert_eq!(slots, AppliedSlots { newest, next_sequence: 6, is_whole: true });
+        let (former, newest) = (Some(applied(4, 70)), Some(applied(5, 71)));
+        assert_eq!(slots, AppliedSlots { newest, former, next_sequence: 6, is_whole: true });
         let newer = applied(6, 72).encode(None);
         let slots = select_applied(POOL_ID, DISK_ID, [Some(&newer), Some(&new)]);
-        assert_eq!(slots.newest, Some(applied(6, 72)));
+        assert_eq!((slots.former, slots.newest), (Some(applied(5, 71)), Some(applied(6, 72))));
+        let slots = select_applied(POOL_ID, DISK_ID, [Some(&old), None]);
+        assert_eq!((slots.former, slots.newest), (None, Some(applied(4, 70))));
+    }
+
+    #[test]
+    fn no_sequence_comes_to_the_end_of_numbers() {
+        let [last, beyond] = [SEQUENCE_MAX, SEQUENCE_MAX + 2].map(|sequence| applied(sequence, 70));
+        let newest = |of: Applied| {
+            let bytes = of.encode(None);
+            select_applied(POOL_ID, DISK_ID, [Some(&bytes), None]).newest
+        };
+        assert_eq!((newest(last), newest(beyond)), (Some(last), None));
     }
 
     #[test]
@@ -223,7 +242,7 @@ mod tests {
     #[test]
     fn another_place_is_refused() {
         let bytes = applied(5, 71).encode(None);
-        let none = AppliedSlots { newest: None, next_sequence: 1, is_whole: false };
+        let none = AppliedSlots { newest: None, former: None, next_sequence: 1, is_whole: false };
         assert_eq!(select_applied(POOL_ID, DISK_ID, [Some(&bytes), None]), none);
         let other = DiskId(Uuid::from_u128(0x23));
         assert_eq!(select_applied(POOL_ID, other, [None, Some(&bytes)]), none);

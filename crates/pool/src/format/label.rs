@@ -44,7 +44,7 @@ use uuid::Uuid;
 
 use super::field::{Field, crc_without};
 use super::voters::VOTE_DISKS_MAX;
-use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId};
+use super::{DiskGeometry, DiskId, DiskNumber, ExtentNumber, ExtentRange, PoolId, SEQUENCE_MAX};
 
 const MAGIC_BYTES: &[u8; 8] = &block::probe::LABEL_MAGIC;
 const VERSION_NOW: u64 = 0;
@@ -355,10 +355,10 @@ pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState 
         let named = sound.first().map(|(_, label)| (label.pool, label.disk));
         return LabelState::Refused(LabelError::Damaged { faults, named });
     };
-    let mut next_sequence = highest.saturating_add(1);
+    let mut next_sequence = highest + 1;
     if next_sequence % 2 == sequence % 2 {
         // A lone newer copy exists. Its slots are the ones to write; the label that counts stays.
-        next_sequence = next_sequence.saturating_add(1);
+        next_sequence += 1;
     }
     let label = label.clone();
     LabelState::Labelled(Box::new(SelectedLabel {
@@ -400,7 +400,9 @@ impl Slot {
             return Slot::Newer(LabelError::UnknownFeatures { names });
         }
         match Self::body(bytes, features) {
-            Some((label, sequence)) if sequence % 2 == slot as u64 % 2 => {
+            Some((label, sequence))
+                if sequence <= SEQUENCE_MAX && sequence % 2 == slot as u64 % 2 =>
+            {
                 Slot::Sound(label, sequence)
             }
             _ => Slot::Damaged,

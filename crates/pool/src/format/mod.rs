@@ -52,3 +52,7 @@ pub use vote::{
 };
 pub(crate) use voters::has_majority;
 pub use voters::{VOTE_DISKS_MAX, Voters, majority_of, poorest};
+
+/// No slot of a disk is written to so often. One that says more isn't sound: the sequences after it would come to the end of
+/// numbers.
+const SEQUENCE_MAX: u64 = 1 << 62;

@@ -12,8 +12,8 @@ use pool::PoolReport;
 use pool::engine::{ImportOptions, VotesOf};
 use pool::format::{
     APPLIED_BYTES, Applied, ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
-    RecordNumber, Signer, Signers, VOTE_BYTES, VotePlace, VoteSlots, Voters, select_applied,
-    select_vote,
+    RecordNumber, ReleaseNumber, Signer, Signers, VOTE_BYTES, VotePlace, VoteSlots, Voters,
+    select_applied, select_vote,
 };
 use pool::metadata::{
     AreaBytes, AreaLayout, AreaPosition, CheckpointStamp, Layout, MetaRecord, SharedHistory,
@@ -400,8 +400,14 @@ fn outdo(
     let [first, second] = slots.map(|at| disk.peek(SectorRange::new(at, sectors)));
     let found = select_applied(pool, id, [Some(&first), Some(&second)]);
     let Some(newest) = found.newest else { return Ok(()) };
-    let record = [newest.record.0 + 1000, 1 << 62, u64::MAX][rig.below(3)];
-    let forged = Applied { sequence: found.next_sequence, record: RecordNumber(record), ..newest };
+    let record = RecordNumber([newest.record.0 + 1000, 1 << 62, u64::MAX][rig.below(3)]);
+    let mut forged = Applied { sequence: found.next_sequence, record, ..newest };
+    // Or as blocks that lost what they said, which whoever has the pool writes anew.
+    let is_lost = rig.below(2) == 0;
+    if is_lost {
+        forged.release = ReleaseNumber(0);
+        disk.poke(slots[1 - forged.slot()], &[0; APPLIED_BYTES]);
+    }
     rig.cluster.tell(&format!("{id} says {forged:?}, signed by {keys:?}"));
     disk.poke(slots[forged.slot()], &forged.encode(keys));
     Ok(())

@@ -86,8 +86,16 @@ fn tell_votes(image: &DiskImage<'_>, disk: &Disk<'_>, tell: Told<'_>) -> Control
         slots[slot] = bytes.as_deref();
         let of = VotePlace { pool, disk: id, witness: None };
         let says = Fields::default().with("slot", slot);
-        tell(match select_vote(&of, slots, &disk.label.vote_disks).newest {
-            Some(vote) => place.is(StructureState::Sound, vote_fields(says, &vote)),
+        let found = select_vote(&of, slots, &disk.label.vote_disks);
+        tell(match &found.newest {
+            Some(vote) => {
+                let signed = found.signed.as_ref();
+                let says = vote_fields(says, vote)
+                    .with_if("signed_by", signed.map(|signed| signed.by.to_string()))
+                    .with_if("pool_key", signed.map(|signed| signed.grant.key().to_string()))
+                    .with_if("grant_version", signed.map(|signed| signed.grant.version()));
+                place.is(StructureState::Sound, says)
+            }
             None => place.is(unsound(bytes.as_deref()), says),
         })?;
     }
@@ -141,6 +149,7 @@ fn vote_fields(says: Fields, vote: &Configuration) -> Fields {
         .out
         .iter()
         .map(|out| Value::Text(format!("disk {} since configuration {}", out.disk.0, out.since.0)));
+    let metadata_by = vote.metadata_by.iter().map(|by| Value::Text(by.to_string()));
     let copies: Vec<DiskId> = vote.copies.iter().copied().collect();
     says.with("epoch", vote.epoch.0)
         .with("configuration", vote.number.0)
@@ -151,6 +160,7 @@ fn vote_fields(says: Fields, vote: &Configuration) -> Fields {
         .with("voters", ids(&vote.voters.now))
         .with_if("next_voters", vote.voters.next.as_deref().map(ids))
         .with("metadata_copies", ids(&copies))
+        .with("metadata_by", metadata_by.collect::<Vec<_>>())
         .with("out", out.collect::<Vec<_>>())
 }
 

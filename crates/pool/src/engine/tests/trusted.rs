@@ -13,8 +13,9 @@ use super::super::{ImportOptions, VotesOf};
 use super::pattern;
 use crate::error::PoolError;
 use crate::format::{
-    Configuration, Destruction, DiskGeometry, DiskId, PoolId, Signer, VOTE_BYTES, VoteSlots,
-    Voters, select_vote,
+    APPLIED_BYTES, Applied, AppliedSlots, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
+    RecordNumber, ReleaseNumber, Signer, VOTE_BYTES, VoteSlots, Voters, select_applied,
+    select_vote,
 };
 use crate::metadata::Layout;
 use crate::report::{DiskState, PoolReport, PoolState};
@@ -34,13 +35,18 @@ fn signer(supervisor: u8, grant: &Grant) -> Signer {
 
 /// A pool of five disks on five machines, which obey `grant`, with a volume that has something.
 fn made(seed: u64, grant: Option<Grant>) -> Bench {
-    let bench = Bench::new(seed, 5, 48);
+    made_of(5, seed, grant)
+}
+
+/// The same of so many.
+fn made_of(machines: u8, seed: u64, grant: Option<Grant>) -> Bench {
+    let bench = Bench::new(seed, machines, 48);
     for (disk, number) in bench.disks.iter().zip(100..) {
         disk.node_key.set(Some(PublicKey([number; 32])));
     }
     let bench = Bench::with(seed, bench.disks.clone(), block::Instant::default(), 1);
     bench.pass(Duration::from_secs(1));
-    let (engine, request) = (Rc::clone(&bench.engine), bench.request(5));
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(machines.into()));
     bench.run(async move { engine.create_granted(request, grant).await }).unwrap();
     let volume = bench.create_volume(1, Layout::Mirror(2));
     bench.write(&volume, 0, pattern(0, 64, 1)).unwrap();
@@ -421,4 +427,60 @@ fn a_pool_that_gets_a_key_is_opened_whenever_its_supervisor_ends() {
     let bench = bench.crash_engine();
     bench.pass(Duration::from_secs(60));
     bench.is_whole();
+}
+
+fn applied(disk: &TestDisk, (pool, id): (PoolId, DiskId)) -> AppliedSlots {
+    let image = disk.image();
+    let places = DiskGeometry::applied_slots().map(|at| at.byte_offset() as usize);
+    let shown = places.map(|at| Some(&image[at..at + APPLIED_BYTES]));
+    select_applied(pool, id, shown)
+}
+
+fn show_applied(disk: &TestDisk, shown: &Applied) {
+    let place = DiskGeometry::applied_slots()[shown.slot()];
+    disk.overwrite(place, &shown.encode(None));
+}
+
+/// A disk whose applied blocks are lost gets others, signed by whoever has the pool: what it showed isn't in them.
+#[test]
+fn what_a_disk_makes_up_is_signed_by_nobody() {
+    let bench = made(820, Some(first()));
+    bench.pass(Duration::from_secs(5));
+    let (pool, ids) = bench.ids();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let expected =
+        |of: &Rc<TestDisk>, id| applied(of, (pool, id)).newest.map(|newest| newest.release);
+    let mine = ids
+        .iter()
+        .zip(&bench.disks)
+        .position(|(id, disk)| expected(disk, *id) > Some(ReleaseNumber(0)));
+    let mine = mine.unwrap();
+    let (disk, id) = (Rc::clone(&bench.disks[mine]), ids[mine]);
+    let committed = open.pool.area.borrow().committed();
+    drop(open);
+    let bench = bench.crash_engine();
+    let shown = Applied {
+        release: ReleaseNumber(0),
+        record: RecordNumber(committed.0 + 1000),
+        sequence: 8,
+        by: None,
+        ..applied(&disk, (pool, id)).newest.unwrap()
+    };
+    let blank = Applied { sequence: 9, ..shown };
+    disk.overwrite(DiskGeometry::applied_slots()[blank.slot()], &[0; APPLIED_BYTES]);
+    show_applied(&disk, &shown);
+    let mut written = applied(&disk, (pool, id));
+    for _ in 0..10_000 {
+        bench.pass(Duration::from_millis(10));
+        written = applied(&disk, (pool, id));
+        if written.newest.is_some_and(|newest| newest.by.is_some()) {
+            break;
+        }
+    }
+    let newest = written.newest.unwrap();
+    // Before anything else was applied.
+    assert_eq!((newest.by, newest.release), (Some(keys(1).public()), ReleaseNumber(0)));
+    assert!(newest.record < shown.record, "{newest:?}");
+    bench.until(|report| report.state == PoolState::Online);
+    bench.crash_engine().is_whole();
 }
