@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::super::config::vote_place;
 use super::super::testing::{Bench, Mode, TestDisk, keys};
-use super::super::{ImportOptions, VotesOf};
-use super::pattern;
+use super::super::{ImportOptions, VolumeSize, VotesOf};
+use super::{MIB, pattern};
 use crate::error::PoolError;
 use crate::format::{
     APPLIED_BYTES, Applied, AppliedSlots, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
@@ -483,4 +483,61 @@ fn what_a_disk_makes_up_is_signed_by_nobody() {
     assert!(newest.record < shown.record, "{newest:?}");
     bench.until(|report| report.state == PoolState::Online);
     bench.crash_engine().is_whole();
+}
+
+/// A majority of its machines was put back to before another supervisor had the pool, and the rest of the votes is away:
+/// who was let in knows better, whoever's votes are the newest, and whatever lies in the newer slot.
+#[test]
+fn votes_that_were_put_back_do_not_hide_who_had_the_pool_since() {
+    for hidden in [false, true] {
+        let bench = made_of(7, 821, Some(first()));
+        bench.pass(Duration::from_secs(5));
+        let (pool, ids) = bench.ids();
+        let voters = bench.configuration().voters.all();
+        let votes: Vec<usize> = (0..7).filter(|of| voters.contains(&ids[*of])).collect();
+        assert!(votes.len() < 7, "{votes:?}");
+        let monday: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
+        let known = (bench.engine.known_pools(), bench.engine.known_grants());
+        let other = bench.crash_engine().seen_by(2, Vec::new());
+        other.import_by(VotesOf::Known).unwrap();
+        let engine = Rc::clone(&other.engine);
+        let size = VolumeSize::Bytes(16 * MIB);
+        let made =
+            async move { engine.create_volume("pool", "tuesday", size, Layout::Mirror(2)).await };
+        other.run(made).unwrap();
+        let volume = other.engine.open_volume("pool", "tuesday").unwrap();
+        for mib in 0..16 {
+            other.write(&volume, mib * 256, pattern(mib * 256, 8, 2)).unwrap();
+        }
+        drop(volume);
+        other.pass(Duration::from_secs(600));
+        let rest: Vec<usize> = (0..7).filter(|of| !votes.contains(of)).collect();
+        let by = |of: usize| applied(&other.disks[of], (pool, ids[of]));
+        assert!(
+            rest.iter()
+                .any(|of| by(*of).newest.is_some_and(|newest| newest.by == Some(keys(2).public())))
+        );
+        let (now, disks) = (other.executor.handle().now(), other.disks.clone());
+        other.executor.clear();
+        for of in &votes {
+            disks[*of].set_image(&monday[*of]);
+        }
+        if hidden {
+            for of in &rest {
+                let found = applied(&disks[*of], (pool, ids[*of]));
+                let Some(newest) = found.newest else { continue };
+                let sequence = found.next_sequence;
+                show_applied(
+                    &disks[*of],
+                    &Applied { sequence, record: RecordNumber(1), by: None, ..newest },
+                );
+            }
+        }
+        let away = votes[votes.len() - 1];
+        let present = (0..7).filter(|of| *of != away).map(|of| Rc::clone(&disks[of])).collect();
+        let bench = Bench::remembering(79, present, now, 1, known).with_all();
+        bench.pass(Duration::from_secs(60));
+        let reason = bench.import_by(VotesOf::Known).unwrap_err().to_string();
+        assert!(reason.contains("knows of"), "{hidden} {reason}");
+    }
 }
