@@ -2,8 +2,9 @@
 //! boot.
 //!
 //! [`dhcp`] and [`tftp`] are state machines without sockets, clocks and files, as all protocols here; [`script`] is what
-//! iPXE is told.
+//! iPXE is told, and [`node`] what passes between a node that was booted so and the server.
 
 pub mod dhcp;
+pub mod node;
 pub mod script;
 pub mod tftp;

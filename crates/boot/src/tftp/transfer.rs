@@ -282,6 +282,8 @@ mod tests {
     const NOTHING: Options =
         Options { blksize: None, timeout: None, tsize: false, windowsize: None };
 
+    const NO_BLOCKS: [u16; 0] = [];
+
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
     }
@@ -375,7 +377,7 @@ mod tests {
         assert!(transfer.is_answered());
         // Without options the first block is what is answered.
         let mut transfer = Transfer::new(NOTHING, 9999, at(0));
-        assert_eq!(acknowledge(&mut transfer, 0, 0), []);
+        assert_eq!(acknowledge(&mut transfer, 0, 0), NO_BLOCKS);
         assert!(!transfer.is_answered());
         assert_eq!(acknowledge(&mut transfer, 0, 1), [2]);
         assert!(transfer.is_answered());
@@ -387,7 +389,7 @@ mod tests {
         assert_eq!(acknowledge(&mut transfer, 0, 1), [2]);
         assert_eq!(acknowledge(&mut transfer, 10, 2), [3]);
         for block in [2, 1, 0, 2, 4, 65535] {
-            assert_eq!(acknowledge(&mut transfer, 20, block), []);
+            assert_eq!(acknowledge(&mut transfer, 20, block), NO_BLOCKS);
             assert_eq!(ms(transfer.due()), 1010);
         }
         assert_eq!(expire(&mut transfer), [3]);
@@ -399,10 +401,10 @@ mod tests {
         assert_eq!(acknowledge(&mut transfer, 0, 2), [3, 4, 5, 6]);
         // Said more than once by some clients, for each block behind the one that they miss.
         for _ in 0..5 {
-            assert_eq!(acknowledge(&mut transfer, 0, 2), []);
+            assert_eq!(acknowledge(&mut transfer, 0, 2), NO_BLOCKS);
         }
         for block in [0, 1, 7, 65535] {
-            assert_eq!(acknowledge(&mut transfer, 0, block), [], "{block} isn't on its way");
+            assert_eq!(acknowledge(&mut transfer, 0, block), NO_BLOCKS, "{block} isn't on its way");
         }
         assert_eq!(acknowledge(&mut transfer, 0, 6), [7, 8, 9, 10]);
         assert_eq!(acknowledge(&mut transfer, 0, 9), [10, 11, 12, 13]);
@@ -418,7 +420,7 @@ mod tests {
         assert_eq!(acknowledge(&mut transfer, 0, 2), [3, 4, 5, 6]);
         // So are the copies of 3 and 4. It is the 6th and not the 7th at which the client says something next.
         assert_eq!(acknowledge(&mut transfer, 10, 4), [7, 8]);
-        assert_eq!(acknowledge(&mut transfer, 10, 4), []);
+        assert_eq!(acknowledge(&mut transfer, 10, 4), NO_BLOCKS);
         assert_eq!(ms(transfer.due()), 60);
         assert_eq!(acknowledge(&mut transfer, 20, 8), [9, 10, 11, 12]);
         assert_eq!(ms(transfer.due()), 1020);
@@ -428,7 +430,7 @@ mod tests {
         assert_eq!(acknowledge(&mut transfer, 10, 4), [7, 8]);
         assert_eq!(expire(&mut transfer), [5, 6, 7, 8]);
         assert_eq!(ms(transfer.due()), 1060);
-        assert_eq!(acknowledge(&mut transfer, 70, 4), [], "once is enough");
+        assert_eq!(acknowledge(&mut transfer, 70, 4), NO_BLOCKS, "once is enough");
         assert_eq!(ms(transfer.due()), 1060);
     }
 
@@ -465,19 +467,19 @@ mod tests {
         let mut transfer = windowed(4, 100);
         assert_eq!(acknowledge(&mut transfer, 0, 4), [5, 6, 7, 8]);
         assert_eq!(acknowledge(&mut transfer, 0, 4), [5, 6, 7, 8]);
-        assert_eq!(acknowledge(&mut transfer, 0, 4), []);
+        assert_eq!(acknowledge(&mut transfer, 0, 4), NO_BLOCKS);
         assert_eq!(ms(transfer.due()), 1000);
         // What came twice is acknowledged twice: that is no reason.
         assert_eq!(acknowledge(&mut transfer, 0, 8), [9, 10, 11, 12]);
-        assert_eq!(acknowledge(&mut transfer, 10, 8), []);
+        assert_eq!(acknowledge(&mut transfer, 10, 8), NO_BLOCKS);
         assert_eq!(ms(transfer.due()), 60);
         assert_eq!(expire(&mut transfer), [9, 10, 11, 12]);
         // Nor are duplicates of the OACK.
         let mut transfer = windowed(4, 100);
-        assert_eq!(acknowledge(&mut transfer, 0, 0), []);
+        assert_eq!(acknowledge(&mut transfer, 0, 0), NO_BLOCKS);
         assert_eq!(ms(transfer.due()), 50);
         assert_eq!(expire(&mut transfer), [1, 2, 3, 4]);
-        assert_eq!(acknowledge(&mut transfer, 50, 0), []);
+        assert_eq!(acknowledge(&mut transfer, 50, 0), NO_BLOCKS);
         assert_eq!(ms(transfer.due()), 1050);
     }
 
@@ -496,7 +498,7 @@ mod tests {
             window = acknowledge(&mut transfer, 0, number);
         }
         assert_eq!(window, [65535, 0, 1, 2]);
-        assert_eq!(acknowledge(&mut transfer, 0, 65533), []);
+        assert_eq!(acknowledge(&mut transfer, 0, 65533), NO_BLOCKS);
         assert_eq!(acknowledge(&mut transfer, 0, 0), [1, 2, 3, 4]);
         let begins = Outgoing::Data { block: 1, offset: 65536 * 8, len: 8 };
         assert_eq!(transfer.on_its_way(0).next(), Some(begins));
@@ -528,7 +530,7 @@ mod tests {
         let mut slow = Transfer::new(NOTHING, 5000, at(0));
         assert_eq!(acknowledge(&mut slow, 0, 1), [2]);
         assert_eq!(expire(&mut slow), [2]);
-        assert_eq!(acknowledge(&mut slow, 2000, 1), []);
+        assert_eq!(acknowledge(&mut slow, 2000, 1), NO_BLOCKS);
         assert_eq!(ms(slow.due()), 3000);
         assert_eq!(acknowledge(&mut slow, 2500, 2), [3]);
         assert_eq!(ms(slow.due()), 3500);
