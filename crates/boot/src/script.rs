@@ -72,10 +72,16 @@ pub fn script(boots: &Boots) -> String {
         .into(),
         Boots::Volume(at) => repeated(&[format!("sanboot aoe:{at}")]),
         Boots::Kernel { kernel, initrds, arguments } => {
-            let words: Vec<&str> =
-                [kernel].into_iter().chain(arguments).map(|word| word.0.as_str()).collect();
+            let names: Vec<String> = (0..initrds.len()).map(|at| format!("initrd{at}")).collect();
+            // Kernels with an EFI stub look for them by that where iPXE is older than Linux 5.8's way to be told.
+            let named = names.iter().map(|name| format!("initrd={name}"));
+            let arguments = arguments.iter().map(|word| word.0.clone());
+            let words: Vec<String> =
+                [kernel.0.clone()].into_iter().chain(named).chain(arguments).collect();
             let mut lines = vec![format!("kernel {}", words.join(" "))];
-            lines.extend(initrds.iter().map(|initrd| format!("initrd {}", initrd.0)));
+            let initrds = initrds.iter().zip(&names);
+            lines
+                .extend(initrds.map(|(initrd, name)| format!("initrd --name {name} {}", initrd.0)));
             lines.push("boot".into());
             repeated(&lines)
         }
@@ -145,8 +151,8 @@ mod tests {
             script(&boots),
             "#!ipxe\n\
              :again\n\
-             kernel http://10.0.0.1/vmlinuz quiet panic=5 || goto failed\n\
-             initrd http://10.0.0.1/initrd || goto failed\n\
+             kernel http://10.0.0.1/vmlinuz initrd=initrd0 quiet panic=5 || goto failed\n\
+             initrd --name initrd0 http://10.0.0.1/initrd || goto failed\n\
              boot || goto failed\n\
              :failed\n\
              echo Once more in 5 seconds\n\

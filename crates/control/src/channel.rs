@@ -48,6 +48,8 @@ pub enum EngineRequest {
         /// It.
         id: TokenId,
     },
+    /// Take a node for one that joined; answered with [`crate::api::AddedMember`].
+    AddMember(NamedMember),
     /// Take a machine that joined for a stranger again; answered with null.
     ForgetMember(NamedMember),
     /// That a device is no more; it is one again if it answers.

@@ -7,6 +7,7 @@
 
 pub mod alerts;
 pub mod api;
+pub mod boot;
 pub mod channel;
 pub mod client;
 pub mod config;

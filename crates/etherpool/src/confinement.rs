@@ -24,6 +24,8 @@ pub enum Process<'c> {
     Ftp(&'c SupervisorConfig),
     /// Exports a supervisor's votes.
     Witnesses(&'c SupervisorConfig),
+    /// Answers machines that boot, by what is in this directory.
+    Boot(&'c Path),
     /// A node, a target or vblade.
     Exporter {
         /// It runs commands of its configuration when it ends.
@@ -73,6 +75,7 @@ impl Process<'_> {
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
                 alone_at: None,
+                is_nobody: false,
             },
             Process::Services => Rights {
                 own: SERVICES,
@@ -81,6 +84,7 @@ impl Process<'_> {
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
                 alone_at: None,
+                is_nobody: false,
             },
             Process::Ftp(config) => {
                 // Services listen where clients begin; these ports are those of data.
@@ -92,6 +96,7 @@ impl Process<'_> {
                     programs_gain: false,
                     refused: calls::ALL.to_vec(),
                     alone_at: Some(config.run_dir.clone()),
+                    is_nobody: true,
                 }
             }
             Process::Engine(config) | Process::Witnesses(config) => {
@@ -102,8 +107,24 @@ impl Process<'_> {
                 };
                 refused.extend([calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::PROGRAMS]);
                 let own = own | files_of(config);
-                Rights { own, of_programs: none, programs_gain: false, refused, alone_at: None }
+                Rights {
+                    own,
+                    of_programs: none,
+                    programs_gain: false,
+                    refused,
+                    alone_at: None,
+                    is_nobody: false,
+                }
             }
+            Process::Boot(state_dir) => Rights {
+                // Its ports are open, and so are its directories: another user's take rights to files.
+                own: if is_roots(state_dir) { none } else { FILES },
+                of_programs: none,
+                programs_gain: false,
+                refused: calls::ALL.to_vec(),
+                alone_at: Some(state_dir.to_owned()),
+                is_nobody: false,
+            },
             Process::Exporter { has_last_commands: false } => Rights {
                 own: EXPORTER,
                 // smartctl asks NVMe drives.
@@ -111,6 +132,7 @@ impl Process<'_> {
                 programs_gain: false,
                 refused: vec![calls::MACHINE, calls::OTHERS, calls::MOUNTS, calls::NAMESPACES],
                 alone_at: None,
+                is_nobody: false,
             },
             // They may stop arrays, unmount and whatever else.
             Process::Exporter { has_last_commands: true } => Rights {
@@ -119,6 +141,7 @@ impl Process<'_> {
                 programs_gain: true,
                 refused: vec![calls::MACHINE],
                 alone_at: None,
+                is_nobody: false,
             },
         }
     }
@@ -223,6 +246,7 @@ mod tests {
             ("witnesses", Process::Witnesses(&config)),
             ("services", Process::Services),
             ("ftp", Process::Ftp(&config)),
+            ("boot", Process::Boot(Path::new("/"))),
             ("node", Process::Exporter { has_last_commands: false }),
         ] {
             let begin = format!("| `{name}`");

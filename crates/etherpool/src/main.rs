@@ -1,6 +1,7 @@
 //! The one binary of etherpool: arguments, then one match over what was asked for.
 
 mod admin;
+mod boot;
 mod cli;
 mod client;
 mod confinement;

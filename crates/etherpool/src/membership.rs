@@ -150,6 +150,21 @@ impl Membership {
         Ok(true)
     }
 
+    /// Takes somebody for a member whom people know, without a token; it lasts when this returns.
+    ///
+    /// # Errors
+    /// When there are as many as there may be, or it can't be kept.
+    pub async fn add(&self, key: PublicKey) -> anyhow::Result<()> {
+        let count = self.0.state.borrow().members.len();
+        if count >= MEMBERS_MAX {
+            anyhow::bail!("there are {count} members already; forget some: etherpool key forget");
+        }
+        let add = |state: &mut State| {
+            state.members.insert(key);
+        };
+        self.0.change(add).await
+    }
+
     /// Takes somebody for a stranger from now on, and gives up all tokens, as he may have one. Whether it was a member.
     pub async fn forget(&self, key: PublicKey) -> anyhow::Result<bool> {
         if !self.0.state.borrow().members.contains(&key) {
@@ -394,9 +409,11 @@ mod tests {
             assert!(membership.forget(KEY).await.unwrap());
             assert!(!membership.forget(KEY).await.unwrap());
             assert!(membership.is_spent(&token));
+            membership.add(OTHER).await.unwrap();
         });
         with(&directory, Claim::Token, async move |membership| {
             assert!(!membership.has(&KEY) && Members::tokens(&*membership).is_empty());
+            assert!(membership.has(&OTHER), "it was added by hand");
         });
     }
 

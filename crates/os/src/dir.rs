@@ -18,7 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+pub use rustix::fs::Stat;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
@@ -104,6 +105,17 @@ impl Directory {
         let mut contents = Vec::new();
         file.take(bytes_max).read_to_end(&mut contents)?;
         Ok(Some(contents))
+    }
+
+    /// A file in it, or in a directory below it, to be read. What is no file is refused, and not waited for.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(open_below(self.fd.as_fd(), path, flags)?);
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"))
+        }
     }
 
     /// Replaces a file as a whole by one that only its owner reads, and makes it last.
@@ -223,6 +235,11 @@ impl Directory {
     /// What an entry is; of a symbolic link, the link itself.
     pub fn status(&self, name: &OsStr) -> io::Result<Stat> {
         status(self.fd.as_fd(), name)
+    }
+
+    /// What it is itself.
+    pub fn own_status(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.fd)?)
     }
 
     /// The names of its entries.

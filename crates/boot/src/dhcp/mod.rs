@@ -7,9 +7,11 @@ mod client;
 mod leases;
 mod message;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use aoe_wire::MacAddr;
 use block::Instant;
 use smoltcp::wire::DhcpMessageType;
 
@@ -39,6 +41,8 @@ pub struct Network {
     pub domain: Option<String>,
     /// How long an address is one's own.
     pub lease: Duration,
+    /// What machines are told that they are called.
+    pub names: BTreeMap<MacAddr, String>,
 }
 
 /// What a machine is given to begin with: a file, by TFTP for [`Program::Pxe`], else a URL.
@@ -165,6 +169,7 @@ fn serve(
             put_boot(&mut reply, address, &request.client, &given);
         }
         put_network(&mut reply, netmask, network, got.is_some());
+        reply.put(option::HOST_NAME, network.names.get(&mac).map_or(&[], |name| name.as_bytes()));
         Answer { to: hears(request), bytes: reply.finish() }
     };
     match request.kind {

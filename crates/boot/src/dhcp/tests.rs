@@ -122,6 +122,7 @@ fn giving() -> Server {
         name_servers: vec![US, [9, 9, 9, 9].into()],
         domain: Some("lan".into()),
         lease: Duration::from_secs(3600),
+        names: [(aoe_wire::MacAddr([2, 0, 0, 0, 0, 7]), "node-7".into())].into(),
     };
     Server::new(US, Some(Addresses { leases, network }))
 }
@@ -223,6 +224,7 @@ fn an_address_is_offered_taken_and_renewed() {
     assert_eq!(ack.option(3), Some(&US.octets()[..]));
     assert_eq!(ack.option(6), Some(&[10, 0, 0, 1, 9, 9, 9, 9][..]));
     assert_eq!(ack.option(15), Some(&b"lan"[..]));
+    assert_eq!(ack.option(12), Some(&b"node-7"[..]));
     assert_eq!(ack.option(51), Some(&3600_u32.to_be_bytes()[..]));
     assert_eq!(server.leases(Instant::default()).len(), 1);
     // By unicast, from the address.

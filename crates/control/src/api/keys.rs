@@ -100,6 +100,13 @@ pub struct NamedMember {
     pub key: PublicKey,
 }
 
+/// A node was added to those that joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedMember {
+    /// The supervisor's own key, which the node has to know.
+    pub supervisor: PublicKey,
+}
+
 /// The secret half of a pool's key, on its way to or from a file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

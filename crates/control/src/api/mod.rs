@@ -16,8 +16,8 @@ pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
 pub use keys::{
-    CreateToken, CreatedToken, MembersReport, NamedMember, NamedSupervisor, PoolKeyReport,
-    PoolKeySecret, RevokeSupervisor, RotateKey, TokenReport,
+    AddedMember, CreateToken, CreatedToken, MembersReport, NamedMember, NamedSupervisor,
+    PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey, TokenReport,
 };
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{

@@ -162,6 +162,29 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// As a file that says the same, of one that only names exports, and commands to run. Its name and shelf are left out:
+    /// who keeps it has another place for these.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn to_text(&self) -> Result<String, toml::ser::Error> {
+        let mut table = toml::Table::try_from(self)?;
+        table.retain(|key, value| match value {
+            toml::Value::Array(array) => !array.is_empty(),
+            toml::Value::Table(table) => !table.is_empty(),
+            _ => !matches!(key, "name" | "shelf"),
+        });
+        let exports = self.export.iter().map(|export| {
+            let mut own = toml::Table::try_from(export)?;
+            own.extend(toml::Table::try_from(&export.settings)?);
+            own.retain(|key, value| key != "offset" || *value != toml::Value::from("0s"));
+            Ok(toml::Value::Table(own))
+        });
+        let exports = exports.collect::<Result<Vec<_>, toml::ser::Error>>()?;
+        table.insert("export".to_owned(), exports.into());
+        toml::to_string_pretty(&table)
+    }
+
     /// What is demanded of sessions over the wire.
     pub fn security(&self) -> Security {
         self.security.unwrap_or(Security::Encrypt)

@@ -6,6 +6,8 @@
 mod alert;
 mod aoe;
 mod args;
+mod boot;
+mod boot_assign;
 mod confirm;
 mod disk;
 mod disk_offline;
@@ -15,6 +17,7 @@ mod failure;
 mod held;
 mod join;
 mod key;
+mod node;
 mod output;
 mod pool;
 mod pool_accept;
@@ -45,6 +48,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
 pub use failure::Failure;
+pub use node::NodeCommand;
 #[cfg(test)]
 pub use output::samples;
 use remote::Sources;
@@ -52,7 +56,7 @@ pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
 use crate::client::{Address, ApiClient};
-use crate::{engine, ftp, measure, node, services, supervisor, target_command, witnesses};
+use crate::{engine, ftp, measure, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -114,7 +118,7 @@ enum Command {
     /// Own pools, mount and serve their volumes
     Supervisor(supervisor::SupervisorArgs),
     /// Export this machine's disks
-    Node(node::NodeArgs),
+    Node(Box<crate::node::NodeArgs>),
     /// Export files and disks by AoE
     Target(Box<target_command::TargetArgs>),
     /// Export a file by AoE, with vblade's arguments
@@ -123,6 +127,9 @@ enum Command {
     /// The same in the background, with messages to syslog
     #[command(disable_help_flag = true)]
     Vbladed(target_command::VbladeArgs),
+    /// Machines that boot from the network
+    #[command(subcommand)]
+    Boot(boot::BootCommand),
     /// A whole cluster on this machine, to try things
     Lab(lab::LabArgs),
     /// Entries of the FTP users file
@@ -233,13 +240,14 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Ftp(args) => return Ok(ftp::run(args)?),
         Command::Witnesses(args) => return Ok(witnesses::run(args)?),
-        Command::Node(args) => return Ok(node::run(args)?),
+        Command::Node(args) if args.command.is_none() => return Ok(crate::node::run(*args)?),
         Command::Target(mut args) => match args.ask.take() {
             Some(ask) => target_ask::run(ask, socket, timeout, cli.json)?,
             None => return Ok(target_command::run(*args)?),
         },
         Command::Vblade(args) => return Ok(target_command::run_vblade(&args, false)),
         Command::Vbladed(args) => return Ok(target_command::run_vblade(&args, true)),
+        Command::Boot(boot::BootCommand::Serve(args)) => return Ok(crate::boot::run(args)?),
         Command::Lab(args) => return Ok(lab::run(args)?),
         Command::Measure(command) => return Ok(measure::run(command)?),
         Command::Completion(args) => docs::completion(args)?,
@@ -276,6 +284,11 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Token(command) => join::run(context, command).await,
         Command::Alert(command) => alert::run(context, command).await,
         Command::Events(args) => pool_history::events(context, args).await,
+        Command::Boot(command) => boot::run(context, command).await,
+        Command::Node(args) => match args.command {
+            Some(command) => node::run(context, command).await,
+            None => Err(Failure::usage("a node is no command of a client")),
+        },
         _ => Err(Failure::usage("this command does not use the supervisor")),
     }
 }
@@ -402,6 +415,15 @@ mod tests {
             "etherpool vblade -b 16 -m 020000000001 -dsr 1 2 eth0 /f",
             "etherpool vbladed 1 2 eth0 /f -s",
             "etherpool user hash joe",
+            "etherpool boot serve -i eth1 --config /etc/etherpool/boot.toml --check",
+            "etherpool boot assign 02:00:00:00:00:01 node --name node-1",
+            "etherpool boot assign 00112233-4455-6677-8899-aabbccddeeff volume tank/v --address e7.1",
+            "etherpool boot assign pc7 kernel d/vmlinuz --initrd d/initrd.img --append -x",
+            "etherpool boot assign default local --yes",
+            "etherpool boot list --json",
+            "etherpool node pending --state-dir /srv/boot",
+            "etherpool node accept 02:00:00:00:00:01 --name node-1 --shelf 1 --yes",
+            "etherpool node config node-1 --etherpopulate etherpopulate.conf --called node-194",
             "etherpool supervisor --config /etc/etherpool/supervisor.toml",
         ] {
             if let Err(error) = parse(line) {

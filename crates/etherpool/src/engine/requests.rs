@@ -8,8 +8,8 @@ use std::time::Duration;
 use block::VolumeName;
 use block::{Claim, Epoch, IoError, Lba, OwnerId, RefusalReason, SectorRange};
 use control::api::{
-    ApiError, ConvertVolume, CreateToken, CreateVolume, CreatedToken, ErrorCode, NamedMember,
-    PoolReportExt as _, ProcessState,
+    AddedMember, ApiError, ConvertVolume, CreateToken, CreateVolume, CreatedToken, ErrorCode,
+    NamedMember, PoolReportExt as _, ProcessState,
 };
 use control::channel::{EngineRequest, ReplyLine};
 use frontend::fuse::Connection;
@@ -118,6 +118,18 @@ impl Work<'_> {
                 let was_there = process.members.revoke_token(id).await.map_err(not_kept)?;
                 let why = format!("there is no token {id}, or no more");
                 given_up(was_there, why).map_err(|error| error.remedy("see `etherpool token list`"))
+            }
+            EngineRequest::AddMember(NamedMember { key }) => {
+                // Where nobody has to prove a key there is none to tell.
+                let supervisor = process.key.ok_or_else(|| {
+                    ApiError::new(
+                        ErrorCode::Refused,
+                        "this supervisor demands no keys: nobody joins it",
+                    )
+                    .remedy("set `security = \"encrypt\"` in its configuration")
+                })?;
+                process.members.add(key).await.map_err(not_kept)?;
+                value(AddedMember { supervisor })
             }
             EngineRequest::ForgetMember(NamedMember { key }) => {
                 let was_there = process.members.forget(key).await.map_err(not_kept)?;

@@ -25,6 +25,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::cli::NodeCommand;
+
 pub use check::check;
 pub use identity::{shelf_beside, shelf_of};
 pub use server::{Spec, run as run_server};
@@ -32,7 +34,11 @@ pub use source::{Source, TargetSource};
 
 /// Export this machine's disks.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct NodeArgs {
+    /// Looks after nodes that were booted from the network, instead of being one.
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
     /// Interfaces to export on: names, or patterns with `*`; repeat for more. Needed unless the
     /// configuration names some
     #[arg(short = 'i', long = "interface", value_name = "IF", value_delimiter = ',')]

@@ -1,7 +1,9 @@
 //! Requests of the API about nodes that join, and the tokens by which they do.
 
 use axum::extract::{Path, State};
-use control::api::{ApiError, CreateToken, CreatedToken, ErrorCode, MembersReport, NamedMember};
+use control::api::{
+    AddedMember, ApiError, CreateToken, CreatedToken, ErrorCode, MembersReport, NamedMember,
+};
 use control::channel::EngineRequest;
 use seal::NotATokenId;
 
@@ -9,6 +11,10 @@ use super::api::{Answer, App, On};
 
 pub(super) async fn show(State(services): App) -> Answer<MembersReport> {
     services.ask(EngineRequest::Members).await
+}
+
+pub(super) async fn add(on: On<(), NamedMember>) -> Answer<AddedMember> {
+    on.services.ask(EngineRequest::AddMember(on.request)).await
 }
 
 pub(super) async fn forget(on: On<(), NamedMember>) -> Answer<()> {

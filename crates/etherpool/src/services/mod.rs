@@ -27,7 +27,7 @@ mod platform;
 mod pool_keys;
 mod reconciler;
 mod reduce;
-mod refusals;
+pub mod refusals;
 mod registry;
 mod renaming;
 mod routes;

@@ -61,6 +61,7 @@ fn all() -> Vec<Route> {
         administer("/v1/disks/wipe", post(api::wipe_disks)),
         administer("/v1/disks/wipe/plan", post(api::plan_wipe)),
         read("/v1/members", get(members::show)),
+        administer("/v1/members/add", post(members::add)),
         administer("/v1/members/forget", post(members::forget)),
         administer("/v1/tokens", post(members::create_token)),
         administer("/v1/tokens/{id}", delete(members::revoke_token)).alone(),

@@ -79,6 +79,9 @@ pub fn what(request: &EngineRequest) -> String {
         EngineRequest::Members => "which nodes joined".into(),
         EngineRequest::CreateToken(_) => "to make a token".into(),
         EngineRequest::RevokeToken { id } => format!("to give up the token {id}"),
+        EngineRequest::AddMember(named) => {
+            format!("to take the node with the key {} for one that joined", named.key)
+        }
         EngineRequest::ForgetMember(named) => {
             format!("to take the node with the key {} for a stranger", named.key)
         }

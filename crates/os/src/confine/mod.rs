@@ -52,9 +52,11 @@ pub struct Rights {
     pub programs_gain: bool,
     /// System calls that are refused, as lists of [`calls`].
     pub refused: Vec<&'static [i64]>,
-    /// It becomes nobody ([`FileUser::NOBODY`]), and sees no file but what it has open: its directory of all is an empty
-    /// one, for which this directory, whichever, is hidden from it first.
+    /// It sees no file but what it has open, and what is below directories that it has open: its directory of all is an
+    /// empty one, for which this directory, whichever, is hidden from it first.
     pub alone_at: Option<PathBuf>,
+    /// It becomes nobody ([`FileUser::NOBODY`]).
+    pub is_nobody: bool,
 }
 
 /// What could not be given up.
@@ -97,6 +99,8 @@ pub fn confine(rights: &Rights) -> Vec<ConfineError> {
     }
     if let Some(directory) = &rights.alone_at {
         failed.extend(leave_files(directory).map_err(|e| ConfineError::Files(e.into())).err());
+    }
+    if rights.is_nobody {
         failed.extend(become_nobody().map_err(|e| ConfineError::User(e.into())).err());
     }
     // While there is the right to.
@@ -248,6 +252,7 @@ mod tests {
             programs_gain: false,
             refused: calls::ALL.to_vec(),
             alone_at: None,
+            is_nobody: false,
         }
     }
 
@@ -329,8 +334,13 @@ mod tests {
         let status = std::fs::File::open("/proc/thread-self/status").unwrap();
         let own = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let alone_at = Some(std::env::temp_dir());
-        let failed =
-            confine(&Rights { own, alone_at, of_programs: CapabilitySet::empty(), ..rights() });
+        let failed = confine(&Rights {
+            own,
+            alone_at,
+            is_nobody: true,
+            of_programs: CapabilitySet::empty(),
+            ..rights()
+        });
         assert!(failed.is_empty(), "{failed:?}");
         let names: Vec<_> = std::fs::read_dir("/").unwrap().collect();
         assert!(names.is_empty() && std::fs::read_dir("/..").unwrap().next().is_none());

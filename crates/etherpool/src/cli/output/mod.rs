@@ -2,6 +2,7 @@
 //! the reports, so that they are tested as text.
 
 mod alerts;
+mod boot;
 mod check;
 mod disks;
 mod dump;
@@ -28,6 +29,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 pub use alerts::{alert_test, alerts};
+pub use boot::{accepting, booting, pending};
 pub use check::pool_check;
 pub use disks::{disks, targets, with_missing};
 pub use dump::dumped;

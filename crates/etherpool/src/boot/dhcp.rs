@@ -1,0 +1,160 @@
+//! The sockets of DHCP, each with a thread of its own, around the one state machine.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aoe_wire::MacAddr;
+use boot::dhcp::{Client, Given, Lease, Leases, Outcome, Program, Server};
+use serde::{Deserialize, Serialize};
+
+use super::kept::{Kept, now_seconds};
+use super::serve::Shared;
+use super::told;
+
+/// Longer than any message is, with the headers of IP and UDP in one Ethernet frame.
+const MESSAGE_BYTES_MAX: usize = 2048;
+/// After a failure that may last.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The file.
+pub const LEASES_FILE: &str = "leases.json";
+
+/// Leases, as they are kept.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct KeptLeases {
+    leases: Vec<KeptLease>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptLease {
+    mac: MacAddr,
+    address: Ipv4Addr,
+    until_seconds: u64,
+}
+
+impl KeptLeases {
+    /// Gives a table what it had before.
+    pub fn put_into(&self, leases: &mut Leases) {
+        let now = now_seconds();
+        for KeptLease { mac, address, until_seconds } in &self.leases {
+            let left = Duration::from_secs(until_seconds.saturating_sub(now));
+            if !left.is_zero() {
+                let lease = Lease { mac: *mac, address: *address, left };
+                leases.bind(block::Instant::default(), lease);
+            }
+        }
+    }
+}
+
+/// The server and what it keeps.
+pub struct Dhcp {
+    server: Mutex<Server>,
+    leases: Kept<KeptLeases>,
+    begun: Instant,
+    shared: Arc<Shared>,
+    /// Other servers that were heard of.
+    others: Mutex<BTreeSet<Ipv4Addr>>,
+}
+
+/// Of other servers that are told in the log.
+const OTHERS_MAX: usize = 16;
+
+impl Dhcp {
+    /// Around a server whose clock begins now.
+    pub fn new(server: Server, leases: Kept<KeptLeases>, shared: Arc<Shared>) -> Dhcp {
+        let (server, others) = (Mutex::new(server), Mutex::default());
+        Dhcp { server, leases, begun: Instant::now(), shared, others }
+    }
+
+    /// Answers what comes to a socket, for ever.
+    pub fn serve(&self, socket: &UdpSocket, port: u16) {
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        loop {
+            let (len, from) = match socket.recv_from(&mut buffer) {
+                Ok((len, SocketAddr::V4(from))) => (len, from),
+                Ok(_) => continue,
+                Err(error) => {
+                    // Of an answer that didn't arrive, or that the interface is down.
+                    tracing::debug!(%error, port, "DHCP");
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            let message = buffer.get(..len).unwrap_or_default();
+            let outcome = {
+                let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = self.now();
+                let outcome =
+                    server.receive(now, (from, port), message, |client| self.given(client));
+                if matches!(outcome, Outcome::Changed(_)) {
+                    self.keep(&server.leases(now));
+                }
+                outcome
+            };
+            match outcome {
+                Outcome::Answered(answer) | Outcome::Changed(Some(answer)) => {
+                    if let Err(error) = socket.send_to(&answer.bytes, answer.to) {
+                        self.shared.troubles.tell(|untold| {
+                            tracing::warn!(to = %answer.to, %error, untold, "DHCP can't answer");
+                        });
+                    }
+                }
+                Outcome::Exhausted => self.shared.troubles.tell(|untold| {
+                    tracing::warn!(untold, "DHCP: all addresses of the range are taken");
+                }),
+                Outcome::AnotherServer(other) => self.meet(other),
+                Outcome::Nothing | Outcome::Changed(None) => {}
+            }
+        }
+    }
+
+    /// Writes leases that have changed. Blocks.
+    pub fn write(&self) -> anyhow::Result<()> {
+        self.leases.write(&self.shared.state.root)
+    }
+
+    fn now(&self) -> block::Instant {
+        let nanos = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        block::Instant::from_nanos(nanos)
+    }
+
+    fn given(&self, client: &Client) -> Option<Given> {
+        if client.program == Program::Other {
+            return None;
+        }
+        let decided = self.shared.known.now().decided(client.uuid, Some(client.mac));
+        let (given, words) = told::given(&self.shared.place, &decided, client);
+        let is_news = self.shared.sightings.change().asked(client, &words);
+        if is_news {
+            self.shared.news.tell(|untold| {
+                let uuid = client.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+                let architecture = client.architecture;
+                tracing::info!(mac = %client.mac, uuid, %architecture, given = words, untold, "a machine asks what to boot");
+            });
+        }
+        given
+    }
+
+    fn keep(&self, leases: &[Lease]) {
+        let now = now_seconds();
+        let kept = |lease: &Lease| KeptLease {
+            mac: lease.mac,
+            address: lease.address,
+            until_seconds: now.saturating_add(lease.left.as_secs()),
+        };
+        self.leases.change().leases = leases.iter().map(kept).collect();
+    }
+
+    /// Somebody else gives out addresses, too: two who do so give one address to two machines, sooner or later.
+    fn meet(&self, other: Ipv4Addr) {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.len() < OTHERS_MAX && others.insert(other) {
+            tracing::error!(
+                %other,
+                "a machine has taken its address from another DHCP server of this segment: \
+                 take [dhcp] out of the configuration, or stop that server"
+            );
+        }
+    }
+}

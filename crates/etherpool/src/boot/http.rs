@@ -1,0 +1,412 @@
+//! What machines fetch by HTTP: their script, images, programs; and where nodes say hello. Nobody proves who he is, so all
+//! is bounded: connections, of one machine and at all, what they say, and how long.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aoe_wire::MacAddr;
+use boot::node::{HELLO_BYTES_MAX, HELLO_PATH, Hello};
+use boot::tftp::Name;
+use frontend::places::{Places, network_of};
+use futures::stream::{Stream, try_unfold};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
+use uuid::Uuid;
+
+use super::files::Served;
+use super::known::Decided;
+use super::serve::Shared;
+use super::told;
+
+/// Connections at a time, whoever has them.
+const CONNECTIONS_MAX: usize = 256;
+/// Those of one machine: more than any firmware has, or a program that fetches for it.
+const OF_A_MACHINE_MAX: usize = 16;
+/// Hellos that are read at a time.
+const HELLOS_MAX: usize = 16;
+/// For a request's head, also the next one of a connection.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// For a hello.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// How long somebody may take nothing of what is sent to him.
+const STILL_LIMIT: Duration = Duration::from_secs(30);
+/// What of a file is in memory for one connection.
+const CHUNK_BYTES: u64 = 64 << 10;
+/// After a failure to accept (no descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+struct Http {
+    shared: Arc<Shared>,
+    hellos: Semaphore,
+}
+
+/// Serves for ever.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let http = Arc::new(Http { shared, hellos: Semaphore::new(HELLOS_MAX) });
+    let machines = Places::<IpAddr>::new(OF_A_MACHINE_MAX);
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                http.shared.troubles.tell(|untold| {
+                    tracing::warn!(%error, untold, "HTTP accepts nobody");
+                });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let place = machines.admit(network_of(peer.ip()));
+        let place = place.zip(Arc::clone(&connections).try_acquire_owned().ok());
+        let Some(place) = place else {
+            http.shared.troubles.tell(|untold| {
+                tracing::warn!(%peer, untold, "refused: too many connections by HTTP");
+            });
+            continue;
+        };
+        let http = Arc::clone(&http);
+        tokio::spawn(async move {
+            http.connection(stream, peer).await;
+            drop(place);
+        });
+    }
+}
+
+impl Http {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let service = service_fn(move |request| {
+            let http = Arc::clone(self);
+            async move { Ok::<_, Infallible>(http.answer(peer, request).await) }
+        });
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+        server.max_buf_size(HEAD_BYTES_MAX);
+        let stream = TokioIo::new(Hurried { stream, still: None });
+        if let Err(error) = server.serve_connection(stream, service).await {
+            tracing::debug!(%peer, %error, "HTTP");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let query = Query::of(request.uri().query().unwrap_or_default());
+        if path == HELLO_PATH {
+            return match *request.method() {
+                Method::POST => self.hello(peer, request).await,
+                _ => not_allowed("POST"),
+            };
+        }
+        let is_head = match *request.method() {
+            Method::GET => false,
+            Method::HEAD => true,
+            _ => return not_allowed("GET, HEAD"),
+        };
+        // Files are looked up where that may take its time.
+        let answered = tokio::task::spawn_blocking(move || match path.as_str() {
+            "/boot.ipxe" => self.script(&query),
+            path => self.file(path, &query, is_head),
+        });
+        let mut response = answered
+            .await
+            .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR, "it failed"));
+        if is_head {
+            *response.body_mut() = empty();
+        }
+        response
+    }
+
+    fn script(&self, query: &Query) -> Response<Body> {
+        let place = &self.shared.place;
+        if query.mac.is_none() && query.uuid.is_none() {
+            return text("text/plain", told::asking_script(place));
+        }
+        let assignment = match self.shared.known.now().decided(query.uuid, query.mac) {
+            Decided::Boots(assignment) => assignment,
+            Decided::Unknown => return plain(StatusCode::NOT_FOUND, "nothing is assigned to it"),
+            Decided::Unreadable => return plain(StatusCode::NOT_FOUND, "its file is wrong"),
+        };
+        match told::boots(place, &assignment, query.mac) {
+            Ok(Some(boots)) => {
+                self.note(query, &format!("has the script ({assignment})"));
+                text("text/plain", boot::script::script(&boots))
+            }
+            Ok(None) => plain(StatusCode::NOT_FOUND, "nothing is assigned to it"),
+            Err(error) => {
+                tracing::error!(%error, "a script can't be made of {assignment}");
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "no script can be made of it")
+            }
+        }
+    }
+
+    fn file(&self, path: &str, query: &Query, is_head: bool) -> Response<Body> {
+        let Some(path) = decoded(path) else {
+            return plain(StatusCode::BAD_REQUEST, "no path");
+        };
+        let Ok(name) = Name::parse(&path) else {
+            return plain(StatusCode::NOT_FOUND, "there is no such file");
+        };
+        // Not by a bare name, as TFTP has it.
+        let opened = match name.components().nth(1) {
+            Some(_) => self.shared.files.open(&name),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let Ok(served) = opened else {
+            return plain(StatusCode::NOT_FOUND, "there is no such file");
+        };
+        if !is_head {
+            let file = name.as_str().strip_prefix("images/").unwrap_or(name.as_str());
+            self.note(query, &format!("fetches {file}"));
+        }
+        let len = served.len;
+        let body = StreamBody::new(chunks(served)).boxed_unsync();
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, len.into());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        response
+    }
+
+    async fn hello(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+        let busy = || plain(StatusCode::SERVICE_UNAVAILABLE, "too many say hello");
+        let Ok(_place) = self.hellos.try_acquire() else { return busy() };
+        let body = Limited::new(request.into_body(), HELLO_BYTES_MAX).collect();
+        let body = match tokio::time::timeout(BODY_LIMIT, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "too long for a hello"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "it took too long"),
+        };
+        let hello = match Hello::parse(&body) {
+            Ok(hello) => hello,
+            Err(error) => {
+                self.shared.troubles.tell(|untold| {
+                    tracing::warn!(%peer, %error, untold, "refused: a hello");
+                });
+                return plain(StatusCode::BAD_REQUEST, &error.to_string());
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        let answered = tokio::task::spawn_blocking(move || answer_hello(&shared, hello)).await;
+        match answered.map(|answer| serde_json::to_string(&answer)) {
+            Ok(Ok(answer)) => text("application/json", answer),
+            _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
+        }
+    }
+
+    fn note(&self, query: &Query, how_far: &str) {
+        if let Some(mac) = query.mac {
+            self.shared.sightings.change().got(mac, how_far);
+        }
+    }
+}
+
+/// Blocks.
+fn answer_hello(shared: &Shared, hello: Hello) -> boot::node::Answer {
+    let table = shared.known.now();
+    let machine = table.find_same(hello.uuid, &hello.macs);
+    let (macs, phase) = (hello.macs.clone(), hello.phase);
+    let message = hello.message.as_deref().map(|message| format!(": {message}"));
+    let kept = told::kept_of(machine);
+    let is_remembered = shared.hellos.change().hear(hello, kept.as_ref());
+    let how_far = format!("node: {phase}{}", message.unwrap_or_default());
+    let mut sightings = shared.sightings.change();
+    macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
+    told::answer(machine, is_remembered)
+}
+
+/// Who asks, as far as the request says it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    mac: Option<MacAddr>,
+    uuid: Option<Uuid>,
+}
+
+impl Query {
+    fn of(text: &str) -> Query {
+        let mut query = Query::default();
+        for (name, value) in text.split('&').filter_map(|part| part.split_once('=')) {
+            let value = decoded(value).and_then(|value| String::from_utf8(value).ok());
+            match name {
+                "mac" => query.mac = value.and_then(|mac| mac.parse().ok()),
+                "uuid" => query.uuid = value.and_then(|uuid| uuid.parse().ok()),
+                _ => {}
+            }
+        }
+        query.uuid = query.uuid.filter(|uuid| !uuid.is_nil() && !uuid.is_max());
+        query
+    }
+}
+
+/// Without percent signs (RFC 3986, 2.1).
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        let digit =
+            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        decoded.push(match byte {
+            b'%' => digit(bytes.next()?)? << 4 | digit(bytes.next()?)?,
+            byte => byte,
+        });
+    }
+    Some(decoded)
+}
+
+fn chunks(served: Served) -> impl Stream<Item = io::Result<Frame<Bytes>>> {
+    let Served { file, len } = served;
+    let file = Arc::new(file);
+    try_unfold(0_u64, move |at| {
+        let file = Arc::clone(&file);
+        async move {
+            let size = CHUNK_BYTES.min(len.saturating_sub(at));
+            if size == 0 {
+                return Ok(None);
+            }
+            let read = tokio::task::spawn_blocking(move || {
+                let mut chunk = vec![0; usize::try_from(size).unwrap_or_default()];
+                file.read_exact_at(&mut chunk, at).map(|()| chunk)
+            });
+            let chunk = read.await.map_err(io::Error::other)??;
+            Ok(Some((Frame::data(Bytes::from(chunk)), at + size)))
+        }
+    })
+}
+
+fn empty() -> Body {
+    full(Bytes::new())
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn text(kind: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(full(text.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn plain(status: StatusCode, words: &str) -> Response<Body> {
+    let mut response = text("text/plain", format!("{words}\n"));
+    *response.status_mut() = status;
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "not so");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// A connection whose other end has to take something of what is sent to it, now and then.
+struct Hurried {
+    stream: TcpStream,
+    still: Option<Pin<Box<Sleep>>>,
+}
+
+impl Hurried {
+    fn hurry(
+        &mut self,
+        context: &mut Context<'_>,
+        wrote: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if wrote.is_ready() {
+            self.still = None;
+            return wrote;
+        }
+        let still = self.still.get_or_insert_with(|| Box::pin(tokio::time::sleep(STILL_LIMIT)));
+        ready!(still.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Hurried {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Hurried {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.hurry(context, wrote)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.hurry(context, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_asks_is_read_however_it_is_written() {
+        let mac = Some(MacAddr([2, 0, 0, 0, 0, 7]));
+        let uuid = Some(Uuid::from_u128(7));
+        for (text, expected) in [
+            ("", Query::default()),
+            ("mac=02:00:00:00:00:07", Query { mac, uuid: None }),
+            (
+                "x=1&mac=02%3a00%3A00:00:00:07&uuid=00000000-0000-0000-0000-000000000007",
+                Query { mac, uuid },
+            ),
+            ("mac=&uuid=00000000-0000-0000-0000-000000000000", Query::default()),
+            ("mac=%0", Query::default()),
+            ("mac&uuid", Query::default()),
+        ] {
+            assert_eq!(Query::of(text), expected, "{text}");
+        }
+        assert_eq!(decoded("/a%20b").unwrap(), b"/a b");
+        assert_eq!(decoded("%zz"), None);
+    }
+}

@@ -1,0 +1,428 @@
+//! `etherpool boot serve`: the process. It opens its ports and directories, gives up all rights, and only then hears
+//! anybody.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use boot::dhcp::{Addresses, Leases, Network, PROXY_PORT, Range, SERVER_PORT, Server};
+use boot::tftp::packet::PORT as TFTP_PORT;
+use clap::Args;
+use control::api::{ApiError, ErrorCode};
+use control::boot::{BootConfig, DhcpConfig};
+use nix::sys::socket::{setsockopt, sockopt};
+use os::dir::Directory;
+use os::process::ProcessLock;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt as rx,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::dhcp::{Dhcp, KeptLeases, LEASES_FILE};
+use super::files::Files;
+use super::hellos::{self, Hellos};
+use super::kept::Kept;
+use super::known::Known;
+use super::sightings::{self, Sightings};
+use super::state::State;
+use super::told::Place;
+use super::{http, tftp};
+use crate::confinement::Process;
+use crate::services::refusals::Refusals;
+
+/// How often what has changed is written.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the interface still has our address.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Threads for HTTP; files are read on others.
+const WORKERS: usize = 2;
+/// Those.
+const READERS_MAX: usize = 16;
+/// For each transfer and connection a socket and a file.
+const DESCRIPTORS: u64 = 4096;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Answer machines that boot from the network: DHCP, TFTP, HTTP
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// The interface to answer on; needed unless the configuration names it
+    #[arg(short = 'i', long = "interface", value_name = "IF")]
+    interface: Option<String>,
+    /// The configuration; without one it is a proxy beside the DHCP server that there is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is known of machines, and images; /var/lib/etherpool/boot by default
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Check the configuration and say what would be served, without serving
+    #[arg(long)]
+    check: bool,
+}
+
+/// What the parts of the server have in common.
+pub struct Shared {
+    pub state: State,
+    pub known: Known,
+    pub place: Place,
+    pub files: Files,
+    pub sightings: Kept<Sightings>,
+    pub hellos: Kept<Hellos>,
+    /// What goes wrong, a few lines a minute of it.
+    pub troubles: Refusals,
+    /// What happens, likewise.
+    pub news: Refusals,
+}
+
+/// Runs until it is told to stop.
+pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = load(&args)?;
+    let interface = args.interface.as_ref().or(config.interface.as_ref());
+    let interface = interface.ok_or_else(|| {
+        ApiError::new(ErrorCode::Invalid, "no interface is named")
+            .remedy("name the one to answer on: -i IF, or `interface` in the configuration")
+    })?;
+    let (address, prefix) = address_of(interface)?;
+    let server = dhcp_server(&config, (address, prefix))?;
+    let state_dir = args.state_dir.clone().unwrap_or_else(|| config.state_dir.clone());
+    if args.check {
+        return check(&config, interface, address, &state_dir);
+    }
+    let state = State::open(&state_dir)?;
+    let _lock = ProcessLock::acquire(&state_dir, "serve")
+        .context("another boot server has this state directory")?;
+    let ports = Ports::open(interface, address, config.http_port)?;
+    let (ipxe, missing) = open_ipxe(&config);
+    let _running = crate::running::register("boot server", vec![state_dir.clone()]);
+    // A limit that can't be raised bounds what is served at a time.
+    let _ = raise_descriptors();
+    let warnings = crate::confinement::confine(Process::Boot(&state_dir));
+    crate::logging::start(&config.log.level);
+    warnings.iter().chain(&missing).for_each(|warning| tracing::warn!("{warning}"));
+    let shared = Arc::new(Shared {
+        known: Known::new(state.clone()),
+        place: Place {
+            http: SocketAddrV4::new(address, config.http_port),
+            ipxe: config.ipxe.clone(),
+        },
+        files: Files { ipxe, images: state.images.clone() },
+        sightings: Kept::load(&state.root, sightings::FILE),
+        hellos: Kept::load(&state.root, hellos::FILE),
+        troubles: Refusals::default(),
+        news: Refusals::default(),
+        state,
+    });
+    let leases: Kept<KeptLeases> = Kept::load(&shared.state.root, LEASES_FILE);
+    let server = server.with_leases(&leases.look());
+    let dhcp = Arc::new(Dhcp::new(server, leases, Arc::clone(&shared)));
+    let writer = Arc::new(Writer { shared, dhcp, turn: Mutex::default() });
+    let served = serve(&writer, ports, interface, address);
+    writer.write();
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(args: &ServeArgs) -> anyhow::Result<BootConfig> {
+    let Some(path) = &args.config else { return Ok(BootConfig::default()) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ApiError::new(ErrorCode::Invalid, format!("{}: {error}", path.display()))
+    })?;
+    let config = BootConfig::parse(&text).map_err(|error| {
+        ApiError::new(ErrorCode::Invalid, format!("{}: {error}", path.display()))
+    })?;
+    Ok(config)
+}
+
+/// The first IPv4 address of an interface, by which the kernel answers, and the bits of its network.
+fn address_of(interface: &str) -> anyhow::Result<(Ipv4Addr, u8)> {
+    let mut is_there = false;
+    for found in nix::ifaddrs::getifaddrs().context("cannot list this machine's interfaces")? {
+        if found.interface_name != interface {
+            continue;
+        }
+        is_there = true;
+        let v4 = |address: Option<nix::sys::socket::SockaddrStorage>| {
+            address.and_then(|address| address.as_sockaddr_in().map(|address| address.ip()))
+        };
+        if let (Some(address), Some(mask)) = (v4(found.address), v4(found.netmask)) {
+            let prefix = u8::try_from(mask.to_bits().leading_ones()).unwrap_or(32);
+            return Ok((address, prefix));
+        }
+    }
+    let (message, remedy) = match is_there {
+        true => (
+            format!("{interface} has no IPv4 address"),
+            format!("give it one: `ip address add ADDRESS/BITS dev {interface}`"),
+        ),
+        false => (
+            format!("there is no interface {interface}"),
+            "name another one: `ip link` lists them".to_owned(),
+        ),
+    };
+    Err(ApiError::new(ErrorCode::Unavailable, message).remedy(remedy).into())
+}
+
+/// What the configuration makes of DHCP.
+struct Configured {
+    address: Ipv4Addr,
+    addresses: Option<Addresses>,
+}
+
+impl Configured {
+    fn with_leases(mut self, kept: &KeptLeases) -> Server {
+        if let Some(addresses) = &mut self.addresses {
+            kept.put_into(&mut addresses.leases);
+        }
+        Server::new(self.address, self.addresses)
+    }
+}
+
+fn dhcp_server(
+    config: &BootConfig,
+    (address, prefix): (Ipv4Addr, u8),
+) -> anyhow::Result<Configured> {
+    let Some(dhcp) = &config.dhcp else { return Ok(Configured { address, addresses: None }) };
+    let DhcpConfig { range: [first, last], router, name_servers, domain, lease } = dhcp;
+    let wrong = |why: String| {
+        ApiError::new(
+            ErrorCode::Invalid,
+            format!("[dhcp] range = [\"{first}\", \"{last}\"]: {why}"),
+        )
+        .remedy(format!("choose addresses of the interface's own network, {address}/{prefix}"))
+    };
+    let range = Range::new(*first, *last, prefix).map_err(|error| wrong(error.to_string()))?;
+    if !range.has(address) {
+        return Err(wrong("the interface isn't in that network".to_owned()).into());
+    }
+    let outside = |one: &Ipv4Addr| !range.has(*one);
+    let fixed = config.fixed.iter().map(|one| one.address);
+    if let Some(stranger) = fixed.clone().chain(*router).find(outside) {
+        return Err(wrong(format!("{stranger} isn't in that network")).into());
+    }
+    if fixed.clone().any(|fixed| fixed == address) {
+        return Err(
+            wrong(format!("{address} is this machine's own, and can't be [[static]]")).into()
+        );
+    }
+    let fixed = config.fixed.iter().map(|one| (one.mac, one.address)).collect();
+    let names = config.fixed.iter().filter_map(|one| Some((one.mac, one.name.clone()?))).collect();
+    let kept = [Some(address), *router].into_iter().flatten().collect();
+    let network = Network {
+        router: *router,
+        name_servers: name_servers.clone(),
+        domain: domain.clone(),
+        lease: lease.0,
+        names,
+    };
+    let leases = Leases::new(range, fixed, kept);
+    Ok(Configured { address, addresses: Some(Addresses { leases, network }) })
+}
+
+/// The directory of programs, and what isn't in it.
+fn open_ipxe(config: &BootConfig) -> (Option<Directory>, Vec<String>) {
+    let path = &config.ipxe.directory;
+    let remedy = "install the package ipxe (`apt install ipxe`), or name its directory in [ipxe]";
+    let directory = match Directory::open(path) {
+        Ok(directory) => directory,
+        Err(error) => {
+            let why = "firmware that isn't iPXE can't be booted";
+            return (None, vec![format!("{}: {error}: {why}; {remedy}", path.display())]);
+        }
+    };
+    let missing = |name: &&String| directory.open_file(Path::new(name)).is_err();
+    let warnings = [&config.ipxe.bios, &config.ipxe.efi_x64].into_iter().filter(missing);
+    let warnings =
+        warnings.map(|name| format!("there is no {}; {remedy}", path.join(name).display()));
+    (Some(directory.clone()), warnings.collect())
+}
+
+fn check(
+    config: &BootConfig,
+    interface: &str,
+    address: Ipv4Addr,
+    state_dir: &Path,
+) -> anyhow::Result<ExitCode> {
+    println!("Interface: {interface}, {address}");
+    match &config.dhcp {
+        Some(DhcpConfig { range: [first, last], .. }) => println!("DHCP: {first} to {last}"),
+        None => println!("DHCP: a proxy, beside the server that gives out addresses"),
+    }
+    println!("HTTP: port {}", config.http_port);
+    println!("State: {}", state_dir.display());
+    let (_, mut warnings) = open_ipxe(config);
+    let mut is_wrong = false;
+    if let Some(state) = State::present(state_dir)? {
+        let (machines, wrong) = state.machines()?;
+        println!("Machines: {}", machines.len());
+        let default = state.default();
+        match &default {
+            Ok(Some(boot)) => println!("Default: {boot}"),
+            Ok(None) => println!("Default: nothing"),
+            Err(_) => {}
+        }
+        let wrong = wrong.into_iter().chain(default.err());
+        let wrong: Vec<String> = wrong.map(|error| format!("{error}; correct it")).collect();
+        is_wrong = !wrong.is_empty();
+        warnings.extend(wrong);
+    }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let exit = if is_wrong { control::exit::Exit::Usage.code() } else { 0 };
+    Ok(ExitCode::from(exit))
+}
+
+/// The sockets at which requests arrive.
+struct Ports {
+    dhcp: UdpSocket,
+    proxy: UdpSocket,
+    tftp: UdpSocket,
+    http: TcpListener,
+}
+
+impl Ports {
+    fn open(interface: &str, address: Ipv4Addr, http_port: u16) -> anyhow::Result<Ports> {
+        let open = |kind, address: Ipv4Addr, port, remedy: &str| {
+            bound(kind, interface, SocketAddrV4::new(address, port)).map_err(|error| {
+                let message = format!("port {port} of {interface} can't be listened on: {error}");
+                anyhow::Error::from(ApiError::new(ErrorCode::Unavailable, message).remedy(remedy))
+            })
+        };
+        // Also what is sent to everybody arrives.
+        let all = Ipv4Addr::UNSPECIFIED;
+        let other = "see which program has it: `ss -lunp`; two on one machine don't go together";
+        let dhcp = "a DHCP server of this machine has it: stop it and give out addresses here ([dhcp]), \
+            or run it on another machine";
+        let (datagrams, stream) = (SocketType::DGRAM, SocketType::STREAM);
+        let http = "another program has it: choose another `http-port`, or stop that one";
+        let ports = Ports {
+            dhcp: UdpSocket::from(open(datagrams, all, SERVER_PORT, dhcp)?),
+            proxy: UdpSocket::from(open(datagrams, all, PROXY_PORT, other)?),
+            tftp: UdpSocket::from(open(datagrams, address, TFTP_PORT, other)?),
+            http: TcpListener::from(open(stream, address, http_port, http)?),
+        };
+        ports.dhcp.set_broadcast(true)?;
+        ports.proxy.set_broadcast(true)?;
+        ports.tftp.set_nonblocking(true)?;
+        ports.http.set_nonblocking(true)?;
+        Ok(ports)
+    }
+}
+
+/// A socket that hears what comes by this interface alone.
+fn bound(kind: SocketType, interface: &str, address: SocketAddrV4) -> std::io::Result<OwnedFd> {
+    let fd = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
+    if kind == SocketType::STREAM {
+        rx::set_socket_reuseaddr(&fd, true)?;
+    }
+    bind(&fd, &address)?;
+    if kind == SocketType::STREAM {
+        listen(&fd, BACKLOG)?;
+    }
+    Ok(fd)
+}
+
+fn raise_descriptors() -> rustix::io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    match current {
+        Some(current) if current < wanted => {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes what was seen.
+struct Writer {
+    shared: Arc<Shared>,
+    dhcp: Arc<Dhcp>,
+    turn: Mutex<()>,
+}
+
+impl Writer {
+    fn write(&self) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shared { state, sightings, hellos, troubles, .. } = &*self.shared;
+        for written in [sightings.write(&state.root), hellos.write(&state.root), self.dhcp.write()]
+        {
+            if let Err(error) = written {
+                troubles.tell(|untold| {
+                    tracing::error!("what was seen can't be kept: {error:#} ({untold} more)");
+                });
+            }
+        }
+    }
+}
+
+fn serve(
+    writer: &Arc<Writer>,
+    ports: Ports,
+    interface: &str,
+    address: Ipv4Addr,
+) -> anyhow::Result<()> {
+    let Ports { dhcp, proxy, tftp, http } = ports;
+    for (socket, port) in [(dhcp, SERVER_PORT), (proxy, PROXY_PORT)] {
+        let server = Arc::clone(&writer.dhcp);
+        thread(&format!("dhcp-{port}"), move || server.serve(&socket, port))?;
+    }
+    let shared = Arc::clone(&writer.shared);
+    thread("tftp", move || {
+        if let Err(error) = tftp::serve(tftp, address, shared) {
+            tracing::error!(%error, "TFTP can't be served");
+        }
+    })?;
+    let writes = Arc::clone(writer);
+    thread("writer", move || {
+        loop {
+            std::thread::sleep(WRITE_EVERY);
+            writes.write();
+        }
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(READERS_MAX)
+        .enable_all()
+        .build()
+        .context("the event loop")?;
+    let served = runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let listener = tokio::net::TcpListener::from_std(http)?;
+        tracing::info!(interface, %address, http = writer.shared.place.http.port(), "serving machines that boot");
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = http::serve(listener, Arc::clone(&writer.shared)) => Ok(()),
+            lost = watch(interface, address) => Err(lost),
+        }
+    });
+    // Nobody is waited for: who fetches something asks again.
+    runtime.shutdown_background();
+    served
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.with_context(|| format!("the thread {name} can't begin")).map(drop)
+}
+
+/// Ends where the interface hasn't our address any more: what we tell machines is of no use to them then.
+async fn watch(interface: &str, address: Ipv4Addr) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match address_of(interface) {
+            Ok((now, _)) if now == address => {}
+            Ok((now, _)) => {
+                return anyhow::anyhow!("{interface} has another address now, {now}: start anew");
+            }
+            Err(error) => return error,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The state directory: a file for each machine, one for all others, and the images.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use control::boot::{Assignment, DefaultFile, Machine, MachineError, MachineId};
+use control::config::ConfigError;
+use os::dir::Directory;
+use os::process::ProcessLock;
+
+/// Where it is by default.
+pub const DIRECTORY: &str = "/var/lib/etherpool/boot";
+/// What all machines boot that have no file of their own, or no assignment in it.
+pub const DEFAULT_FILE: &str = "default";
+/// Longer than anybody's configuration is.
+pub const FILE_BYTES_MAX: u64 = 256 << 10;
+/// Machines of one server.
+pub const MACHINES_MAX: usize = 4096;
+
+/// The directory, opened.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Itself.
+    pub root: Directory,
+    /// A file for each machine.
+    pub machines: Directory,
+    /// What nodes boot, and whatever else is put there.
+    pub images: Directory,
+}
+
+/// Whoever changes something has this.
+pub struct Turn(#[allow(dead_code)] ProcessLock);
+
+/// All files of machines, as they were when they were read.
+pub type Machines = (Vec<Machine>, Vec<MachineError>);
+
+impl State {
+    /// Opens it; made if it isn't there. Blocks.
+    pub fn open(path: &Path) -> anyhow::Result<State> {
+        let open = || {
+            let root = Directory::create(path)?;
+            let machines = root.subdirectory("machines")?;
+            let images = root.subdirectory("images")?;
+            Ok(State { root, machines, images })
+        };
+        open().map_err(|error: std::io::Error| {
+            anyhow::anyhow!("the state directory {} can't be opened: {error}", path.display())
+        })
+    }
+
+    /// One that is there already; none where nobody has booted anything.
+    pub fn present(path: &Path) -> anyhow::Result<Option<State>> {
+        if path.is_dir() { State::open(path).map(Some) } else { Ok(None) }
+    }
+
+    /// Nobody else changes anything as long as this lasts.
+    pub fn turn(&self) -> anyhow::Result<Turn> {
+        let lock = ProcessLock::acquire(self.root.path(), "change");
+        lock.map(Turn).context("another command changes something at the moment; try it again")
+    }
+
+    /// All machines, and what is wrong with files of others. Blocks.
+    pub fn machines(&self) -> anyhow::Result<Machines> {
+        let names = self.machines.names().with_context(|| {
+            format!("the directory {} can't be read", self.machines.path().display())
+        })?;
+        let (mut machines, mut wrong) = (Vec::new(), Vec::new());
+        let mut files: Vec<_> = names.into_iter().filter(|name| is_machine(name)).collect();
+        files.sort();
+        for name in files.into_iter().take(MACHINES_MAX) {
+            match self.machine(&name) {
+                Ok(Some(machine)) => machines.push(machine),
+                Ok(None) => {}
+                Err(error) => wrong.push(error),
+            }
+        }
+        Ok((machines, wrong))
+    }
+
+    /// The machine of a file; none where it is gone.
+    pub fn machine(&self, name: &OsStr) -> Result<Option<Machine>, MachineError> {
+        read(&self.machines, name, Machine::parse)
+    }
+
+    /// What all boot that have no assignment of their own. Blocks.
+    pub fn default(&self) -> Result<Option<Assignment>, MachineError> {
+        let file = read(&self.root, OsStr::new(DEFAULT_FILE), DefaultFile::parse)?;
+        Ok(file.map(|file| file.boot))
+    }
+
+    /// Has all boot that, or nothing.
+    pub fn set_default(&self, _turn: &Turn, boot: Option<Assignment>) -> anyhow::Result<()> {
+        let name = OsStr::new(DEFAULT_FILE);
+        let Some(boot) = boot else {
+            return match self.root.remove(name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| not_kept(&self.root, name))
+                }
+                _ => Ok(()),
+            };
+        };
+        let text = DefaultFile::new(boot).to_text().context("the assignment as TOML")?;
+        self.root.replace(name, text.as_bytes()).with_context(|| not_kept(&self.root, name))
+    }
+
+    /// Keeps a machine, in place of what was known of it.
+    pub fn keep(
+        &self,
+        _turn: &Turn,
+        machine: &Machine,
+        former: Option<&Machine>,
+    ) -> anyhow::Result<()> {
+        let text = machine.to_text().context("the machine as TOML")?;
+        // What can't be read again would be a machine lost.
+        Machine::parse(&text).context("the machine")?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            anyhow::bail!("more than {FILE_BYTES_MAX} bytes would be in its file");
+        }
+        let name = machine.file_name();
+        self.machines
+            .replace(OsStr::new(&name), text.as_bytes())
+            .with_context(|| not_kept(&self.machines, OsStr::new(&name)))?;
+        // Its UUID became known.
+        let former = former.map(Machine::file_name).filter(|former| *former != name);
+        if let Some(former) = former {
+            self.machines
+                .remove(OsStr::new(&former))
+                .with_context(|| not_kept(&self.machines, OsStr::new(&former)))?;
+        }
+        Ok(())
+    }
+}
+
+fn not_kept(directory: &Directory, name: &OsStr) -> String {
+    format!("{} can't be written", directory.path_of(name).display())
+}
+
+/// Whether a file of the directory is a machine's: editors and we ourselves leave others there for a while.
+pub fn is_machine(name: &OsStr) -> bool {
+    let text = name.to_str().unwrap_or_default();
+    text.ends_with(".toml") && !text.starts_with('.')
+}
+
+/// Whose a file is by its name, if that says it: also where nothing else of it can be read.
+pub fn owner_of(name: &str) -> Option<MachineId> {
+    let stem = name.strip_suffix(".toml")?;
+    if let Ok(uuid) = stem.parse() {
+        return Some(MachineId::Uuid(uuid));
+    }
+    stem.replace('-', ":").parse().ok().map(MachineId::Mac)
+}
+
+fn read<T>(
+    directory: &Directory,
+    name: &OsStr,
+    parse: impl FnOnce(&str) -> Result<T, ConfigError>,
+) -> Result<Option<T>, MachineError> {
+    let wrong = |error| MachineError { file: directory.path_of(name), error };
+    let unreadable = |reason: String| wrong(ConfigError { line: 1, column: 1, reason });
+    let text = name.to_str().unwrap_or_default();
+    let bytes = directory
+        .read(text, FILE_BYTES_MAX + 1)
+        .map_err(|error| unreadable(format!("it can't be read: {error}")))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(format!("it has more than {FILE_BYTES_MAX} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
+    parse(&text).map(Some).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use aoe_wire::MacAddr;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+
+    #[test]
+    fn a_file_that_is_wrong_is_none_of_the_others_concern() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        assert!(state.turn().is_err(), "one at a time");
+        let machine = Machine::new(None, vec![MAC]);
+        state.keep(&turn, &machine, None).unwrap();
+        let machines = dir.path().join("machines");
+        std::fs::write(machines.join("wrong.toml"), "version = 1\nshelf = 'x'\n").unwrap();
+        std::fs::write(machines.join("long.toml"), vec![b'#'; FILE_BYTES_MAX as usize + 1])
+            .unwrap();
+        std::fs::write(machines.join("latin.toml"), b"\xff").unwrap();
+        std::fs::write(machines.join(".hidden.toml"), "x").unwrap();
+        std::fs::write(machines.join("copy.toml~"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", machines.join("link.toml")).unwrap();
+        let (read, wrong) = state.machines().unwrap();
+        assert_eq!(read, [machine]);
+        let wrong: Vec<String> = wrong.iter().map(MachineError::to_string).collect();
+        assert_eq!(wrong.len(), 4, "{wrong:?}");
+        assert!(wrong.iter().any(|one| one.contains("wrong.toml: line 2, column 9")), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_machine_whose_uuid_becomes_known_has_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        let former = Machine::new(None, vec![MAC]);
+        state.keep(&turn, &former, None).unwrap();
+        let uuid = Some(Uuid::from_u128(7));
+        let machine = Machine { uuid, ..former.clone() };
+        state.keep(&turn, &machine, Some(&former)).unwrap();
+        assert_eq!(state.machines().unwrap().0, std::slice::from_ref(&machine));
+        assert_eq!(owner_of(&machine.file_name()), uuid.map(MachineId::Uuid));
+        assert_eq!(owner_of(&former.file_name()), Some(MachineId::Mac(MAC)));
+        assert_eq!(owner_of("rack7.toml"), None);
+    }
+
+    #[test]
+    fn a_default_is_set_and_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        assert_eq!(state.default(), Ok(None));
+        state.set_default(&turn, Some(Assignment::Local)).unwrap();
+        assert_eq!(state.default(), Ok(Some(Assignment::Local)));
+        state.set_default(&turn, None).unwrap();
+        state.set_default(&turn, None).unwrap();
+        assert_eq!(state.default(), Ok(None));
+        std::fs::write(dir.path().join(DEFAULT_FILE), "version = 1\n[boot]\nis = 'x'\n").unwrap();
+        assert_eq!(state.default().unwrap_err().error.line, 2);
+    }
+}

@@ -1,0 +1,122 @@
+//! `etherpool boot`: machines that boot from the network. What is decided of them is in files, which are changed here also
+//! while no server runs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use control::boot::Machine;
+use control::exit::Exit;
+use serde::Serialize;
+
+use super::boot_assign::{self, AssignArgs};
+use super::{Context, Failure, output};
+use crate::boot::ServeArgs;
+use crate::boot::sightings::{self, Sighting, Sightings};
+use crate::boot::state::{DIRECTORY, State};
+
+/// Machines that boot from the network
+#[derive(Debug, Subcommand)]
+pub enum BootCommand {
+    /// Answer machines that boot: DHCP beside the server that there is (or as that), TFTP and HTTP
+    Serve(ServeArgs),
+    /// Say what a machine boots, or all that nobody has named
+    Assign(Box<AssignArgs>),
+    /// Who asked, when, what was given, and with what result
+    List(StateArgs),
+}
+
+/// Where the files are.
+#[derive(Clone, Debug, Args)]
+pub struct StateArgs {
+    /// The boot server's directory
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    pub state_dir: PathBuf,
+}
+
+impl StateArgs {
+    /// The directory, made if it isn't there.
+    pub fn open(&self) -> Result<State, Failure> {
+        Ok(State::open(&self.state_dir)?)
+    }
+}
+
+/// A machine, as `boot list --json` shows it.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// As it is called.
+    pub name: Option<String>,
+    /// What was seen of it last; nothing of one that only has a file.
+    #[serde(flatten)]
+    pub sighting: Option<Sighting>,
+    /// Its UUID and addresses, by its file.
+    pub known: Option<Known>,
+    /// What it is to boot, in words; none where nobody has said it.
+    pub assigned: Option<String>,
+}
+
+impl Listed {
+    /// The first of its addresses, by its file.
+    pub fn first_mac(&self) -> Option<aoe_wire::MacAddr> {
+        self.known.as_ref().and_then(|known| known.macs.first().copied())
+    }
+}
+
+/// By what it is known.
+#[derive(Debug, Serialize)]
+pub struct Known {
+    uuid: Option<uuid::Uuid>,
+    macs: Vec<aoe_wire::MacAddr>,
+}
+
+/// Runs a command that isn't the server.
+pub async fn run(context: &Context, command: BootCommand) -> Result<Exit, Failure> {
+    match command {
+        BootCommand::Serve(_) => Err(Failure::usage("the server is no command of a client")),
+        BootCommand::Assign(args) => boot_assign::run(context, *args).await,
+        BootCommand::List(args) => list(context, &args),
+    }
+}
+
+fn list(context: &Context, args: &StateArgs) -> Result<Exit, Failure> {
+    let state = args.open()?;
+    let (machines, wrong) = state.machines()?;
+    let seen: Sightings = sightings::read(&state.root)?;
+    let default = state.default();
+    for error in wrong.iter().chain(default.as_ref().err()) {
+        eprintln!("warning: {error}; correct it: the machine gets nothing until then");
+    }
+    let default = default.ok().flatten().map(|boot| boot.to_string());
+    let listed = merge(seen.all(), &machines, default.as_deref());
+    output::show(context.json, &listed, || output::booting(&listed, default.as_deref()))?;
+    Ok(Exit::of_health(wrong.is_empty()))
+}
+
+fn merge(seen: Vec<Sighting>, machines: &[Machine], default: Option<&str>) -> Vec<Listed> {
+    let of = |sighting: &Sighting| {
+        let by_uuid = |machine: &&Machine| sighting.uuid.is_some() && machine.uuid == sighting.uuid;
+        let by_mac = |machine: &&Machine| machine.macs.contains(&sighting.mac);
+        machines.iter().find(by_uuid).or_else(|| machines.iter().find(by_mac))
+    };
+    let known = |machine: &Machine| Known { uuid: machine.uuid, macs: machine.macs.clone() };
+    let own = |machine: &Machine| machine.boot.as_ref().map(|boot| boot.to_string());
+    let unseen: Vec<Listed> = machines
+        .iter()
+        .filter(|machine| !seen.iter().any(|one| of(one) == Some(*machine)))
+        .map(|machine| Listed {
+            name: machine.name.clone(),
+            sighting: None,
+            known: Some(known(machine)),
+            assigned: own(machine),
+        })
+        .collect();
+    let listed = seen.into_iter().map(|sighting| {
+        let machine = of(&sighting);
+        Listed {
+            name: machine.and_then(|machine| machine.name.clone()),
+            known: machine.map(known),
+            assigned: machine.and_then(own).or_else(|| default.map(str::to_owned)),
+            sighting: Some(sighting),
+        }
+    });
+    listed.chain(unseen).collect()
+}
