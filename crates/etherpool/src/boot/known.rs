@@ -156,13 +156,6 @@ impl Read {
 }
 
 impl Table {
-    /// The machine that shows itself so when it is switched on. Where its UUID leads to none its address does: it may have
-    /// another board, and whoever gave an assignment by address means what has that.
-    pub fn find(&self, uuid: Option<Uuid>, mac: Option<MacAddr>) -> Option<&Machine> {
-        let by_uuid = uuid.and_then(|uuid| self.only(&MachineId::Uuid(uuid)));
-        by_uuid.or_else(|| mac.and_then(|mac| self.only(&MachineId::Mac(mac))))
-    }
-
     /// The machine that has that UUID; by an address only where no UUID was kept of it. For what is a machine's own.
     pub fn find_same(&self, uuid: Option<Uuid>, macs: &[MacAddr]) -> Option<&Machine> {
         if let Some(found) = uuid.and_then(|uuid| self.only(&MachineId::Uuid(uuid))) {
@@ -172,7 +165,8 @@ impl Table {
         found.filter(|machine| machine.uuid.is_none())
     }
 
-    /// What it boots.
+    /// What the machine boots that shows itself so when it is switched on. Where nothing is said of its UUID its address
+    /// counts: it may have another board, and whoever gave an assignment by address means what has that.
     pub fn decided(&self, uuid: Option<Uuid>, mac: Option<MacAddr>) -> Decided {
         let ids = || {
             let uuid = uuid.map(MachineId::Uuid);
@@ -181,7 +175,7 @@ impl Table {
         if ids().any(|id| self.broken.contains(&id) || self.count(&id) > 1) {
             return Decided::Unreadable;
         }
-        let own = self.find(uuid, mac).and_then(|machine| machine.boot.as_ref());
+        let own = ids().filter_map(|id| self.only(&id)).find_map(|machine| machine.boot.as_ref());
         match own.or(self.default.as_ref()) {
             Some(boot) => Decided::Boots(boot.clone()),
             None => Decided::Unknown,

@@ -118,6 +118,14 @@ impl State {
             anyhow::bail!("more than {FILE_BYTES_MAX} bytes would be in its file");
         }
         let name = machine.file_name();
+        let is_its = former.is_some_and(|former| former.file_name() == name);
+        if !is_its && self.machines.status(OsStr::new(&name)).is_ok() {
+            // It may have the only copy of a node's key.
+            anyhow::bail!(
+                "{} is there already, and can't be read or is another machine's; correct it, or take it away",
+                self.machines.path_of(&name).display()
+            );
+        }
         self.machines
             .replace(OsStr::new(&name), text.as_bytes())
             .with_context(|| not_kept(&self.machines, OsStr::new(&name)))?;
@@ -196,8 +204,14 @@ mod tests {
         std::fs::write(machines.join(".hidden.toml"), "x").unwrap();
         std::fs::write(machines.join("copy.toml~"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", machines.join("link.toml")).unwrap();
+        let path = machines.join(machine.file_name());
+        assert!(state.keep(&turn, &machine, None).is_err(), "it isn't known to be the same");
         let (read, wrong) = state.machines().unwrap();
-        assert_eq!(read, [machine]);
+        assert_eq!(read, std::slice::from_ref(&machine));
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "nonsense").unwrap();
+        assert!(state.keep(&turn, &machine, None).is_err(), "what can't be read isn't replaced");
+        std::fs::write(&path, text).unwrap();
         let wrong: Vec<String> = wrong.iter().map(MachineError::to_string).collect();
         assert_eq!(wrong.len(), 4, "{wrong:?}");
         assert!(wrong.iter().any(|one| one.contains("wrong.toml: line 2, column 9")), "{wrong:?}");

@@ -120,7 +120,7 @@ impl Tftp {
                 tracing::info!(%from, why = %refused, untold, "refused: a request by TFTP");
             });
             // Nobody waits for it: who doesn't hear it asks again.
-            let _ = self.requests.try_send_to(&refused.packet(), from.into());
+            put(&self.requests, &refused.packet(), from);
         }
     }
 
@@ -179,12 +179,12 @@ impl Tftp {
         }
     }
 
-    /// Whether the file could be read. What the network has no room for is lost, as it might be later.
+    /// Whether the file could be read.
     fn send(&mut self, id: TransferId, to: SocketAddrV4, what: &Outgoing) -> bool {
         let Some(running) = self.running.get(&id) else { return true };
         match what {
             Outgoing::Packet(packet) => {
-                let _ = running.socket.try_send_to(packet, to.into());
+                put(&running.socket, packet, to);
             }
             Outgoing::Data { block, offset, len } => {
                 let Some(packet) = self.buffer.get_mut(..DATA_HEADER_BYTES + len) else {
@@ -196,7 +196,7 @@ impl Tftp {
                     tracing::warn!(%error, "a file that is fetched by TFTP can't be read");
                     return false;
                 }
-                let _ = running.socket.try_send_to(packet, to.into());
+                put(&running.socket, packet, to);
             }
         }
         true
@@ -209,6 +209,12 @@ impl Tftp {
             });
         }
     }
+}
+
+/// At once or never: what there is no room for is lost, as it might be later. Not by way of tokio, which believes of a socket
+/// that it has just met that there is none.
+fn put(socket: &UdpSocket, packet: &[u8], to: SocketAddrV4) {
+    let _ = rustix::net::sendto(socket, packet, rustix::net::SendFlags::DONTWAIT, &to);
 }
 
 /// Hands on what arrives at a transfer's port.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use aoe_wire::{MacAddr, ShelfSlot};
 use block::VolumeName;
-use clap::{Args, Subcommand};
+use clap::{Args, ValueEnum};
 use control::boot::{Assignment, Machine, MachineId};
 use control::exit::Exit;
 use control::settings::{ExportSetting, VolumeSettings};
@@ -16,7 +16,7 @@ use super::boot::StateArgs;
 use super::confirm::confirm;
 use super::volume::path_of;
 use super::{Context, Failure, output};
-use crate::boot::state::State;
+use crate::boot::state::{State, Turn};
 
 /// Arguments of `boot assign`.
 #[derive(Debug, Args)]
@@ -35,8 +35,29 @@ pub struct AssignArgs {
     #[command(flatten)]
     confirmation: Confirmation,
 
-    #[command(subcommand)]
-    what: What,
+    /// What it boots
+    #[arg(value_enum)]
+    what: Kind,
+
+    /// Which volume; or the kernel's file in the images' directory
+    #[arg(value_name = "POOL/VOLUME|FILE")]
+    which: Option<String>,
+
+    /// node: the image, as `boot image build` made it [default: node]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    image: Option<String>,
+
+    /// volume: by which of its addresses, where it has several, or where no supervisor of this machine exports it
+    #[arg(long, value_name = "eSHELF.SLOT")]
+    address: Option<ShelfSlot>,
+
+    /// kernel: a file of a file system in memory; repeat for more
+    #[arg(long, value_name = "FILE")]
+    initrd: Vec<String>,
+
+    /// node, kernel: what the kernel is told beside what it needs, words divided by spaces
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    append: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,38 +75,14 @@ impl FromStr for Whom {
 }
 
 /// What is booted
-#[derive(Debug, Subcommand)]
-enum What {
-    /// A node: its disks are exported once it is accepted
-    Node {
-        /// The image, as `boot image build` made it
-        #[arg(long, value_name = "NAME", default_value = Assignment::IMAGE, value_parser = parse_name)]
-        image: String,
-        /// What its kernel is told beside what it needs, words divided by spaces
-        #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
-        append: Option<String>,
-    },
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// It is a node: its disks are exported once it is accepted
+    Node,
     /// A volume, as its disk
-    Volume {
-        /// Which
-        #[arg(value_name = "POOL/VOLUME")]
-        volume: VolumeName,
-        /// By which of its addresses, where it has several, or where no supervisor of this machine exports it
-        #[arg(long, value_name = "eSHELF.SLOT")]
-        address: Option<ShelfSlot>,
-    },
+    Volume,
     /// A kernel of the images' directory
-    Kernel {
-        /// Its file there
-        #[arg(value_name = "FILE")]
-        kernel: String,
-        /// A file of a file system in memory; repeat for more
-        #[arg(long, value_name = "FILE")]
-        initrd: Vec<String>,
-        /// What it is told, words divided by spaces
-        #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
-        append: Option<String>,
-    },
+    Kernel,
     /// Its own disk
     Local,
     /// Nothing, whatever all others boot
@@ -94,15 +91,66 @@ enum What {
     Default,
 }
 
+/// The same with what belongs to it.
+#[derive(Debug)]
+enum What {
+    Node { image: String, append: Vec<String> },
+    Volume { volume: VolumeName, address: Option<ShelfSlot> },
+    Kernel { kernel: String, initrd: Vec<String>, append: Vec<String> },
+    Local,
+    None,
+    Default,
+}
+
+impl AssignArgs {
+    /// Refuses what doesn't go together.
+    fn what(&self) -> Result<What, Failure> {
+        let AssignArgs { what, which, image, address, initrd, append, .. } = self;
+        let is_for =
+            |kinds: &[Kind], is_given: bool, name: &str| match is_given && !kinds.contains(what) {
+                true => Err(Failure::usage(format!("{name} means nothing there"))),
+                false => Ok(()),
+            };
+        is_for(&[Kind::Volume, Kind::Kernel], which.is_some(), "a volume or file")?;
+        is_for(&[Kind::Node], image.is_some(), "--image")?;
+        is_for(&[Kind::Volume], address.is_some(), "--address")?;
+        is_for(&[Kind::Kernel], !initrd.is_empty(), "--initrd")?;
+        is_for(&[Kind::Node, Kind::Kernel], append.is_some(), "--append")?;
+        let words = append.as_deref().unwrap_or_default().split_whitespace();
+        let append = words.map(str::to_owned).collect();
+        let needs = |what: &str| {
+            which.clone().ok_or_else(|| Failure::usage(format!("name the {what} behind it")))
+        };
+        Ok(match what {
+            Kind::Node => {
+                let image = image.clone().unwrap_or_else(|| Assignment::IMAGE.to_owned());
+                What::Node { image, append }
+            }
+            Kind::Volume => {
+                let volume = needs("volume")?.parse();
+                let volume = volume
+                    .map_err(|error: block::InvalidName| Failure::usage(error.to_string()))?;
+                What::Volume { volume, address: *address }
+            }
+            Kind::Kernel => What::Kernel { kernel: needs("file")?, initrd: initrd.clone(), append },
+            Kind::Local => What::Local,
+            Kind::None => What::None,
+            Kind::Default => What::Default,
+        })
+    }
+}
+
 /// Assigns.
 pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
+    let what = args.what()?;
     let state = args.state.open()?;
+    let turn = state.turn()?;
     let (machines, wrong) = state.machines()?;
     for error in &wrong {
         eprintln!("warning: {error}; correct it: the machine gets nothing until then");
     }
     let id = match &args.machine {
-        Whom::Default => return assign_default(context, &state, args).await,
+        Whom::Default => return assign_default(context, (&state, &turn), &args, &what),
         Whom::One(id) => id,
     };
     let former = machines.iter().find(|machine| machine.is(id));
@@ -124,7 +172,7 @@ pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
         machine.name = Some(name);
     }
     let others = machines.iter().filter(|other| Some(*other) != former);
-    machine.boot = match &args.what {
+    machine.boot = match &what {
         What::Default => None,
         What::Volume { volume, address } => {
             let shared = others.clone().find(|other| boots_volume(other, volume));
@@ -149,18 +197,18 @@ pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
         confirm(&format!("{said}.\n"), args.confirmation)?;
         return Ok(Exit::Ok);
     }
-    let turn = state.turn()?;
     state.keep(&turn, &machine, former)?;
     output::show(context.json, &machine.boot, || format!("{said} from its next start on\n"))?;
     Ok(Exit::Ok)
 }
 
-async fn assign_default(
+fn assign_default(
     context: &Context,
-    state: &State,
-    args: AssignArgs,
+    (state, turn): (&State, &Turn),
+    args: &AssignArgs,
+    what: &What,
 ) -> Result<Exit, Failure> {
-    let boot = match &args.what {
+    let boot = match what {
         What::None | What::Default => None,
         What::Volume { .. } => {
             return Err(Failure::refused(
@@ -181,8 +229,7 @@ async fn assign_default(
     if is_asked && !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    let turn = state.turn()?;
-    state.set_default(&turn, boot.clone())?;
+    state.set_default(turn, boot.clone())?;
     output::show(context.json, &boot, || format!("machines that nobody has named boot {words}\n"))?;
     Ok(Exit::Ok)
 }
@@ -207,10 +254,6 @@ fn boots_volume(machine: &Machine, wanted: &VolumeName) -> bool {
     matches!(&machine.boot, Some(Assignment::Volume { volume, .. }) if volume == wanted)
 }
 
-fn words(append: Option<&String>) -> Vec<String> {
-    append.map(|text| text.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
-}
-
 fn assignment(state: &State, what: &What) -> Result<Assignment, Failure> {
     let assignment = match what {
         What::Local => Assignment::Local,
@@ -226,12 +269,12 @@ fn assignment(state: &State, what: &What) -> Result<Assignment, Failure> {
                     path.display()
                 );
             }
-            Assignment::Node { image: image.clone(), append: words(append.as_ref()) }
+            Assignment::Node { image: image.clone(), append: append.clone() }
         }
         What::Kernel { kernel, initrd, append } => Assignment::Kernel {
             kernel: image_file(state, kernel)?,
             initrd: initrd.iter().map(|file| image_file(state, file)).collect::<Result<_, _>>()?,
-            append: words(append.as_ref()),
+            append: append.clone(),
         },
         What::Volume { .. } | What::Default => {
             return Err(Failure::usage("it is for one machine"));

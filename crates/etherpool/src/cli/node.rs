@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use aoe_wire::MacAddr;
 use boot::node::{Hello, Kept};
 use clap::{Args, Subcommand};
 use control::api::{AddedMember, NamedMember, SeenTarget};
@@ -147,11 +148,9 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
     let name = name_of(&args, &machines, former, hello, shelf)?;
     let mut machine = former.cloned().unwrap_or_else(|| Machine::new(hello.uuid, Vec::new()));
     machine.uuid = hello.uuid.or(machine.uuid);
-    for mac in &hello.macs {
-        if !machine.macs.contains(mac) {
-            machine.macs.push(*mac);
-        }
-    }
+    // An address of two machines would be nobody's.
+    let is_new = |mac: &&MacAddr| !machines.iter().any(|other| other.macs.contains(mac));
+    machine.macs.extend(hello.macs.iter().filter(is_new));
     (machine.name, machine.shelf) = (Some(name.clone()), Some(shelf));
     machine.identity = Some(KeptIdentity::of(public, &identity.kept));
     let question = output::accepting(said, &name, shelf, doubt);
@@ -212,7 +211,9 @@ fn is_same(machine: &Machine, hello: &Hello) -> bool {
 }
 
 fn same<'a>(machines: &'a [Machine], hello: &Hello) -> Option<&'a Machine> {
-    machines.iter().find(|machine| is_same(machine, hello))
+    let by_uuid = |machine: &&Machine| machine.uuid.is_some() && machine.uuid == hello.uuid;
+    let found = machines.iter().find(by_uuid);
+    found.or_else(|| machines.iter().find(|machine| is_same(machine, hello)))
 }
 
 fn check_shelf(machines: &[Machine], former: Option<&Machine>, shelf: u16) -> Result<(), Failure> {

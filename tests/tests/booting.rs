@@ -1,0 +1,894 @@
+//! Machines boot from `etherpool boot serve`: firmware of PCs and of UEFI, iPXE, nodes, and those who mean it no good.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use blackbox::{etherpool, require_root, wait_until};
+use rustix::net::{AddressFamily, SocketType};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[path = "../qemu/vm.rs"]
+#[allow(dead_code)]
+mod vm;
+
+use vm::Switch;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 1);
+const UUID: &str = "00112233-4455-6677-8899-aabbccddeeff";
+/// As SMBIOS has it: the first three fields the other way round.
+const UUID_BYTES: [u8; 16] = [
+    0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff,
+];
+/// What ends a test that hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A server in a namespace of its own, and a segment.
+struct Booting {
+    switch: Switch,
+    machine: Switch,
+    dir: TempDir,
+    server: Option<Child>,
+    words: Vec<String>,
+}
+
+impl Booting {
+    fn new(name: &str) -> Booting {
+        require_root();
+        vm::sweep();
+        let (switch, machine) =
+            (Switch::new(&format!("{name}-s")), Switch::new(&format!("{name}-b")));
+        switch.bridge("br0", 1500);
+        switch.cable("br0", &machine, "eth0", 1500);
+        vm::ip(&["-n", machine.netns(), "addr", "add", "10.9.9.1/24", "dev", "eth0"]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for directory in ["ipxe", "state/images/node"] {
+            std::fs::create_dir_all(path(directory)).unwrap();
+        }
+        let file = |name: &str, len: usize| {
+            let contents: Vec<u8> = (0..len).map(|at| (at * 7 + at / 251) as u8).collect();
+            std::fs::write(path(name), contents).unwrap();
+        };
+        file("ipxe/undionly.kpxe", 70_001);
+        file("ipxe/snponly.efi", 170_000);
+        file("state/images/node/vmlinuz", 300_000);
+        file("state/images/node/initrd.img", 5_000_000);
+        let ipxe = path("ipxe").display().to_string();
+        std::fs::write(path("boot.toml"), format!("[ipxe]\ndirectory = '{ipxe}'\n")).unwrap();
+        Booting { switch, machine, dir, server: None, words: Vec::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn configure(&self, more: &str) {
+        let mut file = File::options().append(true).open(self.path("boot.toml")).unwrap();
+        file.write_all(more.as_bytes()).unwrap();
+    }
+
+    fn start(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = inside(&self.machine);
+        let child = command
+            .arg(etherpool().get_program())
+            .args(["boot", "serve", "-i", "eth0", "--config"])
+            .arg(self.path("boot.toml"))
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .args(&self.words)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.server = Some(child.unwrap());
+        let begun = self.log().matches("serving machines").count();
+        let server = self.server.as_mut().unwrap();
+        let log = self.dir.path().join("log");
+        wait_until("the server serves", || {
+            let text = std::fs::read_to_string(&log).unwrap();
+            assert!(server.try_wait().unwrap().is_none(), "{text}");
+            text.matches("serving machines").count() > begun
+        });
+    }
+
+    /// As a service manager does; it ends well.
+    fn stop(&mut self) {
+        let mut server = self.server.take().unwrap();
+        let pid = server.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(server.wait().unwrap().success(), "{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = etherpool();
+        // No supervisor of this machine is asked.
+        command.arg("--socket").arg(self.path("none.sock"));
+        command.args(words).arg("--state-dir").arg(self.path("state"));
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(!output.status.success(), "{words:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let text = self.cli(&[words, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// What `boot list` says of an address, once `is_so` of it.
+    fn listed(&self, mac: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut found = Value::Null;
+        wait_until("it is listed", || {
+            let all = self.json(&["boot", "list"]);
+            let one = all.as_array().unwrap().iter().find(|one| one["mac"] == mac);
+            found = one.cloned().unwrap_or_default();
+            is_so(&found)
+        });
+        found
+    }
+
+    /// Another machine of the segment.
+    fn client(&self, number: u8) -> Client {
+        let netns = Switch::new(&format!("c{number}{}", self.machine.netns().len()));
+        let name = format!("c{number}");
+        self.switch.cable("br0", &netns, &name, 1500);
+        let address = Ipv4Addr::new(10, 9, 9, 100 + number);
+        vm::ip(&["-n", netns.netns(), "addr", "add", &format!("{address}/24"), "dev", &name]);
+        // So that what is sent to all has somewhere to go.
+        vm::ip(&["-n", netns.netns(), "route", "add", "default", "dev", &name]);
+        Client { netns, address }
+    }
+}
+
+impl Drop for Booting {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+fn inside(netns: &Switch) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns.netns(), "setpriv", "--pdeathsig", "KILL"]);
+    command.stdin(Stdio::null());
+    command
+}
+
+struct Client {
+    netns: Switch,
+    address: Ipv4Addr,
+}
+
+impl Client {
+    /// Does something in its namespace: sockets that are made there stay there.
+    fn there<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(self.netns.netns());
+        std::thread::scope(|scope| {
+            let done = scope.spawn(move || {
+                let netns = File::open(path).unwrap();
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(netns.as_fd(), kind).unwrap();
+                act()
+            });
+            done.join().unwrap()
+        })
+    }
+
+    fn udp(&self, port: u16) -> UdpSocket {
+        let socket = self.there(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        socket.set_broadcast(true).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    }
+
+    /// From one of its addresses.
+    fn connect_from(&self, source: Ipv4Addr) -> std::io::Result<TcpStream> {
+        let stream = self.there(|| -> std::io::Result<TcpStream> {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+            rustix::net::connect(&socket, &SocketAddrV4::new(SERVER, 8069))?;
+            Ok(socket.into())
+        })?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        Ok(stream)
+    }
+
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        self.connect_from(self.address)
+    }
+
+    /// Status and body.
+    fn http(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        self.http_from(self.address, method, path, body)
+    }
+
+    fn http_from(&self, source: Ipv4Addr, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let mut stream = self.connect_from(source).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // A server that refuses doesn't read on.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("{method} {path}: {read:?}"));
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_off(end + 4))
+    }
+
+    fn get(&self, path: &str) -> (u16, Vec<u8>) {
+        self.http("GET", path, b"")
+    }
+
+    fn hello(&self, hello: &Value) -> Value {
+        let (status, body) = self.http("POST", "/node/hello", hello.to_string().as_bytes());
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    /// A file as a ROM fetches it, or the message that it gets instead.
+    fn tftp(&self, name: &[u8], options: &[(&str, &str)]) -> Result<Vec<u8>, String> {
+        let socket = self.udp(0);
+        let mut request = [b"\0\x01", name, b"\0octet\0"].concat();
+        for (name, value) in options {
+            request.extend(format!("{name}\0{value}\0").as_bytes());
+        }
+        socket.send_to(&request, (SERVER, 69)).unwrap();
+        let (mut file, mut next, mut packet) = (Vec::new(), 1_u16, vec![0; 65536]);
+        let (mut blksize, mut window, mut since) = (512, 1, 0);
+        loop {
+            let (len, from) = socket.recv_from(&mut packet).unwrap();
+            let packet = &packet[..len];
+            let ack = |block: u16| [&[0, 4], &block.to_be_bytes()[..]].concat();
+            match packet[1] {
+                3 => {
+                    if packet[2..4] != next.to_be_bytes() {
+                        continue;
+                    }
+                    file.extend(&packet[4..]);
+                    since += 1;
+                    let is_last = len - 4 < blksize;
+                    if is_last || since == window {
+                        socket.send_to(&ack(next), from).unwrap();
+                        since = 0;
+                    }
+                    if is_last {
+                        return Ok(file);
+                    }
+                    next = next.wrapping_add(1);
+                }
+                6 => {
+                    let words: Vec<&[u8]> = packet[2..].split(|byte| *byte == 0).collect();
+                    for pair in words.chunks_exact(2) {
+                        let value = || String::from_utf8_lossy(pair[1]).parse().unwrap();
+                        match pair[0] {
+                            b"blksize" => blksize = value(),
+                            b"windowsize" => window = value(),
+                            _ => {}
+                        }
+                    }
+                    // Whatever was asked for, in one frame.
+                    assert!(blksize <= 1468 && window <= 64, "{blksize} {window}");
+                    socket.send_to(&ack(0), from).unwrap();
+                }
+                _ => return Err(String::from_utf8_lossy(&packet[4..]).into_owned()),
+            }
+        }
+    }
+}
+
+/// A DHCP message of a client.
+struct Asks(Vec<u8>);
+
+impl Asks {
+    /// Of `kind`, from the machine with the last byte of its address `mac`.
+    fn new(kind: u8, mac: u8, transaction: u8) -> Asks {
+        let mut bytes = vec![0; 240];
+        bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
+        bytes[7] = transaction;
+        bytes[28..34].copy_from_slice(&[2, 0, 0, 0, 0, mac]);
+        bytes[236..].copy_from_slice(&[99, 130, 83, 99]);
+        bytes.extend([53, 1, kind]);
+        Asks(bytes)
+    }
+
+    fn with(mut self, option: u8, data: &[u8]) -> Asks {
+        self.0.extend([option, data.len() as u8]);
+        self.0.extend(data);
+        self
+    }
+
+    /// As the ROMs of PCs (0) and UEFI (7) ask.
+    fn pxe(self, architecture: u8) -> Asks {
+        let class = format!("PXEClient:Arch:{architecture:05}:UNDI:003016");
+        self.with(60, class.as_bytes()).with(93, &[0, architecture]).with(94, &[1, 3, 16]).uuid()
+    }
+
+    fn ipxe(self) -> Asks {
+        self.pxe(0).with(77, b"iPXE")
+    }
+
+    fn uuid(self) -> Asks {
+        self.with(97, &[&[0], &UUID_BYTES[..]].concat())
+    }
+
+    fn from(mut self, address: Ipv4Addr) -> Asks {
+        self.0[12..16].copy_from_slice(&address.octets());
+        self
+    }
+
+    fn send(mut self, socket: &UdpSocket, to: (Ipv4Addr, u16)) {
+        self.0.push(255);
+        socket.send_to(&self.0, to).unwrap();
+    }
+
+    fn broadcast(self, socket: &UdpSocket) {
+        self.send(socket, (Ipv4Addr::BROADCAST, 67));
+    }
+}
+
+struct Told(Vec<u8>);
+
+impl Told {
+    /// The next answer.
+    fn hear(socket: &UdpSocket) -> Told {
+        let mut bytes = vec![0; 2000];
+        let (len, from) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(from.ip(), SERVER);
+        bytes.truncate(len);
+        Told(bytes)
+    }
+
+    fn transaction(&self) -> u8 {
+        self.0[7]
+    }
+
+    fn gives(&self) -> Ipv4Addr {
+        Ipv4Addr::from(<[u8; 4]>::try_from(&self.0[16..20]).unwrap())
+    }
+
+    fn option(&self, kind: u8) -> Option<&[u8]> {
+        let mut rest = &self.0[240..];
+        while let [is, len, data @ ..] = rest {
+            match *is {
+                255 => return None,
+                0 => rest = &rest[1..],
+                is if is == kind => return Some(&data[..usize::from(*len)]),
+                _ => rest = &data[usize::from(*len)..],
+            }
+        }
+        None
+    }
+
+    fn file(&self) -> String {
+        String::from_utf8(self.option(67).unwrap_or_default().to_vec()).unwrap()
+    }
+}
+
+fn mac(last: u8) -> String {
+    format!("02:00:00:00:00:{last:02x}")
+}
+
+#[test]
+fn a_machine_gets_what_it_is_assigned_and_nothing_before() {
+    let mut booting = Booting::new("assigned");
+    booting.start();
+    let client = booting.client(1);
+    let socket = client.udp(68);
+    let proxy = client.udp(4011);
+    // Nobody has named it: an answer to the second question shows that there is none to the first.
+    Asks::new(1, 7, 1).pxe(0).broadcast(&socket);
+    let seen = booting.listed(&mac(7), |one| one["given"] == "nothing");
+    assert_eq!((&seen["uuid"], &seen["architecture"]), (&json!(UUID), &json!("bios")));
+    assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(7))).0, 404);
+    booting.cli(&["boot", "assign", &mac(7), "node", "--append", "quiet x=1", "--name", "pc7"]);
+    Asks::new(1, 7, 2).pxe(0).broadcast(&socket);
+    let told = Told::hear(&socket);
+    assert_eq!((told.transaction(), told.gives()), (2, Ipv4Addr::UNSPECIFIED));
+    assert_eq!((told.file().as_str(), told.option(60)), ("undionly.kpxe", Some(&b"PXEClient"[..])));
+    // By the port of proxies, when it has an address.
+    Asks::new(3, 7, 3).pxe(7).from(client.address).send(&proxy, (SERVER, 4011));
+    let told = Told::hear(&proxy);
+    assert_eq!((told.transaction(), told.file().as_str()), (3, "snponly.efi"));
+    for (name, options) in [
+        (&b"undionly.kpxe"[..], &[("tsize", "0"), ("blksize", "1456")][..]),
+        (b"/undionly.kpxe", &[]),
+        (b"\\undionly.kpxe", &[("blksize", "1432"), ("windowsize", "4")]),
+    ] {
+        let file = client.tftp(name, options).unwrap();
+        assert!(file == std::fs::read(booting.path("ipxe/undionly.kpxe")).unwrap());
+    }
+    // UEFI fetches by HTTP where it can.
+    let http = Asks::new(1, 7, 4).with(60, b"HTTPClient:Arch:00016:UNDI:003001").with(93, &[0, 16]);
+    http.broadcast(&socket);
+    let told = Told::hear(&socket);
+    assert_eq!(told.file(), format!("http://{SERVER}:8069/ipxe/snponly.efi"));
+    let (status, file) = client.get("/ipxe/snponly.efi");
+    assert!(status == 200 && file == std::fs::read(booting.path("ipxe/snponly.efi")).unwrap());
+    // What was loaded asks once more, and runs a script.
+    Asks::new(1, 7, 5).ipxe().broadcast(&socket);
+    let url = Told::hear(&socket).file();
+    let path = url.strip_prefix(&format!("http://{SERVER}:8069")).unwrap();
+    let (status, script) = client.get(path);
+    let script = String::from_utf8(script).unwrap();
+    assert_eq!(status, 200, "{script}");
+    let words = format!(
+        "etherpool.boot=http://{SERVER}:8069 BOOTIF=01-02-00-00-00-00-07 console=ttyS0 console=tty0 quiet x=1"
+    );
+    assert!(script.contains(&words), "{script}");
+    for (line, file) in [("kernel ", "vmlinuz"), ("initrd ", "initrd.img")] {
+        let line = script.lines().find(|one| one.starts_with(line)).unwrap();
+        let url = line.split(' ').find_map(|word| word.strip_prefix("http://")).unwrap();
+        let (status, contents) = client.get(&url[url.find('/').unwrap()..]);
+        let whole = std::fs::read(booting.path("state/images/node").join(file)).unwrap();
+        assert!(status == 200 && contents == whole, "{file}");
+    }
+    let seen = booting.listed(&mac(7), |one| one["result"] == "fetches node/initrd.img");
+    assert_eq!((&seen["name"], &seen["assigned"]), (&json!("pc7"), &json!("node")));
+    let shown = booting.cli(&["boot", "list"]);
+    assert!(shown.contains("pc7") && shown.contains("fetches node/initrd.img"), "{shown}");
+    // To another end; and what all others boot counts for others.
+    booting.cli(&["boot", "assign", "default", "node", "--yes"]);
+    for (what, boots) in [("local", "sanboot --no-describe --drive 0x80"), ("node", "imgfree")] {
+        booting.cli(&["boot", "assign", "pc7", what]);
+        let (status, script) = client.get(path);
+        assert!(status == 200 && String::from_utf8(script).unwrap().contains(boots), "{what}");
+    }
+    booting.cli(&["boot", "assign", UUID, "none"]);
+    assert_eq!(client.get(path).0, 404, "what is said of its UUID goes before");
+    booting.cli(&["boot", "assign", UUID, "default"]);
+    assert_eq!(client.get(path).0, 200, "and then what is said of its address");
+    booting.cli(&["boot", "assign", "pc7", "none"]);
+    assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(7))).0, 404);
+    assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(8))).0, 200);
+    booting.stop();
+}
+
+#[test]
+fn the_server_has_no_right_and_sees_no_file() {
+    let mut booting = Booting::new("rights");
+    booting.start();
+    let process = PathBuf::from(format!("/proc/{}", pid_of(&booting)));
+    let tasks: Vec<_> = std::fs::read_dir(process.join("task")).unwrap().flatten().collect();
+    assert!(tasks.len() > 4, "{}", tasks.len());
+    for task in tasks {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name}: {status}")).trim().to_owned()
+        };
+        for name in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(&line(name), 16), Ok(0), "{status}");
+        }
+        assert_eq!((line("NoNewPrivs:").as_str(), line("Seccomp:").as_str()), ("1", "2"));
+        if line("Name:") != "log" {
+            assert_eq!(std::fs::read_dir(task.path().join("root")).unwrap().count(), 0);
+            let mounts = std::fs::read_to_string(task.path().join("mountinfo")).unwrap();
+            assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        }
+    }
+    booting.stop();
+}
+
+#[test]
+fn commands_say_what_is_to_be_done() {
+    let booting = Booting::new("commands");
+    for (words, said) in [
+        (&["boot", "assign", "nobody", "node"][..], "etherpool boot list"),
+        (&["boot", "assign", "default", "node"], "give --yes"),
+        (&["boot", "assign", "default", "volume", "p/v"], "name that machine"),
+        (&["boot", "assign", "02:00:00:00:00:07", "kernel", "/etc/passwd"], "copy it there"),
+        (&["boot", "assign", "02:00:00:00:00:07", "node", "--append", "a;b"], "something else"),
+        (&["boot", "assign", "02:00:00:00:00:07", "volume", "p/v"], "supervisor"),
+        (&["node", "accept", "02:00:00:00:00:07"], "etherpool node pending"),
+        (&["node", "config", "nobody"], "etherpool node accept"),
+    ] {
+        let told = booting.refused(words);
+        assert!(told.contains(said), "{words:?}: {told}");
+    }
+    // Where the supervisor is elsewhere, whoever says the address is believed.
+    booting.cli(&[
+        "boot",
+        "assign",
+        &mac(7),
+        "volume",
+        "p/v",
+        "--address",
+        "e7.1",
+        "--name",
+        "pc7",
+    ]);
+    let told = booting.refused(&["boot", "assign", &mac(8), "volume", "p/v", "--address", "e7.1"]);
+    assert!(told.contains("etherpool boot assign pc7 none"), "{told}");
+    let told = booting.refused(&["boot", "assign", &mac(8), "local", "--name", "pc7"]);
+    assert!(told.contains("choose another name"), "{told}");
+    // One wrong file is one machine's trouble.
+    let file = booting.path("state/machines/02-00-00-00-00-09.toml");
+    std::fs::write(&file, "version = 1\nmacs = ['02:00:00:00:00:09']\nshelf = 'x'\n").unwrap();
+    let output = booting.run(&["boot", "list"]);
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(warning.contains("02-00-00-00-00-09.toml: line 3"), "{warning}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("pc7"));
+}
+
+/// A key as a node makes it.
+fn key(booting: &Booting, name: &str) -> Value {
+    let dir = booting.path(name);
+    let dir = dir.to_str().unwrap();
+    let output = etherpool().args(["key", "show", "--state-dir", dir]).output().unwrap();
+    let public = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let secret = std::fs::read_to_string(booting.path(name).join("identity.key")).unwrap();
+    json!({ "public": public, "kept": { "plain": { "secret": secret.trim() } } })
+}
+
+fn hello(uuid: &str, mac: &str, identity: Option<&Value>) -> Value {
+    json!({
+        "version": 1,
+        "uuid": uuid,
+        "macs": [mac],
+        "hostname": "disks",
+        "program_version": "0.1.0",
+        "kernel": "6.1.0",
+        "phase": "serving",
+        "disks": [{ "path": "/dev/vda", "size_bytes": 1 << 30, "contents": "ext4\u{1b}[2J" }],
+        "identity": identity,
+    })
+}
+
+#[test]
+fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
+    let mut booting = Booting::new("accepted");
+    booting.start();
+    let client = booting.client(2);
+    let [own, other, next] = ["own", "other", "next"].map(|name| key(&booting, name));
+    let said = hello(UUID, &mac(7), Some(&own));
+    let told = client.hello(&said);
+    assert_eq!((&told["state"], &told["identity"]), (&json!("pending"), &Value::Null));
+    wait_until("it is pending", || {
+        !booting.json(&["node", "pending"]).as_array().unwrap().is_empty()
+    });
+    let waiting = booting.json(&["node", "pending"]).to_string();
+    let secret = own["kept"]["plain"]["secret"].as_str().unwrap();
+    assert!(waiting.contains(own["public"].as_str().unwrap()) && !waiting.contains(secret));
+    let shown = booting.cli(&["node", "pending"]);
+    assert!(shown.contains("ext4[2J") && shown.contains("no TPM"), "{shown}");
+    // Nothing is accepted unasked, and nothing else than what is meant.
+    booting.refused(&["node", "accept", UUID]);
+    let wrong = other["public"].as_str().unwrap();
+    booting.refused(&["node", "accept", UUID, "--yes", "--key", wrong]);
+    booting.cli(&["node", "accept", UUID, "--yes"]);
+    assert!(booting.cli(&["node", "pending"]).contains("No node waits"));
+    let told = client.hello(&said);
+    assert_eq!((&told["state"], &told["name"]), (&json!("accepted"), &json!("disks")));
+    assert_eq!((&told["identity"], &told["shelf"]), (&own, &json!(1)));
+    // It boots again: a key of its own at first, then the one that is handed to it.
+    let again = hello(UUID, &mac(7), Some(&next));
+    assert_eq!(client.hello(&again)["identity"], own);
+    client.hello(&hello(UUID, &mac(7), None));
+    assert!(booting.cli(&["node", "pending"]).contains("No node waits"));
+    // One that goes on with another key is shown, and isn't accepted by --yes alone.
+    client.hello(&again);
+    client.hello(&again);
+    wait_until("the conflict is shown", || {
+        booting.cli(&["node", "pending"]).contains("another key")
+    });
+    let told = booting.refused(&["node", "accept", "disks", "--yes"]);
+    assert!(told.contains("--key"), "{told}");
+    assert_eq!(client.hello(&again)["identity"], own);
+    // Its configuration goes with it; what is none isn't kept.
+    std::fs::write(booting.path("node.toml"), "# mine\nautomatic = true\n").unwrap();
+    std::fs::write(booting.path("wrong.toml"), "autmatic = true\n").unwrap();
+    let file = |name: &str| booting.path(name).display().to_string();
+    let told = booting.refused(&["node", "config", "disks", "--file", &file("wrong.toml")]);
+    assert!(told.contains("line 1"), "{told}");
+    booting.cli(&["node", "config", "disks", "--file", &file("node.toml")]);
+    assert_eq!(booting.cli(&["node", "config", "disks"]), "# mine\nautomatic = true\n");
+    assert_eq!(client.hello(&again)["configuration"], "# mine\nautomatic = true\n");
+    let old = "disks-5 start exec true\ndisks-5 start ataoe /dev/md0 3\ndisks-5 stop exec false\n";
+    std::fs::write(booting.path("etherpopulate.conf"), old).unwrap();
+    let conf = file("etherpopulate.conf");
+    booting.cli(&["node", "config", "disks", "--etherpopulate", &conf, "--called", "disks-5"]);
+    let text = booting.cli(&["node", "config", "disks"]);
+    assert!(
+        text.contains("e5.3") && text.contains("/dev/md0") && text.contains("before-start"),
+        "{text}"
+    );
+    // Another machine that calls itself the same is another one.
+    let second = "00112233-4455-6677-8899-aabbccddee00";
+    client.hello(&hello(second, &mac(8), Some(&other)));
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(second));
+    let told = booting.refused(&["node", "accept", second, "--name", "disks", "--yes"]);
+    assert!(told.contains("choose another name"), "{told}");
+    booting.cli(&["node", "accept", second, "--yes"]);
+    let told = client.hello(&hello(second, &mac(8), Some(&other)));
+    assert_eq!((&told["name"], &told["shelf"]), (&json!("node-2"), &json!(2)));
+    // All of it is in files that only root reads, and outlasts the server.
+    booting.stop();
+    booting.start();
+    assert_eq!(client.hello(&again)["identity"], own);
+    let machine = booting.path(&format!("state/machines/{UUID}.toml"));
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(machine).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    booting.stop();
+}
+
+#[test]
+fn addresses_are_given_out_where_nobody_else_does() {
+    let mut booting = Booting::new("addresses");
+    booting.configure(
+        "[dhcp]\nrange = ['10.9.9.20', '10.9.9.29']\nrouter = '10.9.9.1'\ndomain = 'lan'\n\
+         [[static]]\nmac = '02:00:00:00:00:08'\naddress = '10.9.9.200'\nname = 'eight'\n",
+    );
+    booting.start();
+    let client = booting.client(3);
+    let socket = client.udp(68);
+    Asks::new(1, 7, 1).pxe(0).broadcast(&socket);
+    let offer = Told::hear(&socket);
+    let address = offer.gives();
+    assert!((20..30).contains(&address.octets()[3]) && offer.option(67).is_none(), "{address}");
+    let takes = |transaction| {
+        Asks::new(3, 7, transaction).pxe(0).with(54, &SERVER.octets()).with(50, &address.octets())
+    };
+    takes(2).broadcast(&socket);
+    let ack = Told::hear(&socket);
+    assert_eq!((ack.gives(), ack.option(53)), (address, Some(&[5][..])));
+    assert_eq!(ack.option(1), Some(&[255, 255, 255, 0][..]));
+    Asks::new(1, 8, 3).broadcast(&socket);
+    let fixed = Told::hear(&socket);
+    assert_eq!(fixed.gives(), Ipv4Addr::new(10, 9, 9, 200));
+    assert_eq!(fixed.option(12), Some(&b"eight"[..]));
+    // A restart forgets nothing: somebody else can't have it.
+    booting.stop();
+    booting.start();
+    Asks::new(3, 9, 4).with(50, &address.octets()).broadcast(&socket);
+    assert_eq!(Told::hear(&socket).option(53), Some(&[6][..]));
+    Asks::new(3, 7, 5).with(50, &address.octets()).broadcast(&socket);
+    assert_eq!(Told::hear(&socket).option(53), Some(&[5][..]));
+    // A rogue server of the segment is noticed.
+    let rogue = Asks::new(3, 6, 6).with(54, &[10, 9, 9, 66]).with(50, &[10, 9, 9, 60]);
+    rogue.broadcast(&socket);
+    wait_until("the other server is told of", || booting.log().contains("another DHCP server"));
+    booting.stop();
+}
+
+#[test]
+fn fifty_machines_boot_at_once() {
+    let mut booting = Booting::new("fifty");
+    booting.cli(&["boot", "assign", "default", "node", "--yes"]);
+    booting.start();
+    let client = booting.client(6);
+    let addresses: Vec<Ipv4Addr> = (150..200).map(|last| Ipv4Addr::new(10, 9, 9, last)).collect();
+    for address in &addresses {
+        let address = format!("{address}/24");
+        vm::ip(&["-n", client.netns.netns(), "addr", "add", &address, "dev", "c6"]);
+    }
+    let whole = std::fs::read(booting.path("state/images/node/initrd.img")).unwrap();
+    std::thread::scope(|scope| {
+        for source in addresses {
+            let (client, whole) = (&client, &whole);
+            scope.spawn(move || {
+                let last = source.octets()[3];
+                let socket = client.there(|| UdpSocket::bind((source, 0)).unwrap());
+                socket.set_read_timeout(Some(LIMIT)).unwrap();
+                Asks::new(3, last, last).ipxe().from(source).send(&socket, (SERVER, 4011));
+                let url = Told::hear(&socket).file();
+                let get = |path: &str| client.http_from(source, "GET", path, b"");
+                let path = url.strip_prefix(&format!("http://{SERVER}:8069")).unwrap();
+                let (status, script) = get(path);
+                assert_eq!(status, 200, "{}", String::from_utf8_lossy(&script));
+                assert_eq!(get("/images/node/vmlinuz").1.len(), 300_000);
+                let (status, initrd) = get(&format!("/images/node/initrd.img?mac={}", mac(last)));
+                assert!(status == 200 && initrd == *whole, "{source}: {status}");
+            });
+        }
+    });
+    wait_until("all are listed", || {
+        let listed = booting.json(&["boot", "list"]);
+        let done = |one: &&Value| one["result"] == "fetches node/initrd.img";
+        listed.as_array().unwrap().iter().filter(done).count() == 50
+    });
+    booting.stop();
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn strangers_get_nothing_and_real_machines_are_served_all_the_same() {
+    let mut booting = Booting::new("hostile");
+    let secret = booting.path("secret");
+    std::fs::write(&secret, "the secret").unwrap();
+    let images = booting.path("state/images");
+    std::os::unix::fs::symlink(&secret, images.join("absolute")).unwrap();
+    std::os::unix::fs::symlink("../../secret", images.join("out")).unwrap();
+    std::os::unix::fs::symlink("../machines", images.join("machines")).unwrap();
+    booting.cli(&["boot", "assign", &mac(7), "node"]);
+    booting.start();
+    let (client, attacker) = (booting.client(4), booting.client(5));
+    for name in [
+        "../secret",
+        "images/../../secret",
+        "images\\..\\..\\secret",
+        "/etc/passwd",
+        "images/absolute",
+        "images/out",
+        "images/machines/02-00-00-00-00-07.toml",
+        "machines/02-00-00-00-00-07.toml",
+        "default",
+        "sightings.json",
+    ] {
+        let refused = attacker.tftp(name.as_bytes(), &[]);
+        assert!(refused.is_err(), "{name}: {refused:?}");
+        let encoded = name.replace('.', "%2e");
+        for path in [format!("/{name}"), format!("/{encoded}"), format!("/images/{name}")] {
+            let (status, body) = attacker.get(&path.replace('\\', "%5c"));
+            assert!(matches!(status, 400 | 404), "{path}: {status} {body:?}");
+        }
+    }
+    let huge = [("blksize", "65464"), ("windowsize", "65535"), ("tsize", "0")];
+    let file = attacker.tftp(b"images/node/vmlinuz", &huge).unwrap();
+    assert!(file == std::fs::read(images.join("node/vmlinuz")).unwrap());
+    let before = resident_kib(pid_of(&booting));
+    // Requests that nobody goes on with, messages of any kind, connections that say nothing.
+    let flood = attacker.udp(0);
+    for number in 0..1000_u32 {
+        let request = b"\0\x01images/node/initrd.img\0octet\0blksize\x001468\0windowsize\x0064\0";
+        let each = if number % 8 == 0 { attacker.udp(0) } else { flood.try_clone().unwrap() };
+        each.send_to(request, (SERVER, 69)).unwrap();
+        let noise: Vec<u8> = (0..number % 700).map(|at| (at * number) as u8).collect();
+        for port in [67, 69, 4011] {
+            flood.send_to(&noise, (SERVER, port)).unwrap();
+        }
+        let [_, _, high, low] = number.to_be_bytes();
+        let mut asks = Asks::new(1, low, low).pxe(0);
+        asks.0[30] = high;
+        asks.broadcast(&flood);
+    }
+    let silent: Vec<Option<TcpStream>> = (0..1000).map(|_| attacker.connect().ok()).collect();
+    let (status, _) = client.get(&format!("/boot.ipxe?mac={}", mac(7)));
+    assert_eq!(status, 200);
+    let (status, body) = client.get("/images/node/initrd.img");
+    assert!(status == 200 && body.len() == 5_000_000);
+    let file = client.tftp(b"undionly.kpxe", &[("blksize", "1468")]).unwrap();
+    assert_eq!(file.len(), 70_001);
+    drop(silent);
+    let long = vec![b' '; 300 << 10];
+    assert_eq!(client.http("POST", "/node/hello", &long).0, 413);
+    assert_eq!(client.http("POST", "/node/hello", b"{}").0, 400);
+    assert_eq!(client.http("PUT", "/images/node/vmlinuz", b"x").0, 405);
+    let many: Vec<Value> = vec![hello(UUID, &mac(7), None)["disks"][0].clone(); 1025];
+    let mut said = hello(UUID, &mac(7), None);
+    said["disks"] = many.into();
+    assert_eq!(client.http("POST", "/node/hello", said.to_string().as_bytes()).0, 400);
+    // Two thousand nodes that nobody has.
+    for number in 0..2000 {
+        let uuid = format!("00112233-4455-6677-8899-{number:012x}");
+        let (status, _) =
+            client.http("POST", "/node/hello", hello(&uuid, &mac(7), None).to_string().as_bytes());
+        assert_eq!(status, 200);
+    }
+    let after = resident_kib(pid_of(&booting));
+    println!("resident: {before} KiB before, {after} KiB after");
+    assert!(after < before + (64 << 10), "{before} KiB, then {after} KiB");
+    let seen = booting.json(&["boot", "list"]);
+    assert!(seen.as_array().unwrap().len() <= 1025, "{}", seen.as_array().unwrap().len());
+    booting.stop();
+}
+
+/// The server itself, as the child is `ip`, which becomes it.
+fn pid_of(booting: &Booting) -> u32 {
+    booting.server.as_ref().unwrap().id()
+}
+
+/// A kernel that looks at nothing but the length of its initrd, and ends QEMU with status 33 if it is as long as it
+/// should be. Its head is that of the protocol of Linux (Documentation/arch/x86/boot.rst), 2.03.
+fn kernel(initrd_bytes: u32) -> Vec<u8> {
+    let mut kernel = vec![0; 4096];
+    let mut put = |at: usize, bytes: &[u8]| kernel[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // One sector behind the first belongs to the setup.
+    put(0x1f4, &(3072_u32 / 16).to_le_bytes());
+    put(0x1fe, &[0x55, 0xaa]);
+    put(0x200, &[0xeb, 0x7e]); // jmp 0x280
+    put(0x202, b"HdrS\x03\x02");
+    put(0x211, &[1]); // Loaded high.
+    put(0x214, &0x10_0000_u32.to_le_bytes());
+    put(0x22c, &0x37ff_ffff_u32.to_le_bytes());
+    let code = [
+        &[0x66, 0x81, 0x3e, 0x1c, 0x02][..], //     cmp  dword [0x21c], initrd_bytes
+        &initrd_bytes.to_le_bytes(),
+        &[0xb0, 0x10],       //                           mov  al, 0x10
+        &[0x74, 0x02],       //                           je   done
+        &[0xb0, 0x01],       //                           mov  al, 0x01
+        &[0xe6, 0xf4],       //                   done:   out  0xf4, al
+        &[0xf4, 0xeb, 0xfd], //                     hlt, and again
+    ];
+    put(0x280, &code.concat());
+    kernel
+}
+const AS_LONG_AS_IT_SHOULD_BE: i32 = 0x10 << 1 | 1;
+
+#[test]
+fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
+    let rom = Path::new("/usr/lib/ipxe/qemu/pxe-virtio.rom");
+    let dnsmasq =
+        ["/usr/sbin/dnsmasq", "/usr/bin/dnsmasq"].into_iter().find(|path| Path::new(path).exists());
+    vm::require_qemu();
+    let dnsmasq = dnsmasq.expect("no dnsmasq: run scripts/setup-qemu as root");
+    assert!(rom.exists(), "no {}: run scripts/setup-qemu as root", rom.display());
+    let mut booting = Booting::new("firmware");
+    let initrd = 3 << 20;
+    std::fs::write(booting.path("state/images/node/vmlinuz"), kernel(initrd)).unwrap();
+    std::fs::write(booting.path("state/images/node/initrd.img"), vec![7; initrd as usize]).unwrap();
+    booting.cli(&["boot", "assign", UUID, "node"]);
+    booting.start();
+    let addresses = Switch::new("firmware-d");
+    booting.switch.cable("br0", &addresses, "dhcp0", 1500);
+    vm::ip(&["-n", addresses.netns(), "addr", "add", "10.9.9.2/24", "dev", "dhcp0"]);
+    let leases = booting.path("dnsmasq.leases");
+    let mut dhcp = inside(&addresses)
+        .arg(dnsmasq)
+        .args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--user=root"])
+        .args(["--dhcp-range=10.9.9.150,10.9.9.199", "--interface=dhcp0", "--dhcp-authoritative"])
+        .arg(format!("--dhcp-leasefile={}", leases.display()))
+        .arg("--pid-file=")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    vm::ip(&["-n", booting.switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
+    vm::ip(&["-n", booting.switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
+    let options = format!(
+        "-M q35 -accel tcg -cpu qemu64 -m 256 -nodefaults -display none -no-reboot -uuid {UUID} \
+         -device isa-debug-exit,iobase=0xf4,iosize=1 \
+         -netdev tap,id=n0,ifname=tap0,script=no,downscript=no \
+         -device virtio-net-pci,netdev=n0,bootindex=1,mac=52:54:00:e7:00:01"
+    );
+    let mut qemu = inside(&booting.switch);
+    let mut qemu = qemu.arg("qemu-system-x86_64").args(options.split_whitespace()).spawn().unwrap();
+    wait_until("the kernel has run", || qemu.try_wait().unwrap().is_some());
+    let status = qemu.wait().unwrap();
+    let _ = dhcp.kill();
+    let _ = dhcp.wait();
+    assert_eq!(status.code(), Some(AS_LONG_AS_IT_SHOULD_BE), "{}", booting.log());
+    let leases = std::fs::read_to_string(leases).unwrap();
+    assert!(leases.contains("52:54:00:e7:00:01"), "its address is of the other server: {leases}");
+    let seen =
+        booting.listed("52:54:00:e7:00:01", |one| one["result"] == "fetches node/initrd.img");
+    assert_eq!((&seen["uuid"], &seen["given"]), (&json!(UUID), &json!("script (node)")));
+    booting.stop();
+}
