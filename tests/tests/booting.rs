@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use blackbox::{etherpool, require_root, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, etherpool, require_root, wait_until};
 use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -680,6 +680,82 @@ fn addresses_are_given_out_where_nobody_else_does() {
     let rogue = Asks::new(3, 6, 6).with(54, &[10, 9, 9, 66]).with(50, &[10, 9, 9, 60]);
     rogue.broadcast(&socket);
     wait_until("the other server is told of", || booting.log().contains("another DHCP server"));
+    booting.stop();
+}
+
+#[test]
+fn a_supervisor_has_a_boot_server_that_ends_with_it() {
+    let booting = Booting::new("child");
+    booting.cli(&["boot", "assign", "default", "node", "--yes"]);
+    let state = booting.path("state").display().to_string();
+    let more = format!("interface = 'eth0'\nstate-dir = '{state}'\n");
+    let own = std::fs::read_to_string(booting.path("boot.toml")).unwrap();
+    std::fs::write(booting.path("boot.toml"), more + &own).unwrap();
+    let path = |name: &str| booting.path(name).display().to_string();
+    let text = format!(
+        "state-dir = '{}'\nrun-dir = '{}'\ndevice-dir = '{}'\nboot = '{}'\n",
+        path("supervisor"),
+        path("run"),
+        path("devices"),
+        path("boot.toml")
+    );
+    std::fs::write(booting.path("supervisor.toml"), text).unwrap();
+    let log = File::create(booting.path("log")).unwrap();
+    let mut supervisor = inside(&booting.machine)
+        .arg(etherpool().get_program())
+        .args(["supervisor", "--config", &path("supervisor.toml")])
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let client = booting.client(8);
+    wait_until("the child serves", || booting.log().contains("serving machines"));
+    assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(7))).0, 200);
+    // However the supervisor ends.
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    wait_until("the child is gone", || client.connect().is_err());
+}
+
+#[test]
+fn a_supervisor_of_the_machine_is_asked_and_told() {
+    let options =
+        LabOptions { nodes: 2, disks: 1, size: "512M", bare: true, ..LabOptions::default() };
+    let lab = Lab::up(&options);
+    lab.wait_for_disks(2);
+    lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--no-witness", "--yes"]);
+    lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);
+    let mut booting = Booting::new("lab");
+    booting.start();
+    let client = booting.client(9);
+    let own = key(&booting, "own");
+    client.hello(&hello(UUID, &mac(7), Some(&own)));
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(UUID));
+    let state = booting.path("state").display().to_string();
+    let with = |words: &[&str]| lab.cli(&[words, &["--state-dir", &state]].concat());
+    with(&["node", "accept", UUID, "--yes", "--name", "new"]);
+    let public = own["public"].as_str().unwrap();
+    assert!(lab.cli(&["key", "list"]).contains(public));
+    let told = client.hello(&hello(UUID, &mac(7), Some(&own)));
+    let supervisors = told["supervisors"].as_array().unwrap();
+    assert_eq!(supervisors.len(), 1, "{told}");
+    // Its shelf is none of the lab's own.
+    let discovered = lab.json(&["aoe", "discover"]).to_string();
+    assert!(!discovered.contains(&format!("\"e{}.", told["shelf"])), "{told}: {discovered}");
+    // A volume is booted where it is exported to the machine, and nowhere else.
+    let assign = ["boot", "assign", "new", "volume", VOLUME, "--state-dir", &state];
+    let refused = |said: &str| {
+        let (code, told) = lab.said(&assign);
+        assert!(code == 4 && told.contains(said), "{code}: {told}");
+    };
+    refused(&format!("etherpool volume export {VOLUME} aoe --allow {}", mac(7)));
+    lab.cli(&["volume", "export", VOLUME, "aoe:e77.1", "--allow", &mac(8)]);
+    refused("not to this machine");
+    lab.cli(&["volume", "unexport", VOLUME]);
+    lab.cli(&["volume", "export", VOLUME, "aoe:e77.1", "--allow", &mac(7)]);
+    lab.cli(&assign);
+    let (_, script) = client.get(&format!("/boot.ipxe?mac={}&uuid={UUID}", mac(7)));
+    assert!(String::from_utf8(script).unwrap().contains("sanboot aoe:e77.1"));
     booting.stop();
 }
 

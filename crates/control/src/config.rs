@@ -45,6 +45,8 @@ pub struct SupervisorConfig {
     pub supervisors: Option<Vec<PublicKey>>,
     /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
     pub metrics: Option<SocketAddr>,
+    /// The configuration of a boot server that is a child of the supervisor; there is none without.
+    pub boot: Option<PathBuf>,
     /// The API by TLS.
     pub api: ApiConfig,
     /// FTP for served volumes.
@@ -164,6 +166,7 @@ impl Default for SupervisorConfig {
             nodes: None,
             supervisors: None,
             metrics: None,
+            boot: None,
             api: ApiConfig::default(),
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),
@@ -255,6 +258,7 @@ impl SupervisorConfig {
             .chain([
                 self.api_socket.as_ref(),
                 self.node_socket.as_ref(),
+                self.boot.as_ref(),
                 self.ftp.users_file.as_ref(),
                 self.ftp.certificate.as_ref(),
                 self.ftp.key.as_ref(),
@@ -321,7 +325,7 @@ impl SupervisorConfig {
             [self.api_socket(), self.engine_socket(), self.ftp_socket(), self.node_socket()];
         let FtpConfig { users_file, certificate, key, .. } = &self.ftp;
         let files = [users_file, certificate, key, &self.api.certificate, &self.api.key];
-        let files = files.into_iter().chain([&self.api.client_ca]).flatten().cloned();
+        let files = files.into_iter().chain([&self.api.client_ca, &self.boot]).flatten().cloned();
         directories.into_iter().chain(sockets).chain(files).collect()
     }
 
@@ -395,6 +399,7 @@ mod tests {
             ("interfaces = [{ name = \"eth0\" }, { name = \"eth0\" }]\n", (1, 25), "named twice"),
             ("run_dir = \"here\"\n", (1, 12), "must be an absolute path"),
             ("[mount]\nroots = [\"srv\"]\n", (2, 11), "must be an absolute path"),
+            ("boot = \"boot.toml\"\n", (1, 9), "must be an absolute path"),
             ("state_dir = \"/a\nx = 1", (1, 16), ""),
         ];
         for (text, (line, column), reason) in cases {

@@ -14,7 +14,7 @@ const SWITCH: &str = "ETHERPOOL_CONFINEMENT";
 /// A process, and what it depends on what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process<'c> {
-    /// The parent of the next four.
+    /// The parent of the next five.
     Supervisor,
     /// Pools and volumes, by the supervisor's configuration.
     Engine(&'c SupervisorConfig),
@@ -214,6 +214,7 @@ mod tests {
             Process::Services,
             Process::Ftp(&config),
             Process::Witnesses(&config),
+            Process::Boot(Path::new("/")),
         ];
         for child in children {
             let rights = child.rights();

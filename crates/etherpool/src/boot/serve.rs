@@ -34,6 +34,7 @@ use super::told::Place;
 use super::{http, tftp};
 use crate::confinement::Process;
 use crate::services::refusals::Refusals;
+use crate::supervisor::{die_with_parent, is_child};
 
 /// How often what has changed is written.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -81,6 +82,10 @@ pub struct Shared {
 
 /// Runs until it is told to stop.
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    // A supervisor's child ends with it.
+    if is_child() {
+        die_with_parent()?;
+    }
     let config = load(&args)?;
     let interface = args.interface.as_ref().or(config.interface.as_ref());
     let interface = interface.ok_or_else(|| {

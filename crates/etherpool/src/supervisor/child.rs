@@ -17,6 +17,11 @@ const FINE_AFTER: Duration = Duration::from_secs(30);
 /// Environment variable by which a child knows whose it is.
 const PARENT_VARIABLE: &str = "ETHERPOOL_PARENT";
 
+/// Whether a supervisor has started this process.
+pub fn is_child() -> bool {
+    std::env::var_os(PARENT_VARIABLE).is_some()
+}
+
 /// Called first thing in a child: it is killed when its supervisor dies, however that dies. The
 /// check afterwards covers a death before the call.
 pub fn die_with_parent() -> anyhow::Result<()> {

@@ -27,6 +27,8 @@ const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(20);
 pub const READY_LINE: &str = "ready";
 /// What they print when there is a witness to be exported.
 pub const WITNESS_LINE: &str = "witness";
+/// It waits for nobody.
+const BOOT_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// By then services have had it let go of all.
 const FTP_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Disks that hang are left to themselves before.
@@ -117,6 +119,11 @@ pub async fn run(
     let mut ftp = Kept::new(Program::new("ftp", own.clone())?);
     let exporting = Program::new("witnesses", own)?;
     let mut witnesses = has_witnesses(&config).then(|| Kept::new(exporting.clone()));
+    let boot = config
+        .boot
+        .as_ref()
+        .map(|file| Program::new("boot", vec!["serve".into(), "--config".into(), file.into()]));
+    let mut boot = boot.transpose()?.map(Kept::new);
     let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
     let mut services = Kept::new(Program::new("services", arguments)?);
     let manager = Manager::from_environment();
@@ -155,6 +162,11 @@ pub async fn run(
                     witnesses.handle(ended);
                 }
             }
+            ended = due_of(&mut boot) => {
+                if let Some(boot) = &mut boot {
+                    boot.handle(ended);
+                }
+            }
             line = next_line(&mut news) => match &*line {
                 READY_LINE if !ready => {
                     ready = true;
@@ -171,6 +183,9 @@ pub async fn run(
     }
     tracing::info!("stopping");
     manager.stopping();
+    if let Some(boot) = &mut boot {
+        boot.stop(BOOT_STOP_LIMIT).await;
+    }
     // Whoever serves ends before what it serves from.
     services.stop(SERVICES_STOP_LIMIT).await;
     ftp.stop(FTP_STOP_LIMIT).await;
