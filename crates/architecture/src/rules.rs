@@ -6,7 +6,7 @@ use crate::paths::named;
 use crate::source::{Crate, Module};
 
 /// Which of our crates each may depend on. In dependency order, so that there can be no cycle.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("block", &[]),
     ("runtime", &["block"]),
     ("seal", &["block"]),
@@ -19,6 +19,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("frontend", &["block", "runtime", "os"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "boot", "aoe_target", "pool"]),
     ("terminal", &[]),
+    ("image", &[]),
     ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),
     ("sim", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
     (
@@ -37,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "control",
             "terminal",
             "lab",
+            "image",
         ],
     ),
 ];

@@ -1,0 +1,119 @@
+//! Which drivers a node has: whatever the kernel's package has for disks and Ethernet, so that an image fits every machine.
+
+use std::collections::BTreeSet;
+
+use crate::Error;
+use crate::modules::Modules;
+
+/// Where such drivers are, below the directory of the kernel's modules. What is needed beside them (buses, libraries) is
+/// found by what they depend on.
+const DIRECTORIES: [&str; 28] = [
+    // Disks, and what they are connected by.
+    "kernel/drivers/ata/",
+    "kernel/drivers/scsi/",
+    "kernel/drivers/message/",
+    "kernel/drivers/nvme/host/",
+    "kernel/drivers/md/",
+    "kernel/drivers/mmc/",
+    "kernel/drivers/ufs/",
+    "kernel/drivers/usb/host/",
+    "kernel/drivers/usb/storage/",
+    "kernel/drivers/phy/",
+    // Disks behind them are seen only with these.
+    "kernel/drivers/pci/controller/",
+    "kernel/drivers/virtio/",
+    "kernel/drivers/hv/",
+    "kernel/drivers/xen/",
+    // Ethernet.
+    "kernel/drivers/net/ethernet/",
+    "kernel/drivers/net/fjes/",
+    "kernel/drivers/net/hyperv/",
+    "kernel/drivers/net/mdio/",
+    "kernel/drivers/net/pcs/",
+    "kernel/drivers/net/phy/",
+    "kernel/drivers/net/vmxnet3/",
+    "kernel/drivers/hid/usbhid/",
+    // A machine that hangs starts anew; keys are sealed, and random.
+    "kernel/drivers/watchdog/",
+    "kernel/drivers/char/tpm/",
+    "kernel/drivers/char/hw_random/",
+    // Sums of disks' contents, which such drivers ask for by name.
+    "kernel/drivers/nvdimm/",
+    "kernel/lib/raid6/",
+    "kernel/net/packet/",
+];
+/// More, one by one.
+const NAMES: [&str; 24] = [
+    "virtio_blk",
+    "xen_blkfront",
+    "virtio_net",
+    "xen_netfront",
+    "net_failover",
+    "virtio_rng",
+    "af_packet",
+    "loop",
+    // USB's Ethernet.
+    "usbnet",
+    "asix",
+    "ax88179_178a",
+    "cdc_ether",
+    "cdc_ncm",
+    "r8152",
+    "lan78xx",
+    "smsc95xx",
+    "smsc75xx",
+    // The power button, and the keyboard that people restart machines by.
+    "button",
+    "evdev",
+    "hid_generic",
+    // Found by name, not by what depends on them.
+    "crc32c_intel",
+    "crc32c_generic",
+    "crct10dif_pclmul",
+    "crct10dif_generic",
+];
+/// Not these: they make what isn't there, or are disks of others.
+const LEFT_OUT: [&str; 6] =
+    ["scsi_debug", "iscsi_tcp", "nvme_tcp", "nvme_fc", "nvme_rdma", "mac80211_hwsim"];
+
+/// The names of all drivers that a node has, with all that goes with them; and `more`, which people named.
+pub fn chosen(modules: &Modules, more: &[String]) -> Result<BTreeSet<String>, Error> {
+    let in_directories = modules.files().filter(|(name, file)| {
+        let is_there = DIRECTORIES.iter().any(|directory| file.starts_with(directory));
+        is_there && !LEFT_OUT.contains(name)
+    });
+    let mut names: Vec<&str> = in_directories.map(|(name, _)| name).collect();
+    names.extend(NAMES);
+    for wanted in more {
+        let meant = modules.meant_by(wanted);
+        if meant.is_empty() && !modules.is_built_in(wanted) {
+            return Err(Error::NoModule(wanted.clone()));
+        }
+        names.extend(meant);
+    }
+    Ok(modules.closed(names))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_and_ethernet_are_chosen_and_what_people_name() {
+        let dependencies = "kernel/drivers/scsi/sd_mod.ko: kernel/block/t10-pi.ko kernel/lib/crc.ko\n\
+            kernel/drivers/scsi/scsi_debug.ko:\nkernel/block/t10-pi.ko: kernel/lib/crc.ko\nkernel/lib/crc.ko:\n\
+            kernel/drivers/net/virtio_net.ko.xz:\nkernel/drivers/net/bonding/bonding.ko: kernel/net/tls/tls.ko\n\
+            kernel/net/tls/tls.ko:\nkernel/sound/core/snd.ko:\nkernel/drivers/net/ethernet/intel/e1000/e1000.ko:\n";
+        let modules = Modules::parse(dependencies, "", "", "kernel/net/8021q.ko\n");
+        let names = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
+            chosen(&modules, &more).map(|names| names.into_iter().collect::<Vec<_>>())
+        };
+        let always = ["crc", "e1000", "sd_mod", "t10_pi", "virtio_net"];
+        assert_eq!(names(&[]).unwrap(), always);
+        assert_eq!(names(&["bonding", "8021q"]).unwrap().len(), always.len() + 2);
+        let error = names(&["zfs"]).unwrap_err();
+        assert_eq!(error.to_string(), "this kernel has no module zfs");
+    }
+}

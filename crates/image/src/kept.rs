@@ -1,0 +1,256 @@
+//! Images as they are kept: a directory each, with the kernel, the initramfs, and what is to be known of them. One that is
+//! made anew takes the place of the former as a whole: a machine that boots sees the one or the other.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::Error;
+
+/// The kernel.
+pub const KERNEL: &str = "vmlinuz";
+/// The initramfs.
+pub const INITRAMFS: &str = "initrd.img";
+/// What is to be known.
+pub const ABOUT: &str = "image.json";
+/// Where images are, in the boot server's state directory.
+pub const DIRECTORY: &str = "images";
+/// What an image is called that nobody gave a name.
+pub const DEFAULT_NAME: &str = "node";
+/// The version of [`About`].
+const VERSION: u32 = 1;
+/// Longer than it ever is.
+const ABOUT_BYTES_MAX: u64 = 1 << 16;
+
+/// What is to be known of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Of this form.
+    pub version: u32,
+    /// The kernel's version.
+    pub kernel: String,
+    /// When it was made, in seconds since 1970.
+    pub built_at_seconds: u64,
+    /// Which version of etherpool is in it.
+    pub program_version: String,
+    /// Size of the kernel.
+    pub vmlinuz_bytes: u64,
+    /// Size of the initramfs, packed.
+    pub initrd_bytes: u64,
+    /// Its check sum, in hexadecimal digits.
+    pub vmlinuz_sha256: String,
+    /// Its check sum.
+    pub initrd_sha256: String,
+}
+
+/// The names and places of an image's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    directory: PathBuf,
+}
+
+/// An image that is being made, beside the place that it will have; removed if it is given up.
+pub struct Unfinished {
+    directory: TempDir,
+    place: PathBuf,
+}
+
+/// Whether a name leads nowhere else.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let is_fine = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    match !name.is_empty()
+        && name.len() <= 64
+        && !name.starts_with('.')
+        && name.chars().all(is_fine)
+    {
+        true => Ok(()),
+        false => Err(Error::Name(name.to_owned())),
+    }
+}
+
+impl Kept {
+    /// The image of that name in the boot server's state directory, which may not be there.
+    pub fn of(state_dir: &Path, name: &str) -> Result<Kept, Error> {
+        check_name(name)?;
+        Ok(Kept { directory: state_dir.join(DIRECTORY).join(name) })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The kernel's file.
+    pub fn kernel(&self) -> PathBuf {
+        self.directory.join(KERNEL)
+    }
+
+    /// The initramfs' file.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join(INITRAMFS)
+    }
+
+    /// What is to be known of it.
+    pub fn about(&self) -> Result<About, Error> {
+        let path = self.directory.join(ABOUT);
+        let file = File::open(&path).map_err(Error::file("cannot read", &path))?;
+        let mut text = Vec::new();
+        let read = file.take(ABOUT_BYTES_MAX).read_to_end(&mut text);
+        read.map_err(Error::file("cannot read", &path))?;
+        let form = |what: String| Error::Form { path: path.clone(), what };
+        let about: About =
+            serde_json::from_slice(&text).map_err(|error| form(error.to_string()))?;
+        match about.version {
+            VERSION => Ok(about),
+            other => Err(form(format!("version {other} isn't known here"))),
+        }
+    }
+}
+
+impl Unfinished {
+    /// One that is to be the image of that name.
+    pub fn begin(state_dir: &Path, name: &str) -> Result<Unfinished, Error> {
+        let place = Kept::of(state_dir, name)?.directory;
+        let above = state_dir.join(DIRECTORY);
+        fs::create_dir_all(&above).map_err(Error::file("cannot make", &above))?;
+        let directory = tempfile::Builder::new().prefix(".new-").tempdir_in(&above);
+        let directory = directory.map_err(Error::file("cannot make a directory in", &above))?;
+        Ok(Unfinished { directory, place })
+    }
+
+    /// Where the file is to be written.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    /// Measures what was written, and puts it in its place, for good.
+    pub fn finish(
+        self,
+        kernel: String,
+        program_version: String,
+        built_at_seconds: u64,
+    ) -> Result<About, Error> {
+        let (vmlinuz_bytes, vmlinuz_sha256) = measured(&self.path(KERNEL))?;
+        let (initrd_bytes, initrd_sha256) = measured(&self.path(INITRAMFS))?;
+        let about = About {
+            version: VERSION,
+            kernel,
+            built_at_seconds,
+            program_version,
+            vmlinuz_bytes,
+            initrd_bytes,
+            vmlinuz_sha256,
+            initrd_sha256,
+        };
+        let path = self.path(ABOUT);
+        let text = serde_json::to_string(&about).map_err(io::Error::from);
+        let written = text.and_then(|text| {
+            let mut file = File::create(&path)?;
+            writeln!(file, "{text}")?;
+            file.sync_all()
+        });
+        written.map_err(Error::file("cannot write", &path))?;
+        self.put_in_place()?;
+        Ok(about)
+    }
+
+    fn put_in_place(self) -> Result<(), Error> {
+        let Unfinished { directory, place } = self;
+        let failed = Error::file("cannot put the image in its place", &place);
+        let put = (|| {
+            use std::os::unix::fs::PermissionsExt;
+            let fresh = directory.path();
+            // Whoever serves it needn't be who made it.
+            fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))?;
+            File::open(fresh)?.sync_all()?;
+            if place.symlink_metadata().is_ok() {
+                // What was there is in the temporary directory then, and goes with it.
+                renameat_with(CWD, fresh, CWD, &place, RenameFlags::EXCHANGE)?;
+            } else {
+                fs::rename(fresh, &place)?;
+                // It isn't there any more.
+                let _ = directory.keep();
+            }
+            File::open(place.parent().unwrap_or(Path::new(".")))?.sync_all()
+        })();
+        put.map_err(failed)
+    }
+}
+
+/// Size and check sum of a file, which is on its disk then.
+fn measured(path: &Path) -> Result<(u64, String), Error> {
+    let measure = || {
+        let mut file = File::open(path)?;
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut size = 0;
+        loop {
+            let len = file.read(&mut buffer)?;
+            if len == 0 {
+                break;
+            }
+            digest.update(&buffer[..len]);
+            size += len as u64;
+        }
+        file.sync_all()?;
+        let sum = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok((size, sum))
+    };
+    measure().map_err(Error::file("cannot read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_image_takes_the_place_of_the_former_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for (contents, time) in [("one", 1), ("two", 2)] {
+            let unfinished = Unfinished::begin(dir.path(), "node").unwrap();
+            fs::write(unfinished.path(KERNEL), contents).unwrap();
+            fs::write(unfinished.path(INITRAMFS), "abc").unwrap();
+            unfinished.finish("6.1".into(), "0.1".into(), time).unwrap();
+            let kept = Kept::of(dir.path(), "node").unwrap();
+            assert_eq!(fs::read_to_string(kept.kernel()).unwrap(), contents);
+            let about = kept.about().unwrap();
+            assert_eq!((about.built_at_seconds, about.initrd_bytes), (time, 3));
+            assert_eq!(
+                about.initrd_sha256,
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+            );
+            let names: Vec<_> = fs::read_dir(dir.path().join(DIRECTORY)).unwrap().collect();
+            assert_eq!(names.len(), 1);
+        }
+        drop(Unfinished::begin(dir.path(), "node").unwrap());
+        assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_name_leads_elsewhere() {
+        for name in ["node", "a-1_b.2"] {
+            assert!(check_name(name).is_ok());
+        }
+        for name in ["", ".", "..", ".new", "a/b", "a b", "é", &"a".repeat(65)] {
+            assert!(Kept::of(Path::new("/x"), name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::of(dir.path(), "node").unwrap();
+        assert!(kept.about().unwrap_err().to_string().contains("cannot read"));
+        fs::create_dir_all(kept.directory()).unwrap();
+        for text in ["", "{}", "{\"version\":1}"] {
+            fs::write(kept.directory().join(ABOUT), text).unwrap();
+            assert!(matches!(kept.about(), Err(Error::Form { .. })), "{text}");
+        }
+    }
+}
