@@ -81,6 +81,16 @@ impl fmt::Display for Usage {
 
 /// The whole disks of this machine, by name; empty drives and unused loop devices left out.
 pub fn list() -> io::Result<Vec<Disk>> {
+    let places = Places::default();
+    let mut disks = list_in(&places)?;
+    for disk in &mut disks {
+        disk.usage = disk.usage.take().or_else(|| busy(&disk.path));
+    }
+    Ok(disks)
+}
+
+/// The same without opening any: who opened it exclusively isn't known, and a disk that hangs holds nobody up.
+pub fn list_unopened() -> io::Result<Vec<Disk>> {
     list_in(&Places::default())
 }
 
@@ -201,7 +211,7 @@ fn list_in(places: &Places) -> io::Result<Vec<Disk>> {
         let path = places.dev.join(name.replace('!', "/"));
         let links =
             links.iter().filter(|(target, _)| *target == path).map(|(_, link)| link.clone());
-        let usage = usage(places, &directory).or_else(|| busy(&path));
+        let usage = usage(places, &directory);
         disks.push(Disk {
             sectors,
             read_only: read_number(&directory.join("ro")) != 0,

@@ -11,6 +11,7 @@ pub mod disks;
 pub mod file;
 pub mod file_user;
 pub mod ioctl;
+pub mod machine;
 pub mod manager;
 pub mod net;
 pub mod process;

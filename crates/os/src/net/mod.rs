@@ -1,6 +1,7 @@
 //! The network as Linux has it: namespaces, links, and ports for frames.
 
 mod batch;
+mod dhcp_socket;
 mod filter;
 mod link;
 pub mod netlink;
@@ -9,8 +10,10 @@ mod outgoing;
 mod packet;
 mod raw;
 mod receive_ring;
+pub mod setup;
 mod unix;
 
+pub use dhcp_socket::DhcpSocket;
 pub use packet::{InterfaceSpec, PacketPort, PacketPortError, Role};
 pub use raw::FrameSocket;
 pub use unix::{UNIX_MTU_BYTES, UnixPort, UnixPortListener};

@@ -1,4 +1,4 @@
-//! Links and their addresses, and news of them, from the kernel's routing netlink. Only reading; a
+//! Links and their addresses, and news of them, from the kernel's routing netlink. Only reading (`setup` changes them); a
 //! hundred lines of our own instead of a dependency with a runtime.
 #![allow(unsafe_code)] // socket and bind with a C structure
 
@@ -107,7 +107,7 @@ impl LinkWatch {
 
 /// Larger than any netlink message of the kernel.
 const BUFFER_BYTES: usize = 64 * 1024;
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 
 fn size_of_ifinfo() -> usize {
     size_of::<libc::ifinfomsg>()
@@ -134,6 +134,23 @@ fn route_socket(groups: u32) -> io::Result<OwnedFd> {
         )
     })?;
     Ok(socket)
+}
+
+/// Sends a request that changes something, and waits for the kernel to say what became of it.
+pub(super) fn request_answered(message: &[u8]) -> io::Result<()> {
+    let socket = route_socket(0)?;
+    rustix::io::write(socket.as_fd(), message)?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let len = rustix::io::retry_on_intr(|| rustix::io::read(&socket, buffer.as_mut_slice()))?;
+    let Some((kind, body, _)) = split_message(&buffer[..len]) else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    // An error of zero is none.
+    match (i32::from(kind), body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))) {
+        (libc::NLMSG_ERROR, Some(0)) => Ok(()),
+        (libc::NLMSG_ERROR, Some(code)) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Asks for all objects of a kind and hands each message to `sink`.

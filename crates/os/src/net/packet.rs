@@ -444,7 +444,11 @@ pub(super) fn open_socket(role: Option<Role>) -> io::Result<OwnedFd> {
 }
 
 fn attach_filter(fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
-    let mut program = filter::program(role);
+    attach(fd, &mut filter::program(role))
+}
+
+/// Has the kernel drop all that a program doesn't take.
+pub(super) fn attach(fd: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let filter =
         libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies the program, which outlives the call.
@@ -464,7 +468,7 @@ pub(super) fn bind(fd: BorrowedFd<'_>, index: i32) -> io::Result<()> {
     bind_to(fd, index, ETHERTYPE_AOE)
 }
 
-fn bind_to(fd: BorrowedFd<'_>, index: i32, ethertype: u16) -> io::Result<()> {
+pub(super) fn bind_to(fd: BorrowedFd<'_>, index: i32, ethertype: u16) -> io::Result<()> {
     // SAFETY: a link-layer address of zeros is valid.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
