@@ -39,6 +39,8 @@ pub struct NodeConfig {
     pub frame_socket: Option<bool>,
     /// Whether to look for disks by itself; by default only for a node without any named export.
     pub automatic: Option<bool>,
+    /// Whether blank disks that it finds are exported, as those are that carry etherpool's label. They are by default.
+    pub export_blank: Option<bool>,
     /// Kernel names of the disks to look at, with `*`: `["sd*", "nvme*"]`. All whole disks by
     /// default; loop devices only where they are named here.
     pub scan: Vec<String>,
@@ -79,6 +81,7 @@ const OWN_KEYS: &[&str] = &[
     "run-dir",
     "frame-socket",
     "automatic",
+    "export-blank",
     "scan",
     "before-start",
     "after-stop",
@@ -326,7 +329,7 @@ mod tests {
     fn all_keys_are_known() {
         let text = "name = 'n'\nnode-id = '00000000-0000-0000-0000-000000000001'\nshelf = 3\n\
             state-dir = '/s'\nrun-dir = '/r'\nframe-socket = true\nautomatic = true\n\
-            scan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
+            export-blank = false\nscan = ['sd*']\nbefore-start = ['a']\nafter-stop = ['b']\n\
             metrics = '127.0.0.1:9100'\nsmartctl = '/s'\nsecurity = 'encrypt'\n\
             supervisors = ['hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ninterfaces = ['eth*']\nio = 'buffered'\n\
             claim = ['key:hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ntoken-file = '/t'\n\
@@ -344,7 +347,7 @@ mod tests {
         assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
         assert_eq!(config.defaults.io, Some(IoMode::Buffered));
         assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
-        assert_eq!(config.export[0].line, Some(26));
+        assert_eq!(config.export[0].line, Some(27));
     }
 
     #[test]

@@ -133,7 +133,9 @@ async fn look(
         let address = running.get(&disk.path);
         let choice = match (address, judge_use(disk, &config.scan)) {
             (Some(_), _) => Choice::Export,
-            (None, Choice::Export) => judge(handle, &disk.path).await,
+            (None, Choice::Export) => {
+                judge(handle, &disk.path, config.export_blank.unwrap_or(true)).await
+            }
             (None, choice) => choice,
         };
         match choice {

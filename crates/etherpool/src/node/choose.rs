@@ -9,6 +9,9 @@ pub use control::glob::matches;
 use os::disks::Disk;
 use os::{FileDevice, FileOptions, ReactorHandle};
 
+/// Why a blank disk isn't exported where only those with etherpool's label are.
+pub const BLANK: &str = "blank, and not exported by export-blank = false";
+
 /// Whether a disk may be offered automatically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -41,20 +44,23 @@ pub fn judge_use(disk: &Disk, scan: &[String]) -> Choice {
     Choice::Export
 }
 
-/// Judges a disk by what is on it, without the right to write.
-pub async fn judge(handle: &ReactorHandle, path: &Path) -> Choice {
+/// Judges a disk by what is on it, without the right to write. `takes_blank`: one with nothing on it is exported, too.
+pub async fn judge(handle: &ReactorHandle, path: &Path, takes_blank: bool) -> Choice {
     let options = FileOptions { read_only: true, ..FileOptions::default() };
     match FileDevice::open_apart(handle, path, options).await {
-        Ok(device) => judge_contents(&device).await,
+        Ok(device) => judge_contents(&device, takes_blank).await,
         Err(error) => Choice::Refuse(error.to_string()),
     }
 }
 
-async fn judge_contents(device: &dyn BlockDevice) -> Choice {
+async fn judge_contents(device: &dyn BlockDevice, takes_blank: bool) -> Choice {
     let found = match probe(device).await {
         Ok(found) => found,
         Err(error) => return Choice::Refuse(format!("can't be read: {error}")),
     };
+    if found.is_empty() && !takes_blank {
+        return Choice::Refuse(BLANK.to_owned());
+    }
     if found.iter().all(|signature| *signature == Signature::Etherpool) {
         return Choice::Export;
     }

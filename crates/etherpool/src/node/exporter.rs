@@ -140,7 +140,8 @@ impl Exporter {
         if let Some(usage) = usage {
             anyhow::bail!("{path} is in use by {usage}");
         }
-        match judge(&self.node.handle, &device).await {
+        let takes_blank = self.takes_blank();
+        match judge(&self.node.handle, &device, takes_blank).await {
             Choice::Export => {}
             Choice::Skip => anyhow::bail!("{path} has no size"),
             Choice::Refuse(why) => anyhow::bail!("{path} {why}"),
@@ -270,6 +271,10 @@ impl Exporter {
         *self.not_exported.borrow_mut() = refused;
     }
 
+    fn takes_blank(&self) -> bool {
+        self.wanted.borrow().config.export_blank.unwrap_or(true)
+    }
+
     async fn judge_once(&self, path: &Path) -> Choice {
         let name = path.to_owned();
         let looked = self.node.handle.blocking(move || identity_on_system(&name)).await;
@@ -282,7 +287,7 @@ impl Exporter {
         {
             return choice.clone();
         }
-        let choice = judge(&self.node.handle, path).await;
+        let choice = judge(&self.node.handle, path, self.takes_blank()).await;
         self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
         choice
     }
