@@ -32,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "boot",
             "aoe_target",
             "aoe_initiator",
+            "boot",
             "pool",
             "os",
             "frontend",

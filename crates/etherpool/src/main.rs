@@ -7,6 +7,7 @@ mod client;
 mod confinement;
 mod engine;
 mod ftp;
+mod init;
 mod json_lines;
 mod keys;
 mod local_users;
@@ -31,5 +32,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     confinement::begin();
-    target_command::called_as_vblade().unwrap_or_else(cli::main)
+    let called = target_command::called_as_vblade().or_else(init::called_as_init);
+    called.unwrap_or_else(cli::main)
 }

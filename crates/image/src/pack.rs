@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn packing_is_the_same_each_time() {
-        let contents: Vec<u8> = (0..9_000_000u32).map(|n| ((n / 1000).wrapping_mul(n) % 251) as u8).collect();
+        let contents: Vec<u8> =
+            (0..9_000_000u32).map(|n| ((n / 1000).wrapping_mul(n) % 251) as u8).collect();
         let pack = || {
             let mut packer = packer(Vec::new(), 1).unwrap();
             packer.write_all(&contents).unwrap();

@@ -102,6 +102,19 @@ impl Tree {
         self.nodes.values().filter(|node| matches!(node, Node::File(..))).count()
     }
 
+    /// How much there is, about: of packed files what they take packed.
+    pub fn size_bytes(&self) -> u64 {
+        let sizes = self.nodes.values().map(|node| match node {
+            Node::File(_, Source::Bytes(bytes)) => bytes.len() as u64,
+            Node::File(_, source) => {
+                let size = source.path().and_then(|path| std::fs::metadata(path).ok());
+                size.map_or(0, |found| found.len())
+            }
+            _ => 0,
+        });
+        sizes.sum()
+    }
+
     /// Writes all of it, and tells of each file: how many are written, and how large it is.
     pub fn write(&self, out: impl Write, mut told: impl FnMut(&str, u64)) -> Result<(), Error> {
         let failed = Error::file("cannot write", Path::new("the archive"));

@@ -9,7 +9,8 @@ use control::exit::Exit;
 use serde::Serialize;
 
 use super::boot_assign::{self, AssignArgs};
-use super::{Context, Failure, output};
+use super::boot_image::{self, ImageCommand};
+use super::{Context, Failure, boot_verify, output};
 use crate::boot::ServeArgs;
 use crate::boot::sightings::{self, Sighting, Sightings};
 use crate::boot::state::{DIRECTORY, State};
@@ -23,6 +24,9 @@ pub enum BootCommand {
     Assign(Box<AssignArgs>),
     /// Who asked, when, what was given, and with what result
     List(StateArgs),
+    /// The image that nodes boot
+    #[command(subcommand)]
+    Image(ImageCommand),
 }
 
 /// Where the files are.
@@ -74,6 +78,8 @@ pub async fn run(context: &Context, command: BootCommand) -> Result<Exit, Failur
         BootCommand::Serve(_) => Err(Failure::usage("the server is no command of a client")),
         BootCommand::Assign(args) => boot_assign::run(context, *args).await,
         BootCommand::List(args) => list(context, &args),
+        BootCommand::Image(ImageCommand::Build(args)) => boot_image::build(&args, context.json),
+        BootCommand::Image(ImageCommand::Verify(args)) => boot_verify::verify(&args, context.json),
     }
 }
 

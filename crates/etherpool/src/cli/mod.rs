@@ -8,6 +8,8 @@ mod aoe;
 mod args;
 mod boot;
 mod boot_assign;
+mod boot_image;
+mod boot_verify;
 mod confirm;
 mod disk;
 mod disk_offline;
@@ -56,7 +58,7 @@ pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 
 use crate::client::{Address, ApiClient};
-use crate::{engine, ftp, measure, services, supervisor, target_command, witnesses};
+use crate::{engine, ftp, init, measure, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
 #[derive(Debug, Parser)]
@@ -147,6 +149,9 @@ enum Command {
     Completion(docs::CompletionArgs),
     /// Manual pages, one on standard output or all in a directory
     Man(docs::ManArgs),
+    /// The first process of a node that was booted from the network
+    #[command(hide = true)]
+    Init(init::InitArgs),
     /// The supervisor's engine process
     #[command(hide = true)]
     Engine(engine::EngineArgs),
@@ -236,6 +241,7 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
     let timeout = cli.timeout.map(Duration::from_secs);
     let exit = match cli.command {
         Command::Supervisor(args) => return Ok(supervisor::run(args)?),
+        Command::Init(args) => return Ok(init::run(args)),
         Command::Engine(args) => return Ok(engine::run(args)?),
         Command::Services(args) => return Ok(services::run(args)?),
         Command::Ftp(args) => return Ok(ftp::run(args)?),
@@ -320,6 +326,10 @@ mod tests {
             "etherpool disk offline cluster e1.0 --dry-run --json",
             "etherpool disk online cluster node2 --wait",
             "etherpool disk online cluster e1.0 --dry-run",
+            "etherpool boot image build --kernel 6.1.0-9-amd64 --modules bonding,8021q --firmware bnx2/* --with smartctl",
+            "etherpool boot image build --kernel-image vmlinuz --modules-dir lib/modules/6.1 --name test --json",
+            "etherpool boot image verify",
+            "etherpool boot image verify test --emulate --memory 1024 --within 600",
             "etherpool pool create cluster e1.0 e1.1 /dev/sdb --failure-domain disk --yes",
             "etherpool pool create cluster e1.0 --force-disk e1.0 --dry-run",
             "etherpool pool extend cluster e4.0",

@@ -28,6 +28,7 @@ use clap::Args;
 use crate::cli::NodeCommand;
 
 pub use check::check;
+pub use choose::BLANK;
 pub use identity::{shelf_beside, shelf_of};
 pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource};

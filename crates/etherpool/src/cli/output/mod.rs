@@ -115,7 +115,7 @@ pub fn terminal_width() -> Option<u16> {
 }
 
 /// A table with a head and no lines: it can be read by people and cut by tools.
-fn table(head: &[&str]) -> Table {
+pub fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
@@ -123,7 +123,8 @@ fn table(head: &[&str]) -> Table {
     table
 }
 
-fn lines(table: &Table) -> String {
+/// Its lines, as they are printed.
+pub fn lines(table: &Table) -> String {
     let mut text = String::new();
     for line in table.lines() {
         text.push_str(line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end()));

@@ -1,0 +1,448 @@
+//! A node's life: one loop that does what is due, and waits for what comes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aoe_wire::MacAddr;
+use block::Instant;
+use boot::node::{Answer, Phase, State};
+use os::boot_time;
+use os::machine::{End, reap};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use uuid::Uuid;
+
+use super::button::Buttons;
+use super::hello::{self, Condition, Pauses};
+use super::log::{self, Collector};
+use super::memory::Memory;
+use super::network::Network;
+use super::node::{News, NodeProcess};
+use super::options::{Boot, Options, Syslog};
+use super::plan::{Machine, Plan};
+use super::watchdog::{self, Watchdog};
+use super::{AT_REST, READY, drivers, start};
+use crate::keys;
+
+/// How often it looks at what nobody tells it of: links that somebody switched off, processes that hang.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that nobody has told who it is waits for that before it exports what is labelled: a name and a key that
+/// change a moment later disturb those who use its disks.
+const WAIT_FOR_SERVER: Duration = Duration::from_secs(20);
+/// How long after it serves its memory is told: then all is where it stays.
+const AT_REST_AFTER: Duration = Duration::from_secs(10);
+/// How long the node has to end with the machine. Somewhat longer than it takes for its disks.
+const END_WITHIN: Duration = Duration::from_secs(60);
+/// How long those have that its commands left.
+const STRANGERS_END_WITHIN: Duration = Duration::from_secs(2);
+/// How often is looked whether they have.
+const END_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// For the console to take the last lines.
+const LAST_LINES: Duration = Duration::from_millis(300);
+/// What a machine says of its uuid.
+const UUID_FILE: &str = "/sys/class/dmi/id/product_uuid";
+
+/// What comes from threads and tasks of this process.
+enum Event {
+    /// All that was there at the beginning has its drivers.
+    Settled,
+    /// A device came or went.
+    DevicesChanged,
+    /// A DHCP server says that the machine was booted by that one.
+    BootServer(Ipv4Addr),
+    /// The power button.
+    Pressed,
+    /// What came of a hello.
+    Answered(anyhow::Result<Answer>),
+}
+
+/// Lives until it is told how the machine is to end.
+pub fn live() -> anyhow::Result<End> {
+    start::prepare().context("the kernel's file systems")?;
+    let collector = log::begin().context("the console")?;
+    crate::logging::start("info");
+    start::set_kernel();
+    let command_line = std::fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
+    let options = Options::parse(&command_line);
+    let (version, kernel) = (env!("CARGO_PKG_VERSION"), os::machine::kernel_release());
+    tracing::info!(version, kernel, "a node of etherpool begins");
+    for word in &options.wrong {
+        tracing::warn!("{word} of the kernel's command line isn't understood, and does nothing");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot wait for anything")?;
+    let how = runtime.block_on(async { Life::begin(options, collector)?.run().await });
+    crate::logging::finish();
+    std::thread::sleep(LAST_LINES);
+    how
+}
+
+struct Life {
+    options: Options,
+    collector: Collector,
+    events: UnboundedReceiver<Event>,
+    teller: UnboundedSender<Event>,
+    network: Network,
+    machine: Machine,
+    node: NodeProcess,
+    buttons: Buttons,
+    watchdog: Option<Watchdog>,
+    pet_at: Instant,
+    look_at: Instant,
+    begun: Instant,
+    /// All that was there at the beginning has its drivers.
+    is_settled: bool,
+    /// What is to be done; none as long as it waits for who says so.
+    plan: Option<Plan>,
+    /// What the boot server said last.
+    answer: Option<Answer>,
+    server: Option<SocketAddr>,
+    pauses: Pauses,
+    /// When to say hello; none while it is being said.
+    hello_at: Option<Instant>,
+    /// Why the last hello failed, if it did: said once.
+    unheard: Option<String>,
+    /// Why the node ended last.
+    failed: Option<String>,
+    rest_at: Option<Instant>,
+}
+
+/// What ends a node from outside.
+struct Signals {
+    child: Signal,
+    restart: [Signal; 2],
+    off: [Signal; 2],
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            child: signal(SignalKind::child())?,
+            // Ctrl-Alt-Del is the second.
+            restart: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
+            // As busybox has it, and as the kernel tells that power fails.
+            off: [
+                signal(SignalKind::user_defined2())?,
+                signal(SignalKind::from_raw(libc::SIGPWR))?,
+            ],
+        })
+    }
+}
+
+impl Life {
+    fn begin(options: Options, collector: Collector) -> anyhow::Result<Life> {
+        let (teller, events) = unbounded_channel();
+        let server = match options.boot {
+            Boot::At(server) => Some(server),
+            Boot::Found | Boot::None => None,
+        };
+        let told = teller.clone();
+        let network = Network::new(
+            options.mtu_bytes,
+            // Who listens is gone with the machine, here and below.
+            Arc::new(move |address| drop(told.send(Event::BootServer(address)))),
+        );
+        let uuid = std::fs::read_to_string(UUID_FILE).unwrap_or_default();
+        // Boards whose maker set nothing all say the same.
+        let uuid = Uuid::try_parse(uuid.trim()).ok().filter(|one| !one.is_nil() && !one.is_max());
+        let now = boot_time();
+        Ok(Life {
+            machine: Machine { uuid, mac: MacAddr([0; 6]), macs: Vec::new(), key: keys::fresh()? },
+            node: NodeProcess::new()?,
+            options,
+            collector,
+            events,
+            teller,
+            network,
+            buttons: Buttons::default(),
+            watchdog: None,
+            pet_at: now,
+            look_at: now,
+            begun: now,
+            is_settled: false,
+            plan: None,
+            answer: None,
+            server,
+            pauses: Pauses::default(),
+            hello_at: Some(now),
+            unheard: None,
+            failed: None,
+            rest_at: None,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<End> {
+        let mut signals = Signals::listen().context("signals")?;
+        let told = self.teller.clone();
+        let tell = move |news| {
+            let event = match news {
+                drivers::News::Settled => Event::Settled,
+                drivers::News::Changed => Event::DevicesChanged,
+            };
+            let _ = told.send(event);
+        };
+        drivers::follow(tell).context("drivers")?;
+        self.collect();
+        let how = loop {
+            self.do_what_is_due();
+            let [restart, interrupt] = &mut signals.restart;
+            let [off, power] = &mut signals.off;
+            tokio::select! {
+                Some(event) = self.events.recv() => {
+                    if let Some(how) = self.take(event) {
+                        break how;
+                    }
+                }
+                said = self.node.listen() => {
+                    if let Ok(said) = said {
+                        self.node.heard(boot_time(), &said);
+                    }
+                }
+                _ = signals.child.recv() => {}
+                _ = restart.recv() => break End::Restart,
+                _ = interrupt.recv() => break End::Restart,
+                _ = off.recv() => break End::PowerOff,
+                _ = power.recv() => break End::PowerOff,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        };
+        self.end(how);
+        Ok(how)
+    }
+
+    fn take(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::Settled => {
+                self.is_settled = true;
+                self.look_at = boot_time();
+            }
+            Event::DevicesChanged => self.look_at = boot_time(),
+            Event::Pressed => {
+                tracing::info!("the power button was pressed");
+                return Some(End::PowerOff);
+            }
+            Event::BootServer(address) => {
+                let found = Options::found(address);
+                // One that the command line names is none to be found.
+                if self.options.boot == Boot::Found && self.server != Some(found) {
+                    tracing::info!(server = %found, "the DHCP server names a boot server");
+                    self.server = Some(found);
+                    self.hello_at = self.hello_at.map(|_| boot_time());
+                    self.collect();
+                }
+            }
+            Event::Answered(answered) => self.hear(answered),
+        }
+        None
+    }
+
+    fn do_what_is_due(&mut self) {
+        self.reap();
+        let now = boot_time();
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            self.network.look();
+            self.machine.macs = self.network.macs().to_vec();
+            let told = self.teller.clone();
+            self.buttons.look(move || drop(told.send(Event::Pressed)));
+        }
+        if now >= self.pet_at {
+            self.pet_at = now + watchdog::EVERY;
+            self.pet();
+        }
+        if self.plan.is_none() && self.may_plan(now) {
+            self.follow_answer();
+        }
+        self.node.tick(now);
+        while let Some(news) = self.node.next_news() {
+            match news {
+                News::Ready => {
+                    self.failed = None;
+                    let after = format!("{:.1}", now.as_nanos() as f64 / 1e9);
+                    tracing::info!("{READY} after {after} s: {}", self.node.status());
+                    self.rest_at = Some(now + AT_REST_AFTER);
+                    // Whoever waits for it needn't wait for the next time.
+                    self.hello_at = self.hello_at.map(|_| now);
+                }
+                News::Failed(why) => self.failed = Some(why),
+            }
+        }
+        if self.rest_at.is_some_and(|at| now >= at) {
+            self.rest_at = None;
+            if let Some(memory) = Memory::now() {
+                tracing::info!("{AT_REST} {memory}; {}", self.node.status());
+            }
+        }
+        if let Some(server) = self.server
+            && self.is_settled
+            && self.hello_at.is_some_and(|at| now >= at)
+        {
+            self.hello_at = None;
+            self.say_hello(server);
+        }
+    }
+
+    /// Whether the node is to begin, with what is known.
+    fn may_plan(&self, now: Instant) -> bool {
+        let has_waited = now >= self.begun + WAIT_FOR_SERVER;
+        let is_told = self.answer.is_some() || self.options.boot == Boot::None;
+        self.is_settled && (has_waited || is_told && !self.machine.macs.is_empty())
+    }
+
+    fn follow_answer(&mut self) {
+        if self.plan.is_none() {
+            self.machine.mac = self.machine.macs.first().copied().unwrap_or(MacAddr([0; 6]));
+        }
+        let plan = Plan::of(&self.machine, self.answer.as_ref());
+        let was_wrong = self.plan.as_ref().and_then(|plan| plan.wrong.as_ref());
+        if let Some(wrong) = plan.wrong.as_ref().filter(|wrong| was_wrong != Some(wrong)) {
+            tracing::error!("what the boot server says can't be done: {wrong}");
+        }
+        self.collector.set_name(&plan.name);
+        self.node.follow(boot_time(), plan.clone());
+        self.plan = Some(plan);
+    }
+
+    fn say_hello(&mut self, server: SocketAddr) {
+        let condition = match (&self.plan, &self.failed) {
+            (Some(Plan { wrong: Some(why), .. }), _) | (_, Some(why)) => {
+                Condition { phase: Phase::Failed, message: Some(why.clone()) }
+            }
+            _ => {
+                let is_ready = self.node.is_ready();
+                let phase = if is_ready { Phase::Serving } else { Phase::Started };
+                let status = Some(self.node.status().to_owned()).filter(|text| !text.is_empty());
+                Condition { phase, message: status }
+            }
+        };
+        let machine = self.machine.clone();
+        let plan = self.plan.clone().unwrap_or_else(|| Plan::of(&machine, None));
+        let told = self.teller.clone();
+        tokio::spawn(async move {
+            let disks = tokio::task::spawn_blocking(hello::disks).await.unwrap_or_default();
+            let hello = hello::compose(&machine, &plan, condition, disks);
+            let _ = told.send(Event::Answered(hello::say(server, &hello).await));
+        });
+    }
+
+    fn hear(&mut self, answered: anyhow::Result<Answer>) {
+        let server = self.server.map(|server| server.to_string()).unwrap_or_default();
+        match answered {
+            Ok(answer) => {
+                self.hello_at = Some(boot_time() + self.pauses.after(Some(&answer)));
+                let former = self.answer.as_ref().map(|former| former.state);
+                if former != Some(answer.state) || self.unheard.is_some() {
+                    match answer.state {
+                        State::Accepted => tracing::info!(server, "this node is accepted"),
+                        State::Pending => tracing::info!(
+                            server,
+                            key = %self.machine.key.public(),
+                            "this node waits for being accepted: etherpool node accept there"
+                        ),
+                        State::Unknown => {
+                            tracing::warn!(
+                                server,
+                                "the boot server doesn't keep this node in mind"
+                            );
+                        }
+                    }
+                }
+                self.unheard = None;
+                if self.answer.as_ref() != Some(&answer) {
+                    self.answer = Some(answer);
+                    self.follow_answer_when_settled();
+                }
+            }
+            Err(error) => {
+                self.hello_at = Some(boot_time() + self.pauses.after(None));
+                let why = format!("{error:#}");
+                if self.unheard.as_ref() != Some(&why) {
+                    tracing::warn!(
+                        server,
+                        "the boot server isn't heard: {why}; asked again and again"
+                    );
+                    self.unheard = Some(why);
+                }
+            }
+        }
+    }
+
+    /// The first time it is followed when it is due.
+    fn follow_answer_when_settled(&mut self) {
+        if self.plan.is_some() {
+            self.follow_answer();
+        }
+    }
+
+    /// Lets who collects logs have them.
+    fn collect(&self) {
+        let at = match (self.options.syslog, self.server) {
+            (Some(Syslog::At(at)), _) => Some(at),
+            (Some(Syslog::BootServer), Some(server)) => Some(Options::syslog_of(server)),
+            _ => None,
+        };
+        if let Some(at) = at {
+            self.collector.set(at);
+        }
+    }
+
+    fn pet(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.pet();
+        } else if Watchdog::is_there() {
+            match Watchdog::open() {
+                Ok(watchdog) => self.watchdog = Some(watchdog),
+                Err(error) => tracing::warn!(%error, "the watchdog can't be used"),
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(ended) = reap() {
+            self.node.ended(boot_time(), ended);
+        }
+    }
+
+    /// Ends all that runs.
+    fn end(&mut self, how: End) {
+        match how {
+            End::Restart => tracing::info!("this machine starts anew"),
+            End::PowerOff => tracing::info!("this machine switches itself off"),
+        }
+        let begun = boot_time();
+        self.node.stop(begun);
+        self.wait_until(begun + END_WITHIN, |life| life.node.is_off());
+        // What its commands left; and what doesn't listen.
+        for hard in [false, true] {
+            if let Err(error) = os::machine::end(None, hard) {
+                tracing::warn!(%error, "other processes can't be ended");
+            }
+            let until = boot_time() + STRANGERS_END_WITHIN;
+            self.wait_until(until, |_| !os::machine::has_children());
+        }
+        if let Some(watchdog) = self.watchdog.take().filter(|_| how == End::PowerOff) {
+            watchdog.stop();
+        }
+        os::machine::sync();
+    }
+
+    fn wait_until(&mut self, until: Instant, is_so: impl Fn(&Life) -> bool) {
+        loop {
+            self.reap();
+            let now = boot_time();
+            if is_so(self) || now >= until {
+                return;
+            }
+            if now >= self.pet_at {
+                self.pet_at = now + watchdog::EVERY;
+                self.pet();
+            }
+            self.node.tick(now);
+            std::thread::sleep(END_LOOK_EVERY);
+        }
+    }
+}
