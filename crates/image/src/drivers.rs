@@ -37,9 +37,10 @@ const DIRECTORIES: [&str; 28] = [
     "kernel/drivers/watchdog/",
     "kernel/drivers/char/tpm/",
     "kernel/drivers/char/hw_random/",
-    // Sums of disks' contents, which such drivers ask for by name.
+    // Memory that keeps its contents is a disk, too.
     "kernel/drivers/nvdimm/",
     "kernel/lib/raid6/",
+    // Frames.
     "kernel/net/packet/",
 ];
 /// More, one by one.

@@ -30,8 +30,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Of routes, above those that people make.
 const COST: u32 = 1000;
 
-/// Asks on a link from now on, on a thread of its own, which ends when the link does. `told` hears of whom the server says
-/// that the machine is booted by.
+/// Asks on a link from now on, on a thread of its own, which ends when the link does. `told` hears of the address.
 pub fn follow(link: &Link, told: Told) -> io::Result<JoinHandle<()>> {
     let link = link.clone();
     let name = format!("dhcp-{}", link.name);
@@ -75,9 +74,7 @@ fn ask(link: &Link, told: &Told) -> io::Result<()> {
                     let _ = addresses.push(IpCidr::Ipv4(cidr));
                 });
                 hold(link, &mut held, Some(address), router);
-                if let Some(boot) = boot.filter(|address| !address.is_unspecified()) {
-                    told(boot);
-                }
+                told(boot.filter(|address| !address.is_unspecified()));
             }
             Some(dhcpv4::Event::Deconfigured) => {
                 interface.update_ip_addrs(|addresses| addresses.clear());

@@ -50,8 +50,8 @@ enum Event {
     Settled,
     /// A device came or went.
     DevicesChanged,
-    /// A DHCP server says that the machine was booted by that one.
-    BootServer(Ipv4Addr),
+    /// An interface has got an address, or has it again; with whom its server says that the machine was booted by.
+    HasAddress(Option<Ipv4Addr>),
     /// The power button.
     Pressed,
     /// What came of a hello.
@@ -96,6 +96,8 @@ struct Life {
     begun: Instant,
     /// All that was there at the beginning has its drivers.
     is_settled: bool,
+    /// Some interface has had one: before, nobody is to be reached.
+    has_address: bool,
     /// What is to be done; none as long as it waits for who says so.
     plan: Option<Plan>,
     /// What the boot server said last.
@@ -144,7 +146,7 @@ impl Life {
         let network = Network::new(
             options.mtu_bytes,
             // Who listens is gone with the machine, here and below.
-            Arc::new(move |address| drop(told.send(Event::BootServer(address)))),
+            Arc::new(move |boot| drop(told.send(Event::HasAddress(boot)))),
         );
         let uuid = std::fs::read_to_string(UUID_FILE).unwrap_or_default();
         // Boards whose maker set nothing all say the same.
@@ -164,6 +166,7 @@ impl Life {
             look_at: now,
             begun: now,
             is_settled: false,
+            has_address: false,
             plan: None,
             answer: None,
             server,
@@ -225,14 +228,18 @@ impl Life {
                 tracing::info!("the power button was pressed");
                 return Some(End::PowerOff);
             }
-            Event::BootServer(address) => {
-                let found = Options::found(address);
-                // One that the command line names is none to be found.
-                if self.options.boot == Boot::Found && self.server != Some(found) {
+            Event::HasAddress(boot) => {
+                let found = boot.map(Options::found).filter(|_| self.options.boot == Boot::Found);
+                if let Some(found) = found.filter(|found| self.server != Some(*found)) {
                     tracing::info!(server = %found, "the DHCP server names a boot server");
                     self.server = Some(found);
-                    self.hello_at = self.hello_at.map(|_| boot_time());
                     self.collect();
+                }
+                self.has_address = true;
+                // Who wasn't to be reached without an address may be now.
+                if self.answer.is_none() {
+                    self.pauses = Pauses::default();
+                    self.hello_at = self.hello_at.map(|_| boot_time());
                 }
             }
             Event::Answered(answered) => self.hear(answered),
@@ -279,6 +286,7 @@ impl Life {
         }
         if let Some(server) = self.server
             && self.is_settled
+            && (self.has_address || now >= self.begun + WAIT_FOR_SERVER)
             && self.hello_at.is_some_and(|at| now >= at)
         {
             self.hello_at = None;

@@ -12,8 +12,8 @@ use os::net::setup::switch_on;
 
 use super::lease;
 
-/// What hears of boot servers.
-pub type Told = Arc<dyn Fn(Ipv4Addr) + Send + Sync>;
+/// What hears of addresses that interfaces have got, with whom the machine was booted by, where a server says so.
+pub type Told = Arc<dyn Fn(Option<Ipv4Addr>) + Send + Sync>;
 
 /// The interfaces of the machine.
 pub struct Network {
@@ -25,7 +25,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// None yet. With a size, all are to carry payloads of that many bytes; `told` hears of boot servers.
+    /// None yet. With a size, all are to carry payloads of that many bytes; `told` hears of their addresses.
     pub fn new(mtu_bytes: Option<u32>, told: Told) -> Network {
         Network { mtu_bytes, asking: BTreeMap::new(), told, macs: Vec::new() }
     }

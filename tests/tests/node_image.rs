@@ -1,0 +1,362 @@
+//! The image of a node: built of a stock kernel and the program under test, booted in an emulated machine, and seen by
+//! frames and hellos from outside.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aoe_wire::ShelfSlot;
+use blackbox::frames::Client;
+use blackbox::{etherpool, require_root};
+use block::probe::LABEL_MAGIC;
+use boot::dhcp::{Addresses, Leases, Network, Outcome, Range, SERVER_PORT, Server};
+use boot::node::{Answer, Hello, Identity, Kept, Phase, State, VERSION};
+use os::net::InterfaceSpec;
+use os::net::netns::run_in;
+use seal::{KeyPair, SecretKey};
+
+#[path = "../qemu/vm.rs"]
+#[allow(dead_code)]
+mod vm;
+
+use vm::Switch;
+
+/// Of the boot server, and of the node: the last number is its shelf until somebody gives it another.
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
+const UUID: &str = "5a1e77e5-0000-4000-8000-00000000e7e7";
+const MIB: usize = 1 << 20;
+/// By their sizes, in MiB, disks are told apart.
+const LABELLED: usize = 96;
+const BLANK: usize = 64;
+const EXT4: usize = 80;
+/// From start to end.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Answers hellos as it is told to, and remembers them.
+#[derive(Clone)]
+struct BootServer {
+    answer: Arc<Mutex<Answer>>,
+    heard: Arc<Mutex<Vec<Hello>>>,
+}
+
+impl BootServer {
+    fn start(netns: &str) -> BootServer {
+        let server = BootServer {
+            answer: Arc::new(Mutex::new(answer(State::Pending))),
+            heard: Arc::default(),
+        };
+        let listening = run_in(Some(netns), || TcpListener::bind((SERVER, 8069))).unwrap();
+        let serving = server.clone();
+        std::thread::spawn(move || {
+            for stream in listening.incoming() {
+                // One that goes away in the middle says hello again.
+                let _ = serving.serve(stream.unwrap());
+            }
+        });
+        server
+    }
+
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        let mut first = String::new();
+        reader.read_line(&mut first)?;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(first.trim(), "POST /node/hello HTTP/1.1");
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        self.heard.lock().unwrap().push(Hello::parse(&body).unwrap());
+        let answer = serde_json::to_vec(&*self.answer.lock().unwrap()).unwrap();
+        let stream = reader.get_mut();
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len())?;
+        stream.write_all(&answer)
+    }
+
+    fn last(&self) -> Option<Hello> {
+        self.heard.lock().unwrap().last().cloned()
+    }
+}
+
+fn answer(state: State) -> Answer {
+    Answer {
+        version: VERSION,
+        state,
+        name: None,
+        shelf: None,
+        configuration: None,
+        supervisors: Vec::new(),
+        identity: None,
+    }
+}
+
+/// Gives out the node's address.
+fn serve_dhcp(netns: &str) {
+    let socket = run_in(Some(netns), || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
+        socket.set_broadcast(true)?;
+        Ok(socket)
+    });
+    let socket = socket.unwrap();
+    let range = Range::new(NODE, NODE, 24).unwrap();
+    let network = Network {
+        names: BTreeMap::new(),
+        router: None,
+        name_servers: Vec::new(),
+        domain: None,
+        lease: Duration::from_secs(3600),
+    };
+    let leases = Leases::new(range, BTreeMap::new(), Vec::new());
+    let mut server = Server::new(SERVER, Some(Addresses { leases, network }));
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        loop {
+            let (len, from) = socket.recv_from(&mut bytes).unwrap();
+            let std::net::SocketAddr::V4(from) = from else { continue };
+            let now = os::boot_time();
+            let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], |_| None);
+            if let Outcome::Answered(answer) | Outcome::Changed(Some(answer)) = outcome {
+                let _ = socket.send_to(&answer.bytes, answer.to);
+            }
+        }
+    });
+}
+
+/// The emulated machine; killed when it is dropped.
+struct Machine {
+    qemu: Child,
+    console: PathBuf,
+    monitor: PathBuf,
+    end: Instant,
+}
+
+impl Machine {
+    fn start(switch: &Switch, image: &Path, dir: &Path, disks: &[PathBuf]) -> Machine {
+        let (console, monitor) = (dir.join("console"), dir.join("monitor"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", switch.netns(), "setpriv", "--pdeathsig", "KILL"]);
+        let options = "qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu qemu64 -smp 2 -m 512 -nodefaults \
+            -display none -no-reboot -device virtio-rng-pci -device i6300esb \
+            -netdev tap,id=n0,ifname=tap0,script=no,downscript=no \
+            -device virtio-net-pci,netdev=n0,mac=52:54:00:e7:00:77,romfile=";
+        command.args(options.split_whitespace()).args(["-uuid", UUID]);
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-monitor").arg(format!("unix:{},server,nowait", monitor.display()));
+        for disk in disks {
+            let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
+            command.args(["-drive", &drive]);
+        }
+        command.arg("-kernel").arg(image.join("vmlinuz"));
+        command.arg("-initrd").arg(image.join("initrd.img"));
+        let words = format!(
+            "console=ttyS0 quiet panic=-1 random.trust_cpu=on etherpool.boot=http://{SERVER}:8069"
+        );
+        command.args(["-append", &words]);
+        let log = File::create(dir.join("qemu.log")).unwrap();
+        let qemu = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("QEMU can be started");
+        Machine { qemu, console, monitor, end: Instant::now() + LIMIT }
+    }
+
+    /// The machine has its own time, and the test looks again and again.
+    fn wait_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        while !done() {
+            let ended = self.qemu.try_wait().unwrap();
+            assert!(ended.is_none(), "the machine ended ({ended:?}) before {what}");
+            assert!(Instant::now() < self.end, "it took too long until {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        println!("{what}: {:.1} s", (LIMIT - (self.end - Instant::now())).as_secs_f64());
+    }
+
+    fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    fn press_button(&mut self) {
+        let mut monitor = UnixStream::connect(&self.monitor).unwrap();
+        monitor.write_all(b"system_powerdown\n").unwrap();
+        let end = self.end;
+        let ended = std::iter::repeat_with(|| self.qemu.try_wait().unwrap()).find(|ended| {
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(Instant::now() < end, "the machine doesn't switch itself off");
+            ended.is_some()
+        });
+        assert!(ended.flatten().is_some_and(|status| status.success()));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        if std::thread::panicking() {
+            eprintln!("--- console\n{}", self.console());
+        }
+    }
+}
+
+fn file(path: PathBuf, mebibytes: usize) -> PathBuf {
+    File::create(&path).unwrap().set_len((mebibytes * MIB) as u64).unwrap();
+    path
+}
+
+fn build(dir: &Path) -> PathBuf {
+    let kernels = std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
+    let kernels = PathBuf::from(kernels).join("kernel");
+    let one = |directory: PathBuf, begin: &str| {
+        let names = std::fs::read_dir(directory).unwrap().flatten();
+        let mut paths = names.map(|entry| entry.path());
+        paths.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(begin)).unwrap()
+    };
+    let built = etherpool()
+        .args([
+            "boot",
+            "image",
+            "build",
+            "--name",
+            "tried",
+            "--level",
+            "1",
+            "--json",
+            "--state-dir",
+        ])
+        .arg(dir)
+        .arg("--kernel-image")
+        .arg(one(kernels.clone(), "vmlinux-"))
+        .arg("--modules-dir")
+        .arg(one(kernels.join("lib/modules"), ""))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let about: serde_json::Value = serde_json::from_slice(&built.stdout).unwrap();
+    println!("initramfs: {} bytes, {} modules", about["initrd_bytes"], about["modules"]);
+    assert!(about["modules"].as_u64().unwrap() > 300);
+    dir.join("images/tried")
+}
+
+/// The size of the export at an address, in MiB; none where nobody answers.
+fn size_at(interface: &InterfaceSpec, address: &str) -> Option<usize> {
+    let address: ShelfSlot = address.parse().unwrap();
+    if !Client::probe(interface, address) {
+        return None;
+    }
+    let sectors = Client::connect(interface, address).ok()?.sectors().ok()?;
+    Some(sectors as usize * 512 / MIB)
+}
+
+/// Those of the first slots of a shelf.
+fn sizes_on(interface: &InterfaceSpec, shelf: u16) -> Vec<usize> {
+    let slots = (0..4).filter_map(|slot| size_at(interface, &format!("e{shelf}.{slot}")));
+    let mut sizes: Vec<usize> = slots.collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+#[test]
+fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
+    require_root();
+    vm::require_qemu();
+    vm::sweep();
+    let dir = tempfile::Builder::new().prefix("etherpool-image").tempdir_in("/var/tmp").unwrap();
+    let image = build(dir.path());
+    let switch = Switch::new("image");
+    switch.bridge("br0", 1500);
+    vm::ip(&["-n", switch.netns(), "addr", "add", &format!("{SERVER}/24"), "dev", "br0"]);
+    vm::ip(&["-n", switch.netns(), "route", "add", "255.255.255.255", "dev", "br0"]);
+    vm::ip(&["-n", switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
+    vm::ip(&["-n", switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
+    let server = BootServer::start(switch.netns());
+    serve_dhcp(switch.netns());
+
+    let blank = file(dir.path().join("blank"), BLANK);
+    let ext4 = file(dir.path().join("ext4"), EXT4);
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&ext4).status().unwrap();
+    assert!(made.success());
+    let labelled = file(dir.path().join("labelled"), LABELLED);
+    let mut label = File::options().write(true).open(&labelled).unwrap();
+    label.seek(SeekFrom::Start(4096)).unwrap();
+    label.write_all(&LABEL_MAGIC).unwrap();
+    let before = [&blank, &ext4].map(|disk| std::fs::read(disk).unwrap());
+
+    let disks = [blank.clone(), ext4.clone(), labelled];
+    let mut machine = Machine::start(&switch, &image, dir.path(), &disks);
+    let interface = InterfaceSpec { name: "br0".into(), netns: Some(switch.netns().into()) };
+    let heard = server.clone();
+    machine.wait_until("its node serves", || {
+        heard.last().is_some_and(|hello| hello.phase == Phase::Serving)
+    });
+    machine.wait_until("the labelled disk is exported", || sizes_on(&interface, 50) == [LABELLED]);
+    // All have been looked at when it says why the others aren't exported.
+    machine.wait_until("the boot server knows of all disks", || {
+        let hello = heard.last().unwrap();
+        hello.disks.iter().any(|disk| disk.exported)
+            && hello.disks.iter().any(|disk| disk.contents.is_some())
+    });
+    let hello = server.last().unwrap();
+    assert_eq!(hello.uuid.unwrap().to_string(), UUID);
+    assert_eq!(hello.macs[0].to_string(), "52:54:00:e7:00:77");
+    let mut seen: Vec<_> = hello
+        .disks
+        .iter()
+        .map(|disk| (disk.size_bytes as usize / MIB, disk.exported, disk.contents.clone()))
+        .collect();
+    seen.sort();
+    let file_system = Some("ext2/3/4 file system".to_owned());
+    let expected = [(BLANK, false, None), (EXT4, false, file_system), (LABELLED, true, None)];
+    assert_eq!(seen, expected);
+    let own = hello.identity.expect("the key that it made");
+    let Kept::Plain { secret } = &own.kept else { panic!("it has no TPM") };
+    let pair = KeyPair::of(SecretKey::parse(secret).unwrap()).unwrap();
+    assert_eq!(pair.public().to_string(), own.public);
+    assert_eq!(sizes_on(&interface, 50), [LABELLED]);
+
+    // Somebody accepts it, and hands it the key that he kept of it in another boot.
+    let kept = KeyPair::of(SecretKey::new([7; 32])).unwrap();
+    let secret = kept.secret().to_text().to_string();
+    let identity = Identity { public: kept.public().to_string(), kept: Kept::Plain { secret } };
+    *server.answer.lock().unwrap() = Answer {
+        name: Some("node-7".into()),
+        shelf: Some(7),
+        identity: Some(identity),
+        configuration: Some("write-cache = \"off\"\n".into()),
+        ..answer(State::Accepted)
+    };
+    machine.wait_until("the blank disk is exported, too, on the shelf that it was given", || {
+        sizes_on(&interface, 7) == [BLANK, LABELLED]
+    });
+    assert_eq!(sizes_on(&interface, 50), Vec::<usize>::new());
+    machine.wait_until("it is who it was told to be", || {
+        let hello = heard.last().unwrap();
+        hello.identity.is_none() && hello.hostname.as_deref() == Some("node-7")
+    });
+    let key = format!("key={}", kept.public());
+    assert!(machine.console().contains(&key), "its node has another key");
+
+    machine.press_button();
+    let after = [&blank, &ext4].map(|disk| std::fs::read(disk).unwrap());
+    assert!(before == after, "something was written to a disk that nobody told it to write to");
+    let console = machine.console();
+    assert!(console.contains("switches itself off") && !console.contains(" ERROR "), "{console}");
+}
