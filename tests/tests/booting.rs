@@ -919,13 +919,71 @@ fn kernel(initrd_bytes: u32) -> Vec<u8> {
 }
 const AS_LONG_AS_IT_SHOULD_BE: i32 = 0x10 << 1 | 1;
 
+/// dnsmasq, on the same segment.
+struct OtherServer {
+    _netns: Switch,
+    process: Child,
+    leases: PathBuf,
+}
+
+impl OtherServer {
+    fn start(booting: &Booting, name: &str) -> OtherServer {
+        let places = ["/usr/sbin/dnsmasq", "/usr/bin/dnsmasq"];
+        let dnsmasq = places.into_iter().find(|path| Path::new(path).exists());
+        let dnsmasq = dnsmasq.expect("no dnsmasq: run scripts/setup-qemu as root");
+        let netns = Switch::new(&format!("{name}-d"));
+        booting.switch.cable("br0", &netns, "dhcp0", 1500);
+        vm::ip(&["-n", netns.netns(), "addr", "add", "10.9.9.2/24", "dev", "dhcp0"]);
+        let leases = booting.path("dnsmasq.leases");
+        let process = inside(&netns)
+            .arg(dnsmasq)
+            .args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--user=root"])
+            .args(["--dhcp-range=10.9.9.150,10.9.9.199", "--interface=dhcp0"])
+            .arg("--dhcp-authoritative")
+            .arg(format!("--dhcp-leasefile={}", leases.display()))
+            .arg("--pid-file=")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        OtherServer { _netns: netns, process, leases }
+    }
+}
+
+impl Drop for OtherServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A PC on the segment, with what its firmware takes; killed when it is dropped.
+struct Pc(Child);
+
+impl Pc {
+    fn switch_on(booting: &Booting, words: &str) -> Pc {
+        vm::ip(&["-n", booting.switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
+        vm::ip(&["-n", booting.switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
+        let options = format!(
+            "-M q35 -accel tcg -cpu qemu64 -m 512 -nodefaults -display none -no-reboot -uuid {UUID} \
+             -netdev tap,id=n0,ifname=tap0,script=no,downscript=no {words}"
+        );
+        let mut qemu = inside(&booting.switch);
+        qemu.arg("qemu-system-x86_64").args(options.split_whitespace());
+        Pc(qemu.spawn().unwrap())
+    }
+}
+
+impl Drop for Pc {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
-    let rom = Path::new("/usr/lib/ipxe/qemu/pxe-virtio.rom");
-    let dnsmasq =
-        ["/usr/sbin/dnsmasq", "/usr/bin/dnsmasq"].into_iter().find(|path| Path::new(path).exists());
     vm::require_qemu();
-    let dnsmasq = dnsmasq.expect("no dnsmasq: run scripts/setup-qemu as root");
+    let rom = Path::new("/usr/lib/ipxe/qemu/pxe-virtio.rom");
     assert!(rom.exists(), "no {}: run scripts/setup-qemu as root", rom.display());
     let mut booting = Booting::new("firmware");
     let initrd = 3 << 20;
@@ -933,38 +991,49 @@ fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
     std::fs::write(booting.path("state/images/node/initrd.img"), vec![7; initrd as usize]).unwrap();
     booting.cli(&["boot", "assign", UUID, "node"]);
     booting.start();
-    let addresses = Switch::new("firmware-d");
-    booting.switch.cable("br0", &addresses, "dhcp0", 1500);
-    vm::ip(&["-n", addresses.netns(), "addr", "add", "10.9.9.2/24", "dev", "dhcp0"]);
-    let leases = booting.path("dnsmasq.leases");
-    let mut dhcp = inside(&addresses)
-        .arg(dnsmasq)
-        .args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--user=root"])
-        .args(["--dhcp-range=10.9.9.150,10.9.9.199", "--interface=dhcp0", "--dhcp-authoritative"])
-        .arg(format!("--dhcp-leasefile={}", leases.display()))
-        .arg("--pid-file=")
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    vm::ip(&["-n", booting.switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
-    vm::ip(&["-n", booting.switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
-    let options = format!(
-        "-M q35 -accel tcg -cpu qemu64 -m 256 -nodefaults -display none -no-reboot -uuid {UUID} \
-         -device isa-debug-exit,iobase=0xf4,iosize=1 \
-         -netdev tap,id=n0,ifname=tap0,script=no,downscript=no \
-         -device virtio-net-pci,netdev=n0,bootindex=1,mac=52:54:00:e7:00:01"
+    let other = OtherServer::start(&booting, "firmware");
+    let mut pc = Pc::switch_on(
+        &booting,
+        "-device isa-debug-exit,iobase=0xf4,iosize=1 \
+         -device virtio-net-pci,netdev=n0,bootindex=1,mac=52:54:00:e7:00:01",
     );
-    let mut qemu = inside(&booting.switch);
-    let mut qemu = qemu.arg("qemu-system-x86_64").args(options.split_whitespace()).spawn().unwrap();
-    wait_until("the kernel has run", || qemu.try_wait().unwrap().is_some());
-    let status = qemu.wait().unwrap();
-    let _ = dhcp.kill();
-    let _ = dhcp.wait();
+    wait_until("the kernel has run", || pc.0.try_wait().unwrap().is_some());
+    let status = pc.0.wait().unwrap();
     assert_eq!(status.code(), Some(AS_LONG_AS_IT_SHOULD_BE), "{}", booting.log());
-    let leases = std::fs::read_to_string(leases).unwrap();
+    let leases = std::fs::read_to_string(&other.leases).unwrap();
     assert!(leases.contains("52:54:00:e7:00:01"), "its address is of the other server: {leases}");
     let seen =
         booting.listed("52:54:00:e7:00:01", |one| one["result"] == "fetches node/initrd.img");
     assert_eq!((&seen["uuid"], &seen["given"]), (&json!(UUID), &json!("script (node)")));
+    booting.stop();
+}
+
+/// Its own PXE, without a ROM: the program by TFTP, and that runs the script.
+#[test]
+fn real_uefi_firmware_is_led_to_its_script() {
+    vm::require_qemu();
+    let (code, variables) = ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd");
+    let program = "/usr/lib/ipxe/snponly.efi";
+    for file in [code, variables, program] {
+        assert!(Path::new(file).exists(), "no {file}: run scripts/setup-qemu as root");
+    }
+    let mut booting = Booting::new("uefi");
+    std::fs::copy(program, booting.path("ipxe/snponly.efi")).unwrap();
+    let own = booting.path("variables").display().to_string();
+    std::fs::copy(variables, &own).unwrap();
+    booting.cli(&["boot", "assign", UUID, "node"]);
+    booting.start();
+    let _other = OtherServer::start(&booting, "uefi");
+    let _pc = Pc::switch_on(
+        &booting,
+        &format!(
+            "-drive if=pflash,format=raw,readonly=on,file={code} \
+             -drive if=pflash,format=raw,file={own} -device virtio-rng-pci \
+             -device virtio-net-pci,netdev=n0,bootindex=1,mac=52:54:00:e7:00:02,romfile="
+        ),
+    );
+    let seen = booting.listed("52:54:00:e7:00:02", |one| one["result"] == "fetches node/vmlinuz");
+    assert_eq!((&seen["architecture"], &seen["uuid"]), (&json!("efi-x64"), &json!(UUID)));
+    assert!(booting.log().contains("file=snponly.efi"), "{}", booting.log());
     booting.stop();
 }

@@ -88,7 +88,8 @@ impl Dhcp {
                 let outcome =
                     server.receive(now, (from, port), message, |client| self.given(client));
                 if matches!(outcome, Outcome::Changed(_)) {
-                    self.keep(&server.leases(now));
+                    // They are many, perhaps: they are gathered when they are written.
+                    drop(self.leases.change());
                 }
                 outcome
             };
@@ -111,6 +112,10 @@ impl Dhcp {
 
     /// Writes leases that have changed. Blocks.
     pub fn write(&self) -> anyhow::Result<()> {
+        if self.leases.is_changed() {
+            let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+            self.keep(&server.leases(self.now()));
+        }
         self.leases.write(&self.shared.state.root)
     }
 

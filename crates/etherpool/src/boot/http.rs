@@ -39,7 +39,9 @@ const CONNECTIONS_MAX: usize = 256;
 /// Those of one machine: more than any firmware has, or a program that fetches for it.
 const OF_A_MACHINE_MAX: usize = 16;
 /// Hellos that are read at a time.
-const HELLOS_MAX: usize = 16;
+const HELLOS_MAX: usize = 64;
+/// Those of one machine: else it would keep all others from saying theirs, by beginning some.
+const HELLOS_OF_A_MACHINE_MAX: usize = 2;
 /// For a request's head, also the next one of a connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -57,11 +59,16 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 struct Http {
     shared: Arc<Shared>,
     hellos: Semaphore,
+    greeting: Arc<Places<IpAddr>>,
 }
 
 /// Serves for ever.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let http = Arc::new(Http { shared, hellos: Semaphore::new(HELLOS_MAX) });
+    let http = Arc::new(Http {
+        shared,
+        hellos: Semaphore::new(HELLOS_MAX),
+        greeting: Places::new(HELLOS_OF_A_MACHINE_MAX),
+    });
     let machines = Places::<IpAddr>::new(OF_A_MACHINE_MAX);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -191,6 +198,7 @@ impl Http {
 
     async fn hello(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
         let busy = || plain(StatusCode::SERVICE_UNAVAILABLE, "too many say hello");
+        let Some(_own) = self.greeting.admit(network_of(peer.ip())) else { return busy() };
         let Ok(_place) = self.hellos.try_acquire() else { return busy() };
         let body = Limited::new(request.into_body(), HELLO_BYTES_MAX).collect();
         let body = match tokio::time::timeout(BODY_LIMIT, body).await {
