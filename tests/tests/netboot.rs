@@ -1,0 +1,346 @@
+//! Empty machines are switched on, boot from the network by firmware of different kinds, and become nodes of a pool; what
+//! they and the boot server do when one of them is gone.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use blackbox::{Lab, LabOptions, Load, etherpool};
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[path = "../qemu/vm.rs"]
+#[allow(dead_code)]
+mod vm;
+
+use vm::Switch;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
+/// What ends a test that hangs: emulated machines are slow, three beside other tests more so.
+const LIMIT: Duration = Duration::from_secs(1800);
+const UUIDS: [&str; 3] = [
+    "5a1e77e5-0000-4000-8000-000000000001",
+    "5a1e77e5-0000-4000-8000-000000000002",
+    "5a1e77e5-0000-4000-8000-000000000003",
+];
+
+/// A lab's segment and supervisor, with a boot server beside it.
+struct Segment {
+    machine: Switch,
+    lab: Lab,
+    lab_netns: String,
+    dir: TempDir,
+    server: Option<Child>,
+    end: Instant,
+}
+
+impl Segment {
+    fn new() -> Segment {
+        let options = LabOptions {
+            nodes: 1,
+            disks: 1,
+            size: "256M",
+            mtu: 1500,
+            bare: true,
+            ..LabOptions::default()
+        };
+        let lab = Lab::up(&options);
+        vm::require_qemu();
+        vm::sweep();
+        let lab_netns = lab.status()["netns"].as_str().unwrap().to_owned();
+        let machine = Switch::new("netboot");
+        let cable = ["link", "add", "pboot0", "type", "veth", "peer", "name", "boot0", "netns"];
+        vm::ip(&[&["-n", &lab_netns][..], &cable, &[machine.netns()]].concat());
+        vm::ip(&["-n", &lab_netns, "link", "set", "pboot0", "master", "br0", "up"]);
+        vm::ip(&["-n", machine.netns(), "addr", "add", &format!("{SERVER}/24"), "dev", "boot0"]);
+        vm::ip(&["-n", machine.netns(), "link", "set", "boot0", "up"]);
+        for port in 0..UUIDS.len() {
+            let tap = format!("tap{port}");
+            vm::ip(&["-n", &lab_netns, "tuntap", "add", &tap, "mode", "tap"]);
+            vm::ip(&["-n", &lab_netns, "link", "set", &tap, "master", "br0", "up"]);
+        }
+        let dir =
+            tempfile::Builder::new().prefix("etherpool-netboot").tempdir_in("/var/tmp").unwrap();
+        let config = "[dhcp]\nrange = [\"10.66.0.100\", \"10.66.0.199\"]\nlease = \"1h\"\n";
+        std::fs::write(dir.path().join("boot.toml"), config).unwrap();
+        Segment { machine, lab, lab_netns, dir, server: None, end: Instant::now() + LIMIT }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `etherpool ARGS --state-dir`, of the machine with the supervisor.
+    fn cli(&self, words: &[&str]) -> String {
+        let state = self.path("state").display().to_string();
+        self.lab.cli(&[words, &["--state-dir", &state]].concat())
+    }
+
+    fn build_image(&self) {
+        let kernels =
+            std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
+        let kernels = PathBuf::from(kernels).join("kernel");
+        let one = |directory: PathBuf, begin: &str| {
+            let names = std::fs::read_dir(&directory).unwrap().flatten();
+            let mut paths = names.map(|entry| entry.path());
+            let found =
+                paths.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(begin));
+            let found = found.unwrap_or_else(|| {
+                panic!("no {begin} in {directory:?}: run scripts/setup-qemu as root")
+            });
+            found.display().to_string()
+        };
+        let kernel = one(kernels.clone(), "vmlinuz-");
+        let modules = one(kernels.join("lib/modules"), "");
+        let words = [
+            "boot",
+            "image",
+            "build",
+            "--level",
+            "1",
+            "--kernel-image",
+            &kernel,
+            "--modules-dir",
+            &modules,
+        ];
+        println!("{}", self.cli(&words));
+    }
+
+    fn start_server(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = inside(self.machine.netns());
+        command.arg(etherpool().get_program()).args(["boot", "serve", "-i", "boot0", "--config"]);
+        command.arg(self.path("boot.toml")).arg("--state-dir").arg(self.path("state"));
+        let begun = self.log().matches("serving machines").count();
+        self.server = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.until("the boot server serves", |all| {
+            all.log().matches("serving machines").count() > begun
+        });
+    }
+
+    /// Without goodbye.
+    fn kill_server(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn until(&self, what: &str, mut done: impl FnMut(&Segment) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(Instant::now() < self.end, "it took too long until {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        println!("{what}: after {:.1} s", begun.elapsed().as_secs_f64());
+    }
+
+    /// The nodes that wait, by UUID, with their keys.
+    fn pending(&self) -> Vec<(String, String)> {
+        let all: Value = serde_json::from_str(&self.cli(&["node", "pending", "--json"])).unwrap();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let one = |said: &Value| {
+            let hello = &said["hello"];
+            (text(&hello["uuid"]), text(&hello["identity"]["public"]))
+        };
+        all.as_array().unwrap().iter().map(one).collect()
+    }
+
+    /// Addresses of the booted nodes' disks that the supervisor sees.
+    fn disks(&self) -> Vec<String> {
+        let output = self.lab.cli_output(&["disk", "list", "--json"]);
+        let Ok(all) = serde_json::from_slice::<Value>(&output.stdout) else { return Vec::new() };
+        let names = all
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|disk| disk["name"].as_str().unwrap().to_owned());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("e7")).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn is_online(&self) -> bool {
+        self.lab.pool_state() == "online"
+    }
+
+    fn switch_on(&self, of: usize) -> Pc {
+        let mut command = inside(&self.lab_netns);
+        let options = format!(
+            "qemu-system-x86_64 -M q35 -accel tcg -cpu qemu64,+rdrand -m 512 -nodefaults -display none \
+             -uuid {} -netdev tap,id=n0,ifname=tap{of},script=no,downscript=no -device virtio-rng-pci",
+            UUIDS[of]
+        );
+        command.args(options.split_whitespace());
+        let nic = format!("netdev=n0,mac=52:54:00:e7:66:0{of}");
+        let disk = |number: usize| {
+            let path = self.path(&format!("disk{of}.{number}"));
+            if !path.exists() {
+                File::create(&path).unwrap().set_len(512 << 20).unwrap();
+            }
+            format!("file={},format=raw,cache=unsafe", path.display())
+        };
+        let disks = [disk(0), disk(1)];
+        match of {
+            // iPXE in the card, and virtio disks.
+            0 => {
+                command.args(["-device", &format!("virtio-net-pci,{nic},bootindex=1")]);
+                for disk in disks {
+                    command.args(["-drive", &format!("{disk},if=virtio")]);
+                }
+            }
+            // UEFI's own PXE, and SATA disks.
+            1 => {
+                let variables = self.path("variables");
+                std::fs::copy("/usr/share/OVMF/OVMF_VARS.fd", &variables).unwrap();
+                let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd";
+                command.args(["-drive", code]);
+                command.args([
+                    "-drive",
+                    &format!("if=pflash,format=raw,file={}", variables.display()),
+                ]);
+                command.args(["-device", &format!("virtio-net-pci,{nic},bootindex=1,romfile=")]);
+                for (number, disk) in disks.iter().enumerate() {
+                    command.args(["-drive", &format!("{disk},if=none,id=d{number}")]);
+                    command.args(["-device", &format!("ide-hd,drive=d{number},bus=ide.{number}")]);
+                }
+            }
+            // An iPXE that was begun elsewhere, an old card, and virtio disks.
+            _ => {
+                let script = self.path("chain.ipxe");
+                let text = format!(
+                    "#!ipxe\ndhcp || reboot\nchain http://{SERVER}:8069/boot.ipxe || reboot\n"
+                );
+                std::fs::write(&script, text).unwrap();
+                command.arg("-kernel").arg("/usr/lib/ipxe/ipxe.lkrn").arg("-initrd").arg(&script);
+                command.args(["-device", &format!("e1000,{nic},romfile=")]);
+                for disk in disks {
+                    command.args(["-drive", &format!("{disk},if=virtio")]);
+                }
+            }
+        }
+        let console = self.path(&format!("console{of}"));
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        let log = File::create(self.path(&format!("qemu{of}.log"))).unwrap();
+        Pc { qemu: command.stdout(Stdio::null()).stderr(log).spawn().unwrap(), console }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- boot server\n{}", self.log());
+        }
+    }
+}
+
+fn inside(netns: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns, "setpriv", "--pdeathsig", "KILL"]);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A machine; its power is cut when it is dropped.
+struct Pc {
+    qemu: Child,
+    console: PathBuf,
+}
+
+impl Drop for Pc {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        if std::thread::panicking() {
+            let console = std::fs::read(&self.console).unwrap_or_default();
+            let text = String::from_utf8_lossy(&console);
+            let tail: Vec<&str> = text.lines().rev().take(40).collect();
+            eprintln!("--- {}", self.console.display());
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+#[test]
+fn empty_machines_become_a_pool_that_outlives_each_of_them() {
+    for file in
+        ["/usr/lib/ipxe/ipxe.lkrn", "/usr/lib/ipxe/snponly.efi", "/usr/share/OVMF/OVMF_CODE.fd"]
+    {
+        assert!(Path::new(file).exists(), "no {file}: run scripts/setup-qemu as root");
+    }
+    let mut segment = Segment::new();
+    segment.build_image();
+    segment.cli(&["boot", "assign", "default", "node", "--yes"]);
+    segment.start_server();
+    let mut pcs: Vec<Option<Pc>> = (0..UUIDS.len()).map(|of| Some(segment.switch_on(of))).collect();
+    segment.until("all three wait for being accepted", |all| {
+        all.pending()
+            .iter()
+            .filter(|(uuid, key)| UUIDS.contains(&uuid.as_str()) && !key.is_empty())
+            .count()
+            == 3
+    });
+    assert!(
+        segment.disks().is_empty(),
+        "blank disks of machines that nobody has accepted: {:?}",
+        segment.disks()
+    );
+    let keys = segment.pending();
+    for (of, uuid) in UUIDS.iter().enumerate() {
+        let (_, key) = keys.iter().find(|(waiting, _)| waiting == uuid).unwrap();
+        let (name, shelf) = (format!("pc{of}"), format!("7{of}"));
+        segment.cli(&[
+            "node", "accept", uuid, "--key", key, "--name", &name, "--shelf", &shelf, "--yes",
+        ]);
+    }
+    let disks = ["e70.0", "e70.1", "e71.0", "e71.1", "e72.0", "e72.1"];
+    segment.until("their disks are there", |all| all.disks() == disks);
+    segment
+        .lab
+        .cli(&[&["pool", "create", "cluster"][..], &disks, &["--no-witness", "--yes"]].concat());
+    segment.lab.mount_volume();
+    let file = segment.lab.mount().join("written");
+
+    // The power of one is cut while it is written to: it is who it was, and gets what it missed.
+    let load = Load::paced(&file, 512, 66, Duration::from_millis(20));
+    load.wait_for(50);
+    pcs[1] = None;
+    load.wait_for(100);
+    pcs[1] = Some(segment.switch_on(1));
+    segment.until("the machine is back, and in step", Segment::is_online);
+    load.wait_for(50);
+    // Nobody notices that the boot server is gone, but who begins anew, and that one waits.
+    segment.kill_server();
+    load.wait_for(50);
+    pcs[0] = None;
+    pcs[0] = Some(segment.switch_on(0));
+    load.wait_for(50);
+    assert!(!segment.is_online(), "it has booted without a boot server");
+    segment.start_server();
+    segment.until("it boots when there is one again", Segment::is_online);
+    let report = load.stop();
+    assert!(report.error.is_none(), "{:?}", report.error);
+    report.verify();
+    assert!(segment.pending().is_empty(), "{:?}", segment.pending());
+
+    // Everything is off, and on again: no command is needed.
+    segment.lab.lab(&["kill", "supervisor"]);
+    segment.kill_server();
+    pcs.clear();
+    pcs.extend((0..UUIDS.len()).map(|of| Some(segment.switch_on(of))));
+    segment.lab.lab(&["start", "supervisor"]);
+    segment.start_server();
+    segment.until("the pool is whole again", Segment::is_online);
+    segment.until("the volume is mounted again", |all| all.lab.is_mounted());
+    report.verify();
+}
