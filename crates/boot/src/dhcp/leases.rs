@@ -159,15 +159,23 @@ impl Leases {
         may
     }
 
-    /// A machine doesn't need its address any more, or has chosen another server's. It gets the same one again, if it is
-    /// free then. Whether it had one.
-    pub fn release(&mut self, now: Instant, mac: MacAddr) -> bool {
-        let held = self.of.get(&mac).and_then(|address| self.held.get_mut(address));
-        held.is_some_and(|held| {
-            let was = held.is_bound && held.until > now;
+    /// A machine doesn't need this address of its own any more. It gets the same one again, if it is free then. Whether it
+    /// had it.
+    pub fn release(&mut self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let is_its = self.is_bound(now, mac, address);
+        if is_its && let Some(held) = self.held.get_mut(&address) {
             (held.is_bound, held.until) = (false, now);
-            was
-        })
+        }
+        is_its
+    }
+
+    /// A machine has chosen another server's offer (RFC 2131, 4.3.2): what it was only offered is free. What it has taken
+    /// before stays its own until the lease is over, since anybody may have said so in its name.
+    pub fn withdraw(&mut self, now: Instant, mac: MacAddr) {
+        let held = self.of.get(&mac).and_then(|address| self.held.get_mut(address));
+        if let Some(held) = held.filter(|held| !held.is_bound) {
+            held.until = now;
+        }
     }
 
     /// A machine found that somebody uses the address that it was given: only of its own, so that nobody can use up those

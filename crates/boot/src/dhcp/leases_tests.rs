@@ -62,7 +62,9 @@ fn a_machine_gets_the_same_address_again() {
     assert_eq!(table.offer(at(9000), mac(1), None), Some(first));
     assert_eq!(self::table().offer(at(0), mac(1), None), Some(first));
     assert!(table.bind(at(9001), Lease { mac: mac(1), address: first, left: HOUR }));
-    assert!(table.release(at(9002), mac(1)) && !table.release(at(9003), mac(1)));
+    let other = host(if first == host(10) { 12 } else { 10 });
+    assert!(!table.release(at(9002), mac(1), other) && !table.release(at(9002), mac(2), first));
+    assert!(table.release(at(9002), mac(1), first) && !table.release(at(9003), mac(1), first));
     assert_eq!(table.offer(at(9003), mac(1), None), Some(first));
 }
 
@@ -119,11 +121,23 @@ fn who_declines_gets_another_address_and_can_decline_only_his_own() {
     assert!(table.bind(at(600), Lease { mac: mac(3), address: first, left: HOUR }));
 }
 
+#[test]
+fn who_chooses_another_server_keeps_what_he_has_taken() {
+    let mut table = table();
+    assert!(table.bind(at(0), lease(1, 10)));
+    table.withdraw(at(1), mac(1));
+    assert!(!table.bind(at(2), lease(2, 10)));
+    let offered = table.offer(at(2), mac(3), None).unwrap();
+    table.withdraw(at(3), mac(3));
+    assert!(table.bind(at(3), Lease { mac: mac(4), address: offered, left: HOUR }));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Offer(u8, Option<u8>),
     Bind(u8, u8),
-    Release(u8),
+    Release(u8, u8),
+    Withdraw(u8),
     Decline(u8, u8),
     Pass(u64),
 }
@@ -134,7 +148,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (machine(), prop::option::of(address())).prop_map(|(of, wants)| Step::Offer(of, wants)),
         (machine(), address()).prop_map(|(of, address)| Step::Bind(of, address)),
-        machine().prop_map(Step::Release),
+        (machine(), address()).prop_map(|(of, address)| Step::Release(of, address)),
+        machine().prop_map(Step::Withdraw),
         (machine(), address()).prop_map(|(of, address)| Step::Decline(of, address)),
         (0_u64..3000).prop_map(Step::Pass),
     ]
@@ -169,10 +184,12 @@ proptest! {
                         told.push((mac(of), lease.address, now + HOUR.as_secs()));
                     }
                 }
-                Step::Release(of) => {
-                    table.release(at(now), mac(of));
-                    told.retain(|(by, ..)| *by != mac(of));
+                Step::Release(of, address) => {
+                    if table.release(at(now), mac(of), host(address)) {
+                        told.retain(|(by, ..)| *by != mac(of));
+                    }
                 }
+                Step::Withdraw(of) => table.withdraw(at(now), mac(of)),
                 Step::Decline(of, address) => {
                     if table.decline(at(now), mac(of), host(address)) {
                         told.retain(|(by, ..)| *by != mac(of));

@@ -124,7 +124,9 @@ impl Server {
                 }
             }
             _ if port == PROXY_PORT => Outcome::Nothing,
-            (Some(addresses), _) => serve(self.address, addresses, now, &request, given),
+            (Some(addresses), _) => {
+                serve(self.address, addresses, now, (*from.ip(), &request), given)
+            }
             // Another server gives the address.
             (None, RequestKind::Discover) => {
                 self.tell_boot(&request, DhcpMessageType::Offer, hears(&request), given)
@@ -157,11 +159,12 @@ fn serve(
     address: Ipv4Addr,
     Addresses { leases, network }: &mut Addresses,
     now: Instant,
-    request: &Request,
+    (from, request): (Ipv4Addr, &Request),
     given: impl FnOnce(&Client) -> Option<Given>,
 ) -> Outcome {
     let mac = request.client.mac;
-    let netmask = leases.range().netmask();
+    let range = leases.range().clone();
+    let netmask = range.netmask();
     let full = |kind, got: Option<Ipv4Addr>| {
         let mut reply = Reply::new(request, kind, address);
         reply.set_addresses(got, request.uses);
@@ -170,7 +173,11 @@ fn serve(
         }
         put_network(&mut reply, netmask, network, got.is_some());
         reply.put(option::HOST_NAME, network.names.get(&mac).map_or(&[], |name| name.as_bytes()));
-        Answer { to: hears(request), bytes: reply.finish() }
+        // Nobody elsewhere is written to by us, whatever address is said to be his.
+        let is_near = request.uses.is_some_and(|used| range.has(used));
+        let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+        let to = if is_near { hears(request) } else { everybody };
+        Answer { to, bytes: reply.finish() }
     };
     match request.kind {
         RequestKind::Discover => match leases.offer(now, mac, request.wants) {
@@ -179,7 +186,7 @@ fn serve(
         },
         RequestKind::Request => {
             if let Some(other) = request.server.filter(|server| *server != address) {
-                leases.release(now, mac);
+                leases.withdraw(now, mac);
                 return Outcome::AnotherServer(other);
             }
             let Some(wanted) = request.wants.or(request.uses) else { return Outcome::Nothing };
@@ -197,7 +204,12 @@ fn serve(
             Some(_) => Outcome::Answered(full(DhcpMessageType::Ack, None)),
             None => Outcome::Nothing,
         },
-        RequestKind::Release if leases.release(now, mac) => Outcome::Changed(None),
+        // By who has it, from where he has it: the address is in the message, and what it came from, too.
+        RequestKind::Release
+            if request.uses.is_some_and(|used| used == from && leases.release(now, mac, used)) =>
+        {
+            Outcome::Changed(None)
+        }
         RequestKind::Decline if request.wants.is_some_and(|at| leases.decline(now, mac, at)) => {
             Outcome::Changed(None)
         }

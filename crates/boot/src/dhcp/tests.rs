@@ -234,7 +234,21 @@ fn an_address_is_offered_taken_and_renewed() {
     // What it asks for once more it knows already.
     let (_, told) = answer(ask(&mut server, SERVER_PORT, &Asks { uses: address, ..Asks::new(8) }));
     assert_eq!((told.kind(), told.gives(), told.option(51)), (5, Ipv4Addr::UNSPECIFIED, None));
-    assert_eq!(ask(&mut server, SERVER_PORT, &Asks::new(7)), Outcome::Changed(None));
+    // It is given back by who has it, and from there.
+    let other = Ipv4Addr::new(10, 0, 0, if address.octets()[3] == 10 { 11 } else { 10 });
+    for (uses, from, is_released) in [
+        (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, false),
+        (address, other, false),
+        (other, other, false),
+        (address, address, true),
+        (address, address, false),
+    ] {
+        let asks = Asks { uses, ..Asks::new(7) }.bytes();
+        let from = (SocketAddrV4::new(from, CLIENT_PORT), SERVER_PORT);
+        let outcome = server.receive(Instant::default(), from, &asks, given);
+        let expected = if is_released { Outcome::Changed(None) } else { Outcome::Nothing };
+        assert_eq!(outcome, expected, "{uses} from {from:?}");
+    }
     assert!(server.leases(Instant::default()).is_empty());
 }
 
@@ -266,6 +280,20 @@ fn another_server_is_noticed() {
     let asks = Asks::new(3).address(54, other).address(50, offered);
     assert_eq!(ask(&mut server, SERVER_PORT, &asks), Outcome::AnotherServer(other));
     assert!(server.leases(Instant::default()).is_empty());
+    // What a machine has is not taken from it by who says so in its name.
+    ask(&mut server, SERVER_PORT, &Asks::new(3).address(50, offered));
+    assert_eq!(ask(&mut server, SERVER_PORT, &asks), Outcome::AnotherServer(other));
+    assert_eq!(server.leases(Instant::default()).len(), 1);
+}
+
+#[test]
+fn nobody_elsewhere_is_written_to() {
+    let mut server = giving();
+    let elsewhere = Ipv4Addr::new(192, 168, 1, 5);
+    let wanted = Ipv4Addr::new(10, 0, 0, 12);
+    let asks = Asks { uses: elsewhere, ..Asks::new(3) }.address(50, wanted);
+    let (to, told) = answer(ask(&mut server, SERVER_PORT, &asks));
+    assert_eq!((*to.ip(), told.kind()), (Ipv4Addr::BROADCAST, 5));
 }
 
 #[test]
