@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use rustix::fs::Stat;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
 use rustix::net::SocketAddrUnix;
 
 /// Why a file wasn't replaced.
@@ -43,6 +44,15 @@ impl From<WriteError> for io::Error {
     }
 }
 
+/// What may be done by a copy of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// What is there is read.
+    Read,
+    /// All that its user may.
+    Write,
+}
+
 /// An open directory; names given to it are of its own entries. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Directory {
@@ -61,6 +71,19 @@ impl Directory {
     pub fn create(path: &Path) -> io::Result<Directory> {
         std::fs::create_dir_all(path)?;
         Directory::open(path)
+    }
+
+    /// The same by a copy of the mount that has nothing above it: from the other descriptor `..` leads out, for who
+    /// runs code in this process, even where no path does. What is mounted below isn't in it. It takes CAP_SYS_ADMIN.
+    pub fn alone(&self, access: Access) -> io::Result<Directory> {
+        let how = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let fd = rustix::mount::open_tree(&self.fd, "", how)?;
+        if access == Access::Read {
+            crate::sys::forbid_writes(fd.as_fd())?;
+        }
+        Ok(Directory { fd: Arc::new(fd), path: self.path.clone() })
     }
 
     /// Where it was when it was opened, for messages.

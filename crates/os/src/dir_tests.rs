@@ -144,3 +144,27 @@ fn what_is_mounted_above_or_over_a_directory_is_never_entered() {
         drop((listener, other));
     });
 }
+
+#[test]
+fn nothing_leads_out_of_a_copy_that_is_alone() {
+    with_own_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("own")).unwrap();
+        let directory = Directory::open(&dir.path().join("own")).unwrap();
+        directory.replace(name("file"), b"x").unwrap();
+        let above = |directory: &Directory| {
+            let above = rustix::fs::openat(&directory.fd, "../..", DIRECTORY, Mode::empty());
+            rustix::fs::fstat(above.unwrap()).unwrap().st_ino
+        };
+        let own = directory.own_status().unwrap().st_ino;
+        assert_ne!(above(&directory), own);
+        let (read, write) = (directory.alone(Access::Read), directory.alone(Access::Write));
+        let (read, write) = (read.unwrap(), write.unwrap());
+        assert_eq!((above(&read), above(&write)), (own, own));
+        assert_eq!(read.read("file", 9).unwrap().unwrap(), b"x");
+        let refused = io::Error::from(read.replace(name("file"), b"y").unwrap_err());
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        write.replace(name("file"), b"z").unwrap();
+        assert_eq!(read.read("file", 9).unwrap().unwrap(), b"z");
+    });
+}
