@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::fs::File;
+use std::io::ErrorKind::ReadOnlyFilesystem;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -75,6 +77,7 @@ impl Booting {
     }
 
     fn start(&mut self) {
+        let begun = self.log().matches("serving machines").count();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = inside(&self.machine);
         let child = command
@@ -88,7 +91,6 @@ impl Booting {
             .stderr(log)
             .spawn();
         self.server = Some(child.unwrap());
-        let begun = self.log().matches("serving machines").count();
         let server = self.server.as_mut().unwrap();
         let log = self.dir.path().join("log");
         wait_until("the server serves", || {
@@ -444,7 +446,7 @@ fn a_machine_gets_what_it_is_assigned_and_nothing_before() {
     let script = String::from_utf8(script).unwrap();
     assert_eq!(status, 200, "{script}");
     let words = format!(
-        "etherpool.boot=http://{SERVER}:8069 BOOTIF=01-02-00-00-00-00-07 console=ttyS0 console=tty0 quiet x=1"
+        "etherpool.boot=http://{SERVER}:8069 BOOTIF=01-02-00-00-00-00-07 console=ttyS0 console=tty0 panic=10 quiet x=1"
     );
     assert!(script.contains(&words), "{script}");
     for (line, file) in [("kernel ", "vmlinuz"), ("initrd ", "initrd.img")] {
@@ -498,6 +500,111 @@ fn the_server_has_no_right_and_sees_no_file() {
             assert_eq!(mounts.lines().count(), 1, "{mounts}");
         }
     }
+    // Nor by what it holds: from each directory no way leads up, and of those that it only reads none is written to.
+    let (mut held, mut read_only) = (0, 0);
+    for entry in std::fs::read_dir(process.join("fd")).unwrap().flatten() {
+        let Ok(own) = std::fs::metadata(entry.path().join(".")) else { continue };
+        held += 1;
+        for above in ["..", "../.."] {
+            let above = std::fs::metadata(entry.path().join(above)).unwrap();
+            assert_eq!((above.dev(), above.ino()), (own.dev(), own.ino()), "{entry:?}");
+        }
+        let made = std::fs::write(entry.path().join("made"), "x");
+        read_only += usize::from(made.is_err_and(|error| error.kind() == ReadOnlyFilesystem));
+    }
+    assert_eq!((held, read_only), (4, 3), "state, and to be read: machines, images, iPXE");
+    booting.stop();
+}
+
+#[test]
+fn a_machine_is_told_nothing_wrong_by_a_file_that_is_wrong() {
+    let mut booting = Booting::new("wrong");
+    booting.start();
+    let client = booting.client(10);
+    let own = key(&booting, "own");
+    let said = hello(UUID, &mac(7), Some(&own));
+    client.hello(&said);
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(UUID));
+    let public = own["public"].as_str().unwrap();
+    let text = booting.cli(&["node", "pending"]);
+    assert!(text.contains(&format!("etherpool node accept {UUID} --key {public}")), "{text}");
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public]);
+    assert_eq!(client.hello(&said)["state"], "accepted");
+    let file = booting.path(&format!("state/machines/{UUID}.toml"));
+    let good = std::fs::read(&file).unwrap();
+    let status = |hello: &Value| client.http("POST", "/node/hello", hello.to_string().as_bytes()).0;
+    std::fs::write(&file, "nonsense").unwrap();
+    wait_until("the file is read again", || status(&said) == 503);
+    assert_eq!(client.get(&format!("/boot.ipxe?mac={}&uuid={UUID}", mac(7))).0, 503);
+    // Two files for one machine are no better.
+    std::fs::write(&file, &good).unwrap();
+    std::fs::write(booting.path("state/machines/copy.toml"), &good).unwrap();
+    wait_until("both files are read", || status(&said) == 503);
+    std::fs::remove_file(booting.path("state/machines/copy.toml")).unwrap();
+    wait_until("all is well", || status(&said) == 200);
+    assert_eq!(client.hello(&said)["identity"], own);
+    // Of a file that names nobody all may be meant who aren't known.
+    let stranger = hello("00112233-4455-6677-8899-aabbccddee00", &mac(8), None);
+    assert_eq!(status(&stranger), 200);
+    std::fs::write(booting.path("state/machines/rack.toml"), "nonsense").unwrap();
+    wait_until("the file is read", || status(&stranger) == 503);
+    assert_eq!(client.hello(&said)["state"], "accepted");
+    std::fs::remove_file(booting.path("state/machines/rack.toml")).unwrap();
+    // A default that is wrong is said, and is a failure.
+    std::fs::write(booting.path("state/default"), "nonsense").unwrap();
+    assert!(booting.refused(&["boot", "list"]).contains("default: line 1"));
+    booting.stop();
+}
+
+#[test]
+fn who_says_the_uuid_of_another_is_told_nothing() {
+    let mut booting = Booting::new("stranger");
+    booting.start();
+    let client = booting.client(11);
+    let [own, other] = ["own", "other"].map(|name| key(&booting, name));
+    let said = hello(UUID, &mac(7), Some(&own));
+    client.hello(&said);
+    // The public key of another isn't one's own.
+    let mut forged = other.clone();
+    forged["public"] = own["public"].clone();
+    let forged = hello(UUID, &mac(7), Some(&forged)).to_string();
+    assert_eq!(client.http("POST", "/node/hello", forged.as_bytes()).0, 400);
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(UUID));
+    // By --yes alone nobody is accepted.
+    let told = booting.refused(&["node", "accept", UUID, "--yes"]);
+    let public = own["public"].as_str().unwrap();
+    assert!(told.contains(&format!("--key {public}")), "{told}");
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public]);
+    for identity in [Some(&other), Some(&own), None] {
+        let mut strange = hello(UUID, &mac(9), identity);
+        strange["phase"] = "started".into();
+        let told = client.hello(&strange);
+        assert_eq!(told["state"], "pending", "{told}");
+        for secret in ["identity", "shelf", "configuration"] {
+            assert_eq!(told[secret], Value::Null, "{told}");
+        }
+    }
+    wait_until("the conflict is shown", || {
+        booting.cli(&["node", "pending"]).contains("none of its addresses")
+    });
+    assert!(!booting.log().contains("is handed its key"), "{}", booting.log());
+    // The machine itself has its key by its first answer, and not by each.
+    assert_eq!(client.hello(&said)["identity"], own);
+    let served = hello(UUID, &mac(7), None);
+    let told = client.hello(&served);
+    assert_eq!((&told["state"], &told["identity"]), (&json!("accepted"), &Value::Null));
+    let mut started = served;
+    started["phase"] = "started".into();
+    assert_eq!(client.hello(&started)["identity"], own);
+    let log = booting.log();
+    let handed: Vec<&str> = log.lines().filter(|line| line.contains("is handed its key")).collect();
+    let peer = client.address.to_string();
+    assert!(handed.len() == 2 && handed.iter().all(|line| line.contains(&peer)), "{handed:?}");
+    // Given again it is about the key that is kept, whoever has said hello meanwhile.
+    let output = booting.run(&["node", "accept", "disks", "--yes"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("no member yet"), "{told}");
+    assert_eq!(client.hello(&started)["identity"], own);
     booting.stop();
 }
 
@@ -587,7 +694,7 @@ fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
     booting.refused(&["node", "accept", UUID]);
     let wrong = other["public"].as_str().unwrap();
     booting.refused(&["node", "accept", UUID, "--yes", "--key", wrong]);
-    booting.cli(&["node", "accept", UUID, "--yes"]);
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", own["public"].as_str().unwrap()]);
     assert!(booting.cli(&["node", "pending"]).contains("No node waits"));
     let told = client.hello(&said);
     assert_eq!((&told["state"], &told["name"]), (&json!("accepted"), &json!("disks")));
@@ -628,9 +735,11 @@ fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
     let second = "00112233-4455-6677-8899-aabbccddee00";
     client.hello(&hello(second, &mac(8), Some(&other)));
     wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(second));
-    let told = booting.refused(&["node", "accept", second, "--name", "disks", "--yes"]);
+    let wrong = ["--yes", "--key", wrong];
+    let accept = [&["node", "accept", second], &wrong[..]].concat();
+    let told = booting.refused(&[&accept[..], &["--name", "disks"]].concat());
     assert!(told.contains("choose another name"), "{told}");
-    booting.cli(&["node", "accept", second, "--yes"]);
+    booting.cli(&accept);
     let told = client.hello(&hello(second, &mac(8), Some(&other)));
     assert_eq!((&told["name"], &told["shelf"]), (&json!("node-2"), &json!(2)));
     // All of it is in files that only root reads, and outlasts the server.
@@ -733,9 +842,33 @@ fn a_supervisor_of_the_machine_is_asked_and_told() {
     wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(UUID));
     let state = booting.path("state").display().to_string();
     let with = |words: &[&str]| lab.cli(&[words, &["--state-dir", &state]].concat());
-    with(&["node", "accept", UUID, "--yes", "--name", "new"]);
     let public = own["public"].as_str().unwrap();
+    with(&["node", "accept", UUID, "--yes", "--key", public, "--name", "new"]);
     assert!(lab.cli(&["key", "list"]).contains(public));
+    // Accepted where no supervisor runs, and once more where one does: with the key that was kept.
+    let (second, late) = ("00112233-4455-6677-8899-aabbccddee00", key(&booting, "late"));
+    client.hello(&hello(second, &mac(8), Some(&late)));
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(second));
+    let public_late = late["public"].as_str().unwrap();
+    let more = ["--key", public_late, "--name", "late", "--shelf", "77"];
+    booting.cli(&[&["node", "accept", second, "--yes"], &more[..]].concat());
+    assert!(!lab.cli(&["key", "list"]).contains(public_late));
+    client.hello(&hello(second, &mac(8), None));
+    with(&["node", "accept", "late", "--yes"]);
+    assert!(lab.cli(&["key", "list"]).contains(public_late));
+    let told = client.hello(&hello(second, &mac(8), None));
+    assert_eq!(told["supervisors"].as_array().unwrap().len(), 1, "{told}");
+    // Another key in place of that: the former is a member no more.
+    let next = key(&booting, "next");
+    let shows_next = hello(UUID, &mac(7), Some(&next));
+    client.hello(&shows_next);
+    client.hello(&shows_next);
+    let public_next = next["public"].as_str().unwrap();
+    wait_until("the conflict is shown", || booting.cli(&["node", "pending"]).contains(public_next));
+    with(&["node", "accept", "new", "--yes", "--key", public_next]);
+    let members = lab.cli(&["key", "list"]);
+    assert!(members.contains(public_next) && !members.contains(public), "{members}");
+    let own = next;
     let told = client.hello(&hello(UUID, &mac(7), Some(&own)));
     let supervisors = told["supervisors"].as_array().unwrap();
     assert_eq!(supervisors.len(), 1, "{told}");

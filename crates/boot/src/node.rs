@@ -160,7 +160,7 @@ pub struct Answer {
     /// Public keys of those whom it obeys, beside those of its configuration.
     #[serde(default)]
     pub supervisors: Vec<String>,
-    /// Who it is.
+    /// Who it is. Of an accepted node none where it has been handed it in this boot already: it stays who it is then.
     #[serde(default)]
     pub identity: Option<Identity>,
 }

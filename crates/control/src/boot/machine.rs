@@ -1,5 +1,6 @@
 //! What the boot server knows of a machine: a file that people can read and write.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,7 +8,7 @@ use std::str::FromStr;
 use aoe_wire::{MacAddr, ShelfSlot};
 use block::VolumeName;
 use boot::node::{Identity, Kept};
-use seal::PublicKey;
+use seal::{KeyPair, PublicKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -143,6 +144,19 @@ impl KeptIdentity {
         }
     }
 
+    /// Of a key that a node shows: without a TPM it has to have the secret one of it, so that nobody has another's kept
+    /// in his name.
+    pub fn shown(identity: &Identity) -> Result<KeptIdentity, NoIdentity> {
+        let public = identity.public.parse().map_err(|_| NoIdentity::NoKey)?;
+        if let Kept::Plain { secret } = &identity.kept {
+            let pair = SecretKey::parse(secret).and_then(KeyPair::of);
+            if pair.map_err(|_| NoIdentity::NoKey)?.public() != public {
+                return Err(NoIdentity::NotItsOwn);
+            }
+        }
+        Ok(KeptIdentity::of(public, &identity.kept))
+    }
+
     /// By which others know it.
     pub fn public(&self) -> PublicKey {
         self.public
@@ -164,6 +178,17 @@ impl KeptIdentity {
         };
         Some(Identity { public: self.public.to_string(), kept })
     }
+}
+
+/// Why what a node shows is no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoIdentity {
+    /// Not even that.
+    #[error("what it shows is no key")]
+    NoKey,
+    /// The public one is somebody else's.
+    #[error("the public key that it shows isn't that of its secret one")]
+    NotItsOwn,
 }
 
 /// How people name a machine.
@@ -286,12 +311,34 @@ impl Machine {
         }
     }
 
+    /// Whether it stands for one that is known by addresses alone: its UUID became known, and it has taken that one's place.
+    pub fn covers(&self, other: &Machine) -> bool {
+        let has = |mac: &MacAddr| self.macs.contains(mac);
+        self.uuid.is_some() && other.uuid.is_none() && other.macs.iter().all(has)
+    }
+
     /// What people call it, or else what it is.
     pub fn called(&self) -> String {
         let id = self.uuid.map(|uuid| uuid.to_string());
         let id = id.or_else(|| self.macs.first().map(|mac| mac.to_string()));
         self.name.clone().or(id).unwrap_or_default()
     }
+}
+
+/// Without those that another one covers: whoever put that in their place was stopped before their files were gone.
+pub fn without_covered(machines: Vec<Machine>) -> Vec<Machine> {
+    let mut of: BTreeMap<MacAddr, Uuid> = BTreeMap::new();
+    for machine in &machines {
+        of.extend(
+            machine.uuid.iter().flat_map(|uuid| machine.macs.iter().map(|mac| (*mac, *uuid))),
+        );
+    }
+    let is_covered = |machine: &Machine| {
+        let mut stands = machine.macs.iter().map(|mac| of.get(mac));
+        let first = stands.next().flatten();
+        machine.uuid.is_none() && first.is_some() && stands.all(|one| one == first)
+    };
+    machines.into_iter().filter(|machine| !is_covered(machine)).collect()
 }
 
 impl DefaultFile {
@@ -492,6 +539,31 @@ mod tests {
             assert_eq!(error.line, line, "{text}: {error}");
             assert!(error.reason.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_key_is_shown_by_who_has_its_secret_half() {
+        let pair = |byte| KeyPair::of(SecretKey::new([byte; 32])).unwrap();
+        let shows = |public: &KeyPair, secret: &str| {
+            let kept = Kept::Plain { secret: secret.to_owned() };
+            KeptIdentity::shown(&Identity { public: public.public().to_string(), kept })
+        };
+        let (own, other) = (pair(7), pair(8));
+        let secret = own.secret().to_text();
+        assert_eq!(shows(&own, &secret).unwrap().public(), own.public());
+        assert_eq!(shows(&other, &secret), Err(NoIdentity::NotItsOwn));
+        assert_eq!(shows(&own, "s"), Err(NoIdentity::NoKey));
+    }
+
+    #[test]
+    fn one_by_addresses_alone_yields_to_the_one_that_took_its_place() {
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let whole = Machine::new(Some(Uuid::from_u128(7)), vec![mac(7), mac(8)]);
+        let former = Machine::new(None, vec![mac(7)]);
+        let other = Machine::new(None, vec![mac(8), mac(9)]);
+        assert!(whole.covers(&former) && !whole.covers(&other) && !former.covers(&whole));
+        let left = without_covered(vec![former, whole.clone(), other.clone()]);
+        assert_eq!(left, [whole, other]);
     }
 
     #[test]

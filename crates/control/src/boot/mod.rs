@@ -4,4 +4,7 @@ mod config;
 mod machine;
 
 pub use config::{BootConfig, DhcpConfig, IpxeConfig, StaticConfig};
-pub use machine::{Assignment, DefaultFile, KeptIdentity, Machine, MachineError, MachineId};
+pub use machine::{
+    Assignment, DefaultFile, KeptIdentity, Machine, MachineError, MachineId, NoIdentity,
+    without_covered,
+};

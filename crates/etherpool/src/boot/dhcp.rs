@@ -1,6 +1,7 @@
 //! The sockets of DHCP, each with a thread of its own, around the one state machine.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,11 +35,10 @@ struct KeptLease {
 }
 
 impl KeptLeases {
-    /// Gives a table what it had before.
-    pub fn put_into(&self, leases: &mut Leases) {
-        let now = now_seconds();
+    /// Gives a table what it had before: for no longer than a lease is, as clocks have been wrong, and files written by hand.
+    pub fn put_into(&self, leases: &mut Leases, lease: Duration, now: u64) {
         for KeptLease { mac, address, until_seconds } in &self.leases {
-            let left = Duration::from_secs(until_seconds.saturating_sub(now));
+            let left = Duration::from_secs(until_seconds.saturating_sub(now)).min(lease);
             if !left.is_zero() {
                 let lease = Lease { mac: *mac, address: *address, left };
                 leases.bind(block::Instant::default(), lease);
@@ -68,7 +68,7 @@ impl Dhcp {
     }
 
     /// Answers what comes to a socket, for ever.
-    pub fn serve(&self, socket: &UdpSocket, port: u16) {
+    pub fn serve(&self, socket: &UdpSocket, port: u16) -> io::Result<()> {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         loop {
             let (len, from) = match socket.recv_from(&mut buffer) {
@@ -161,5 +161,32 @@ impl Dhcp {
                  take [dhcp] out of the configuration, or stop that server"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use boot::dhcp::Range;
+
+    use super::*;
+
+    #[test]
+    fn no_lease_is_longer_than_leases_are() {
+        let range = Range::new([10, 0, 0, 10].into(), [10, 0, 0, 20].into(), 24).unwrap();
+        let mut leases = Leases::new(range, [].into(), Vec::new());
+        let kept = |last, until_seconds| KeptLease {
+            mac: MacAddr([2, 0, 0, 0, 0, last]),
+            address: Ipv4Addr::new(10, 0, 0, last),
+            until_seconds,
+        };
+        let kept = KeptLeases { leases: vec![kept(10, u64::MAX), kept(11, 1060), kept(12, 999)] };
+        kept.put_into(&mut leases, Duration::from_secs(3600), 1000);
+        let left: Vec<u64> = leases
+            .all(block::Instant::default())
+            .iter()
+            .map(|lease| lease.left.as_secs())
+            .collect();
+        assert_eq!(left, [3600, 60]);
     }
 }

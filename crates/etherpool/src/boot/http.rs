@@ -11,8 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aoe_wire::MacAddr;
-use boot::node::{HELLO_BYTES_MAX, HELLO_PATH, Hello};
+use boot::node::{Answer, HELLO_BYTES_MAX, HELLO_PATH, Hello};
 use boot::tftp::Name;
+use control::boot::{Assignment, KeptIdentity, NoIdentity};
 use frontend::places::{Places, network_of};
 use futures::stream::{Stream, try_unfold};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -30,7 +31,9 @@ use tokio::time::Sleep;
 use uuid::Uuid;
 
 use super::files::Served;
-use super::known::Decided;
+use super::hellos::{Heard, Standing};
+use super::kept::now_seconds;
+use super::known::{Decided, Who};
 use super::serve::Shared;
 use super::told;
 
@@ -153,9 +156,13 @@ impl Http {
         let assignment = match self.shared.known.now().decided(query.uuid, query.mac) {
             Decided::Boots(assignment) => assignment,
             Decided::Unknown => return plain(StatusCode::NOT_FOUND, "nothing is assigned to it"),
-            Decided::Unreadable => return plain(StatusCode::NOT_FOUND, "its file is wrong"),
+            Decided::Unreadable => return unclear(),
         };
-        match told::boots(place, &assignment, query.mac) {
+        let build = match &assignment {
+            Assignment::Node { image, .. } => self.shared.files.build_of(image),
+            _ => None,
+        };
+        match told::boots(place, &assignment, query.mac, build.as_deref()) {
             Ok(Some(boots)) => {
                 self.note(query, &format!("has the script ({assignment})"));
                 text("text/plain", boot::script::script(&boots))
@@ -216,10 +223,19 @@ impl Http {
             }
         };
         let shared = Arc::clone(&self.shared);
-        let answered = tokio::task::spawn_blocking(move || answer_hello(&shared, hello)).await;
-        match answered.map(|answer| serde_json::to_string(&answer)) {
-            Ok(Ok(answer)) => text("application/json", answer),
-            _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
+        let answered = tokio::task::spawn_blocking(move || answer_hello(&shared, peer, hello));
+        let answer = match answered.await {
+            Ok(Ok(Some(answer))) => answer,
+            // Not that it is nobody: it would forget who it is.
+            Ok(Ok(None)) => return unclear(),
+            Ok(Err(no_identity)) => {
+                return plain(StatusCode::BAD_REQUEST, &no_identity.to_string());
+            }
+            Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
+        };
+        match serde_json::to_string(&answer) {
+            Ok(answer) => text("application/json", answer),
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
         }
     }
 
@@ -230,18 +246,55 @@ impl Http {
     }
 }
 
-/// Blocks.
-fn answer_hello(shared: &Shared, hello: Hello) -> boot::node::Answer {
+/// None where it isn't clear who it is. Blocks.
+fn answer_hello(
+    shared: &Shared,
+    peer: SocketAddr,
+    hello: Hello,
+) -> Result<Option<Answer>, NoIdentity> {
+    if let Some(Err(error)) = hello.identity.as_ref().map(KeptIdentity::shown) {
+        shared.troubles.tell(|untold| {
+            tracing::warn!(%peer, %error, untold, "refused: a hello");
+        });
+        return Err(error);
+    }
     let table = shared.known.now();
-    let machine = table.find_same(hello.uuid, &hello.macs);
+    let (machine, is_stranger) = match table.who(hello.uuid, &hello.macs) {
+        Who::Known(machine) => (Some(machine), false),
+        // Of one that has no key nothing is to be had.
+        Who::Stranger(machine) => (None, machine.identity.is_some()),
+        Who::Nobody => (None, false),
+        Who::Unclear => return Ok(None),
+    };
+    let kept = told::kept_of(machine);
+    let standing = match &kept {
+        _ if is_stranger => Standing::Stranger,
+        Some(kept) => {
+            let has_addresses = machine.is_some_and(|machine| !machine.macs.is_empty());
+            Standing::Accepted { kept, has_addresses }
+        }
+        None => Standing::Unknown,
+    };
     let (macs, phase) = (hello.macs.clone(), hello.phase);
     let message = hello.message.as_deref().map(|message| format!(": {message}"));
-    let kept = told::kept_of(machine);
-    let is_remembered = shared.hellos.change().hear(hello, kept.as_ref());
+    let hands_key = told::hands_key(&hello);
+    let heard = shared.hellos.change().hear(hello, standing, now_seconds());
+    let Heard { is_remembered, is_stranger } = heard;
     let how_far = format!("node: {phase}{}", message.unwrap_or_default());
     let mut sightings = shared.sightings.change();
     macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
-    told::answer(machine, is_remembered)
+    drop(sightings);
+    let answer = told::answer(machine.filter(|_| !is_stranger), is_remembered, hands_key);
+    if let (Some(identity), Some(machine)) = (&answer.identity, machine) {
+        // Each time: whoever has it without being that machine leaves no other trace.
+        let (node, key) = (machine.called(), &identity.public);
+        tracing::info!(%peer, node, key, "a node is handed its key");
+    }
+    Ok(Some(answer))
+}
+
+fn unclear() -> Response<Body> {
+    plain(StatusCode::SERVICE_UNAVAILABLE, "what is known of it can't be read")
 }
 
 /// Who asks, as far as the request says it.

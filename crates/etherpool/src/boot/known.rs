@@ -1,16 +1,17 @@
 //! What is decided about machines, as the server knows it: read again where files have changed.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aoe_wire::MacAddr;
-use control::boot::{Assignment, Machine, MachineError, MachineId};
+use control::boot::{Assignment, Machine, MachineId, without_covered};
 use os::dir::{Directory, Stat};
 use uuid::Uuid;
 
-use super::state::{DEFAULT_FILE, MACHINES_MAX, State, is_machine, owner_of};
+use super::state::{DEFAULT_FILE, FileError, MACHINES_MAX, State, is_machine, owner_of};
 
 /// How long what was read is good without a look at each file: whoever edits one in its place changes nothing of the
 /// directory.
@@ -22,14 +23,23 @@ pub struct Known {
     read: Mutex<Read>,
 }
 
-#[derive(Default)]
 struct Read {
     looked: Option<Instant>,
     /// The directories' own marks.
     marks: Option<[Mark; 2]>,
-    files: BTreeMap<OsString, (Mark, Result<Machine, MachineError>)>,
-    default: Option<(Mark, Result<Option<Assignment>, MachineError>)>,
+    files: BTreeMap<OsString, Seen<Machine>>,
+    default: Option<Seen<Option<Assignment>>>,
+    /// Why there is no list of the files, as it was told.
+    unlisted: Option<String>,
     table: Arc<Table>,
+}
+
+/// A file, as it was read.
+struct Seen<T> {
+    /// As long as it has this it says the same; none where the system couldn't read it, which may pass.
+    mark: Option<Mark>,
+    /// What it says, or why that isn't known.
+    says: Result<T, String>,
 }
 
 /// By which a change of a file is noticed: number, length and times.
@@ -41,7 +51,22 @@ pub struct Table {
     machines: Vec<Machine>,
     /// Whose files can't be read.
     broken: Vec<MachineId>,
+    /// There is something of which it isn't known whose it is: whoever isn't found may be meant by it.
+    is_partial: bool,
     default: Option<Assignment>,
+}
+
+/// Who a node is that says hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who<'t> {
+    /// This.
+    Known(&'t Machine),
+    /// It says the UUID of this one, and has none of its addresses: another machine, or who has read that UUID somewhere.
+    Stranger(&'t Machine),
+    /// No file is about it.
+    Nobody,
+    /// What is known of it can't be read, or two files say it. Whoever tells it that it is nobody has it forget who it is.
+    Unclear,
 }
 
 /// What a machine is to boot.
@@ -58,7 +83,16 @@ pub enum Decided {
 impl Known {
     /// Of this directory.
     pub fn new(state: State) -> Known {
-        Known { state, read: Mutex::default() }
+        let table = Arc::new(Table { is_partial: true, ..Table::default() });
+        let read = Read {
+            looked: None,
+            marks: None,
+            files: BTreeMap::new(),
+            default: None,
+            unlisted: None,
+            table,
+        };
+        Known { state, read: Mutex::new(read) }
     }
 
     /// As it is now. Blocks.
@@ -67,7 +101,7 @@ impl Known {
         let marks = self.marks();
         let is_young = read.looked.is_some_and(|looked| looked.elapsed() < AGE_MAX);
         if !is_young || marks.is_none() || marks != read.marks {
-            read.look(&self.state);
+            read.look(&self.state, self.state.machines.names());
             // Of a directory that has changed within a tick of its clock the next change may not be seen.
             read.marks = marks.filter(|marks| marks.iter().all(is_settled));
             read.looked = Some(Instant::now());
@@ -81,8 +115,32 @@ impl Known {
     }
 }
 
-fn mark_of(directory: &Directory, name: &OsString) -> Option<Mark> {
-    directory.status(name).ok().map(|stat| to_mark(&stat))
+/// What a file says: as before, if it hasn't changed; none where it is gone.
+fn look_again<T>(
+    directory: &Directory,
+    name: &OsStr,
+    before: Option<Seen<T>>,
+    read: impl FnOnce() -> Result<Option<T>, FileError>,
+    so_long: &str,
+) -> Option<Seen<T>> {
+    let mark = match directory.status(name) {
+        Ok(stat) => Some(to_mark(&stat)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) => None,
+    };
+    if mark.is_some() && before.as_ref().is_some_and(|before| before.mark == mark) {
+        return before;
+    }
+    let (mark, error) = match read() {
+        Ok(says) => return says.map(|says| Seen { mark, says: Ok(says) }),
+        Err(error @ FileError::Wrong(_)) => (mark, error.to_string()),
+        Err(error @ FileError::Unread { .. }) => (None, error.to_string()),
+    };
+    let is_told = before.is_some_and(|before| before.says.is_err_and(|told| told == error));
+    if !is_told {
+        tracing::error!("{error}; correct it: {so_long}");
+    }
+    Some(Seen { mark, says: Err(error) })
 }
 
 fn to_mark(stat: &Stat) -> Mark {
@@ -98,57 +156,54 @@ fn is_settled((_, _, [seconds, nanos, ..]): &Mark) -> bool {
 }
 
 impl Read {
-    fn look(&mut self, state: &State) {
-        let names = state.machines.names().unwrap_or_else(|error| {
-            tracing::error!("{}: {error}", state.machines.path().display());
-            Vec::new()
-        });
+    fn look(&mut self, state: &State, names: io::Result<Vec<OsString>>) {
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => {
+                let why = error.to_string();
+                if self.unlisted.as_ref() != Some(&why) {
+                    let path = state.machines.path().display();
+                    tracing::error!("{path}: {why}; what was known of machines counts so long");
+                }
+                self.unlisted = Some(why);
+                return;
+            }
+        };
+        self.unlisted = None;
         let mut names: Vec<_> = names.into_iter().filter(|name| is_machine(name)).collect();
         names.sort();
-        if names.len() > MACHINES_MAX {
+        let is_partial = names.len() > MACHINES_MAX;
+        if is_partial && (self.looked.is_none() || !self.table.is_partial) {
             tracing::error!("more than {MACHINES_MAX} files of machines: the rest isn't known");
-            names.truncate(MACHINES_MAX);
         }
-        self.files.retain(|name, _| names.binary_search(name).is_ok());
+        names.truncate(MACHINES_MAX);
+        let mut before = std::mem::take(&mut self.files);
         for name in names {
-            let Some(mark) = mark_of(&state.machines, &name) else { continue };
-            if self.files.get(&name).is_some_and(|(known, _)| *known == mark) {
-                continue;
+            let read = || state.machine(&name);
+            let so_long = "the machine gets nothing until then";
+            let seen = look_again(&state.machines, &name, before.remove(&name), read, so_long);
+            if let Some(seen) = seen {
+                self.files.insert(name, seen);
             }
-            let read = match state.machine(&name) {
-                Ok(Some(machine)) => Ok(machine),
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::error!("{error}; correct it: the machine gets nothing until then");
-                    Err(error)
-                }
-            };
-            self.files.insert(name, (mark, read));
         }
-        let mark = mark_of(&state.root, &OsString::from(DEFAULT_FILE));
-        match (mark, &self.default) {
-            (Some(mark), Some((known, _))) if mark == *known => {}
-            (Some(mark), _) => {
-                let read = state.default();
-                if let Err(error) = &read {
-                    tracing::error!("{error}; correct it: there is no default until then");
-                }
-                self.default = Some((mark, read));
-            }
-            (None, _) => self.default = None,
-        }
-        self.table = Arc::new(self.to_table());
+        let read = || state.default().map(Some);
+        let so_long = "there is no default until then";
+        let name = OsStr::new(DEFAULT_FILE);
+        self.default = look_again(&state.root, name, self.default.take(), read, so_long);
+        self.table = Arc::new(self.to_table(is_partial));
     }
 
-    fn to_table(&self) -> Table {
-        let mut table = Table::default();
-        for (name, (_, read)) in &self.files {
-            match read {
-                Ok(machine) => table.machines.push(machine.clone()),
-                Err(_) => table.broken.extend(name.to_str().and_then(owner_of)),
+    fn to_table(&self, is_partial: bool) -> Table {
+        let mut table = Table { is_partial, ..Table::default() };
+        for (name, seen) in &self.files {
+            match (&seen.says, name.to_str().and_then(owner_of)) {
+                (Ok(machine), _) => table.machines.push(machine.clone()),
+                (Err(_), Some(owner)) => table.broken.push(owner),
+                (Err(_), None) => table.is_partial = true,
             }
         }
-        if let Some((_, Ok(default))) = &self.default {
+        table.machines = without_covered(table.machines);
+        if let Some(Seen { says: Ok(default), .. }) = &self.default {
             table.default.clone_from(default);
         }
         table
@@ -156,13 +211,36 @@ impl Read {
 }
 
 impl Table {
-    /// The machine that has that UUID; by an address only where no UUID was kept of it. For what is a machine's own.
-    pub fn find_same(&self, uuid: Option<Uuid>, macs: &[MacAddr]) -> Option<&Machine> {
-        if let Some(found) = uuid.and_then(|uuid| self.only(&MachineId::Uuid(uuid))) {
-            return Some(found);
+    /// Whose a hello is: by its UUID and an address, as far as addresses are known; by an address only where no UUID was
+    /// kept of it. For what is a machine's own.
+    pub fn who(&self, uuid: Option<Uuid>, macs: &[MacAddr]) -> Who<'_> {
+        let uuid = uuid.map(MachineId::Uuid);
+        let ids = || macs.iter().map(|mac| MachineId::Mac(*mac));
+        if uuid.iter().cloned().chain(ids()).any(|id| self.broken.contains(&id)) {
+            return Who::Unclear;
         }
-        let found = macs.iter().find_map(|mac| self.only(&MachineId::Mac(*mac)));
-        found.filter(|machine| machine.uuid.is_none())
+        match uuid.as_ref().map(|uuid| (self.count(uuid), self.only(uuid))) {
+            Some((_, Some(machine))) => {
+                let has = |mac: &MacAddr| machine.macs.contains(mac);
+                return match machine.macs.is_empty() || macs.iter().any(has) {
+                    true => Who::Known(machine),
+                    false => Who::Stranger(machine),
+                };
+            }
+            Some((2.., _)) => return Who::Unclear,
+            _ => {}
+        }
+        if ids().any(|id| self.count(&id) > 1) {
+            return Who::Unclear;
+        }
+        let mut found: Vec<&Machine> = ids().filter_map(|id| self.only(&id)).collect();
+        found.retain(|machine| machine.uuid.is_none());
+        found.dedup();
+        match found.as_slice() {
+            [machine] => Who::Known(machine),
+            [] if !self.is_partial => Who::Nobody,
+            _ => Who::Unclear,
+        }
     }
 
     /// What the machine boots that shows itself so when it is switched on. Where nothing is said of its UUID its address
@@ -176,9 +254,11 @@ impl Table {
             return Decided::Unreadable;
         }
         let own = ids().filter_map(|id| self.only(&id)).find_map(|machine| machine.boot.as_ref());
-        match own.or(self.default.as_ref()) {
-            Some(boot) => Decided::Boots(boot.clone()),
-            None => Decided::Unknown,
+        match (own, &self.default) {
+            (Some(boot), _) => Decided::Boots(boot.clone()),
+            (None, _) if self.is_partial => Decided::Unreadable,
+            (None, Some(boot)) => Decided::Boots(boot.clone()),
+            (None, None) => Decided::Unknown,
         }
     }
 
@@ -249,12 +329,85 @@ mod tests {
         let table = |machines| Table { machines, ..Table::default() };
         let two = table(vec![with(None, Assignment::Local), with(Some(UUID), Assignment::Local)]);
         assert_eq!(two.decided(None, Some(MAC)), Decided::Unreadable);
+        assert_eq!(two.who(None, &[MAC]), Who::Unclear);
         let one = table(vec![with(Some(UUID), Assignment::Local)]);
         let other = Some(Uuid::from_u128(8));
         assert_eq!(one.decided(other, Some(MAC)), Decided::Boots(Assignment::Local));
-        assert!(one.find_same(Some(UUID), &[]).is_some());
-        assert!(one.find_same(other, &[MAC]).is_none() && one.find_same(None, &[MAC]).is_none());
+        assert_eq!((one.who(other, &[MAC]), one.who(None, &[MAC])), (Who::Nobody, Who::Nobody));
         let without = table(vec![with(None, Assignment::Local)]);
-        assert!(without.find_same(other, &[MAC]).is_some());
+        assert!(matches!(without.who(other, &[MAC]), Who::Known(_)));
+    }
+
+    #[test]
+    fn a_uuid_with_other_addresses_is_a_stranger() {
+        let two = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let machine = Machine::new(Some(UUID), vec![MAC, two(8)]);
+        let table = Table { machines: vec![machine], ..Table::default() };
+        for macs in [&[two(8)][..], &[two(9), MAC]] {
+            assert!(matches!(table.who(Some(UUID), macs), Who::Known(_)), "{macs:?}");
+        }
+        for macs in [&[][..], &[two(9)]] {
+            assert!(matches!(table.who(Some(UUID), macs), Who::Stranger(_)), "{macs:?}");
+        }
+        let unknown = Table { machines: vec![Machine::new(Some(UUID), vec![])], ..table };
+        assert!(matches!(unknown.who(Some(UUID), &[two(9)]), Who::Known(_)));
+    }
+
+    #[test]
+    fn what_cant_be_read_makes_nobody_of_no_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        state.set_default(&turn, Some(Assignment::Local)).unwrap();
+        let machine = Machine::new(Some(UUID), vec![MAC]);
+        state.keep(&turn, &machine, None).unwrap();
+        let other = MacAddr([2, 0, 0, 0, 0, 8]);
+        let known = Known::new(state);
+        let again = || {
+            known.read.lock().unwrap().looked = None;
+            known.now()
+        };
+        assert_eq!(again().who(Some(UUID), &[MAC]), Who::Known(&machine));
+        assert_eq!(again().who(None, &[other]), Who::Nobody);
+        let path = dir.path().join("machines").join(machine.file_name());
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "nonsense").unwrap();
+        assert_eq!(again().who(Some(UUID), &[MAC]), Who::Unclear);
+        // Of a file without a name that says whose it is anybody may be meant.
+        let rack = dir.path().join("machines/rack7.toml");
+        std::fs::rename(&path, &rack).unwrap();
+        assert_eq!(again().who(None, &[other]), Who::Unclear);
+        assert_eq!(again().decided(None, Some(other)), Decided::Unreadable);
+        std::fs::remove_file(&rack).unwrap();
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(again().decided(None, Some(other)), Decided::Boots(Assignment::Local));
+        // What the system can't read is read again, though nothing of it has changed: here a link that leads out.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(again().who(Some(UUID), &[MAC]), Who::Unclear);
+        let name = OsString::from(machine.file_name());
+        assert_eq!(known.read.lock().unwrap().files[&name].mark, None);
+    }
+
+    #[test]
+    fn a_directory_that_cant_be_listed_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let machine = Machine::new(Some(UUID), vec![MAC]);
+        state.keep(&state.turn().unwrap(), &machine, None).unwrap();
+        let known = Known::new(state.clone());
+        assert!(matches!(known.now().who(Some(UUID), &[MAC]), Who::Known(_)));
+        let refused = || Err(io::ErrorKind::PermissionDenied.into());
+        known.read.lock().unwrap().look(&state, refused());
+        let table = Arc::clone(&known.read.lock().unwrap().table);
+        assert!(matches!(table.who(Some(UUID), &[MAC]), Who::Known(_)));
+        let fresh = Known::new(state.clone());
+        let table = {
+            let mut read = fresh.read.lock().unwrap();
+            read.look(&state, refused());
+            Arc::clone(&read.table)
+        };
+        assert_eq!(table.who(Some(UUID), &[MAC]), Who::Unclear);
+        assert_eq!(table.decided(Some(UUID), Some(MAC)), Decided::Unreadable);
     }
 }

@@ -15,18 +15,19 @@ use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use control::boot::{BootConfig, DhcpConfig};
 use nix::sys::socket::{setsockopt, sockopt};
-use os::dir::Directory;
+use os::dir::{Access, Directory};
 use os::process::ProcessLock;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt as rx,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::dhcp::{Dhcp, KeptLeases, LEASES_FILE};
 use super::files::Files;
 use super::hellos::{self, Hellos};
-use super::kept::Kept;
+use super::kept::{Kept, now_seconds};
 use super::known::Known;
 use super::sightings::{self, Sightings};
 use super::state::State;
@@ -102,7 +103,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let _lock = ProcessLock::acquire(&state_dir, "serve")
         .context("another boot server has this state directory")?;
     let ports = Ports::open(interface, address, config.http_port)?;
-    let (ipxe, missing) = open_ipxe(&config);
+    let (ipxe, mut missing) = open_ipxe(&config);
+    let (state, ipxe) = alone(state, ipxe, &mut missing);
     let _running = crate::running::register("boot server", vec![state_dir.clone()]);
     // A limit that can't be raised bounds what is served at a time.
     let _ = raise_descriptors();
@@ -130,6 +132,31 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     writer.write();
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The directories without what is above them: also who runs code in this process finds no other by their descriptors.
+fn alone(
+    state: State,
+    ipxe: Option<Directory>,
+    warnings: &mut Vec<String>,
+) -> (State, Option<Directory>) {
+    let mut alone = |directory: Directory, access| match directory.alone(access) {
+        Ok(alone) => alone,
+        Err(error) => {
+            let path = directory.path().display();
+            warnings.push(format!(
+                "not confined: {path} can't be held without what is above it: {error}"
+            ));
+            directory
+        }
+    };
+    let ipxe = ipxe.map(|ipxe| alone(ipxe, Access::Read));
+    let state = State {
+        root: alone(state.root, Access::Write),
+        machines: alone(state.machines, Access::Read),
+        images: alone(state.images, Access::Read),
+    };
+    (state, ipxe)
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<BootConfig> {
@@ -181,7 +208,8 @@ struct Configured {
 impl Configured {
     fn with_leases(mut self, kept: &KeptLeases) -> Server {
         if let Some(addresses) = &mut self.addresses {
-            kept.put_into(&mut addresses.leases);
+            let lease = addresses.network.lease;
+            kept.put_into(&mut addresses.leases, lease, now_seconds());
         }
         Server::new(self.address, self.addresses)
     }
@@ -373,18 +401,15 @@ fn serve(
     address: Ipv4Addr,
 ) -> anyhow::Result<()> {
     let Ports { dhcp, proxy, tftp, http } = ports;
+    let (ends, mut ended) = mpsc::unbounded_channel();
     for (socket, port) in [(dhcp, SERVER_PORT), (proxy, PROXY_PORT)] {
         let server = Arc::clone(&writer.dhcp);
-        thread(&format!("dhcp-{port}"), move || server.serve(&socket, port))?;
+        thread(&format!("dhcp-{port}"), &ends, move || server.serve(&socket, port))?;
     }
     let shared = Arc::clone(&writer.shared);
-    thread("tftp", move || {
-        if let Err(error) = tftp::serve(tftp, address, shared) {
-            tracing::error!(%error, "TFTP can't be served");
-        }
-    })?;
+    thread("tftp", &ends, move || tftp::serve(tftp, address, shared))?;
     let writes = Arc::clone(writer);
-    thread("writer", move || {
+    thread("writer", &ends, move || {
         loop {
             std::thread::sleep(WRITE_EVERY);
             writes.write();
@@ -405,6 +430,8 @@ fn serve(
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             () = http::serve(listener, Arc::clone(&writer.shared)) => Ok(()),
+            // What is left would look like a server: as a whole it is started again.
+            Some(why) = ended.recv() => Err(why),
             lost = watch(interface, address) => Err(lost),
         }
     });
@@ -413,7 +440,22 @@ fn serve(
     served
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+/// A thread that isn't meant to end: when it does, also by a panic, that is told.
+fn thread(
+    name: &str,
+    ends: &mpsc::UnboundedSender<anyhow::Error>,
+    run: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (ends, who) = (ends.clone(), name.to_owned());
+    let run = move || {
+        let why = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => "there is nothing more to do for it".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        // Nobody hears it where the process ends anyway.
+        let _ = ends.send(anyhow::anyhow!("the thread {who} has ended: {why}"));
+    };
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     thread.with_context(|| format!("the thread {name} can't begin")).map(drop)
 }
@@ -429,5 +471,25 @@ async fn watch(interface: &str, address: Ipv4Addr) -> anyhow::Error {
             }
             Err(error) => return error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_is_told_of_however_it_ends() {
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let mut heard = |run: Box<dyn FnOnce() -> std::io::Result<()> + Send>| {
+            thread("tftp", &ends, run).unwrap();
+            ended.blocking_recv().unwrap().to_string()
+        };
+        let told = heard(Box::new(|| Err(std::io::ErrorKind::NotConnected.into())));
+        assert!(told.contains("tftp has ended: not connected"), "{told}");
+        assert!(heard(Box::new(|| Ok(()))).contains("tftp has ended"));
+        let told = heard(Box::new(|| panic!("a test's")));
+        assert!(told.contains("panicked"), "{told}");
     }
 }

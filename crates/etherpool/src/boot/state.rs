@@ -1,10 +1,12 @@
 //! The state directory: a file for each machine, one for all others, and the images.
 
-use std::ffi::OsStr;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use control::boot::{Assignment, DefaultFile, Machine, MachineError, MachineId};
+use control::boot::{Assignment, DefaultFile, Machine, MachineError, MachineId, without_covered};
 use control::config::ConfigError;
 use os::dir::Directory;
 use os::process::ProcessLock;
@@ -33,7 +35,23 @@ pub struct State {
 pub struct Turn(#[allow(dead_code)] ProcessLock);
 
 /// All files of machines, as they were when they were read.
-pub type Machines = (Vec<Machine>, Vec<MachineError>);
+pub type Machines = (Vec<Machine>, Vec<FileError>);
+
+/// Why it isn't known what a file says.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// What is in it is wrong, until somebody changes it.
+    #[error(transparent)]
+    Wrong(MachineError),
+    /// The system can't read it, at the moment perhaps.
+    #[error("{}: it can't be read: {error}", .file.display())]
+    Unread {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
 
 impl State {
     /// Opens it; made if it isn't there. Blocks.
@@ -42,16 +60,29 @@ impl State {
             let root = Directory::create(path)?;
             let machines = root.subdirectory("machines")?;
             let images = root.subdirectory("images")?;
+            for directory in [&root, &machines, &images] {
+                make_private(directory.path())?;
+            }
             Ok(State { root, machines, images })
         };
-        open().map_err(|error: std::io::Error| {
+        open().map_err(|error: io::Error| {
             anyhow::anyhow!("the state directory {} can't be opened: {error}", path.display())
         })
     }
 
     /// One that is there already; none where nobody has booted anything.
     pub fn present(path: &Path) -> anyhow::Result<Option<State>> {
-        if path.is_dir() { State::open(path).map(Some) } else { Ok(None) }
+        let open = || {
+            let root = Directory::open(path)?;
+            let (machines, images) = (root.present("machines")?, root.present("images")?);
+            Ok(State { root, machines, images })
+        };
+        match open() {
+            Ok(state) => Ok(Some(state)),
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error)
+                .with_context(|| format!("the state directory {} can't be opened", path.display())),
+        }
     }
 
     /// Nobody else changes anything as long as this lasts.
@@ -60,31 +91,37 @@ impl State {
         lock.map(Turn).context("another command changes something at the moment; try it again")
     }
 
+    /// The same, if machines are still as they were when somebody decided by them.
+    pub fn turn_after(&self, seen: &[Machine]) -> anyhow::Result<Turn> {
+        let turn = self.turn()?;
+        if self.machines()?.0 != seen {
+            anyhow::bail!(
+                "what is known of machines has changed meanwhile; give the command again"
+            );
+        }
+        Ok(turn)
+    }
+
     /// All machines, and what is wrong with files of others. Blocks.
     pub fn machines(&self) -> anyhow::Result<Machines> {
-        let names = self.machines.names().with_context(|| {
-            format!("the directory {} can't be read", self.machines.path().display())
-        })?;
         let (mut machines, mut wrong) = (Vec::new(), Vec::new());
-        let mut files: Vec<_> = names.into_iter().filter(|name| is_machine(name)).collect();
-        files.sort();
-        for name in files.into_iter().take(MACHINES_MAX) {
+        for name in self.machine_files()?.into_iter().take(MACHINES_MAX) {
             match self.machine(&name) {
                 Ok(Some(machine)) => machines.push(machine),
                 Ok(None) => {}
                 Err(error) => wrong.push(error),
             }
         }
-        Ok((machines, wrong))
+        Ok((without_covered(machines), wrong))
     }
 
     /// The machine of a file; none where it is gone.
-    pub fn machine(&self, name: &OsStr) -> Result<Option<Machine>, MachineError> {
+    pub fn machine(&self, name: &OsStr) -> Result<Option<Machine>, FileError> {
         read(&self.machines, name, Machine::parse)
     }
 
     /// What all boot that have no assignment of their own. Blocks.
-    pub fn default(&self) -> Result<Option<Assignment>, MachineError> {
+    pub fn default(&self) -> Result<Option<Assignment>, FileError> {
         let file = read(&self.root, OsStr::new(DEFAULT_FILE), DefaultFile::parse)?;
         Ok(file.map(|file| file.boot))
     }
@@ -93,12 +130,10 @@ impl State {
     pub fn set_default(&self, _turn: &Turn, boot: Option<Assignment>) -> anyhow::Result<()> {
         let name = OsStr::new(DEFAULT_FILE);
         let Some(boot) = boot else {
-            return match self.root.remove(name) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| not_kept(&self.root, name))
-                }
-                _ => Ok(()),
-            };
+            // Also where it was gone: who took it away may have been stopped before that was sure to last.
+            return take_away(&self.root, name)
+                .and_then(|_| self.root.sync())
+                .with_context(|| not_kept(&self.root, name));
         };
         let text = DefaultFile::new(boot).to_text().context("the assignment as TOML")?;
         self.root.replace(name, text.as_bytes()).with_context(|| not_kept(&self.root, name))
@@ -126,18 +161,65 @@ impl State {
                 self.machines.path_of(&name).display()
             );
         }
+        if former.is_none() && self.machine_files()?.len() >= MACHINES_MAX {
+            anyhow::bail!("there are {MACHINES_MAX} machines already; take files of some away");
+        }
         self.machines
             .replace(OsStr::new(&name), text.as_bytes())
             .with_context(|| not_kept(&self.machines, OsStr::new(&name)))?;
-        // Its UUID became known.
+        // Its UUID became known; perhaps a while ago, and who kept it then was stopped before this.
         let former = former.map(Machine::file_name).filter(|former| *former != name);
-        if let Some(former) = former {
-            self.machines
-                .remove(OsStr::new(&former))
-                .with_context(|| not_kept(&self.machines, OsStr::new(&former)))?;
+        let by_address = machine.macs.iter().map(|mac| Machine::new(None, vec![*mac]).file_name());
+        let covered = by_address.filter(|name| self.is_covered(machine, OsStr::new(name)));
+        let mut is_changed = false;
+        for name in former.into_iter().chain(covered) {
+            let name = OsStr::new(&name);
+            is_changed |=
+                take_away(&self.machines, name).with_context(|| not_kept(&self.machines, name))?;
+        }
+        if is_changed {
+            self.machines.sync().with_context(|| not_kept(&self.machines, OsStr::new(".")))?;
         }
         Ok(())
     }
+
+    /// Whether a file says of a machine what is known better by now. A key that isn't the same may be its only copy.
+    fn is_covered(&self, machine: &Machine, name: &OsStr) -> bool {
+        match self.machine(name) {
+            Ok(Some(other)) => {
+                let is_kept = other.identity.is_none() || other.identity == machine.identity;
+                machine.covers(&other) && is_kept
+            }
+            _ => false,
+        }
+    }
+
+    fn machine_files(&self) -> anyhow::Result<Vec<OsString>> {
+        let names = self.machines.names().with_context(|| {
+            format!("the directory {} can't be read", self.machines.path().display())
+        })?;
+        let mut files: Vec<_> = names.into_iter().filter(|name| is_machine(name)).collect();
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// Whether it was there.
+fn take_away(directory: &Directory, name: &OsStr) -> io::Result<bool> {
+    match directory.remove(name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keys are below it. Somebody else's directory is his own concern.
+fn make_private(path: &Path) -> io::Result<()> {
+    let found = path.metadata()?;
+    if found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 fn not_kept(directory: &Directory, name: &OsStr) -> String {
@@ -163,13 +245,14 @@ fn read<T>(
     directory: &Directory,
     name: &OsStr,
     parse: impl FnOnce(&str) -> Result<T, ConfigError>,
-) -> Result<Option<T>, MachineError> {
-    let wrong = |error| MachineError { file: directory.path_of(name), error };
+) -> Result<Option<T>, FileError> {
+    let file = || directory.path_of(name);
+    let wrong = |error| FileError::Wrong(MachineError { file: file(), error });
     let unreadable = |reason: String| wrong(ConfigError { line: 1, column: 1, reason });
     let text = name.to_str().unwrap_or_default();
     let bytes = directory
         .read(text, FILE_BYTES_MAX + 1)
-        .map_err(|error| unreadable(format!("it can't be read: {error}")))?;
+        .map_err(|error| FileError::Unread { file: file(), error })?;
     let Some(bytes) = bytes else { return Ok(None) };
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(unreadable(format!("it has more than {FILE_BYTES_MAX} bytes")));
@@ -212,7 +295,7 @@ mod tests {
         std::fs::write(&path, "nonsense").unwrap();
         assert!(state.keep(&turn, &machine, None).is_err(), "what can't be read isn't replaced");
         std::fs::write(&path, text).unwrap();
-        let wrong: Vec<String> = wrong.iter().map(MachineError::to_string).collect();
+        let wrong: Vec<String> = wrong.iter().map(FileError::to_string).collect();
         assert_eq!(wrong.len(), 4, "{wrong:?}");
         assert!(wrong.iter().any(|one| one.contains("wrong.toml: line 2, column 9")), "{wrong:?}");
     }
@@ -234,17 +317,63 @@ mod tests {
     }
 
     #[test]
+    fn who_was_stopped_half_way_is_finished_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        let former = Machine::new(None, vec![MAC]);
+        let machine = Machine { uuid: Some(Uuid::from_u128(7)), ..former.clone() };
+        state.keep(&turn, &machine, None).unwrap();
+        // The new one is there, and the former isn't gone yet.
+        state.keep(&turn, &former, None).unwrap();
+        assert_eq!(state.machines().unwrap().0, std::slice::from_ref(&machine));
+        state.keep(&turn, &machine, Some(&machine)).unwrap();
+        assert_eq!(state.machine_files().unwrap(), [OsString::from(machine.file_name())]);
+    }
+
+    #[test]
+    fn what_somebody_decided_by_is_still_so_when_it_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(State::present(dir.path()).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "who looks makes nothing");
+        let state = State::open(dir.path()).unwrap();
+        let (seen, _) = state.machines().unwrap();
+        drop(state.turn_after(&seen).unwrap());
+        let turn = state.turn().unwrap();
+        state.keep(&turn, &Machine::new(None, vec![MAC]), None).unwrap();
+        drop(turn);
+        assert!(state.turn_after(&seen).is_err());
+        let mode = std::fs::metadata(dir.path().join("machines")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn there_are_no_more_machines_than_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        for number in 1..MACHINES_MAX {
+            std::fs::write(dir.path().join(format!("machines/{number}.toml")), "").unwrap();
+        }
+        let machine = Machine::new(None, vec![MAC]);
+        state.keep(&turn, &machine, None).unwrap();
+        state.keep(&turn, &machine, Some(&machine)).unwrap();
+        let other = Machine::new(Some(Uuid::from_u128(7)), Vec::new());
+        assert!(state.keep(&turn, &other, None).is_err());
+    }
+
+    #[test]
     fn a_default_is_set_and_taken_back() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path()).unwrap();
         let turn = state.turn().unwrap();
-        assert_eq!(state.default(), Ok(None));
+        assert_eq!(state.default().unwrap(), None);
         state.set_default(&turn, Some(Assignment::Local)).unwrap();
-        assert_eq!(state.default(), Ok(Some(Assignment::Local)));
+        assert_eq!(state.default().unwrap(), Some(Assignment::Local));
         state.set_default(&turn, None).unwrap();
         state.set_default(&turn, None).unwrap();
-        assert_eq!(state.default(), Ok(None));
+        assert_eq!(state.default().unwrap(), None);
         std::fs::write(dir.path().join(DEFAULT_FILE), "version = 1\n[boot]\nis = 'x'\n").unwrap();
-        assert_eq!(state.default().unwrap_err().error.line, 2);
+        assert!(state.default().unwrap_err().to_string().contains("default: line 2"));
     }
 }

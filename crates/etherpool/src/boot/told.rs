@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use aoe_wire::MacAddr;
 use boot::dhcp::{Architecture, Client, Given, Program};
-use boot::node::{Answer, Identity, State, VERSION};
+use boot::node::{Answer, Hello, Identity, Phase, State, VERSION};
 use boot::script::{Boots, NoWord, Word};
 use control::boot::{Assignment, IpxeConfig, KeptIdentity, Machine};
 use uuid::Uuid;
@@ -26,7 +26,9 @@ pub fn given(place: &Place, decided: &Decided, client: &Client) -> (Option<Given
         Decided::Boots(Assignment::Nothing) | Decided::Unknown => {
             return (None, "nothing".to_owned());
         }
-        Decided::Unreadable => return (None, "nothing: its file is wrong".to_owned()),
+        Decided::Unreadable => {
+            return (None, "nothing: what is said of it can't be read".to_owned());
+        }
         // Firmware that isn't answered goes on with the next of its devices.
         Decided::Boots(Assignment::Local) => return (None, "nothing (local)".to_owned()),
         Decided::Boots(assignment) => assignment,
@@ -62,11 +64,12 @@ pub fn asking_script(place: &Place) -> String {
     format!("#!ipxe\nchain --replace http://{http}/boot.ipxe?mac=${{mac}}&uuid=${{uuid}}\n")
 }
 
-/// What a script has a machine boot; none for who boots nothing.
+/// What a script has a machine boot; none for who boots nothing. Of a node's image that build, if it has several.
 pub fn boots(
     place: &Place,
     assignment: &Assignment,
     mac: Option<MacAddr>,
+    build: Option<&str>,
 ) -> Result<Option<Boots>, NoWord> {
     let http = place.http;
     let whose = mac.map(|mac| format!("?mac={mac}")).unwrap_or_default();
@@ -88,13 +91,16 @@ pub fn boots(
                 let mac = mac.to_string().replace(':', "-");
                 arguments.push(Word::new(format!("BOOTIF=01-{mac}"))?);
             }
-            for console in ["console=ttyS0", "console=tty0"] {
-                arguments.push(Word::new(console)?);
+            // A kernel that panics stands still else, and so would its disks until somebody comes.
+            for word in ["console=ttyS0", "console=tty0", "panic=10"] {
+                arguments.push(Word::new(word)?);
             }
             arguments.extend(words(append)?);
+            // Both of one build: a kernel has no use for the modules of another.
+            let build = build.map(|build| format!("{build}/")).unwrap_or_default();
             Boots::Kernel {
-                kernel: file(&format!("{image}/vmlinuz"))?,
-                initrds: vec![file(&format!("{image}/initrd.img"))?],
+                kernel: file(&format!("{image}/{build}vmlinuz"))?,
+                initrds: vec![file(&format!("{image}/{build}initrd.img"))?],
                 arguments,
             }
         }
@@ -106,8 +112,14 @@ pub fn kept_of(machine: Option<&Machine>) -> Option<Identity> {
     machine.and_then(|machine| machine.identity.as_ref()).and_then(KeptIdentity::told)
 }
 
+/// Whether a node is handed its key: who shows one of its own hasn't got it, nor has who has just started. Others have it,
+/// and it needn't pass through the network once a minute.
+pub fn hands_key(hello: &Hello) -> bool {
+    hello.identity.is_some() || hello.phase == Phase::Started
+}
+
 /// What a node is told that says hello: who isn't accepted is told nothing but its name.
-pub fn answer(machine: Option<&Machine>, is_remembered: bool) -> Answer {
+pub fn answer(machine: Option<&Machine>, is_remembered: bool, hands_key: bool) -> Answer {
     let identity = kept_of(machine);
     let name = machine.and_then(|machine| machine.name.clone());
     let nothing = Answer {
@@ -125,7 +137,7 @@ pub fn answer(machine: Option<&Machine>, is_remembered: bool) -> Answer {
             shelf: machine.shelf,
             configuration: machine.configuration.clone(),
             supervisors: machine.supervisors.iter().map(|key| key.to_string()).collect(),
-            identity: Some(identity),
+            identity: Some(identity).filter(|_| hands_key),
             ..nothing
         },
         _ => nothing,
@@ -181,12 +193,19 @@ mod tests {
 
     #[test]
     fn a_node_is_told_by_its_command_line_who_has_booted_it() {
-        let boots = boots(&place(), &node(), Some(MAC)).unwrap().unwrap();
-        let script = boot::script::script(&boots);
+        let script = |build| {
+            let boots = boots(&place(), &node(), Some(MAC), build).unwrap().unwrap();
+            boot::script::script(&boots)
+        };
+        let of_build = script(Some("0123abcd"));
+        for file in ["vmlinuz", "initrd.img"] {
+            assert!(of_build.contains(&format!("/images/node/0123abcd/{file}?mac=")), "{of_build}");
+        }
+        let script = script(None);
         assert!(script.contains("http://10.0.0.1:8069/images/node/vmlinuz?mac=02:00:00:00:00:07"));
         let line = script.lines().find(|line| line.starts_with("kernel ")).unwrap();
         assert!(
-            line.contains(" etherpool.boot=http://10.0.0.1:8069 BOOTIF=01-02-00-00-00-00-07 console=ttyS0 console=tty0 quiet"),
+            line.contains(" etherpool.boot=http://10.0.0.1:8069 BOOTIF=01-02-00-00-00-00-07 console=ttyS0 console=tty0 panic=10 quiet"),
             "{line}"
         );
     }
@@ -199,13 +218,15 @@ mod tests {
             configuration: Some("shelf = 7".into()),
             ..Machine::new(None, vec![MAC])
         };
-        let told = answer(Some(&machine), true);
+        let told = answer(Some(&machine), true, true);
         assert_eq!((told.state, told.configuration, told.shelf), (State::Pending, None, None));
-        assert_eq!(answer(None, false).state, State::Unknown);
+        assert_eq!(answer(None, false, true).state, State::Unknown);
         let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse().unwrap();
         let kept = boot::node::Kept::Plain { secret: "s".into() };
         let machine = Machine { identity: Some(KeptIdentity::of(key, &kept)), ..machine };
-        let told = answer(Some(&machine), true);
+        let told = answer(Some(&machine), true, false);
+        assert_eq!((told.state, told.shelf, &told.identity), (State::Accepted, Some(7), &None));
+        let told = answer(Some(&machine), true, true);
         assert_eq!((told.state, told.shelf), (State::Accepted, Some(7)));
         assert_eq!(told.identity.unwrap().public, key.to_string());
     }

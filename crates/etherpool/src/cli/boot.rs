@@ -42,6 +42,11 @@ impl StateArgs {
     pub fn open(&self) -> Result<State, Failure> {
         Ok(State::open(&self.state_dir)?)
     }
+
+    /// The same to look at; none where nobody has made it.
+    pub fn present(&self) -> Result<Option<State>, Failure> {
+        Ok(State::present(&self.state_dir)?)
+    }
 }
 
 /// A machine, as `boot list --json` shows it.
@@ -84,15 +89,19 @@ pub async fn run(context: &Context, command: BootCommand) -> Result<Exit, Failur
 }
 
 fn list(context: &Context, args: &StateArgs) -> Result<Exit, Failure> {
-    let state = args.open()?;
-    let (machines, wrong) = state.machines()?;
-    let seen: Sightings = sightings::read(&state.root)?;
-    let default = state.default();
-    for error in wrong.iter().chain(default.as_ref().err()) {
+    let (mut machines, mut wrong, mut seen, mut default) = (vec![], vec![], vec![], None);
+    if let Some(state) = args.present()? {
+        (machines, wrong) = state.machines()?;
+        seen = sightings::read(&state.root).map(|seen: Sightings| seen.all())?;
+        match state.default() {
+            Ok(boot) => default = boot.map(|boot| boot.to_string()),
+            Err(error) => wrong.push(error),
+        }
+    }
+    for error in &wrong {
         eprintln!("warning: {error}; correct it: the machine gets nothing until then");
     }
-    let default = default.ok().flatten().map(|boot| boot.to_string());
-    let listed = merge(seen.all(), &machines, default.as_deref());
+    let listed = merge(seen, &machines, default.as_deref());
     output::show(context.json, &listed, || output::booting(&listed, default.as_deref()))?;
     Ok(Exit::of_health(wrong.is_empty()))
 }

@@ -16,7 +16,7 @@ use super::boot::StateArgs;
 use super::confirm::confirm;
 use super::volume::path_of;
 use super::{Context, Failure, output};
-use crate::boot::state::{State, Turn};
+use crate::boot::state::State;
 
 /// Arguments of `boot assign`.
 #[derive(Debug, Args)]
@@ -144,13 +144,12 @@ impl AssignArgs {
 pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
     let what = args.what()?;
     let state = args.state.open()?;
-    let turn = state.turn()?;
     let (machines, wrong) = state.machines()?;
     for error in &wrong {
         eprintln!("warning: {error}; correct it: the machine gets nothing until then");
     }
     let id = match &args.machine {
-        Whom::Default => return assign_default(context, (&state, &turn), &args, &what),
+        Whom::Default => return assign_default(context, &state, &args, &what),
         Whom::One(id) => id,
     };
     let former = machines.iter().find(|machine| machine.is(id));
@@ -197,6 +196,8 @@ pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
         confirm(&format!("{said}.\n"), args.confirmation)?;
         return Ok(Exit::Ok);
     }
+    // Not held while a supervisor was asked: nobody waits for that.
+    let turn = state.turn_after(&machines)?;
     state.keep(&turn, &machine, former)?;
     output::show(context.json, &machine.boot, || format!("{said} from its next start on\n"))?;
     Ok(Exit::Ok)
@@ -204,10 +205,11 @@ pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
 
 fn assign_default(
     context: &Context,
-    (state, turn): (&State, &Turn),
+    state: &State,
     args: &AssignArgs,
     what: &What,
 ) -> Result<Exit, Failure> {
+    let before = state.default().ok();
     let boot = match what {
         What::None | What::Default => None,
         What::Volume { .. } => {
@@ -229,7 +231,14 @@ fn assign_default(
     if is_asked && !confirm(&what, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    state.set_default(turn, boot.clone())?;
+    let turn = state.turn()?;
+    if state.default().ok() != before {
+        return Err(Failure::refused(
+            "what all others boot has been changed meanwhile",
+            "look at it, and give the command again: `etherpool boot list`",
+        ));
+    }
+    state.set_default(&turn, boot.clone())?;
     output::show(context.json, &boot, || format!("machines that nobody has named boot {words}\n"))?;
     Ok(Exit::Ok)
 }

@@ -18,6 +18,7 @@ use super::boot_assign::check_free;
 use super::confirm::confirm;
 use super::{Context, Failure, output};
 use crate::boot::hellos::{self, Conflict, Hellos, Said};
+use crate::boot::state::State;
 
 /// Nodes that were booted from the network.
 #[derive(Debug, Subcommand)]
@@ -89,10 +90,11 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<Exit, Failur
 }
 
 fn pending(context: &Context, args: &StateArgs) -> Result<Exit, Failure> {
-    let state = args.open()?;
-    let mut hellos: Hellos = hellos::read(&state.root)?;
-    let (machines, _) = state.machines()?;
-    hellos.settle(&machines);
+    let mut hellos = Hellos::default();
+    if let Some(state) = args.present()? {
+        hellos = hellos::read(&state.root)?;
+        hellos.settle(&state.machines()?.0);
+    }
     let waiting: Vec<Said> = hellos.waiting().cloned().map(Said::without_secret).collect();
     output::show(context.json, &waiting, || output::pending(&waiting))?;
     Ok(Exit::Ok)
@@ -100,44 +102,30 @@ fn pending(context: &Context, args: &StateArgs) -> Result<Exit, Failure> {
 
 async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
     let state = args.state.open()?;
-    let turn = state.turn()?;
     let (machines, _) = state.machines()?;
     let hellos: Hellos = hellos::read(&state.root)?;
-    let said = find(&hellos, &machines, &args.node)?;
-    let hello = &said.hello;
-    let Some(identity) = &hello.identity else {
-        return Err(Failure::refused(
-            format!("{} has shown no key", args.node),
-            "start it again: it makes one when none is handed to it",
-        ));
+    let acceptance = match find(&hellos, &machines, &args.node) {
+        // An accepted one that is off, or that nobody has heard since.
+        Err(failure) => match machines.iter().find(|machine| machine.is(&args.node)) {
+            Some(machine) => again(&args, machine, None).ok_or(failure)?,
+            None => return Err(failure),
+        },
+        Ok(said) => {
+            match same(&machines, &said.hello).and_then(|of| again(&args, of, Some(said))) {
+                Some(acceptance) => acceptance,
+                None => shown(&args, &machines, said)?,
+            }
+        }
     };
-    let public: PublicKey = identity.public.parse().map_err(|_| {
-        Failure::refused(
-            format!("what {} shows is no key", args.node),
-            "see what runs there, and start it again",
-        )
-    })?;
+    let Acceptance { mut machine, former, identity, question } = acceptance;
+    let public = identity.public();
     if args.key.is_some_and(|key| key != public) {
         return Err(Failure::refused(
             format!("it has shown the key {public}"),
             "see that it is the machine you mean: its console shows its key",
         ));
     }
-    let former = same(&machines, hello);
-    let other = former.and_then(|machine| machine.identity.as_ref());
-    let other = other.map(KeptIdentity::public).filter(|kept| *kept != public);
-    let doubt = said.conflict.map(Conflict::reason);
-    let doubt = doubt.or(other.map(|_| "it has shown another key than the one that was accepted"));
-    if let Some(doubt) = doubt
-        && args.confirmation.is_given()
-        && args.key.is_none()
-    {
-        return Err(Failure::refused(
-            doubt,
-            format!("see that it is the machine you mean, then name its key: --key {public}"),
-        ));
-    }
-    let shelf = match (args.shelf, former.and_then(|machine| machine.shelf)) {
+    let shelf = match (args.shelf, machine.shelf) {
         (Some(shelf), _) => {
             check_shelf(&machines, former, shelf)?;
             shelf
@@ -145,41 +133,164 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
         (None, Some(shelf)) => shelf,
         (None, None) => free_shelf(context, &machines).await,
     };
-    let name = name_of(&args, &machines, former, hello, shelf)?;
-    let mut machine = former.cloned().unwrap_or_else(|| Machine::new(hello.uuid, Vec::new()));
-    machine.uuid = hello.uuid.or(machine.uuid);
-    // An address of two machines would be nobody's.
-    let is_new = |mac: &&MacAddr| !machines.iter().any(|other| other.macs.contains(mac));
-    machine.macs.extend(hello.macs.iter().filter(is_new));
+    let name = name_of(&args, &machines, former, &question, shelf)?;
     (machine.name, machine.shelf) = (Some(name.clone()), Some(shelf));
-    machine.identity = Some(KeptIdentity::of(public, &identity.kept));
-    let question = output::accepting(said, &name, shelf, doubt);
-    if !confirm(&question, args.confirmation)? {
+    let replaced = machine.identity.replace(identity).map(|kept| kept.public());
+    let replaced = replaced.filter(|kept| *kept != public);
+    let text = match question {
+        Question::Shown { said, doubt } => output::accepting(said, &name, shelf, doubt),
+        Question::Again(_) => format!(
+            "{name} has shelf {shelf} and the key {public}, which becomes a member of the supervisor of this machine.\n"
+        ),
+    };
+    if !confirm(&text, args.confirmation)? {
         return Ok(Exit::Ok);
     }
-    let added: Result<AddedMember, Failure> =
-        context.client.post("/v1/members/add", &NamedMember { key: public }).await;
-    match added {
-        Ok(AddedMember { supervisor }) if !machine.supervisors.contains(&supervisor) => {
-            machine.supervisors.push(supervisor);
-        }
-        Ok(_) => {}
-        Err(failure) if failure.exit == Exit::NotRunning => {
-            let has_none = machine.supervisors.is_empty();
-            if has_none {
-                eprintln!(
-                    "warning: no supervisor runs on this machine that could have its disks; when one does: etherpool node accept {name}"
-                );
-            }
-        }
-        Err(failure) => return Err(failure),
-    }
+    // First of all what is kept: a member whose key nobody has kept would be one for ever. Nobody waits for the rest.
+    let turn = state.turn_after(&machines)?;
     state.keep(&turn, &machine, former)?;
+    drop(turn);
+    join(context, &state, machine, replaced).await?;
     let text =
         || format!("{name} is a node of this cluster, with shelf {shelf} and the key {public}\n");
     let shown = serde_json::json!({ "name": name, "shelf": shelf, "key": public });
     output::show(context.json, &shown, text)?;
     Ok(Exit::Ok)
+}
+
+/// What would be kept, and by what it is asked.
+struct Acceptance<'a> {
+    machine: Machine,
+    former: Option<&'a Machine>,
+    identity: KeptIdentity,
+    question: Question<'a>,
+}
+
+enum Question<'a> {
+    /// A key that a node has shown, and what speaks against it.
+    Shown { said: &'a Said, doubt: Option<&'static str> },
+    /// The key of a machine that was accepted before.
+    Again(&'a Machine),
+}
+
+/// With the key that was kept, unless another one is meant.
+fn again<'a>(
+    args: &AcceptArgs,
+    machine: &'a Machine,
+    said: Option<&Said>,
+) -> Option<Acceptance<'a>> {
+    let identity = machine.identity.clone()?;
+    let shown = said.and_then(|said| said.hello.identity.as_ref());
+    let is_other_meant = said.is_some_and(|said| said.conflict.is_some())
+        || shown.is_some_and(|shown| {
+            args.key.is_some_and(|key| key != identity.public() && key.to_string() == shown.public)
+        });
+    (!is_other_meant).then(|| Acceptance {
+        machine: machine.clone(),
+        former: Some(machine),
+        identity,
+        question: Question::Again(machine),
+    })
+}
+
+/// With the key that a node has shown.
+fn shown<'a>(
+    args: &AcceptArgs,
+    machines: &'a [Machine],
+    said: &'a Said,
+) -> Result<Acceptance<'a>, Failure> {
+    let hello = &said.hello;
+    let Some(identity) = &hello.identity else {
+        return Err(Failure::refused(
+            format!("{} has shown no key", args.node),
+            "start it again: it makes one when none is handed to it",
+        ));
+    };
+    let identity = KeptIdentity::shown(identity).map_err(|error| {
+        Failure::refused(
+            format!("{}: {error}", args.node),
+            "see what runs there, and start it again",
+        )
+    })?;
+    let public = identity.public();
+    let former = same(machines, hello);
+    let other = former.and_then(|machine| machine.identity.as_ref());
+    let other = other.map(KeptIdentity::public).filter(|kept| *kept != public);
+    let doubt = said.conflict.map(Conflict::reason);
+    let doubt = doubt.or(other.map(|_| "it has shown another key than the one that was accepted"));
+    if args.confirmation.is_given() && args.key.is_none() {
+        return Err(Failure::refused(
+            doubt.unwrap_or("unasked it is accepted by its key alone: anybody says a UUID"),
+            format!("see that it is the machine you mean, then name its key: --key {public}"),
+        ));
+    }
+    let mut machine = former.cloned().unwrap_or_else(|| Machine::new(hello.uuid, Vec::new()));
+    machine.uuid = hello.uuid.or(machine.uuid);
+    // An address of two machines would be nobody's.
+    let is_new = |mac: &&MacAddr| !machines.iter().any(|other| other.macs.contains(mac));
+    machine.macs.extend(hello.macs.iter().filter(is_new));
+    let question = Question::Shown { said, doubt };
+    Ok(Acceptance { machine, former, identity, question })
+}
+
+/// Makes a machine that was kept a member of this machine's supervisor, if one runs, and its former key none.
+async fn join(
+    context: &Context,
+    state: &State,
+    machine: Machine,
+    replaced: Option<PublicKey>,
+) -> Result<(), Failure> {
+    let name = machine.called();
+    let key = machine.identity.as_ref().map(KeptIdentity::public);
+    let Some(key) = key else { return Ok(()) };
+    let added: Result<AddedMember, Failure> =
+        context.client.post("/v1/members/add", &NamedMember { key }).await;
+    let supervisor = match added {
+        Ok(AddedMember { supervisor }) => supervisor,
+        Err(failure) => {
+            let why = match failure.exit {
+                Exit::NotRunning => "no supervisor runs on this machine",
+                _ => "the supervisor of this machine doesn't take it",
+            };
+            eprintln!(
+                "warning: {name} is accepted, but its key is no member yet, as {why}; when one does: etherpool node accept {name}"
+            );
+            if let Some(replaced) = replaced {
+                eprintln!(
+                    "warning: its former key may be a member of a supervisor still; there: etherpool key forget {replaced}"
+                );
+            }
+            return if failure.exit == Exit::NotRunning { Ok(()) } else { Err(failure) };
+        }
+    };
+    if !machine.supervisors.contains(&supervisor) {
+        let mut named = machine.clone();
+        named.supervisors.push(supervisor);
+        let turn = state.turn()?;
+        let (machines, _) = state.machines()?;
+        if !machines.contains(&machine) {
+            return Err(Failure::refused(
+                format!(
+                    "what is known of {name} has changed meanwhile: it isn't told its supervisor yet"
+                ),
+                format!("give the command again: etherpool node accept {name}"),
+            ));
+        }
+        state.keep(&turn, &named, Some(&machine))?;
+    }
+    let Some(replaced) = replaced else { return Ok(()) };
+    let forgotten: Result<(), Failure> =
+        context.client.post("/v1/members/forget", &NamedMember { key: replaced }).await;
+    match forgotten {
+        // The supervisor of another machine may have had it.
+        Err(failure) if failure.exit != Exit::NotFound => {
+            eprintln!(
+                "warning: its former key may be a member of the supervisor still; etherpool key forget {replaced}"
+            );
+            Err(failure)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn find<'a>(hellos: &'a Hellos, machines: &[Machine], id: &MachineId) -> Result<&'a Said, Failure> {
@@ -189,12 +300,18 @@ fn find<'a>(hellos: &'a Hellos, machines: &[Machine], id: &MachineId) -> Result<
         MachineId::Mac(mac) => said.hello.macs.contains(mac),
         MachineId::Name(_) => named.is_some_and(|machine| is_same(machine, &said.hello)),
     };
-    let mut found = hellos.all().filter(is_meant);
+    // Who only says its UUID is meant by an address of its own.
+    let is_stranger = |said: &Said| said.conflict == Some(Conflict::OtherAddresses);
+    let mut found: Vec<&Said> = hellos.all().filter(is_meant).collect();
+    if !matches!(id, MachineId::Mac(_)) && found.iter().any(|said| !is_stranger(said)) {
+        found.retain(|said| !is_stranger(said));
+    }
+    let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => Err(Failure::refused(
             format!("{id} is what several nodes say of themselves"),
-            "name the one that you mean by its UUID: etherpool node pending",
+            "name the one that you mean by its UUID, or an address: etherpool node pending",
         )),
         (None, _) => Err(Failure::not_found(
             format!("no node {id} has said hello"),
@@ -242,7 +359,7 @@ fn name_of(
     args: &AcceptArgs,
     machines: &[Machine],
     former: Option<&Machine>,
-    hello: &Hello,
+    question: &Question<'_>,
     shelf: u16,
 ) -> Result<String, Failure> {
     if let Some(name) = args.name.as_ref().or(former.and_then(|machine| machine.name.as_ref())) {
@@ -250,7 +367,11 @@ fn name_of(
         return Ok(name.clone());
     }
     // Two that call themselves the same are two, and the second gets another name.
-    let own = hello.hostname.clone().filter(|name| {
+    let own = match question {
+        Question::Shown { said, .. } => said.hello.hostname.clone(),
+        Question::Again(machine) => machine.name.clone(),
+    };
+    let own = own.filter(|name| {
         matches!(name.parse(), Ok(MachineId::Name(_))) && check_free(machines, former, name).is_ok()
     });
     let name = own.unwrap_or_else(|| format!("node-{shelf}"));
@@ -259,10 +380,11 @@ fn name_of(
 }
 
 fn config(context: &Context, args: &ConfigArgs) -> Result<Exit, Failure> {
-    let state = args.state.open()?;
-    let turn = state.turn()?;
-    let (machines, wrong) = state.machines()?;
-    let Some(former) = machines.iter().find(|machine| machine.is(&args.node)) else {
+    let state = args.state.present()?;
+    let known = state.as_ref().map(State::machines).transpose()?;
+    let (machines, wrong) = known.unwrap_or_default();
+    let former = machines.iter().find(|machine| machine.is(&args.node));
+    let Some((state, former)) = state.as_ref().zip(former) else {
         wrong.iter().for_each(|error| eprintln!("warning: {error}; correct it"));
         return Err(Failure::not_found(
             format!("no machine {} is known", args.node),
@@ -299,6 +421,7 @@ fn config(context: &Context, args: &ConfigArgs) -> Result<Exit, Failure> {
         }
     };
     let machine = Machine { configuration: Some(text), ..former.clone() };
+    let turn = state.turn_after(&machines)?;
     state.keep(&turn, &machine, Some(former))?;
     let said = || format!("{} gets it when it boots, or within a minute\n", machine.called());
     output::show(context.json, &machine.configuration, said)?;

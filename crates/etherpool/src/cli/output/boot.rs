@@ -5,7 +5,7 @@ use block::size::Human;
 use boot::node::{Disk, Hello, Identity, Kept};
 
 use super::{facts, lines, table};
-use crate::boot::hellos::Said;
+use crate::boot::hellos::{Conflict, Said};
 use crate::cli::boot::Listed;
 
 /// Machines, and what they got.
@@ -53,12 +53,23 @@ pub fn pending(waiting: &[Said]) -> String {
             ("  said hello", time(said.at_seconds)),
             ("  runs", format!("etherpool {}, Linux {}", hello.program_version, hello.kernel)),
         ]));
+        if let Some(identity) = &hello.identity {
+            let whom = match (hello.uuid, hello.macs.first()) {
+                (Some(uuid), _) if said.conflict != Some(Conflict::OtherAddresses) => {
+                    uuid.to_string()
+                }
+                (_, Some(mac)) => mac.to_string(),
+                _ => "UUID".to_owned(),
+            };
+            let command = format!("etherpool node accept {whom} --key {}", identity.public);
+            text.push_str(&facts(&[("  to accept", command)]));
+        }
         text.push_str(&disks(&hello.disks));
         text
     };
     let all: Vec<String> = waiting.iter().map(one).collect();
     format!(
-        "{}To take one for a node of this cluster: etherpool node accept UUID\n",
+        "{}To take one for a node of this cluster compare its key with the one on its console.\n",
         all.join("\n")
     )
 }
