@@ -17,7 +17,7 @@ use blackbox::frames::Client;
 use blackbox::{etherpool, require_root};
 use block::probe::LABEL_MAGIC;
 use boot::dhcp::{Addresses, Leases, Network, Outcome, Range, SERVER_PORT, Server};
-use boot::node::{Answer, Hello, Identity, Kept, Phase, State, VERSION};
+use boot::node::{Answer, Disk, Hello, Identity, Kept, Phase, State, VERSION};
 use os::net::InterfaceSpec;
 use os::net::netns::run_in;
 use seal::{KeyPair, SecretKey};
@@ -37,20 +37,29 @@ const MIB: usize = 1 << 20;
 const LABELLED: usize = 96;
 const BLANK: usize = 64;
 const EXT4: usize = 80;
-/// From start to end.
-const LIMIT: Duration = Duration::from_secs(240);
+/// From start to end, on the slowest machine that emulates one.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// What hellos are answered with.
+enum Says {
+    This(Box<Answer>),
+    /// No answer that anybody understands.
+    Nonsense,
+    /// It hangs up, as one that has died.
+    Nothing,
+}
 
 /// Answers hellos as it is told to, and remembers them.
 #[derive(Clone)]
 struct BootServer {
-    answer: Arc<Mutex<Answer>>,
+    says: Arc<Mutex<Says>>,
     heard: Arc<Mutex<Vec<Hello>>>,
 }
 
 impl BootServer {
     fn start(netns: &str) -> BootServer {
         let server = BootServer {
-            answer: Arc::new(Mutex::new(answer(State::Pending))),
+            says: Arc::new(Mutex::new(Says::This(Box::new(answer(State::Pending))))),
             heard: Arc::default(),
         };
         let listening = run_in(Some(netns), || TcpListener::bind((SERVER, 8069))).unwrap();
@@ -84,7 +93,11 @@ impl BootServer {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         self.heard.lock().unwrap().push(Hello::parse(&body).unwrap());
-        let answer = serde_json::to_vec(&*self.answer.lock().unwrap()).unwrap();
+        let answer = match &*self.says.lock().unwrap() {
+            Says::This(answer) => serde_json::to_vec(answer).unwrap(),
+            Says::Nonsense => b"{\"version\":1,\"state\":\"acc".to_vec(),
+            Says::Nothing => return Ok(()),
+        };
         let stream = reader.get_mut();
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len())?;
         stream.write_all(&answer)
@@ -92,6 +105,14 @@ impl BootServer {
 
     fn last(&self) -> Option<Hello> {
         self.heard.lock().unwrap().last().cloned()
+    }
+
+    fn count(&self) -> usize {
+        self.heard.lock().unwrap().len()
+    }
+
+    fn say(&self, answer: Answer) {
+        *self.says.lock().unwrap() = Says::This(Box::new(answer));
     }
 }
 
@@ -166,7 +187,7 @@ impl Machine {
         command.arg("-kernel").arg(image.join("vmlinuz"));
         command.arg("-initrd").arg(image.join("initrd.img"));
         let words = format!(
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on etherpool.boot=http://{SERVER}:8069"
+            "console=ttyS0 quiet panic=-1 random.trust_cpu=on BOOTIF=01-52-54-00-e7-00-77 etherpool.boot=http://{SERVER}:8069"
         );
         command.args(["-append", &words]);
         let log = File::create(dir.join("qemu.log")).unwrap();
@@ -298,7 +319,9 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     let mut label = File::options().write(true).open(&labelled).unwrap();
     label.seek(SeekFrom::Start(4096)).unwrap();
     label.write_all(&LABEL_MAGIC).unwrap();
-    let before = [&blank, &ext4].map(|disk| std::fs::read(disk).unwrap());
+    let all = [&blank, &ext4, &labelled].map(Clone::clone);
+    let contents = || all.each_ref().map(|disk| std::fs::read(disk).unwrap());
+    let untouched = contents();
 
     let disks = [blank.clone(), ext4.clone(), labelled];
     let mut machine = Machine::start(&switch, &image, dir.path(), &disks);
@@ -311,8 +334,10 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     // All have been looked at when it says why the others aren't exported.
     machine.wait_until("the boot server knows of all disks", || {
         let hello = heard.last().unwrap();
-        hello.disks.iter().any(|disk| disk.exported)
-            && hello.disks.iter().any(|disk| disk.contents.is_some())
+        let is_looked_at = |disk: &Disk| disk.contents.as_deref() != Some("not looked at yet");
+        hello.disks.len() == 3
+            && hello.disks.iter().any(|disk| disk.exported)
+            && hello.disks.iter().all(is_looked_at)
     });
     let hello = server.last().unwrap();
     assert_eq!(hello.uuid.unwrap().to_string(), UUID);
@@ -332,17 +357,20 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     assert_eq!(pair.public().to_string(), own.public);
     assert_eq!(sizes_on(&interface, 50), [LABELLED]);
 
+    assert!(contents() == untouched, "something was written to a disk before anybody accepted it");
+
     // Somebody accepts it, and hands it the key that he kept of it in another boot.
     let kept = KeyPair::of(SecretKey::new([7; 32])).unwrap();
     let secret = kept.secret().to_text().to_string();
     let identity = Identity { public: kept.public().to_string(), kept: Kept::Plain { secret } };
-    *server.answer.lock().unwrap() = Answer {
+    let accepted = Answer {
         name: Some("node-7".into()),
         shelf: Some(7),
         identity: Some(identity),
         configuration: Some("write-cache = \"off\"\n".into()),
         ..answer(State::Accepted)
     };
+    server.say(accepted.clone());
     machine.wait_until("the blank disk is exported, too, on the shelf that it was given", || {
         sizes_on(&interface, 7) == [BLANK, LABELLED]
     });
@@ -353,10 +381,59 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     });
     let key = format!("key={}", kept.public());
     assert!(machine.console().contains(&key), "its node has another key");
+    let slots =
+        || (0..4).map(|slot| size_at(&interface, &format!("e7.{slot}"))).collect::<Vec<_>>();
+    let exported = slots();
+
+    // Whatever becomes of the boot server, its disks stay where they are, and its node isn't even disturbed.
+    let starts = |machine: &Machine| machine.console().matches(&key).count();
+    let started = starts(&machine);
+    assert!(started > 0, "its node says with which key it runs");
+    let wrong = Answer { configuration: Some("bufers = 1\n".into()), ..accepted.clone() };
+    let regressions = [
+        Says::This(Box::new(answer(State::Pending))),
+        Says::This(Box::new(wrong)),
+        Says::Nonsense,
+        Says::Nothing,
+    ];
+    for says in regressions {
+        // What is wrong is told with the next hello after it was heard.
+        let message = match &says {
+            Says::This(answer) if answer.state == State::Pending => Some("no more that this node"),
+            Says::This(_) => Some("bufers"),
+            Says::Nonsense | Says::Nothing => None,
+        };
+        let before = server.count();
+        *server.says.lock().unwrap() = says;
+        machine.wait_until("it has heard that, and says hello again", || {
+            let last = heard.last().unwrap().message.unwrap_or_default();
+            heard.count() >= before + 2 && message.is_none_or(|message| last.contains(message))
+        });
+        let hello = server.last().unwrap();
+        assert_eq!((hello.phase, hello.hostname.as_deref()), (Phase::Serving, Some("node-7")));
+        assert!(hello.identity.is_none(), "it is a stranger again");
+        assert_eq!(slots(), exported);
+    }
+    assert_eq!(starts(&machine), started, "its node was started anew");
+
+    // After another boot it is the same.
+    machine.press_button();
+    let console = machine.console();
+    assert!(console.contains("switches itself off"), "{console}");
+    server.say(accepted);
+    let before = server.count();
+    let mut machine = Machine::start(&switch, &image, dir.path(), &disks);
+    machine.wait_until("it is who it was, and has its disks where they were", || {
+        let again = heard.count() > before && heard.last().unwrap().identity.is_none();
+        again && slots() == exported
+    });
+    assert!(machine.console().contains(&key), "its node has another key");
 
     machine.press_button();
-    let after = [&blank, &ext4].map(|disk| std::fs::read(disk).unwrap());
-    assert!(before == after, "something was written to a disk that nobody told it to write to");
+    assert!(
+        contents()[..2] == untouched[..2],
+        "something was written to a disk that nobody told it to write to"
+    );
     let console = machine.console();
     assert!(console.contains("switches itself off") && !console.contains(" ERROR "), "{console}");
 }

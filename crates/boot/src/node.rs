@@ -26,6 +26,15 @@ pub const MACS_MAX: usize = 64;
 pub const SUPERVISORS_MAX: usize = 64;
 /// Characters of any text that goes to tables and logs.
 pub const TEXT_CHARS_MAX: usize = 256;
+/// UUIDs that makers left in firmware as it was given to them.
+const OF_MANY_MACHINES: [u128; 5] = [
+    0x03000200_0400_0500_0006_000700080009,
+    // The same with its first parts in the other order of bytes.
+    0x00020003_0004_0005_0006_000700080009,
+    0x12345678_1234_5678_90ab_cddeefaabbcc,
+    0x12345678_1234_5678_1234_567812345678,
+    0xfefefefe_fefe_fefe_fefe_fefefefefefe,
+];
 /// Characters of a key, or of a part of one.
 const KEY_CHARS_MAX: usize = 16 << 10;
 
@@ -205,8 +214,7 @@ impl Hello {
         check_count("disks", hello.disks.len(), DISKS_MAX)?;
         check_count("interfaces", hello.macs.len(), MACS_MAX)?;
         hello.identity.as_ref().map_or(Ok(()), Identity::check)?;
-        // Boards whose maker set nothing all say the same.
-        hello.uuid = hello.uuid.filter(|uuid| !uuid.is_nil() && !uuid.is_max());
+        hello.uuid = hello.uuid.filter(names_a_machine);
         hello.macs.retain(|mac| !mac.is_group() && mac.0 != [0; 6]);
         for text in [&mut hello.program_version, &mut hello.kernel] {
             *text = plain(text);
@@ -264,6 +272,11 @@ fn check_count(what: &'static str, count: usize, most: usize) -> Result<(), Malf
 fn check_key(text: &str) -> Result<(), Malformed> {
     let is_one = text.len() <= KEY_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
     if is_one { Ok(()) } else { Err(Malformed::Key) }
+}
+
+/// Whether a UUID of an SMBIOS is one machine's. Boards whose maker set nothing all say the same.
+pub fn names_a_machine(uuid: &Uuid) -> bool {
+    !uuid.is_nil() && !uuid.is_max() && !OF_MANY_MACHINES.contains(&uuid.as_u128())
 }
 
 /// What a machine says, so that it can stand in a table or a log: in one line, nothing that moves the cursor, or hides or
@@ -366,6 +379,13 @@ mod tests {
         assert_eq!(read.hostname.as_deref(), Some("a[2Jb"));
         assert_eq!(read.disks[0].model.as_deref(), Some("é".repeat(TEXT_CHARS_MAX).as_str()));
         assert_eq!((read.uuid, read.macs.len()), (None, 1));
+        for (text, is_one) in [
+            ("03000200-0400-0500-0006-000700080009", false),
+            ("00000000-0000-0000-0000-000000000000", false),
+            ("03000200-0400-0500-0006-00070008000a", true),
+        ] {
+            assert_eq!(names_a_machine(&text.parse().unwrap()), is_one, "{text}");
+        }
     }
 
     proptest! {

@@ -105,6 +105,9 @@ fn skeleton(tree: &mut Tree) {
 /// A program with its libraries, all of which are in one directory.
 fn add_program(tree: &mut Tree, host: &Host, program: &Path, at: &str) -> Result<(), Error> {
     let needed = host.needed_by(program)?;
+    if let Some((interpreter, _)) = &needed.interpreter {
+        check_interpreter(program, interpreter)?;
+    }
     let stripped = |path: &Path| Source::Stripped(path.to_owned());
     tree.file(at, 0o755, stripped(program))?;
     let loader = needed.interpreter.iter().map(|(at, path)| {
@@ -117,6 +120,21 @@ fn add_program(tree: &mut Tree, host: &Host, program: &Path, at: &str) -> Result
         tree.file(&format!("lib/{name}"), 0o755, stripped(&real))?;
     }
     Ok(())
+}
+
+/// The kernel looks for what loads a program where the program says. In an image all of that is in one directory, which has
+/// these names.
+fn check_interpreter(program: &Path, interpreter: &str) -> Result<(), Error> {
+    let directory = interpreter.rsplit_once('/').map_or("", |(directory, _)| directory);
+    match ["/lib", "/lib64", "/usr/lib"].contains(&directory) {
+        true => Ok(()),
+        false => Err(Error::Form {
+            path: program.to_owned(),
+            what: format!(
+                "it is loaded by {interpreter}, which is neither in /lib nor in /lib64, and an image has no other place for it"
+            ),
+        }),
+    }
 }
 
 fn add_modules(tree: &mut Tree, kernel: &Kernel, more: &[String]) -> Result<usize, Error> {
@@ -262,6 +280,17 @@ mod tests {
 
     fn entries(bytes: &[u8]) -> Vec<Entry> {
         read(&zstd::decode_all(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_program_that_nothing_would_load_is_refused() {
+        for interpreter in ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1"] {
+            check_interpreter(Path::new("p"), interpreter).unwrap();
+        }
+        for interpreter in ["/nix/store/x/lib/ld-linux-x86-64.so.2", "/lib/x/ld.so", "ld.so", ""] {
+            let error = check_interpreter(Path::new("p"), interpreter).unwrap_err();
+            assert!(error.to_string().starts_with("p: it is loaded by"), "{error}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ const DIRECTORIES: [&str; 28] = [
     "kernel/net/packet/",
 ];
 /// More, one by one.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 27] = [
     "virtio_blk",
     "xen_blkfront",
     "virtio_net",
@@ -67,6 +67,10 @@ const NAMES: [&str; 24] = [
     "button",
     "evdev",
     "hid_generic",
+    // Disks of a kind of their own; and what Intel's watchdogs are seen by.
+    "mtip32xx",
+    "lpc_ich",
+    "i2c_i801",
     // Found by name, not by what depends on them.
     "crc32c_intel",
     "crc32c_generic",
@@ -106,12 +110,17 @@ mod tests {
             kernel/drivers/scsi/scsi_debug.ko:\nkernel/block/t10-pi.ko: kernel/lib/crc.ko\nkernel/lib/crc.ko:\n\
             kernel/drivers/net/virtio_net.ko.xz:\nkernel/drivers/net/bonding/bonding.ko: kernel/net/tls/tls.ko\n\
             kernel/net/tls/tls.ko:\nkernel/sound/core/snd.ko:\nkernel/drivers/net/ethernet/intel/e1000/e1000.ko:\n";
+        let dependencies = &format!(
+            "{dependencies}kernel/drivers/mfd/lpc_ich.ko:\nkernel/drivers/i2c/busses/i2c-i801.ko:\n\
+             kernel/drivers/block/mtip32xx/mtip32xx.ko:\n"
+        );
         let modules = Modules::parse(dependencies, "", "", "kernel/net/8021q.ko\n");
         let names = |more: &[&str]| {
             let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
             chosen(&modules, &more).map(|names| names.into_iter().collect::<Vec<_>>())
         };
-        let always = ["crc", "e1000", "sd_mod", "t10_pi", "virtio_net"];
+        let always =
+            ["crc", "e1000", "i2c_i801", "lpc_ich", "mtip32xx", "sd_mod", "t10_pi", "virtio_net"];
         assert_eq!(names(&[]).unwrap(), always);
         assert_eq!(names(&["bonding", "8021q"]).unwrap().len(), always.len() + 2);
         let error = names(&["zfs"]).unwrap_err();

@@ -1,11 +1,13 @@
 //! Images as they are kept: a directory each, with the kernel, the initramfs, and what is to be known of them. One that is
-//! made anew takes the place of the former as a whole: a machine that boots sees the one or the other.
+//! made anew takes the place of the former as a whole: a machine that boots sees the one or the other. The former stays
+//! beside it, for those that have got its kernel and fetch its initramfs next.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -54,10 +56,15 @@ pub struct Kept {
     directory: PathBuf,
 }
 
+/// How the names of images begin that are being made.
+const UNFINISHED: &str = ".new-";
+
 /// An image that is being made, beside the place that it will have; removed if it is given up.
 pub struct Unfinished {
     directory: TempDir,
-    place: PathBuf,
+    kept: Kept,
+    /// Held as long as somebody makes it: what nobody holds was left by one who was killed.
+    _lock: File,
 }
 
 /// Whether a name leads nowhere else.
@@ -83,6 +90,12 @@ impl Kept {
     /// Where it is.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where the image is that it took the place of.
+    pub fn former(&self) -> PathBuf {
+        let name = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        self.directory.with_file_name(format!(".{name}.former"))
     }
 
     /// The kernel's file.
@@ -115,12 +128,21 @@ impl Kept {
 impl Unfinished {
     /// One that is to be the image of that name.
     pub fn begin(state_dir: &Path, name: &str) -> Result<Unfinished, Error> {
-        let place = Kept::of(state_dir, name)?.directory;
+        let kept = Kept::of(state_dir, name)?;
         let above = state_dir.join(DIRECTORY);
         fs::create_dir_all(&above).map_err(Error::file("cannot make", &above))?;
-        let directory = tempfile::Builder::new().prefix(".new-").tempdir_in(&above);
-        let directory = directory.map_err(Error::file("cannot make a directory in", &above))?;
-        Ok(Unfinished { directory, place })
+        let begun = (|| {
+            // Nobody takes one for left that has been made and isn't held yet.
+            let alone = File::open(&above)?;
+            flock(&alone, FlockOperation::LockExclusive)?;
+            sweep(&above)?;
+            let directory = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&above)?;
+            let lock = File::open(directory.path())?;
+            flock(&lock, FlockOperation::LockExclusive)?;
+            Ok((directory, lock))
+        })();
+        let (directory, lock) = begun.map_err(Error::file("cannot make a directory in", &above))?;
+        Ok(Unfinished { directory, kept, _lock: lock })
     }
 
     /// Where the file is to be written.
@@ -155,30 +177,61 @@ impl Unfinished {
             file.sync_all()
         });
         written.map_err(Error::file("cannot write", &path))?;
+        for file in [KERNEL, INITRAMFS, ABOUT] {
+            // Whoever serves it needn't be who made it, whatever the kernel of this machine is to others.
+            let path = self.path(file);
+            let opened = fs::set_permissions(&path, fs::Permissions::from_mode(0o644));
+            opened.map_err(Error::file("cannot open to readers", &path))?;
+        }
         self.put_in_place()?;
         Ok(about)
     }
 
     fn put_in_place(self) -> Result<(), Error> {
-        let Unfinished { directory, place } = self;
-        let failed = Error::file("cannot put the image in its place", &place);
+        let Unfinished { directory, kept, _lock } = self;
+        let place = kept.directory();
+        let failed = Error::file("cannot put the image in its place", place);
         let put = (|| {
-            use std::os::unix::fs::PermissionsExt;
             let fresh = directory.path();
-            // Whoever serves it needn't be who made it.
             fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))?;
             File::open(fresh)?.sync_all()?;
             if place.symlink_metadata().is_ok() {
-                // What was there is in the temporary directory then, and goes with it.
-                renameat_with(CWD, fresh, CWD, &place, RenameFlags::EXCHANGE)?;
+                renameat_with(CWD, fresh, CWD, place, RenameFlags::EXCHANGE)?;
+                // What was there is in the temporary directory now. It stays, and the one before goes.
+                remove(&kept.former())?;
+                fs::rename(fresh, kept.former())?;
             } else {
-                fs::rename(fresh, &place)?;
-                // It isn't there any more.
-                let _ = directory.keep();
+                fs::rename(fresh, place)?;
             }
+            // It isn't there any more.
+            let _ = directory.keep();
             File::open(place.parent().unwrap_or(Path::new(".")))?.sync_all()
         })();
         put.map_err(failed)
+    }
+}
+
+/// Removes what builds left that were killed.
+fn sweep(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            continue;
+        }
+        // One that is gone by now, or isn't ours, is nobody's trouble.
+        let Ok(lock) = File::open(entry.path()) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -209,15 +262,27 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir.join(DIRECTORY)).unwrap().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn an_image_takes_the_place_of_the_former_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
-        for (contents, time) in [("one", 1), ("two", 2)] {
+        let kept = Kept::of(dir.path(), "node").unwrap();
+        let mut former: Option<&str> = None;
+        for (contents, time) in [("one", 1), ("two", 2), ("three", 3)] {
             let unfinished = Unfinished::begin(dir.path(), "node").unwrap();
             fs::write(unfinished.path(KERNEL), contents).unwrap();
+            // As some distributions have it.
+            let closed = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(unfinished.path(KERNEL), closed).unwrap();
             fs::write(unfinished.path(INITRAMFS), "abc").unwrap();
             unfinished.finish("6.1".into(), "0.1".into(), time).unwrap();
-            let kept = Kept::of(dir.path(), "node").unwrap();
             assert_eq!(fs::read_to_string(kept.kernel()).unwrap(), contents);
             let about = kept.about().unwrap();
             assert_eq!((about.built_at_seconds, about.initrd_bytes), (time, 3));
@@ -225,11 +290,33 @@ mod tests {
                 about.initrd_sha256,
                 "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
             );
-            let names: Vec<_> = fs::read_dir(dir.path().join(DIRECTORY)).unwrap().collect();
-            assert_eq!(names.len(), 1);
+            for file in [KERNEL, INITRAMFS, ABOUT] {
+                let found = fs::metadata(kept.directory().join(file)).unwrap();
+                assert_eq!(found.permissions().mode() & 0o777, 0o644, "{file}");
+            }
+            // Whoever has its kernel finds its initramfs.
+            let beside = fs::read_to_string(kept.former().join(KERNEL)).ok();
+            assert_eq!(beside.as_deref(), former);
+            former = Some(contents);
         }
+        assert_eq!(names(dir.path()), [".node.former", "node"]);
         drop(Unfinished::begin(dir.path(), "node").unwrap());
-        assert_eq!(fs::read_dir(dir.path().join(DIRECTORY)).unwrap().count(), 1);
+        assert_eq!(names(dir.path()), [".node.former", "node"]);
+    }
+
+    #[test]
+    fn what_killed_builds_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(DIRECTORY).join(".new-left");
+        fs::create_dir_all(left.join("more")).unwrap();
+        fs::create_dir_all(dir.path().join(DIRECTORY).join(".other")).unwrap();
+        let one = Unfinished::begin(dir.path(), "a").unwrap();
+        assert!(!left.exists());
+        // What somebody makes at the same time isn't left.
+        let other = Unfinished::begin(dir.path(), "b").unwrap();
+        assert!(one.directory.path().is_dir() && other.directory.path().is_dir());
+        drop((one, other));
+        assert_eq!(names(dir.path()), [".other"]);
     }
 
     #[test]

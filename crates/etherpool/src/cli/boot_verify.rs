@@ -1,11 +1,12 @@
 //! `etherpool boot image verify`: boots an image in an emulated machine, with empty disks and an Ethernet on which nobody
 //! is, and says how long its node took and how much memory it needs.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -14,6 +15,7 @@ use control::exit::Exit;
 use image::kept::{DEFAULT_NAME, Kept};
 use serde::Serialize;
 use terminal::Slow;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::boot_image::told;
 use super::{Failure, output};
@@ -26,9 +28,17 @@ const DISKS: usize = 2;
 const DISK_BYTES: u64 = 64 << 20;
 /// Of the console, for who has to find out what went wrong.
 const LAST_LINES: usize = 40;
+/// Longer ones are cut in pieces: a guest may write what it likes.
+const LINE_BYTES_MAX: u64 = 4096;
+/// Lines that nobody has read yet; then the guest waits.
+const LINES_WAITING: usize = 1024;
+/// How often is looked whether somebody wants the machine to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time for QEMU to be there, and for the machine to switch itself off.
 const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 const OFF_LIMIT: Duration = Duration::from_secs(60);
+/// Of the monitor, without an end of a line.
+const MONITOR_BYTES_MAX: usize = 1 << 20;
 
 /// Arguments of `boot image verify`.
 #[derive(Debug, Args)]
@@ -91,9 +101,18 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Result<Exit, Failure> {
 /// An emulated machine; ended when it is dropped.
 struct Emulated {
     qemu: Child,
-    lines: Receiver<String>,
-    heard: Vec<String>,
+    heard: Receiver<Heard>,
+    /// The last lines of its console.
+    last: VecDeque<String>,
     monitor: PathBuf,
+}
+
+/// What is heard while it runs.
+enum Heard {
+    /// Of its console, or of QEMU.
+    Line(String),
+    /// This program is to end, and the machine with it.
+    Stop,
 }
 
 impl Drop for Emulated {
@@ -132,7 +151,7 @@ impl Emulated {
         }
         command.args(["-cpu", if args.emulate { "qemu64" } else { "max" }]);
         command.args(["-m", &args.memory.to_string(), "-serial", "stdio"]);
-        command.arg("-monitor").arg(format!("unix:{},server,nowait", monitor.display()));
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         command.args(["-netdev", "hubport,id=n0,hubid=0"]);
         command.args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
         command.args(["-device", "i6300esb", "-device", "virtio-rng-pci"]);
@@ -153,56 +172,171 @@ impl Emulated {
             ),
             _ => anyhow::anyhow!("{QEMU} can't be started: {error}").into(),
         })?;
-        let (sender, lines) = channel();
-        let outputs: [Option<Box<dyn std::io::Read + Send>>; 2] = [
+        let (sender, heard) = sync_channel(LINES_WAITING);
+        let outputs: [Option<Box<dyn Read + Send>>; 2] = [
             qemu.stdout.take().map(|output| Box::new(output) as _),
             qemu.stderr.take().map(|output| Box::new(output) as _),
         ];
+        let machine = Emulated { qemu, heard, last: VecDeque::new(), monitor };
         for output in outputs.into_iter().flatten() {
             let sender = sender.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    if sender.send(line).is_err() {
-                        return;
-                    }
-                }
-            });
+            std::thread::spawn(move || read_lines(BufReader::new(output), &sender));
         }
-        Ok(Emulated { qemu, lines, heard: Vec::new(), monitor })
+        hear_signals(sender).context("signals")?;
+        Ok(machine)
     }
 
     /// The line of the console with that in it.
     fn wait_for(&mut self, text: &str, end: Instant) -> anyhow::Result<String> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let why = match self.lines.recv_timeout(left) {
-                Ok(line) if line.contains(text) => return Ok(line),
-                Ok(line) => {
-                    self.heard.push(line);
+            let why = match self.heard.recv_timeout(left.min(LOOK_EVERY)) {
+                Ok(Heard::Line(line)) if line.contains(text) => return Ok(line),
+                Ok(Heard::Line(line)) => {
+                    keep(&mut self.last, line);
                     continue;
                 }
-                Err(RecvTimeoutError::Timeout) => "it takes too long",
-                Err(RecvTimeoutError::Disconnected) => "the machine ended",
+                Ok(Heard::Stop) => bail!("told to end, and the machine with it"),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => "it takes too long",
+                // Whoever listens for signals holds the channel open; all lines were heard before.
+                Err(RecvTimeoutError::Timeout) if self.qemu.try_wait()?.is_none() => continue,
+                Err(_) => "the machine ended",
             };
-            let from = self.heard.len().saturating_sub(LAST_LINES);
-            let last = self.heard[from..].join("\n");
+            let last: Vec<&str> = self.last.iter().map(String::as_str).collect();
+            let last = last.join("\n");
             bail!("the image doesn't come to \"{text}\": {why}. Its console:\n{last}");
         }
     }
 
-    /// Presses the power button, and says whether the machine went off by that.
+    /// Presses the power button, and says whether the machine switched itself off by that.
     fn press_button(&mut self) -> anyhow::Result<bool> {
         let mut monitor = UnixStream::connect(&self.monitor)?;
         monitor.set_write_timeout(Some(MONITOR_LIMIT))?;
-        monitor.write_all(b"system_powerdown\n")?;
-        let begun = Instant::now();
-        while begun.elapsed() < OFF_LIMIT {
-            if let Some(status) = self.qemu.try_wait()? {
-                return Ok(status.success());
+        monitor.set_read_timeout(Some(LOOK_EVERY))?;
+        for command in ["qmp_capabilities", "system_powerdown"] {
+            writeln!(monitor, "{{\"execute\":\"{command}\"}}")?;
+        }
+        let (end, mut said) = (Instant::now() + OFF_LIMIT, Vec::new());
+        let mut bytes = [0; 4096];
+        while Instant::now() < end {
+            // The guest waits for nobody who would hear its last lines.
+            while let Ok(heard) = self.heard.try_recv() {
+                match heard {
+                    Heard::Line(line) => keep(&mut self.last, line),
+                    Heard::Stop => bail!("told to end, and the machine with it"),
+                }
             }
-            std::thread::sleep(Duration::from_millis(50));
+            match monitor.read(&mut bytes) {
+                // It says why before it ends.
+                Ok(0) => return Ok(false),
+                Ok(len) => said.extend(&bytes[..len]),
+                Err(error) if is_silence(&error) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            while let Some(at) = said.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = said.drain(..=at).collect();
+                if let Some(is_off) = switched_off(&line) {
+                    return Ok(is_off);
+                }
+            }
+            anyhow::ensure!(said.len() <= MONITOR_BYTES_MAX, "a line without an end");
         }
         Ok(false)
+    }
+}
+
+fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+/// Whether a line of QEMU's monitor says that the machine ended, and then whether it switched itself off: a crash or a
+/// watchdog resets it, which ends QEMU just the same (qapi/run-state.json).
+fn switched_off(line: &[u8]) -> Option<bool> {
+    let event: serde_json::Value = serde_json::from_slice(line).ok()?;
+    (event["event"] == "SHUTDOWN").then(|| event["data"]["reason"] == "guest-shutdown")
+}
+
+fn keep(last: &mut VecDeque<String>, line: String) {
+    if last.len() == LAST_LINES {
+        last.pop_front();
+    }
+    last.push_back(line);
+}
+
+fn read_lines(mut output: impl BufRead, to: &SyncSender<Heard>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match output.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if to.send(Heard::Line(text)).is_err() {
+            return;
+        }
+    }
+}
+
+/// A signal ends the machine and its directory before it ends this program.
+fn hear_signals(to: SyncSender<Heard>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let inside = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    drop(inside);
+    let listen = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        // Nobody listens any more when the machine has ended.
+        let _ = to.send(Heard::Stop);
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen).map(drop)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_switches_himself_off_is_off() {
+        let event = |reason: &str| {
+            let guest = reason.starts_with("guest");
+            format!(
+                "{{\"event\":\"SHUTDOWN\",\"data\":{{\"guest\":{guest},\"reason\":\"{reason}\"}}}}\r\n"
+            )
+        };
+        assert_eq!(switched_off(event("guest-shutdown").as_bytes()), Some(true));
+        for reason in ["guest-reset", "guest-panic", "host-signal", "subsystem-reset"] {
+            assert_eq!(switched_off(event(reason).as_bytes()), Some(false), "{reason}");
+        }
+        for line in ["{\"return\": {}}", "{\"event\":\"POWERDOWN\"}", "", "{", "[]"] {
+            assert_eq!(switched_off(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_writes_without_end_is_heard_in_pieces() {
+        let (sender, heard) = sync_channel(LINES_WAITING);
+        let text = format!("{}\nend\n", "x".repeat(3 * LINE_BYTES_MAX as usize));
+        read_lines(text.as_bytes(), &sender);
+        drop(sender);
+        let mut last = VecDeque::new();
+        let mut count = 0;
+        for one in heard {
+            let Heard::Line(line) = one else { panic!("nobody sent a signal") };
+            assert!(line.len() <= LINE_BYTES_MAX as usize);
+            (0..LAST_LINES).for_each(|_| keep(&mut last, line.clone()));
+            count += 1;
+        }
+        assert_eq!((count, last.len(), last.back().unwrap().as_str()), (5, LAST_LINES, "end"));
     }
 }

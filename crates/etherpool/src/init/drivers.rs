@@ -1,6 +1,7 @@
 //! Drivers, loaded for the devices that there are, and for those that come: by the kernel's own words for them (modaliases).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,18 +16,28 @@ const MODALIAS_BYTES_MAX: usize = 4096;
 /// Asked for by name: no device calls for them, and what is read of buttons and packets needs them.
 const ALWAYS: [&str; 4] = ["af_packet", "evdev", "button", "virtio_rng"];
 
+/// Buses lie behind buses: a driver brings devices, whose drivers bring more. Deeper than any machine.
+const ROUNDS_MAX: usize = 32;
+
 /// The modules of an image, and which of them are loaded.
-pub struct Drivers {
+struct Drivers<L> {
     modules: Modules,
     directory: PathBuf,
+    /// Gives a file to the kernel.
+    insert: L,
+    /// Loaded, or never to be; not those that found no device yet.
     tried: BTreeSet<String>,
+    /// What devices were looked for drivers by.
+    aliases: BTreeSet<String>,
 }
 
 /// What the thread that loads drivers tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// All that was there at the beginning has its drivers.
     Settled,
+    /// There are none for the kernel that runs: it came from one image, and the initramfs from another.
+    None(String),
     /// A device came or went.
     Changed,
 }
@@ -36,10 +47,14 @@ pub fn follow(tell: impl Fn(News) + Send + 'static) -> std::io::Result<()> {
     let follow = move || {
         // Before devices are looked at: what comes in between is told.
         let devices = DeviceNews::open();
-        let mut drivers = Drivers::of_running_kernel();
+        let mut drivers = match of_running_kernel() {
+            Ok(drivers) => drivers,
+            Err(error) => return tell(News::None(error.to_string())),
+        };
         let begun = Instant::now();
         ALWAYS.iter().for_each(|name| drivers.load(name));
-        drivers.load_all_present();
+        drivers.load_all_below(Path::new(DEVICES));
+        // Now that all have been tried that are a device's.
         if !super::watchdog::Watchdog::is_there() {
             drivers.load(super::watchdog::SOFTWARE);
         }
@@ -65,7 +80,8 @@ pub fn follow(tell: impl Fn(News) + Send + 'static) -> std::io::Result<()> {
                 }
                 // Some were lost: all is looked at again.
                 Ok(None) => {
-                    drivers.load_all_present();
+                    drivers.aliases.clear();
+                    drivers.load_all_below(Path::new(DEVICES));
                     tell(News::Changed);
                 }
                 Err(error) => {
@@ -80,20 +96,26 @@ pub fn follow(tell: impl Fn(News) + Send + 'static) -> std::io::Result<()> {
 
 /// Loads what a name or alias means, for the kernel, which asks by `modprobe`.
 pub fn load_by_name(name: &str) -> bool {
-    let mut drivers = Drivers::of_running_kernel();
+    let Ok(mut drivers) = of_running_kernel() else { return false };
     let is_known = drivers.modules.is_built_in(name) || !drivers.modules.meant_by(name).is_empty();
     drivers.load(name);
     is_known
 }
 
-impl Drivers {
-    fn of_running_kernel() -> Drivers {
-        let directory = Path::new("/lib/modules").join(os::machine::kernel_release());
-        let modules = Modules::read(&directory).unwrap_or_else(|error| {
-            tracing::error!("no drivers can be loaded: {error}");
-            Modules::default()
-        });
-        Drivers { modules, directory, tried: BTreeSet::new() }
+fn of_running_kernel() -> Result<Drivers<impl FnMut(&Path) -> io::Result<()>>, image::Error> {
+    let directory = Path::new("/lib/modules").join(os::machine::kernel_release());
+    Drivers::of(&directory, |file| load_module(file, ""))
+}
+
+impl<L: FnMut(&Path) -> io::Result<()>> Drivers<L> {
+    fn of(directory: &Path, insert: L) -> Result<Drivers<L>, image::Error> {
+        Ok(Drivers {
+            modules: Modules::read(directory)?,
+            directory: directory.to_owned(),
+            insert,
+            tried: BTreeSet::new(),
+            aliases: BTreeSet::new(),
+        })
     }
 
     fn load(&mut self, alias: &str) {
@@ -101,19 +123,29 @@ impl Drivers {
             if !self.tried.insert(file.to_owned()) {
                 continue;
             }
-            match load_module(&self.directory.join(file), "") {
+            match (self.insert)(&self.directory.join(file)) {
                 Ok(()) => tracing::debug!(file, "loaded"),
-                // Its device isn't there, whatever the alias says.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                // Its device isn't there, whatever the alias says. Another may come.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                    self.tried.remove(file);
+                }
                 Err(error) => tracing::warn!(%error, "{file} can't be loaded"),
             }
         }
     }
 
-    fn load_all_present(&mut self) {
-        let mut aliases = BTreeSet::new();
-        walk(Path::new(DEVICES), DEPTH_MAX, &mut aliases);
-        aliases.iter().for_each(|alias| self.load(alias));
+    /// For all devices that there are, and for those that appear by that.
+    fn load_all_below(&mut self, devices: &Path) {
+        for _ in 0..ROUNDS_MAX {
+            let mut present = BTreeSet::new();
+            walk(devices, DEPTH_MAX, &mut present);
+            let new: Vec<String> = present.difference(&self.aliases).cloned().collect();
+            if new.is_empty() {
+                return;
+            }
+            new.iter().for_each(|alias| self.load(alias));
+            self.aliases.extend(new);
+        }
     }
 }
 
@@ -192,5 +224,50 @@ mod tests {
         let mut aliases = BTreeSet::new();
         walk(dir.path(), DEPTH_MAX, &mut aliases);
         assert_eq!(aliases.into_iter().collect::<Vec<_>>(), ["pci:a", "virtio:b"]);
+    }
+
+    /// A kernel's modules: a bus, what lies behind it, and one that finds no device at first.
+    fn kernel() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        put("modules.dep", "kernel/bus.ko:\nkernel/disk.ko:\nkernel/late.ko:\n");
+        put("modules.alias", "alias pci:a bus\nalias virtio:b disk\nalias acpi:* late\n");
+        dir
+    }
+
+    #[test]
+    fn devices_behind_buses_are_found_by_the_drivers_of_these() {
+        let (kernel, devices) = (kernel(), tempfile::tempdir().unwrap());
+        let put = |path: &str, text: &str| {
+            let path = devices.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("pci0/modalias", "pci:a\n");
+        put("acpi0/modalias", "acpi:1\n");
+        let (mut loaded, mut is_late) = (Vec::new(), true);
+        let mut drivers = Drivers::of(kernel.path(), |file: &Path| {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            if name == "bus.ko" {
+                put("pci0/virtio0/modalias", "virtio:b\n");
+            } else if name == "late.ko" && std::mem::take(&mut is_late) {
+                return Err(io::Error::from_raw_os_error(libc::ENODEV));
+            }
+            loaded.push(name);
+            Ok(())
+        })
+        .unwrap();
+        drivers.load_all_below(devices.path());
+        // A device that came, and one that is there for the second time.
+        drivers.load("acpi:2");
+        drivers.load("acpi:3");
+        assert_eq!(loaded, ["bus.ko", "disk.ko", "late.ko"]);
+    }
+
+    #[test]
+    fn the_kernel_of_another_image_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Drivers::of(&dir.path().join("6.1.0-0"), |_: &Path| Ok(()));
+        assert!(found.err().unwrap().to_string().contains("6.1.0-0"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,7 +15,9 @@ use hyper::body::Bytes;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
+use super::node::NodeProcess;
 use super::plan::{Machine, Plan, RUN_DIR, shown};
 use crate::cli::targets;
 use crate::node::BLANK;
@@ -28,6 +31,10 @@ const FAILED_FIRST: Duration = Duration::from_secs(1);
 const FAILED_MAX: Duration = Duration::from_secs(30);
 /// How long the whole of it may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long disks may take to be found.
+const DISKS_LIMIT: Duration = Duration::from_secs(5);
+/// What is on a disk of which the node of this machine has said nothing.
+const NOT_LOOKED_AT: &str = "not looked at yet";
 /// How long the node of this machine may take to say what it exports.
 const NODE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -54,7 +61,7 @@ impl Pauses {
 }
 
 /// How the node is, for a hello.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// How far it is.
     pub phase: Phase,
@@ -62,10 +69,97 @@ pub struct Condition {
     pub message: Option<String>,
 }
 
+impl Condition {
+    /// Of a node that ended by itself, if that is why, and doesn't do what it was told, if it doesn't. `is_bare`: nor what
+    /// it was told before.
+    pub fn of(
+        node: &NodeProcess,
+        failed: Option<&str>,
+        wrong: Option<&str>,
+        is_bare: bool,
+    ) -> Condition {
+        Condition::by(failed, wrong, is_bare, node.is_ready(), node.status())
+    }
+
+    fn by(
+        failed: Option<&str>,
+        wrong: Option<&str>,
+        is_bare: bool,
+        is_ready: bool,
+        status: &str,
+    ) -> Condition {
+        let phase = match (failed, wrong) {
+            (Some(_), _) => Phase::Failed,
+            (None, Some(_)) if is_bare => Phase::Failed,
+            _ if is_ready => Phase::Serving,
+            _ => Phase::Started,
+        };
+        let message = failed.or(wrong).or(Some(status).filter(|text| !text.is_empty()));
+        Condition { phase, message: message.map(str::to_owned) }
+    }
+}
+
+/// The disks of this machine as they were found last. One look at a time: a disk or a node that hangs holds up one thread,
+/// and no hello.
+#[derive(Clone)]
+pub struct Disks {
+    found: Arc<Mutex<Vec<Disk>>>,
+    looking: Arc<Semaphore>,
+}
+
+impl Disks {
+    /// Nobody has looked yet.
+    pub fn new() -> Disks {
+        Disks { found: Arc::default(), looking: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Looks once more, and says what there is; or what there was, if that takes longer.
+    async fn look(
+        &self,
+        limit: Duration,
+        look: impl FnOnce() -> Vec<Disk> + Send + 'static,
+    ) -> Vec<Disk> {
+        if let Ok(turn) = Arc::clone(&self.looking).try_acquire_owned() {
+            let found = Arc::clone(&self.found);
+            let looking = tokio::task::spawn_blocking(move || {
+                let disks = look();
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = disks;
+                drop(turn);
+            });
+            // One that fails has found nothing new.
+            let _ = tokio::time::timeout(limit, looking).await;
+        }
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Says hello, with the disks that there are, whatever becomes of looking at them.
+pub async fn greet(
+    server: SocketAddr,
+    disks: Disks,
+    compose: impl FnOnce(Vec<Disk>) -> Hello + Send + 'static,
+) -> anyhow::Result<Answer> {
+    whole(async move {
+        let disks = disks.look(DISKS_LIMIT, found_disks).await;
+        say(server, &compose(disks)).await
+    })
+    .await
+}
+
+/// A hello that ends by a fault is one that failed, and the next is said.
+async fn whole(
+    saying: impl Future<Output = anyhow::Result<Answer>> + Send + 'static,
+) -> anyhow::Result<Answer> {
+    let said = tokio::spawn(saying).await;
+    said.map_err(|_| anyhow::anyhow!("saying hello ended by a fault"))?
+}
+
 /// What is said.
 pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<Disk>) -> Hello {
-    let mut macs = machine.macs.clone();
-    macs.truncate(MACS_MAX);
+    // First the one by which the machine is known, also where its card has no driver.
+    let known = Some(machine.mac).filter(|mac| mac.0 != [0; 6]);
+    let others = machine.macs.iter().copied().filter(|mac| Some(*mac) != known);
+    let macs = known.into_iter().chain(others).take(MACS_MAX).collect();
     Hello {
         version: VERSION,
         uuid: machine.uuid,
@@ -81,7 +175,7 @@ pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<
 }
 
 /// Says it, and hears the answer.
-pub async fn say(server: SocketAddr, hello: &Hello) -> anyhow::Result<Answer> {
+async fn say(server: SocketAddr, hello: &Hello) -> anyhow::Result<Answer> {
     let said = tokio::time::timeout(LIMIT, exchange(server, hello)).await;
     said.with_context(|| format!("it doesn't answer within {} s", LIMIT.as_secs()))?
 }
@@ -109,7 +203,7 @@ async fn exchange(server: SocketAddr, hello: &Hello) -> anyhow::Result<Answer> {
 }
 
 /// The disks of this machine, as its kernel and its node know them. Blocks for a moment; opens none.
-pub fn disks() -> Vec<Disk> {
+fn found_disks() -> Vec<Disk> {
     let status = || -> Option<NodeStatus> {
         let mut node = targets(Some(Path::new(RUN_DIR)), NODE_LIMIT).ok()?.into_iter().next()?;
         match node.ask(&NodeRequest::Status).ok()? {
@@ -130,7 +224,13 @@ fn described(found: Vec<os::disks::Disk>, status: &NodeStatus) -> Vec<Disk> {
         Disk {
             size_bytes: os::disks::size_bytes(&disk),
             exported: export.is_some_and(|export| export.state == ONLINE),
-            contents: left.and_then(|left| contents_of(&left.why)),
+            contents: match (export, left) {
+                (Some(export), _) if export.state == ONLINE => None,
+                (Some(export), _) => Some(export.state.clone()),
+                (None, Some(left)) => contents_of(&left.why),
+                // Without a word here it would be taken for blank.
+                (None, None) => Some(NOT_LOOKED_AT.to_owned()),
+            },
             path,
             model: disk.model,
             serial: disk.serial,
@@ -193,16 +293,16 @@ mod tests {
             partitions: Vec::new(),
             usage: None,
         };
-        let export = ExportStatus {
+        let export = |device: &str, state: &str| ExportStatus {
             address: "e7.0".into(),
-            path: "/dev/vda".into(),
-            device: "/dev/vda".into(),
+            path: device.into(),
+            device: device.into(),
             size_bytes: 4096,
-            state: ONLINE.into(),
+            state: state.into(),
         };
         let left = |path: &str, why: &str| NotExported { path: path.into(), why: why.into() };
         let status = NodeStatus {
-            exports: vec![export],
+            exports: vec![export("/dev/vda", ONLINE), export("/dev/vdf", "no such file")],
             not_exported: vec![
                 left("/dev/vdb", "carries ext4; name it in node.toml to export it all the same"),
                 left("/dev/vdc", BLANK),
@@ -210,7 +310,7 @@ mod tests {
             ],
             ..NodeStatus::default()
         };
-        let found = ["vda", "vdb", "vdc", "vdd"].map(|name| disk(name, true));
+        let found = ["vda", "vdb", "vdc", "vdd", "vde", "vdf"].map(|name| disk(name, true));
         let found = found.into_iter().chain([disk("loop0", false)]).collect();
         let told = described(found, &status);
         let shown: Vec<_> =
@@ -220,8 +320,63 @@ mod tests {
             (false, Some("ext4")),
             (false, None),
             (false, Some("has partitions (vdd1)")),
+            (false, Some("not looked at yet")),
+            (false, Some("no such file")),
         ];
         assert_eq!(shown, expected);
         assert_eq!((told[0].size_bytes, told[0].serial.as_deref()), (4096, Some("vda")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_whatever_is_served() {
+        let by = |failed, wrong, is_bare, is_ready| {
+            let condition = Condition::by(failed, wrong, is_bare, is_ready, "2 exports online");
+            (condition.phase, condition.message.unwrap())
+        };
+        let told = |phase, message: &str| (phase, message.to_owned());
+        assert_eq!(by(None, None, false, true), told(Phase::Serving, "2 exports online"));
+        assert_eq!(by(None, None, true, false), told(Phase::Started, "2 exports online"));
+        // It goes on as before, or does less than it was told to.
+        assert_eq!(by(None, Some("line 1"), false, true), told(Phase::Serving, "line 1"));
+        assert_eq!(by(None, Some("line 1"), true, true), told(Phase::Failed, "line 1"));
+        assert_eq!(by(Some("code 2"), Some("line 1"), false, false), told(Phase::Failed, "code 2"));
+    }
+
+    #[tokio::test]
+    async fn disks_that_hang_hold_up_no_hello() {
+        let disk = |path: &str| Disk {
+            path: path.into(),
+            size_bytes: 1,
+            model: None,
+            serial: None,
+            wwn: None,
+            contents: None,
+            exported: false,
+        };
+        let long = Duration::from_secs(3600);
+        let (disks, a, b) = (Disks::new(), vec![disk("a")], vec![disk("b")]);
+        let found = a.clone();
+        assert_eq!(disks.look(long, move || found).await, a);
+        // One that fails leaves the next its turn.
+        assert_eq!(disks.look(long, || panic!("on purpose")).await, a);
+        let (end, hanging) = std::sync::mpsc::channel();
+        let found = b.clone();
+        let hangs = move || {
+            let _ = hanging.recv();
+            found
+        };
+        assert_eq!(disks.look(Duration::ZERO, hangs).await, a);
+        // As long as that goes on nobody else begins.
+        assert_eq!(disks.look(long, || panic!("nobody looks")).await, a);
+        end.send(()).unwrap();
+        let ended = disks.looking.acquire().await.unwrap();
+        drop(ended);
+        assert_eq!(*disks.found.lock().unwrap(), b);
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_fails_by_a_fault_has_failed() {
+        let failed = whole(async { panic!("on purpose") }).await;
+        assert!(failed.unwrap_err().to_string().contains("fault"));
     }
 }

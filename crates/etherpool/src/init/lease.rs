@@ -14,7 +14,7 @@ use os::net::DhcpSocket;
 use os::net::netlink::Link;
 use os::net::setup::{LinkAddress, add_address, remove_address, set_router};
 use smoltcp::iface::{Config, Interface, SocketSet, SocketStorage};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::dhcpv4;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
@@ -27,6 +27,16 @@ const FRAME_BYTES_MAX: usize = 1514;
 const DISCOVER_EVERY: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(4);
 /// The longest that nothing is looked at.
 const IDLE: Duration = Duration::from_secs(60);
+/// The shortest lease that is taken as it is.
+const LEASE_SECONDS_MIN: u32 = 30;
+/// Before IPv4's header, and behind it.
+const ETHERNET_BYTES: usize = 14;
+const UDP_BYTES: usize = 8;
+/// Of a message of DHCP: behind what BOOTP has, and a number by which they are known (RFC 2131, 3).
+const OPTIONS_AT: usize = 236 + 4;
+const OPTION_PAD: u8 = 0;
+const OPTION_LEASE: u8 = 51;
+const OPTION_END: u8 = 255;
 /// Of routes, above those that people make.
 const COST: u32 = 1000;
 
@@ -42,6 +52,14 @@ pub fn follow(link: &Link, told: Told) -> io::Result<JoinHandle<()>> {
 }
 
 fn ask(link: &Link, told: &Told) -> io::Result<()> {
+    let mut held = None;
+    let asked = ask_and_hold(link, told, &mut held);
+    // Nobody renews it any more: whoever is given it next has it alone.
+    hold(link, &mut held, None, None);
+    asked
+}
+
+fn ask_and_hold(link: &Link, told: &Told, held: &mut Option<LinkAddress>) -> io::Result<()> {
     let Some(mac) = link.mac else { return Ok(()) };
     let mut device = LinkDevice { socket: DhcpSocket::open(link.index)?, failed: None };
     let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
@@ -56,7 +74,6 @@ fn ask(link: &Link, told: &Told) -> io::Result<()> {
     let mut storage = [SocketStorage::EMPTY];
     let mut sockets = SocketSet::new(&mut storage[..]);
     let handle = sockets.add(socket);
-    let mut held = None;
     loop {
         interface.poll(now(), &mut device, &mut sockets);
         if let Some(error) = device.failed.take() {
@@ -73,12 +90,12 @@ fn ask(link: &Link, told: &Told) -> io::Result<()> {
                     // There is room for one.
                     let _ = addresses.push(IpCidr::Ipv4(cidr));
                 });
-                hold(link, &mut held, Some(address), router);
+                hold(link, held, Some(address), router);
                 told(boot.filter(|address| !address.is_unspecified()));
             }
             Some(dhcpv4::Event::Deconfigured) => {
                 interface.update_ip_addrs(|addresses| addresses.clear());
-                hold(link, &mut held, None, None);
+                hold(link, held, None, None);
             }
             None => {}
         }
@@ -138,6 +155,7 @@ impl Device for LinkDevice {
         match self.socket.receive(&mut frame) {
             Ok(Some(len)) => {
                 frame.truncate(len);
+                lengthen(&mut frame);
                 Some((Received(frame), Sending(&self.socket)))
             }
             Ok(None) => None,
@@ -156,7 +174,34 @@ impl Device for LinkDevice {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = FRAME_BYTES_MAX;
+        // Of a server on the same machine as this one, or behind the same bridge, the kernel leaves the sum to the card,
+        // which never sees the frame. And what is changed below has another.
+        capabilities.checksum.udp = Checksum::Tx;
         capabilities
+    }
+}
+
+/// Makes a lease that is over at once one that lasts somewhat longer: a server's mistake isn't a flood of questions.
+fn lengthen(frame: &mut [u8]) {
+    let Some(header) = frame.get(ETHERNET_BYTES).map(|byte| usize::from(byte & 0xf) * 4) else {
+        return;
+    };
+    let Some(message) = frame.get_mut(ETHERNET_BYTES + header + UDP_BYTES..) else { return };
+    let Some(mut options) = message.get_mut(OPTIONS_AT..) else { return };
+    while let [kind, rest @ ..] = options {
+        options = match (*kind, rest) {
+            (OPTION_PAD, rest) => rest,
+            (kind, [length, rest @ ..]) if kind != OPTION_END => {
+                let Some((value, rest)) = rest.split_at_mut_checked((*length).into()) else {
+                    return;
+                };
+                if let (OPTION_LEASE, Ok(seconds)) = (kind, <&mut [u8; 4]>::try_from(value)) {
+                    *seconds = u32::from_be_bytes(*seconds).max(LEASE_SECONDS_MIN).to_be_bytes();
+                }
+                rest
+            }
+            _ => return,
+        };
     }
 }
 
@@ -173,5 +218,58 @@ impl TxToken for Sending<'_> {
         // Lost, as frames are: it is asked again.
         let _ = self.0.send(&frame);
         result
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn frame(options: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; ETHERNET_BYTES + 24 + UDP_BYTES + OPTIONS_AT];
+        // A header with an option of its own.
+        frame[ETHERNET_BYTES] = 0x46;
+        frame.extend(options);
+        frame
+    }
+
+    #[test]
+    fn no_lease_is_over_at_once() {
+        let lengthened = |options: &[u8]| {
+            let mut one = frame(options);
+            lengthen(&mut one);
+            let at = one.len() - options.len();
+            assert_eq!(one[..at], frame(&[])[..]);
+            one[at..].to_vec()
+        };
+        assert_eq!(
+            lengthened(&[53, 1, 5, 0, 51, 4, 0, 0, 0, 0, 255]),
+            [53, 1, 5, 0, 51, 4, 0, 0, 0, 30, 255]
+        );
+        for same in [
+            &[51, 4, 0, 0, 14, 16, 255][..],
+            &[51, 4, 0, 0],
+            &[51, 2, 0, 0, 255],
+            &[51],
+            &[255, 51, 4, 0, 0, 0, 0],
+            &[],
+        ] {
+            assert_eq!(lengthened(same), same);
+        }
+        let whole = frame(&[51, 4, 0, 0, 0, 0]);
+        for len in 0..whole.len() {
+            lengthen(&mut whole[..len].to_vec());
+        }
+    }
+
+    #[test]
+    fn sums_that_the_kernel_left_to_a_card_are_not_looked_at() {
+        let Ok(socket) = DhcpSocket::open(1) else {
+            eprintln!("SKIPPED: packet sockets need CAP_NET_RAW");
+            return;
+        };
+        let capabilities = LinkDevice { socket, failed: None }.capabilities();
+        assert!(!capabilities.checksum.udp.rx() && capabilities.checksum.udp.tx());
     }
 }

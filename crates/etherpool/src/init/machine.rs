@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aoe_wire::MacAddr;
 use block::Instant;
-use boot::node::{Answer, Phase, State};
+use boot::node::{Answer, State, names_a_machine};
 use os::boot_time;
 use os::machine::{End, reap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,28 +15,30 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
 use super::button::Buttons;
-use super::hello::{self, Condition, Pauses};
+use super::hello::{self, Condition, Disks, Pauses};
 use super::log::{self, Collector};
 use super::memory::Memory;
 use super::network::Network;
 use super::node::{News, NodeProcess};
 use super::options::{Boot, Options, Syslog};
-use super::plan::{Machine, Plan};
+use super::patience::Patience;
+use super::plan::{Machine, Plan, Said};
 use super::watchdog::{self, Watchdog};
 use super::{AT_REST, READY, drivers, start};
 use crate::keys;
 
 /// How often it looks at what nobody tells it of: links that somebody switched off, processes that hang.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a node that nobody has told who it is waits for that before it exports what is labelled: a name and a key that
-/// change a moment later disturb those who use its disks.
-const WAIT_FOR_SERVER: Duration = Duration::from_secs(20);
 /// How long after it serves its memory is told: then all is where it stays.
 const AT_REST_AFTER: Duration = Duration::from_secs(10);
 /// How long the node has to end with the machine. Somewhat longer than it takes for its disks.
 const END_WITHIN: Duration = Duration::from_secs(60);
 /// How long those have that its commands left.
 const STRANGERS_END_WITHIN: Duration = Duration::from_secs(2);
+/// How long that may take which waits for being written: a disk that hangs doesn't keep the machine from its end.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a machine without its drivers shows why, before it starts anew.
+const NO_DRIVERS_PAUSE: Duration = Duration::from_secs(30);
 /// How often is looked whether they have.
 const END_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For the console to take the last lines.
@@ -48,6 +50,8 @@ const UUID_FILE: &str = "/sys/class/dmi/id/product_uuid";
 enum Event {
     /// All that was there at the beginning has its drivers.
     Settled,
+    /// There are none for this kernel.
+    NoDrivers(String),
     /// A device came or went.
     DevicesChanged,
     /// An interface has got an address, or has it again; with whom its server says that the machine was booted by.
@@ -76,6 +80,8 @@ pub fn live() -> anyhow::Result<End> {
         .build()
         .context("cannot wait for anything")?;
     let how = runtime.block_on(async { Life::begin(options, collector)?.run().await });
+    // What hangs at a disk isn't waited for.
+    runtime.shutdown_background();
     crate::logging::finish();
     std::thread::sleep(LAST_LINES);
     how
@@ -93,15 +99,15 @@ struct Life {
     watchdog: Option<Watchdog>,
     pet_at: Instant,
     look_at: Instant,
-    begun: Instant,
-    /// All that was there at the beginning has its drivers.
-    is_settled: bool,
-    /// Some interface has had one: before, nobody is to be reached.
-    has_address: bool,
+    patience: Patience,
+    /// When it ends for want of drivers.
+    ends_at: Option<Instant>,
     /// What is to be done; none as long as it waits for who says so.
     plan: Option<Plan>,
-    /// What the boot server said last.
+    /// What the boot server said last, and all that holds of what it said.
     answer: Option<Answer>,
+    said: Said,
+    disks: Disks,
     server: Option<SocketAddr>,
     pauses: Pauses,
     /// When to say hello; none while it is being said.
@@ -149,8 +155,7 @@ impl Life {
             Arc::new(move |boot| drop(told.send(Event::HasAddress(boot)))),
         );
         let uuid = std::fs::read_to_string(UUID_FILE).unwrap_or_default();
-        // Boards whose maker set nothing all say the same.
-        let uuid = Uuid::try_parse(uuid.trim()).ok().filter(|one| !one.is_nil() && !one.is_max());
+        let uuid = Uuid::try_parse(uuid.trim()).ok().filter(names_a_machine);
         let now = boot_time();
         Ok(Life {
             machine: Machine { uuid, mac: MacAddr([0; 6]), macs: Vec::new(), key: keys::fresh()? },
@@ -164,11 +169,12 @@ impl Life {
             watchdog: None,
             pet_at: now,
             look_at: now,
-            begun: now,
-            is_settled: false,
-            has_address: false,
+            patience: Patience::new(now),
+            ends_at: None,
             plan: None,
             answer: None,
+            said: Said::default(),
+            disks: Disks::new(),
             server,
             pauses: Pauses::default(),
             hello_at: Some(now),
@@ -184,6 +190,7 @@ impl Life {
         let tell = move |news| {
             let event = match news {
                 drivers::News::Settled => Event::Settled,
+                drivers::News::None(why) => Event::NoDrivers(why),
                 drivers::News::Changed => Event::DevicesChanged,
             };
             let _ = told.send(event);
@@ -191,7 +198,9 @@ impl Life {
         drivers::follow(tell).context("drivers")?;
         self.collect();
         let how = loop {
-            self.do_what_is_due();
+            if let Some(how) = self.do_what_is_due() {
+                break how;
+            }
             let [restart, interrupt] = &mut signals.restart;
             let [off, power] = &mut signals.off;
             tokio::select! {
@@ -220,8 +229,16 @@ impl Life {
     fn take(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Settled => {
-                self.is_settled = true;
-                self.look_at = boot_time();
+                let now = boot_time();
+                self.patience.settled(now);
+                self.look_at = now;
+            }
+            Event::NoDrivers(why) => {
+                let seconds = NO_DRIVERS_PAUSE.as_secs();
+                tracing::error!(
+                    "kernel and initramfs don't belong together, and the machine starts anew in {seconds} s: {why}"
+                );
+                self.ends_at = Some(boot_time() + NO_DRIVERS_PAUSE);
             }
             Event::DevicesChanged => self.look_at = boot_time(),
             Event::Pressed => {
@@ -229,13 +246,13 @@ impl Life {
                 return Some(End::PowerOff);
             }
             Event::HasAddress(boot) => {
-                let found = boot.map(Options::found).filter(|_| self.options.boot == Boot::Found);
-                if let Some(found) = found.filter(|found| self.server != Some(*found)) {
+                let found = boot.map(Options::found);
+                if let Some(found) = found.filter(|found| self.may_follow(*found)) {
                     tracing::info!(server = %found, "the DHCP server names a boot server");
                     self.server = Some(found);
                     self.collect();
                 }
-                self.has_address = true;
+                self.patience.addressed(boot_time());
                 // Who wasn't to be reached without an address may be now.
                 if self.answer.is_none() {
                     self.pauses = Pauses::default();
@@ -247,13 +264,26 @@ impl Life {
         None
     }
 
-    fn do_what_is_due(&mut self) {
+    /// Whether to ask a boot server that a DHCP server names. Who has accepted the node stays the one: whoever answers to
+    /// DHCP doesn't get it by that.
+    fn may_follow(&self, found: SocketAddr) -> bool {
+        let is_asked = self.options.boot == Boot::Found && self.server != Some(found);
+        is_asked && (self.server.is_none() || !self.said.is_accepted())
+    }
+
+    /// Says how the machine is to end, if it is.
+    fn do_what_is_due(&mut self) -> Option<End> {
         self.reap();
         let now = boot_time();
         if now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
             self.network.look();
             self.machine.macs = self.network.macs().to_vec();
+            if self.plan.is_none() && self.answer.is_none() {
+                // Not another one later: its name and identity may follow from it.
+                let own = self.options.booted_by.or(self.machine.macs.first().copied());
+                self.machine.mac = own.unwrap_or(self.machine.mac);
+            }
             let told = self.teller.clone();
             self.buttons.look(move || drop(told.send(Event::Pressed)));
         }
@@ -276,6 +306,7 @@ impl Life {
                     self.hello_at = self.hello_at.map(|_| now);
                 }
                 News::Failed(why) => self.failed = Some(why),
+                News::Stuck => return Some(End::Restart),
             }
         }
         if self.rest_at.is_some_and(|at| now >= at) {
@@ -285,30 +316,27 @@ impl Life {
             }
         }
         if let Some(server) = self.server
-            && self.is_settled
-            && (self.has_address || now >= self.begun + WAIT_FOR_SERVER)
+            && self.patience.may_ask(now)
             && self.hello_at.is_some_and(|at| now >= at)
         {
             self.hello_at = None;
             self.say_hello(server);
         }
+        self.ends_at.filter(|at| now >= *at).map(|_| End::Restart)
     }
 
-    /// Whether the node is to begin, with what is known.
+    /// Whether the node is to begin, with what is known. Without a wired interface there is nobody to begin for.
     fn may_plan(&self, now: Instant) -> bool {
-        let has_waited = now >= self.begun + WAIT_FOR_SERVER;
         let is_told = self.answer.is_some() || self.options.boot == Boot::None;
-        self.is_settled && (has_waited || is_told && !self.machine.macs.is_empty())
+        let may_begin = is_told && self.patience.has_drivers(now) || self.patience.is_over(now);
+        may_begin && !self.machine.macs.is_empty()
     }
 
     fn follow_answer(&mut self) {
-        if self.plan.is_none() {
-            self.machine.mac = self.machine.macs.first().copied().unwrap_or(MacAddr([0; 6]));
-        }
-        let plan = Plan::of(&self.machine, self.answer.as_ref());
+        let plan = self.said.plan(&self.machine);
         let was_wrong = self.plan.as_ref().and_then(|plan| plan.wrong.as_ref());
         if let Some(wrong) = plan.wrong.as_ref().filter(|wrong| was_wrong != Some(wrong)) {
-            tracing::error!("what the boot server says can't be done: {wrong}");
+            tracing::error!("what the boot server says isn't done: {wrong}");
         }
         self.collector.set_name(&plan.name);
         self.node.follow(boot_time(), plan.clone());
@@ -316,24 +344,16 @@ impl Life {
     }
 
     fn say_hello(&mut self, server: SocketAddr) {
-        let condition = match (&self.plan, &self.failed) {
-            (Some(Plan { wrong: Some(why), .. }), _) | (_, Some(why)) => {
-                Condition { phase: Phase::Failed, message: Some(why.clone()) }
-            }
-            _ => {
-                let is_ready = self.node.is_ready();
-                let phase = if is_ready { Phase::Serving } else { Phase::Started };
-                let status = Some(self.node.status().to_owned()).filter(|text| !text.is_empty());
-                Condition { phase, message: status }
-            }
-        };
-        let machine = self.machine.clone();
-        let plan = self.plan.clone().unwrap_or_else(|| Plan::of(&machine, None));
-        let told = self.teller.clone();
+        let plan = self.plan.clone().unwrap_or_else(|| self.said.plan(&self.machine));
+        let wrong = plan.wrong.as_deref().or(self.node.wrong());
+        let is_bare = plan.is_bare || self.node.is_bare();
+        let condition = Condition::of(&self.node, self.failed.as_deref(), wrong, is_bare);
+        let (machine, told) = (self.machine.clone(), self.teller.clone());
+        let greeted = hello::greet(server, self.disks.clone(), move |disks| {
+            hello::compose(&machine, &plan, condition, disks)
+        });
         tokio::spawn(async move {
-            let disks = tokio::task::spawn_blocking(hello::disks).await.unwrap_or_default();
-            let hello = hello::compose(&machine, &plan, condition, disks);
-            let _ = told.send(Event::Answered(hello::say(server, &hello).await));
+            let _ = told.send(Event::Answered(greeted.await));
         });
     }
 
@@ -361,6 +381,7 @@ impl Life {
                 }
                 self.unheard = None;
                 if self.answer.as_ref() != Some(&answer) {
+                    self.said.hear(&self.machine, &answer);
                     self.answer = Some(answer);
                     self.follow_answer_when_settled();
                 }
@@ -432,10 +453,17 @@ impl Life {
             let until = boot_time() + STRANGERS_END_WITHIN;
             self.wait_until(until, |_| !os::machine::has_children());
         }
+        let is_written = write_out();
+        self.wait_until(boot_time() + WRITTEN_WITHIN, |_| is_written());
+        if !is_written() {
+            let seconds = WRITTEN_WITHIN.as_secs();
+            tracing::error!(
+                "not all is written after {seconds} s, and the machine ends all the same"
+            );
+        }
         if let Some(watchdog) = self.watchdog.take().filter(|_| how == End::PowerOff) {
             watchdog.stop();
         }
-        os::machine::sync();
     }
 
     fn wait_until(&mut self, until: Instant, is_so: impl Fn(&Life) -> bool) {
@@ -452,5 +480,20 @@ impl Life {
             self.node.tick(now);
             std::thread::sleep(END_LOOK_EVERY);
         }
+    }
+}
+
+/// Has all be written that waits for it, and tells whether that is done.
+fn write_out() -> impl Fn() -> bool {
+    // A disk that hangs holds up the thread that asks it. Who can't even begin one waits for nothing.
+    let writing = std::thread::Builder::new().name("sync".to_owned()).spawn(os::machine::sync);
+    move || writing.as_ref().map_or(true, std::thread::JoinHandle::is_finished)
+}
+
+/// The same for who has nothing else to do meanwhile.
+pub fn write_out_in_time() {
+    let (is_written, until) = (write_out(), boot_time() + WRITTEN_WITHIN);
+    while !is_written() && boot_time() < until {
+        std::thread::sleep(END_LOOK_EVERY);
     }
 }

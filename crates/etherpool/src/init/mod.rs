@@ -4,9 +4,11 @@
 //! It loads drivers as devices appear, switches every wired interface on and asks for addresses, says hello to the boot
 //! server until that says who the node is, and keeps `etherpool node` running. Everything is in memory: **nothing is
 //! mounted from anywhere, nothing but that node process ever opens a disk**, and what is gone (the boot server, a lease) takes nothing with
-//! it. What is decided is in `plan`, `hello` and `options`, which are tested; the rest does it.
+//! it. What is decided is in `plan`, `course`, `patience`,
+//! `hello` and `options`, which are tested; the rest does it.
 
 mod button;
+mod course;
 mod drivers;
 mod hello;
 mod identity;
@@ -17,11 +19,13 @@ mod memory;
 mod network;
 mod node;
 mod options;
+mod patience;
 mod plan;
 mod start;
 mod watchdog;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -82,17 +86,23 @@ fn first_process() -> ExitCode {
                 Ok(_) => "it ended by a fault of its own".to_owned(),
                 Err(error) => error.to_string(),
             };
-            tracing::error!("the first process fails, and the machine starts anew: {why}");
+            say(&format!("the first process fails, and the machine starts anew: {why}"));
             crate::logging::finish();
+            machine::write_out_in_time();
             std::thread::sleep(FAILED_PAUSE);
             End::Restart
         }
     };
     loop {
-        os::machine::sync();
         if let Err(error) = os::machine::end_machine(how) {
-            tracing::error!(%error, "the machine can't be ended");
+            say(&format!("the machine can't be ended: {error}"));
         }
         std::thread::sleep(FAILED_PAUSE);
     }
+}
+
+/// For the console, also before and after there is a log: standard error is the one or the other.
+fn say(text: &str) {
+    // A console that isn't there leaves nothing to do.
+    let _ = writeln!(std::io::stderr(), "etherpool: ERROR {text}");
 }

@@ -13,6 +13,7 @@ use block::Instant;
 use os::machine::Ended;
 use tokio::net::UnixDatagram;
 
+use super::course::Course;
 use super::plan::{Change, Plan, RUN_DIR, STATE_DIR};
 use super::start;
 use crate::keys;
@@ -27,6 +28,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(300);
 const ALIVE_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to end.
 const END_MAX: Duration = Duration::from_secs(90);
+/// How often it is killed before nobody waits any more for it to go: a process that waits for a dead disk takes no signal.
+const KILLS_MAX: u32 = 3;
 /// After an end by itself.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -40,15 +43,15 @@ enum State {
     Off { start_at: Instant },
     /// It runs since then, and was heard then.
     On { pid: u32, since: Instant, heard: Instant },
-    /// It was told to end, and is killed then.
-    Ending { pid: u32, kill_at: Instant },
+    /// It was told to end, and is killed then; not for the first time.
+    Ending { pid: u32, kill_at: Instant, kills: u32 },
 }
 
 /// The process, and what it is to do.
 pub struct NodeProcess {
     state: State,
     pause: Duration,
-    plan: Option<Plan>,
+    course: Course,
     notify: UnixDatagram,
     /// What it says of itself.
     status: String,
@@ -64,19 +67,25 @@ pub enum News {
     Ready,
     /// It ended by itself, or couldn't be started.
     Failed(String),
+    /// It doesn't end, so that nothing can take its place.
+    Stuck,
 }
 
 impl NodeProcess {
     /// Not started yet.
     pub fn new() -> anyhow::Result<NodeProcess> {
-        std::fs::create_dir_all(PLACE).context(PLACE)?;
-        let path = Path::new(PLACE).join(NOTIFY);
+        NodeProcess::at(Path::new(PLACE))
+    }
+
+    fn at(place: &Path) -> anyhow::Result<NodeProcess> {
+        std::fs::create_dir_all(place).with_context(|| place.display().to_string())?;
+        let path = place.join(NOTIFY);
         let notify = UnixDatagram::bind(&path).with_context(|| path.display().to_string())?;
         let state = State::Off { start_at: Instant::from_nanos(0) };
         Ok(NodeProcess {
             state,
             pause: PAUSE_FIRST,
-            plan: None,
+            course: Course::default(),
             notify,
             status: String::new(),
             is_ready: false,
@@ -104,19 +113,20 @@ impl NodeProcess {
         self.news.pop_front()
     }
 
+    /// Why it doesn't do what it was told last.
+    pub fn wrong(&self) -> Option<&str> {
+        self.course.wrong()
+    }
+
+    /// Whether it goes without a configuration of its own.
+    pub fn is_bare(&self) -> bool {
+        self.course.plan().is_some_and(|plan| plan.is_bare)
+    }
+
     /// It is to do this from now on.
     pub fn follow(&mut self, now: Instant, plan: Plan) {
-        let change = match &self.plan {
-            None => Change::Restart,
-            Some(former) => plan.change_from(former),
-        };
-        if change == Change::None {
-            self.plan = Some(plan);
-            return;
-        }
-        let is_running = matches!(self.state, State::On { .. });
-        self.plan = Some(plan);
-        match (change, self.state) {
+        match (self.course.follow(plan), self.state) {
+            (Change::None, _) => {}
             (Change::Reload, State::On { pid, .. }) => {
                 let written = self.write();
                 if let Err(error) = written.and_then(|()| Ok(os::machine::hang_up(pid)?)) {
@@ -126,7 +136,7 @@ impl NodeProcess {
                     tracing::info!("the node reads its configuration again");
                 }
             }
-            _ if is_running => {
+            (Change::Restart, State::On { .. }) => {
                 tracing::info!("the node starts anew, by what the boot server says");
                 self.end(now);
             }
@@ -137,7 +147,7 @@ impl NodeProcess {
 
     /// Tells it to end, and not to come back.
     pub fn stop(&mut self, now: Instant) {
-        self.plan = None;
+        self.course.stop();
         self.end(now);
     }
 
@@ -145,26 +155,36 @@ impl NodeProcess {
         if let State::On { pid, .. } = self.state {
             // One that has ended is told of in a moment.
             let _ = os::machine::end(Some(pid), false);
-            self.state = State::Ending { pid, kill_at: now + END_MAX };
+            self.state = State::Ending { pid, kill_at: now + END_MAX, kills: 0 };
         }
+    }
+
+    fn kill(&mut self, now: Instant, pid: u32, kills: u32) {
+        let _ = os::machine::end(Some(pid), true);
+        self.state = State::Ending { pid, kill_at: now + END_MAX, kills: kills + 1 };
     }
 
     /// Does what is due: starts it, or ends it for good.
     pub fn tick(&mut self, now: Instant) {
         match self.state {
-            State::Off { start_at } if now >= start_at && self.plan.is_some() => self.start(now),
-            State::Ending { pid, kill_at } if now >= kill_at => {
+            State::Off { start_at } if now >= start_at && self.course.plan().is_some() => {
+                self.start(now);
+            }
+            State::Ending { kill_at, kills: KILLS_MAX.., .. } if now >= kill_at => {
+                tracing::error!("the node takes no signal: something in it waits for a device");
+                self.state = State::Off { start_at: now + END_MAX };
+                self.news.push_back(News::Stuck);
+            }
+            State::Ending { pid, kill_at, kills } if now >= kill_at => {
                 tracing::error!("the node doesn't end, and is killed");
-                let _ = os::machine::end(Some(pid), true);
-                self.state = State::Ending { pid, kill_at: now + END_MAX };
+                self.kill(now, pid, kills);
             }
             State::On { pid, heard, .. } if now >= heard + SILENCE_MAX => {
                 tracing::error!(
                     "the node says nothing for {} s, and is killed",
                     SILENCE_MAX.as_secs()
                 );
-                let _ = os::machine::end(Some(pid), true);
-                self.state = State::Ending { pid, kill_at: now + END_MAX };
+                self.kill(now, pid, 0);
             }
             _ => {}
         }
@@ -177,13 +197,16 @@ impl NodeProcess {
             State::Ending { pid, .. } if pid == ended.pid => (now, true),
             _ => return,
         };
-        self.is_ready = false;
+        let has_served = std::mem::replace(&mut self.is_ready, false);
         self.status.clear();
+        let why = format!("the node ended with {}", ended.status);
+        if !has_served {
+            self.course.failed(&why);
+        }
         if is_expected {
             self.state = State::Off { start_at: now };
             return;
         }
-        let why = format!("the node ended with {}", ended.status);
         if now >= since + GOOD_RUN {
             self.pause = PAUSE_FIRST;
         }
@@ -213,14 +236,17 @@ impl NodeProcess {
             Ok(child.id())
         });
         match started {
-            Ok(pid) => self.state = State::On { pid, since: now, heard: now },
+            Ok(pid) => {
+                self.course.started();
+                self.state = State::On { pid, since: now, heard: now };
+            }
             Err(error) => self.fail(now, format!("the node can't be started: {error:#}")),
         }
     }
 
     /// What it reads when it starts, and when it is told to.
     fn write(&self) -> anyhow::Result<()> {
-        let Some(plan) = &self.plan else { return Ok(()) };
+        let Some(plan) = self.course.plan() else { return Ok(()) };
         put(&configuration(), plan.text()?.as_bytes())?;
         std::fs::create_dir_all(STATE_DIR).context(STATE_DIR)?;
         std::fs::create_dir_all(RUN_DIR).context(RUN_DIR)?;
@@ -248,6 +274,7 @@ impl NodeProcess {
             match line.split_once('=') {
                 Some(("READY", "1")) if !self.is_ready => {
                     self.is_ready = true;
+                    self.course.serves();
                     self.pause = PAUSE_FIRST;
                     self.news.push_back(News::Ready);
                 }
@@ -272,4 +299,29 @@ fn put(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
         std::fs::rename(&fresh, path)
     })();
     written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_takes_no_signal_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = NodeProcess::at(dir.path()).unwrap();
+        let at = |seconds| Instant::from_nanos(0) + Duration::from_secs(seconds);
+        // No process has this number.
+        node.state = State::Ending { pid: u32::MAX, kill_at: at(1), kills: 0 };
+        let mut now = 1;
+        for _ in 0..KILLS_MAX {
+            node.tick(at(now));
+            assert_eq!(node.next_news(), None);
+            now += END_MAX.as_secs();
+        }
+        node.tick(at(now - 1));
+        assert_eq!(node.next_news(), None);
+        node.tick(at(now));
+        assert_eq!(node.next_news(), Some(News::Stuck));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use aoe_wire::MacAddr;
+
 /// Where the boot server listens if nobody says otherwise.
 pub const HTTP_PORT: u16 = 8069;
 /// Of syslog by UDP (RFC 5426).
@@ -18,6 +20,8 @@ pub struct Options {
     pub syslog: Option<Syslog>,
     /// `etherpool.mtu=`: of every wired interface.
     pub mtu_bytes: Option<u32>,
+    /// `BOOTIF=`: the interface by which firmware booted, which is the same at each boot.
+    pub booted_by: Option<MacAddr>,
     /// What wasn't understood.
     pub wrong: Vec<String>,
 }
@@ -48,6 +52,10 @@ impl Options {
     pub fn parse(command_line: &str) -> Options {
         let mut options = Options::default();
         for word in command_line.split_ascii_whitespace() {
+            if let Some(value) = word.strip_prefix("BOOTIF=") {
+                // Of somebody else, who may mean anything by it.
+                options.booted_by = booted_by(value);
+            }
             let Some((key, value)) =
                 word.strip_prefix("etherpool.").and_then(|word| word.split_once('='))
             else {
@@ -96,6 +104,12 @@ fn server(text: &str) -> Option<SocketAddr> {
     address(text.strip_suffix('/').unwrap_or(text), HTTP_PORT)
 }
 
+/// `01-` for Ethernet, and its address.
+fn booted_by(text: &str) -> Option<MacAddr> {
+    let mac: MacAddr = text.strip_prefix("01-")?.replace('-', ":").parse().ok()?;
+    (mac.0 != [0; 6] && !mac.is_group()).then_some(mac)
+}
+
 fn address(text: &str, port: u16) -> Option<SocketAddr> {
     let with_port = text.parse::<SocketAddr>().ok();
     let alone = || {
@@ -125,6 +139,27 @@ mod tests {
             ("", Boot::Found),
         ] {
             assert_eq!(Options::parse(word).boot, boot, "{word}");
+        }
+    }
+
+    #[test]
+    fn who_booted_is_known_by_the_card_that_it_booted_by() {
+        let booted_by = |words: &str| {
+            let options = Options::parse(words);
+            assert!(options.wrong.is_empty());
+            options.booted_by.map(|mac| mac.to_string())
+        };
+        let known = booted_by("quiet BOOTIF=01-52-54-00-E7-00-77 console=ttyS0");
+        assert_eq!(known.as_deref(), Some("52:54:00:e7:00:77"));
+        for words in [
+            "",
+            "BOOTIF=",
+            "BOOTIF=eth0",
+            "BOOTIF=01-00-00-00-00-00-00",
+            "BOOTIF=01-ff-ff-ff-ff-ff-ff",
+            "BOOTIF=20-52-54-00-e7-00-77",
+        ] {
+            assert_eq!(booted_by(words), None, "{words}");
         }
     }
 

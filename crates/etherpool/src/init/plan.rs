@@ -1,19 +1,20 @@
-//! What a node is to do, by what the boot server said last: the text of its node.toml, and its key. Pure.
+//! What a node is to do, by what the boot server has said in this boot: the text of its node.toml, and its key.
 //!
 //! **As long as nobody has accepted it, it exports no disk but those that carry etherpool's label**; so a mistaken boot of
-//! any machine destroys nothing on it.
+//! any machine destroys nothing on it. **Once somebody has, it follows nothing that isn't a whole acceptance**: neither a
+//! boot server that lost its files nor a mistake in a configuration takes disks away from who uses them.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use aoe_wire::MacAddr;
 use boot::node::{Answer, Kept, State};
-use control::node::NodeConfig;
 use seal::{KeyPair, SecretKey};
 use toml::{Table, Value};
 use uuid::Uuid;
 
 use super::identity;
+use crate::node::check_text;
 
 /// Where the node keeps what it must not lose while it runs.
 pub const STATE_DIR: &str = "/var/lib/etherpool";
@@ -32,6 +33,12 @@ const AT_START_ONLY: [&str; 8] = [
     "after-stop",
     "export-blank",
 ];
+
+/// The configuration of a node whose own can't be used.
+const BARE: &str = "automatic = true\nexport-blank = false\n";
+/// What a node tells the boot server that has forgotten it.
+const NO_MORE: &str =
+    "the boot server says no more that this node is accepted; it goes on as it was told before";
 
 /// What the machine itself is.
 #[derive(Clone, Debug)]
@@ -53,14 +60,38 @@ pub struct Plan {
     pub name: String,
     /// Its configuration.
     pub configuration: Table,
+    /// What it can do under the same name if that configuration can't be used: exports what is labelled.
+    bare: Table,
+    /// Whether the configuration is that one.
+    pub is_bare: bool,
     /// By which it proves who it is.
     pub key: KeyPair,
     /// Whether the key was handed to it.
     pub is_handed: bool,
     /// Whether it belongs to somebody.
     pub is_accepted: bool,
-    /// What of the answer can't be done.
+    /// What of the last answer isn't done, and why.
     pub wrong: Option<String>,
+}
+
+/// What the boot server has said in this boot, as far as the node goes by it.
+#[derive(Default)]
+pub struct Said {
+    /// All that it ever said of who the node is: what a later answer leaves out still holds.
+    who: Who,
+    /// By the last acceptance that could be followed.
+    accepted: Option<Plan>,
+    /// What of the last answer isn't done, and why.
+    wrong: Option<String>,
+}
+
+/// Who a node is.
+#[derive(Clone, Default)]
+struct Who {
+    name: Option<String>,
+    shelf: Option<u16>,
+    supervisors: Vec<String>,
+    key: Option<KeyPair>,
 }
 
 /// What becomes of a node process when its plan changes.
@@ -92,57 +123,76 @@ impl Machine {
     }
 }
 
-impl Plan {
-    /// By the last answer; none as long as nobody has answered.
-    pub fn of(machine: &Machine, answer: Option<&Answer>) -> Plan {
-        match answer.filter(|answer| answer.state == State::Accepted) {
-            None => Plan::unaccepted(machine),
-            Some(answer) => Plan::accepted(machine, answer).unwrap_or_else(|error| {
-                let wrong = Some(format!("{error:#}"));
-                Plan { wrong, ..Plan::unaccepted(machine) }
-            }),
-        }
+impl Said {
+    /// Whether somebody has accepted the node in this boot.
+    pub fn is_accepted(&self) -> bool {
+        self.accepted.is_some()
     }
 
-    fn unaccepted(machine: &Machine) -> Plan {
-        let mut configuration = Table::new();
-        configuration.insert("automatic".into(), Value::Boolean(true));
-        configuration.insert("export-blank".into(), Value::Boolean(false));
-        let name = machine.own_name();
-        complete(&mut configuration, machine, &name);
-        Plan {
-            name,
-            configuration,
-            key: machine.key.clone(),
-            is_handed: false,
-            is_accepted: false,
-            wrong: None,
+    /// The boot server says that.
+    pub fn hear(&mut self, machine: &Machine, answer: &Answer) {
+        if answer.state != State::Accepted {
+            self.wrong = self.accepted.is_some().then(|| NO_MORE.to_owned());
+            return;
         }
-    }
-
-    fn accepted(machine: &Machine, answer: &Answer) -> anyhow::Result<Plan> {
-        let key = match &answer.identity {
-            None => None,
-            Some(handed) => {
-                let key = identity::open(&handed.kept)?;
-                if key.public().to_string() != handed.public {
-                    bail!("the key that was handed to this node is another than it is said to be");
+        let followed = self.who.after(answer).and_then(|who| {
+            let text = answer.configuration.as_deref().unwrap_or_default();
+            let plan = Plan::accepted(machine, &who, text)?;
+            Ok((who, plan))
+        });
+        match followed {
+            Ok((who, plan)) => {
+                self.wrong = plan.wrong.clone();
+                // A configuration that can be used isn't given up for one that can't.
+                let has_whole = self.accepted.as_ref().is_some_and(|former| !former.is_bare);
+                if !plan.is_bare || !has_whole {
+                    self.who = who;
+                    self.accepted = Some(plan);
                 }
-                Some(key)
             }
-        };
-        let text = answer.configuration.as_deref().unwrap_or_default();
+            Err(error) => self.wrong = Some(format!("{error:#}")),
+        }
+    }
+
+    /// What the node is to do by all that.
+    pub fn plan(&self, machine: &Machine) -> Plan {
+        let plan = self.accepted.clone().unwrap_or_else(|| Plan::unaccepted(machine));
+        Plan { wrong: self.wrong.clone(), ..plan }
+    }
+}
+
+impl Who {
+    /// With what an answer says.
+    fn after(&self, answer: &Answer) -> anyhow::Result<Who> {
+        let mut who = self.clone();
+        who.name = answer.name.clone().or(who.name);
+        who.shelf = answer.shelf.or(who.shelf);
+        if !answer.supervisors.is_empty() {
+            who.supervisors.clone_from(&answer.supervisors);
+        }
+        if let Some(handed) = &answer.identity {
+            let key = identity::open(&handed.kept)?;
+            if key.public().to_string() != handed.public {
+                bail!("the key that was handed to this node is another than it is said to be");
+            }
+            who.key = Some(key);
+        }
+        Ok(who)
+    }
+
+    /// The whole configuration of a node of that name, with what its text says.
+    fn configuration(&self, machine: &Machine, text: &str) -> anyhow::Result<Table> {
         let place = Path::new("its configuration at the boot server");
-        NodeConfig::parse(text, place)?;
+        // As people wrote it: what is wrong is in a line that they know.
+        check_text(text, place, false)?;
         let mut configuration: Table = text.parse().context("its configuration")?;
-        let name = answer.name.clone().unwrap_or_else(|| machine.own_name());
-        complete(&mut configuration, machine, &name);
-        if let Some(shelf) = answer.shelf {
+        complete(&mut configuration, machine, &self.name(machine));
+        if let Some(shelf) = self.shelf {
             configuration.insert("shelf".into(), Value::Integer(shelf.into()));
         }
         let named = configuration.get("supervisors").and_then(Value::as_array).cloned();
         let mut supervisors = named.unwrap_or_default();
-        for key in &answer.supervisors {
+        for key in &self.supervisors {
             let key = Value::String(key.clone());
             if !supervisors.contains(&key) {
                 supervisors.push(key);
@@ -153,15 +203,56 @@ impl Plan {
             configuration.insert("supervisors".into(), Value::Array(supervisors));
         }
         let whole = toml::to_string(&configuration).context("its configuration")?;
-        NodeConfig::parse(&whole, place)?;
-        Ok(Plan {
+        check_text(&whole, place, true)?;
+        Ok(configuration)
+    }
+
+    fn name(&self, machine: &Machine) -> String {
+        self.name.clone().unwrap_or_else(|| machine.own_name())
+    }
+}
+
+impl Plan {
+    fn unaccepted(machine: &Machine) -> Plan {
+        let mut configuration = Table::new();
+        configuration.insert("automatic".into(), Value::Boolean(true));
+        configuration.insert("export-blank".into(), Value::Boolean(false));
+        let name = machine.own_name();
+        complete(&mut configuration, machine, &name);
+        Plan {
             name,
+            bare: configuration.clone(),
             configuration,
-            is_handed: key.is_some(),
-            key: key.unwrap_or_else(|| machine.key.clone()),
-            is_accepted: true,
+            is_bare: true,
+            key: machine.key.clone(),
+            is_handed: false,
+            is_accepted: false,
             wrong: None,
+        }
+    }
+
+    /// Who a node is holds also when its configuration is wrong: those who know its disks find them.
+    fn accepted(machine: &Machine, who: &Who, text: &str) -> anyhow::Result<Plan> {
+        let bare = who.configuration(machine, BARE)?;
+        let (configuration, wrong) = match who.configuration(machine, text) {
+            Ok(configuration) => (configuration, None),
+            Err(error) => (bare.clone(), Some(format!("{error:#}"))),
+        };
+        Ok(Plan {
+            name: who.name(machine),
+            configuration,
+            bare,
+            is_bare: wrong.is_some(),
+            is_handed: who.key.is_some(),
+            key: who.key.clone().unwrap_or_else(|| machine.key.clone()),
+            is_accepted: true,
+            wrong,
         })
+    }
+
+    /// The same node without what its configuration says.
+    pub fn without_configuration(&self) -> Plan {
+        Plan { configuration: self.bare.clone(), is_bare: true, ..self.clone() }
     }
 
     /// What a node that follows `former` has to do to follow this.
@@ -214,6 +305,7 @@ pub fn key_of(secret: &str) -> anyhow::Result<KeyPair> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use control::node::NodeConfig;
 
     fn machine() -> Machine {
         let mac = MacAddr([2, 0, 0, 0, 0, 7]);
@@ -236,6 +328,16 @@ mod tests {
         }
     }
 
+    fn said(answers: &[&Answer]) -> Said {
+        let mut said = Said::default();
+        answers.iter().for_each(|answer| said.hear(&machine(), answer));
+        said
+    }
+
+    fn plan_of(answers: &[&Answer]) -> Plan {
+        said(answers).plan(&machine())
+    }
+
     fn parsed(plan: &Plan) -> NodeConfig {
         NodeConfig::parse(&plan.text().unwrap(), Path::new("node.toml")).unwrap()
     }
@@ -245,8 +347,8 @@ mod tests {
         let mut pending = Answer { state: State::Pending, ..accepted() };
         pending.configuration = Some("[[export]]\naddress = 'e1.0'\npath = '/dev/sda'".into());
         let unknown = Answer { state: State::Unknown, ..pending.clone() };
-        for answer in [None, Some(&pending), Some(&unknown)] {
-            let config = parsed(&Plan::of(&machine(), answer));
+        for answers in [&[][..], &[&pending], &[&unknown, &pending]] {
+            let config = parsed(&plan_of(answers));
             assert_eq!((config.automatic, config.export_blank), (Some(true), Some(false)));
             assert!(config.export.is_empty() && config.shelf.is_none());
             assert_eq!(config.name.as_deref(), Some("node-020000000007"));
@@ -262,7 +364,7 @@ mod tests {
             "name = 'other'\nshelf = 3\ninterfaces = ['eth1']\nsupervisors = ['{own}']\nstate-dir = '/x'\nnode-id = '00000000-0000-0000-0000-000000000003'"
         ));
         answer.identity = Some(shown(&key(5)));
-        let plan = Plan::of(&machine(), Some(&answer));
+        let plan = plan_of(&[&answer]);
         let config = parsed(&plan);
         assert_eq!((config.name.as_deref(), config.shelf), (Some("node-7"), Some(7)));
         assert_eq!(config.supervisors, Some(vec![own, key(9).public()]));
@@ -271,27 +373,63 @@ mod tests {
         assert_eq!(config.node_id, Some(Uuid::from_u128(3)));
         assert_eq!(plan.key.public(), key(5).public());
         assert!(plan.is_handed && plan.is_accepted && config.export_blank.is_none());
-        let without = Plan::of(&machine(), Some(&accepted()));
+        let without = plan_of(&[&accepted()]);
         assert_eq!(without.key.public(), key(1).public());
         assert!(!without.is_handed);
     }
 
-    #[test]
-    fn what_cannot_be_done_leaves_a_node_as_if_nobody_had_accepted_it() {
+    /// Answers whose configuration can't be used, and a word of why.
+    fn wrong_configurations() -> Vec<(Answer, &'static str)> {
+        let export = "[[export]]\naddress = 'e1.0'\npath = '/dev/none'\n";
+        let texts = [
+            ("shelf = ".to_owned(), "line 1"),
+            ("bufers = 1".to_owned(), "bufers"),
+            // What `etherpool node --check` says beside that.
+            ("interfaces = []".to_owned(), "no interface is named"),
+            (export.repeat(2), "e1.0"),
+        ];
+        let answer = |text| Answer {
+            configuration: Some(text),
+            identity: Some(shown(&key(5))),
+            ..accepted()
+        };
+        texts.into_iter().map(|(text, word)| (answer(text), word)).collect()
+    }
+
+    /// Answers that don't say who the node is.
+    fn wrong_identities() -> Vec<(Answer, &'static str)> {
         let mut lying = shown(&key(5));
         lying.public = key(6).public().to_string();
         let none = boot::node::Identity {
             public: lying.public.clone(),
             kept: Kept::Plain { secret: "x".into() },
         };
-        for (answer, word) in [
+        vec![
             (Answer { identity: Some(lying), ..accepted() }, "another than it is said to be"),
             (Answer { identity: Some(none), ..accepted() }, "handed to this node"),
-            (Answer { configuration: Some("shelf = ".into()), ..accepted() }, "line 1"),
-            (Answer { configuration: Some("bufers = 1".into()), ..accepted() }, "bufers"),
             (Answer { supervisors: vec!["x".into()], ..accepted() }, "line"),
-        ] {
-            let plan = Plan::of(&machine(), Some(&answer));
+        ]
+    }
+
+    #[test]
+    fn who_it_is_holds_also_with_a_wrong_configuration() {
+        for (answer, word) in wrong_configurations() {
+            let plan = plan_of(&[&answer]);
+            let wrong = plan.wrong.clone().unwrap();
+            assert!(wrong.contains(word), "{wrong}");
+            let config = parsed(&plan);
+            assert_eq!((config.automatic, config.export_blank), (Some(true), Some(false)));
+            assert_eq!((config.name.as_deref(), config.shelf), (Some("node-7"), Some(7)));
+            assert_eq!(config.supervisors, Some(vec![key(9).public()]));
+            assert!(plan.is_accepted && plan.is_bare && plan.is_handed);
+            assert_eq!(plan.key.public(), key(5).public());
+            // Who mends it has it followed.
+            let mended = plan_of(&[&answer, &accepted()]);
+            assert!(mended.wrong.is_none() && !mended.is_bare);
+            assert_eq!(parsed(&mended).export_blank, None);
+        }
+        for (answer, word) in wrong_identities() {
+            let plan = plan_of(&[&answer]);
             let wrong = plan.wrong.clone().unwrap();
             assert!(wrong.contains(word), "{wrong}");
             assert_eq!(parsed(&plan).export_blank, Some(false));
@@ -300,11 +438,61 @@ mod tests {
     }
 
     #[test]
+    fn once_accepted_it_follows_nothing_less() {
+        let first = Answer {
+            configuration: Some("io = 'direct'\n".into()),
+            identity: Some(shown(&key(5))),
+            ..accepted()
+        };
+        let former = plan_of(&[&first]);
+        let regressed = [State::Pending, State::Unknown]
+            .map(|state| (Answer { state, ..accepted() }, "no more that this node is accepted"));
+        let all = regressed.into_iter().chain(wrong_configurations()).chain(wrong_identities());
+        for (answer, word) in all {
+            for answers in [&[&first, &answer][..], &[&first, &answer, &answer]] {
+                let plan = plan_of(answers);
+                assert_eq!(plan.change_from(&former), Change::None, "{word}");
+                assert!(plan.is_accepted && plan.is_handed && !plan.is_bare);
+                let wrong = plan.wrong.unwrap();
+                assert!(wrong.contains(word), "{wrong}");
+            }
+            // What is said then is followed again, and nothing is wrong any more.
+            let again = plan_of(&[&first, &answer, &first]);
+            assert!(again.wrong.is_none() && again.change_from(&former) == Change::None);
+        }
+        let silent = Answer {
+            name: None,
+            shelf: None,
+            supervisors: Vec::new(),
+            identity: None,
+            ..first.clone()
+        };
+        let plan = plan_of(&[&first, &silent]);
+        assert_eq!((plan.change_from(&former), plan.wrong), (Change::None, None));
+        // Also before the node has begun.
+        let pending = Answer { state: State::Pending, ..accepted() };
+        assert!(said(&[&first, &pending]).is_accepted() && !said(&[&pending]).is_accepted());
+    }
+
+    #[test]
+    fn without_its_configuration_it_is_the_same_node() {
+        let answer = Answer {
+            configuration: Some("interfaces = ['eth1']\nbefore-start = ['false']\n".into()),
+            ..accepted()
+        };
+        let plan = plan_of(&[&answer]);
+        let config = parsed(&plan.without_configuration());
+        assert_eq!((config.name.as_deref(), config.shelf), (Some("node-7"), Some(7)));
+        assert!(config.before_start.is_empty() && config.export_blank == Some(false));
+        assert!(!plan.is_bare && plan.without_configuration().is_bare);
+    }
+
+    #[test]
     fn a_node_is_disturbed_no_more_than_it_must_be() {
         let plan = |change: &dyn Fn(&mut Answer)| {
             let mut answer = accepted();
             change(&mut answer);
-            Plan::of(&machine(), Some(&answer))
+            plan_of(&[&answer])
         };
         let same = plan(&|_| ());
         let after = |change: &dyn Fn(&mut Answer)| plan(change).change_from(&same);

@@ -89,7 +89,8 @@ impl Exporter {
 
     /// Takes a new configuration: exports that it no longer names are ended, those that it names
     /// with other settings go on with these, or are begun anew where that can't be; all others go on
-    /// untouched.
+    /// untouched. So do blank disks that were found, also if those aren't to be taken any more: somebody
+    /// may have begun to use them, and nothing tells that from here.
     pub fn reload(self: &Rc<Self>, wanted: Wanted) {
         self.node.drives.reload(&wanted.config.drive);
         self.node.asker.reload(wanted.config.smartctl.as_deref());

@@ -31,7 +31,7 @@ pub use check::check;
 pub use choose::BLANK;
 pub use identity::{shelf_beside, shelf_of};
 pub use server::{Spec, run as run_server};
-pub use source::{Source, TargetSource};
+pub use source::{Source, TargetSource, check_text};
 
 /// Export this machine's disks.
 #[derive(Args, Debug)]

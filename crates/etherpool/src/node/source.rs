@@ -134,21 +134,8 @@ impl Source {
                 if !interfaces.is_empty() {
                     config.defaults.interfaces = Some(interfaces.clone());
                 }
-                let wanted = Wanted {
-                    demands: demanded(&config),
-                    token: token_of(&config),
-                    members_file: Some(membership::NODE_FILE.to_owned()),
-                    refused: Vec::new(),
-                    placed: None,
-                    plans: config.plans()?,
-                    automatic: config.automatic.unwrap_or(config.export.is_empty()),
-                    frame_socket: config.frame_socket.unwrap_or(true),
-                    run_dir: Some(config.run_dir.clone().unwrap_or_else(|| RUN_DIR.into())),
-                    state_dir: Some(config.state_dir.clone().unwrap_or_else(|| STATE_DIR.into())),
-                    config,
-                };
-                refuse_all_interfaces(&wanted)?;
-                wanted
+                let token = token_of(&config);
+                node_wanted(config, token)?
             }
             Source::Target(target) => target.read()?,
             Source::Witnesses(supervisor) => witnesses(supervisor)?,
@@ -178,6 +165,34 @@ impl Source {
             Source::Fixed(_) | Source::Witnesses(_) => None,
         }
     }
+}
+
+/// Refuses the text of a node's configuration as a node does that starts with it, by all that can be told without a look
+/// at its disks; `is_whole`: nothing is added to it any more, so that it names all that a node needs.
+pub fn check_text(text: &str, place: &Path, is_whole: bool) -> anyhow::Result<()> {
+    let config = NodeConfig::parse(text, place)?;
+    if is_whole {
+        node_wanted(config, None)?;
+    }
+    Ok(())
+}
+
+fn node_wanted(config: NodeConfig, token: Option<Token>) -> anyhow::Result<Wanted> {
+    let wanted = Wanted {
+        demands: demanded(&config),
+        token,
+        members_file: Some(membership::NODE_FILE.to_owned()),
+        refused: Vec::new(),
+        placed: None,
+        plans: config.plans()?,
+        automatic: config.automatic.unwrap_or(config.export.is_empty()),
+        frame_socket: config.frame_socket.unwrap_or(true),
+        run_dir: Some(config.run_dir.clone().unwrap_or_else(|| RUN_DIR.into())),
+        state_dir: Some(config.state_dir.clone().unwrap_or_else(|| STATE_DIR.into())),
+        config,
+    };
+    refuse_all_interfaces(&wanted)?;
+    Ok(wanted)
 }
 
 fn demanded(config: &NodeConfig) -> Demands {
