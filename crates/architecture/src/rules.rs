@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("frontend", &["block", "runtime", "os"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "boot", "aoe_target", "pool"]),
     ("terminal", &[]),
-    ("image", &[]),
+    ("image", &["block"]),
     ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),
     ("sim", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
     (

@@ -1,6 +1,21 @@
 //! Types that are text wherever people or other processes meet them: on command lines, in files, in
 //! JSON. Each is written and read by one pair of functions, `Display` and `FromStr`.
 
+/// Whether a character has no shape of its own, and changes how others stand: marks, embeddings, overrides and isolates
+/// of direction (UAX #9), spaces and joiners without width, separators of lines, annotations.
+pub fn is_format(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+    )
+}
+
 /// Not one of the words that a type has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{word}' is not known here: use {}", .known.join(" or "))]

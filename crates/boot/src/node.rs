@@ -282,22 +282,7 @@ pub fn names_a_machine(uuid: &Uuid) -> bool {
 /// What a machine says, so that it can stand in a table or a log: in one line, nothing that moves the cursor, or hides or
 /// reorders what stands beside it, and cut.
 pub fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() && !is_format(*c)).take(TEXT_CHARS_MAX).collect()
-}
-
-/// Whether a character has no shape of its own, and changes how others stand: marks, embeddings, overrides and isolates
-/// of direction (UAX #9), spaces and joiners without width, separators of lines, annotations.
-fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-    )
+    text.chars().filter(|c| !c.is_control() && !block::is_format(*c)).take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ pub mod duration;
 pub mod exit;
 mod exposition;
 pub mod ftp;
-pub mod glob;
 pub mod metrics;
 pub mod names;
 pub mod node;

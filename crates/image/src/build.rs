@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use block::glob;
+
 use crate::kernel::Kernel;
 use crate::modules::{
     ALIASES, BUILT_IN, BUILT_IN_WORDS, DEPENDENCIES, Modules, SOFT_DEPENDENCIES, name_of, only,
@@ -184,7 +186,7 @@ fn add_firmware(tree: &mut Tree, directory: &Path, pattern: &str) -> Result<(), 
     let mut found = BTreeSet::new();
     walk(directory, "", FIRMWARE_DEPTH_MAX, &mut |path| {
         // Newer distributions pack them, and the kernel unpacks them.
-        if matches(pattern, path) || matches(pattern, plain(path)) {
+        if glob::matches(pattern, path) || glob::matches(pattern, plain(path)) {
             found.insert(path.to_owned());
         }
     });
@@ -213,19 +215,6 @@ fn walk(directory: &Path, below: &str, depth: usize, told: &mut dyn FnMut(&str))
             told(&path);
         }
     }
-}
-
-/// Whether a path is as a pattern says, in which `*` is anything.
-fn matches(pattern: &str, path: &str) -> bool {
-    let Some((head, tail)) = pattern.split_once('*') else { return pattern == path };
-    let Some(mut rest) = path.strip_prefix(head) else { return false };
-    let mut parts: Vec<&str> = tail.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
 }
 
 /// Of what a path in an image is part, for people.

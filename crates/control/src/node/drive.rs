@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use block::glob;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
-use crate::glob;
 
 /// ATA's standby timer counts no further.
 const SPIN_DOWN_MAX: Duration = Duration::from_secs(19_800);

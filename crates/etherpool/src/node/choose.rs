@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use block::BlockDevice;
+pub use block::glob::matches;
 use block::probe::{Signature, probe};
-pub use control::glob::matches;
 use os::disks::Disk;
 use os::{FileDevice, FileOptions, ReactorHandle};
 

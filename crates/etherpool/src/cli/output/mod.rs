@@ -55,24 +55,9 @@ use super::Failure;
 /// What was read off disks and out of frames may be anybody's: nothing of it moves the cursor, or hides or
 /// reorders what stands beside it.
 pub fn plain(text: &str) -> String {
-    let is_harmless = |c: char| c == '\n' || !c.is_control() && !is_format(c);
+    let is_harmless = |c: char| c == '\n' || !c.is_control() && !block::is_format(c);
     let shown = |c: char| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
     text.chars().map(shown).collect()
-}
-
-/// Whether a character has no shape of its own, and changes how others stand: marks, embeddings, overrides and isolates
-/// of direction (UAX #9), spaces and joiners without width, separators of lines, annotations.
-fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-    )
 }
 
 /// Prints whole lines.
