@@ -14,7 +14,7 @@ use super::quorum::Quorum;
 use super::slot::{Device, Slot, SlotState};
 use crate::format::PoolId;
 use crate::metadata::Labels;
-use crate::report::{DiskReport, DiskState, PoolDisk, PoolReport, PoolState};
+use crate::report::{DiskReport, DiskState, PoolDisk, PoolEvent, PoolReport, PoolState};
 
 /// What a pool says of its disks.
 struct InPool {
@@ -129,6 +129,15 @@ impl Engine {
             if let Some(why) = elsewhere.get(&disk.id).cloned().or_else(taken) {
                 disk.state = DiskState::Refused { why };
             }
+        }
+    }
+
+    /// Tells once why a device isn't used.
+    pub(super) fn tell_refused(&self, device: &Device, why: Option<String>) {
+        let was_told = device.told_refused.replace(why.clone()) == why;
+        if let (false, Some(why)) = (was_told, why) {
+            let pool = device.content.borrow().label().map(|label| label.pool_name.clone());
+            self.events.tell(PoolEvent::DiskRefused { pool, disk: device.facts.name.clone(), why });
         }
     }
 

@@ -21,7 +21,7 @@ use super::{DiskPlace, Engine};
 use crate::error::PoolError;
 use crate::format::{DiskId, PoolId};
 use crate::metadata::{MetaRecord, Metadata};
-use crate::report::{MovedDisk, PoolEvent};
+use crate::report::MovedDisk;
 
 /// Disks that are named in a sentence, at most.
 const NAMED_MAX: usize = 4;
@@ -178,17 +178,6 @@ impl Engine {
         let moved = self.moved(device)?;
         let content = device.content.borrow();
         Some(explain(&content.label()?.pool_name, &moved))
-    }
-
-    /// Tells once that it isn't.
-    pub(super) fn tell_elsewhere(&self, device: &Device) {
-        let why = self.why_elsewhere(device);
-        let was_told = device.told_elsewhere.replace(why.is_some());
-        if let (false, Some(why)) = (was_told, why) {
-            let pool = device.content.borrow().label().map(|label| label.pool_name.clone());
-            let disk = device.facts.name.clone();
-            self.events.tell(PoolEvent::DiskRefused { pool, disk, why });
-        }
     }
 
     /// Disks of a pool that other machines have than had them.

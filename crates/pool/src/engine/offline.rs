@@ -78,6 +78,10 @@ impl Pool {
                 self.refuse(member, why);
                 true
             }
+            Err(NotFit::Another(why)) => {
+                self.part(member, why);
+                true
+            }
             // It may be read the next time, and its vote be the one that is missing.
             Err(NotFit::Unreadable(why)) => {
                 self.refuse(member, why);

@@ -467,6 +467,7 @@ impl OpenRequest {
             match checked {
                 Ok(rolled_back) => fit.push((member, rolled_back)),
                 Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => pool.refuse(&member, why),
+                Err(NotFit::Another(why)) => pool.part(&member, why),
                 Err(NotFit::Lost) => {}
             }
         }

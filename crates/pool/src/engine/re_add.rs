@@ -26,6 +26,9 @@ pub(crate) enum NotFit {
     Lost,
     /// Not before somebody has done something.
     Refused(String),
+    /// Another disk is behind the device: nothing is to be written to that one. What to tell people, unless it is
+    /// another one of the pool's: that one is taken for what it is.
+    Another(Option<String>),
     /// Its labels can't be read: damage stays, but a drive that fails for a moment reads them again.
     Unreadable(String),
 }
@@ -81,6 +84,10 @@ impl Pool {
                         Err(_) => return,
                     }
                 }
+                Err(NotFit::Another(why)) if appearance == member.appearance.get() => {
+                    return self.part(member, why);
+                }
+                Err(NotFit::Another(_)) => {}
                 Err(NotFit::Refused(why)) => {
                     self.refuse(member, why);
                     if appearance == member.appearance.get() {
@@ -102,6 +109,20 @@ impl Pool {
         if !rolled_back && !self.is_out(member.number) {
             self.set_standing(member, Standing::Usable);
         }
+    }
+
+    /// Lets a device go behind which another disk was found than the member: whoever looks at devices finds out which
+    /// it is. Two disks that change places on a machine are each other's so.
+    pub(crate) fn part(&self, member: &Member, why: Option<String>) {
+        match why {
+            Some(why) => self.refuse(member, why),
+            None => {
+                tracing::info!(pool = %self.name, disk = %member.display_name(), "another disk of the pool is there now");
+                self.set_standing(member, Standing::Away);
+            }
+        }
+        member.detach();
+        self.changed.notify_all();
     }
 
     pub(crate) fn refuse(&self, member: &Member, why: String) {
@@ -132,8 +153,7 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         let checked = self.check_label(member, device).await;
-        if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Refused(_))) {
-            // Another disk is behind it: nothing is to be written to that one.
+        if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Another(_))) {
             member.end_claim();
             device.disown();
         }
@@ -227,7 +247,7 @@ impl Pool {
         expected.is_some_and(|expected| has.unwrap_or_default() < expected)
     }
 
-    /// Whether a device is the disk that a member is; refused is what is another one.
+    /// Whether a device is the disk that a member is; or which else it is.
     pub(super) async fn check_label(
         &self,
         member: &Member,
@@ -241,19 +261,24 @@ impl Pool {
             {
                 Ok(())
             }
-            Content::Labelled { label, .. } => Err(NotFit::Refused(format!(
+            Content::Labelled { label, .. }
+                if label.label.pool == self.id && self.member_by_id(label.label.disk).is_some() =>
+            {
+                Err(NotFit::Another(None))
+            }
+            Content::Labelled { label, .. } => Err(another(format!(
                 "it now carries the label of pool {} ({}); put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
-            Content::Destroyed { label, .. } => Err(NotFit::Refused(format!(
+            Content::Destroyed { label, .. } => Err(another(format!(
                 "it belonged to pool {} ({}), which was destroyed; put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
             Content::Refused(error @ LabelError::Damaged { .. }) => {
                 Err(NotFit::Unreadable(observe::explain(&error)))
             }
-            Content::Refused(error) => Err(NotFit::Refused(observe::explain(&error))),
-            Content::Blank | Content::Foreign(_) => Err(NotFit::Refused(
+            Content::Refused(error) => Err(another(observe::explain(&error))),
+            Content::Blank | Content::Foreign(_) => Err(another(
                 "it has no label any more: it was wiped, or another disk is in its place; the pool goes \
                  on without it; put back the disk that was there"
                     .into(),
@@ -428,6 +453,10 @@ impl Pool {
         let dirty = meta.dirty_regions().iter().filter(|((_, of), _)| *of == disk);
         dirty.map(|(_, mask)| u64::from(mask.count_ones()) * region).sum()
     }
+}
+
+fn another(why: String) -> NotFit {
+    NotFit::Another(Some(why))
 }
 
 pub(super) fn not_fit(error: IoError) -> NotFit {

@@ -74,8 +74,9 @@ pub(super) struct Device {
     pub(super) epoch: Cell<Epoch>,
     /// It waits for the disk that it passes for to be gone (`twins`).
     pub(super) parted: Cell<bool>,
-    /// It was told that another machine has it than should (`node_keys`).
-    pub(super) told_elsewhere: Cell<bool>,
+    /// Why it isn't used, as it was told: that another machine has it than should (`node_keys`), or that its label
+    /// can't be used.
+    pub(super) told_refused: RefCell<Option<String>>,
     pub(super) gone: Cell<bool>,
     /// How its drive is, as far as that is known.
     pub(super) health: RefCell<Option<DriveHealth>>,
@@ -204,7 +205,7 @@ impl Engine {
             content: RefCell::new(Content::Unread),
             epoch: Cell::default(),
             parted: Cell::new(false),
-            told_elsewhere: Cell::new(false),
+            told_refused: RefCell::default(),
             gone: Cell::new(false),
             health: RefCell::default(),
             poked: Notify::new(),
@@ -314,7 +315,7 @@ impl Engine {
         match self.content_of(device) {
             Content::Labelled { label, .. } => {
                 let label = label.label;
-                self.tell_elsewhere(device);
+                self.tell_refused(device, self.why_elsewhere(device));
                 if let Some((open, disk)) = self.open_pool_of(device) {
                     if let Some(member) = open.pool.member_by_id(disk) {
                         self.take_or_part(&open, &member, device);
@@ -326,12 +327,8 @@ impl Engine {
             Content::Destroyed { label, .. } => {
                 self.slot_of(label.label.pool, &label.label.pool_name);
             }
-            Content::Refused(error) => self.events.tell(PoolEvent::DiskRefused {
-                pool: None,
-                disk: device.facts.name.clone(),
-                why: explain(&error),
-            }),
-            _ => {}
+            Content::Refused(error) => self.tell_refused(device, Some(explain(&error))),
+            _ => self.tell_refused(device, None),
         }
         self.changed.notify_all();
     }

@@ -175,6 +175,17 @@ impl TestDisk {
         self.instance.set(self.instance.get() + 1);
     }
 
+    /// Both change places: what was read and written as one is the other now, as after a reboot of their machine.
+    pub(crate) fn change_places(&self, other: &TestDisk) {
+        self.live.swap(&other.live);
+        self.durable.swap(&other.durable);
+        self.dirty.swap(&other.dirty);
+        self.holder.swap(&other.holder);
+        let newer = self.instance.get().max(other.instance.get()) + 1;
+        self.instance.set(newer);
+        other.instance.set(newer);
+    }
+
     /// Makes it what it was when it was all of `image` and `instance`, whatever was done to it since; nobody owns it.
     pub(crate) fn restore(&self, image: &[u8]) {
         let (mut live, mut durable) = (self.live.borrow_mut(), self.durable.borrow_mut());

@@ -26,6 +26,12 @@ const REGIONS_PER_EXTENT: u64 = 64;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
+        "slots-change",
+        "a machine that begins anew finds its disks in another order: each is taken for what it is",
+        400,
+        |stage| slots_change(stage).boxed_local(),
+    ),
+    scenario(
         "node-killed",
         "a node dies under load: a pause under 3 s, and it resyncs only what it missed",
         300,
@@ -227,6 +233,37 @@ async fn rolling_restarts(stage: Stage) -> Result<(), Failure> {
     expect(copied <= most, || {
         format!("{copied} bytes were copied for {places} distinct places, at most {most} allowed")
     })
+}
+
+async fn slots_change(stage: Stage) -> Result<(), Failure> {
+    let sizes =
+        [vec![24 << 20, 24 << 20], vec![24 << 20, 32 << 20], vec![32 << 20, 24 << 20, 16 << 20]];
+    let plan = Plan { nodes: sizes.to_vec(), ..Plan::simple(3, 24) };
+    let rig = Rig::start(&stage, plan, &[(VOLUME, 4 << 20, Layout::Mirror(2))]).await?;
+    rig.load(Mix::default()).await?;
+    for _ in 0..4 {
+        rig.run_for(rig.between(100, 1500)).await;
+        let number = rig.below(3);
+        match rig.below(2) {
+            0 => rig.cluster.kill_node(number),
+            _ => rig.cluster.cut_node_power(number, rig.cluster.any_survival()),
+        }
+        rig.run_for(rig.between(1, 2500)).await;
+        let by = 1 + rig.below(rig.cluster.node(number).disks().len() - 1);
+        rig.cluster.node(number).slots().borrow_mut().rotate_left(by);
+        rig.cluster.start_node(number);
+        match rig.below(3) {
+            0 => {
+                rig.run_for(rig.between(1, 8000)).await;
+                rig.restart_supervisor(rig.between(1, 500)).await;
+                rig.load(Mix::default()).await?;
+            }
+            // Perhaps it changes them again before the first change was noticed.
+            1 => {}
+            _ => drop(rig.wait_clean(CONVERGENCE_MAX).await?),
+        }
+    }
+    rig.converge().await
 }
 
 async fn both_behind(stage: Stage) -> Result<(), Failure> {
