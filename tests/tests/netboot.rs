@@ -2,6 +2,7 @@
 //! they and the boot server do when one of them is gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use vm::Switch;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
 /// What ends a test that hangs: emulated machines are slow, three beside other tests more so.
 const LIMIT: Duration = Duration::from_secs(1800);
+/// Of each machine.
+const DISKS: usize = 2;
 const UUIDS: [&str; 3] = [
     "5a1e77e5-0000-4000-8000-000000000001",
     "5a1e77e5-0000-4000-8000-000000000002",
@@ -170,7 +173,18 @@ impl Segment {
         self.lab.pool_state() == "online"
     }
 
-    fn switch_on(&self, of: usize) -> Pc {
+    /// Which disk of the pool is at which address of a machine.
+    fn places(&self, of: usize) -> BTreeMap<String, String> {
+        let pools = self.lab.json(&["pool", "show", "cluster"]);
+        let text = |disk: &Value, field: &str| disk[field].as_str().unwrap().to_owned();
+        let pool = pools.as_array().map_or(&pools, |pools| &pools[0]);
+        let disks = pool["disks"].as_array().unwrap().iter();
+        let places = disks.map(|disk| (text(disk, "name"), text(disk, "id")));
+        places.filter(|(name, _)| name.starts_with(&format!("e7{of}."))).collect()
+    }
+
+    /// `order`: in which its disks are plugged in.
+    fn switch_on(&self, of: usize, order: [usize; DISKS]) -> Pc {
         let mut command = inside(&self.lab_netns);
         let options = format!(
             "qemu-system-x86_64 -M q35 -accel tcg -cpu qemu64,+rdrand -m 512 -nodefaults -display none \
@@ -182,21 +196,21 @@ impl Segment {
         let disk = |number: usize| {
             let path = self.path(&format!("disk{of}.{number}"));
             if !path.exists() {
-                File::create(&path).unwrap().set_len(512 << 20).unwrap();
+                // Of two sizes: who takes one for the other notices it at the end, too.
+                File::create(&path).unwrap().set_len((512 + 128 * number as u64) << 20).unwrap();
             }
             format!("file={},format=raw,cache=unsafe", path.display())
         };
-        // One each: which of several has which address isn't remembered over a boot yet (docs/boot-image.md).
-        let disks = [disk(0)];
+        let disks = order.map(disk);
         match of {
-            // iPXE in the card, and virtio disks.
+            // iPXE in the card, and virtio disks, which have no serial number: by their paths alone they are told apart.
             0 => {
                 command.args(["-device", &format!("virtio-net-pci,{nic},bootindex=1")]);
                 for disk in disks {
                     command.args(["-drive", &format!("{disk},if=virtio")]);
                 }
             }
-            // UEFI's own PXE, and SATA disks.
+            // UEFI's own PXE, and SATA disks, which have one.
             1 => {
                 let variables = self.path("variables");
                 std::fs::copy("/usr/share/OVMF/OVMF_VARS.fd", &variables).unwrap();
@@ -207,9 +221,11 @@ impl Segment {
                     &format!("if=pflash,format=raw,file={}", variables.display()),
                 ]);
                 command.args(["-device", &format!("virtio-net-pci,{nic},bootindex=1,romfile=")]);
-                for (number, disk) in disks.iter().enumerate() {
-                    command.args(["-drive", &format!("{disk},if=none,id=d{number}")]);
-                    command.args(["-device", &format!("ide-hd,drive=d{number},bus=ide.{number}")]);
+                for (place, disk) in disks.iter().enumerate() {
+                    let serial = format!("SATA-{}", order[place]);
+                    command.args(["-drive", &format!("{disk},if=none,id=d{place}")]);
+                    let device = format!("ide-hd,drive=d{place},bus=ide.{place},serial={serial}");
+                    command.args(["-device", &device]);
                 }
             }
             // An iPXE that was begun elsewhere, an old card, and virtio disks.
@@ -283,7 +299,8 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     segment.build_image();
     segment.cli(&["boot", "assign", "default", "node", "--yes"]);
     segment.start_server();
-    let mut pcs: Vec<Option<Pc>> = (0..UUIDS.len()).map(|of| Some(segment.switch_on(of))).collect();
+    let mut pcs: Vec<Option<Pc>> =
+        (0..UUIDS.len()).map(|of| Some(segment.switch_on(of, [0, 1]))).collect();
     segment.until("all three wait for being accepted", |all| {
         all.pending()
             .iter()
@@ -304,7 +321,7 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
             "node", "accept", uuid, "--key", key, "--name", &name, "--shelf", &shelf, "--yes",
         ]);
     }
-    let disks = ["e70.0", "e71.0", "e72.0"];
+    let disks = ["e70.0", "e70.1", "e71.0", "e71.1", "e72.0", "e72.1"];
     segment.until("their disks are there", |all| all.disks() == disks);
     segment
         .lab
@@ -312,23 +329,32 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     segment.lab.mount_volume();
     let file = segment.lab.mount().join("written");
 
-    // The power of one is cut while it is written to: it is who it was, and gets what it missed.
+    // The power of one is cut while it is written to: it is who it was, and gets what it missed. Its disks are found in
+    // another order, and have the addresses that they had.
+    let places = segment.places(1);
+    assert_eq!(places.len(), DISKS);
     let load = Load::paced(&file, 512, 66, Duration::from_millis(20));
     load.wait_for(50);
     pcs[1] = None;
     load.wait_for(100);
-    pcs[1] = Some(segment.switch_on(1));
+    pcs[1] = Some(segment.switch_on(1, [1, 0]));
     segment.until("the machine is back, and in step", Segment::is_online);
+    assert_eq!(segment.places(1), places);
     load.wait_for(50);
-    // Nobody notices that the boot server is gone, but who begins anew, and that one waits.
+    // Nobody notices that the boot server is gone, but who begins anew, and that one waits. Its disks answer at each other's
+    // address then, as nothing but where they are tells them apart: the pool knows which they are.
+    let places = segment.places(0);
     segment.kill_server();
     load.wait_for(50);
     pcs[0] = None;
-    pcs[0] = Some(segment.switch_on(0));
+    pcs[0] = Some(segment.switch_on(0, [1, 0]));
+    segment.until("it is missed", |all| !all.is_online());
     load.wait_for(50);
     assert!(!segment.is_online(), "it has booted without a boot server");
     segment.start_server();
     segment.until("it boots when there is one again", Segment::is_online);
+    let other = places.into_iter().rev().map(|(_, id)| id);
+    assert!(segment.places(0).into_values().eq(other), "the disks haven't changed places");
     let report = load.stop();
     assert!(report.error.is_none(), "{:?}", report.error);
     report.verify();
@@ -338,7 +364,7 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     segment.lab.lab(&["kill", "supervisor"]);
     segment.kill_server();
     pcs.clear();
-    pcs.extend((0..UUIDS.len()).map(|of| Some(segment.switch_on(of))));
+    pcs.extend((0..UUIDS.len()).map(|of| Some(segment.switch_on(of, [0, 1]))));
     segment.lab.lab(&["start", "supervisor"]);
     segment.start_server();
     segment.until("the pool is whole again", Segment::is_online);

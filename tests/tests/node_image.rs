@@ -124,6 +124,7 @@ fn answer(state: State) -> Answer {
         shelf: None,
         configuration: None,
         supervisors: Vec::new(),
+        slots: Default::default(),
         identity: None,
     }
 }

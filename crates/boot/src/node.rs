@@ -4,6 +4,7 @@
 //! Nothing of it is proved: whoever reaches the server says what he likes. So what arrives is bounded before it is read, and
 //! text of it is plain.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aoe_wire::MacAddr;
@@ -22,6 +23,8 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub const DISKS_MAX: usize = 1024;
 /// Interfaces of a hello.
 pub const MACS_MAX: usize = 64;
+/// Disks whose slots are told: no shelf has more.
+pub const SLOTS_MAX: usize = 255;
 /// Keys of an answer.
 pub const SUPERVISORS_MAX: usize = 64;
 /// Characters of any text that goes to tables and logs.
@@ -37,6 +40,9 @@ const OF_MANY_MACHINES: [u128; 5] = [
 ];
 /// Characters of a key, or of a part of one.
 const KEY_CHARS_MAX: usize = 16 << 10;
+
+/// Which slot each disk of a node has: by the disk's WWN, its serial number or, where it has neither, its path.
+pub type Slots = BTreeMap<String, u8>;
 
 /// A node says hello: at its start, and again and again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +68,9 @@ pub struct Hello {
     /// What it has.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// Which slots it has given its disks. It forgets them when it is off.
+    #[serde(default)]
+    pub slots: Slots,
     /// The key that it has made itself in this boot; none where it was handed one.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -169,6 +178,9 @@ pub struct Answer {
     /// Public keys of those whom it obeys, beside those of its configuration.
     #[serde(default)]
     pub supervisors: Vec<String>,
+    /// Which slots its disks have.
+    #[serde(default)]
+    pub slots: Slots,
     /// Who it is. Of an accepted node none where it has been handed it in this boot already: it stays who it is then.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -213,6 +225,8 @@ impl Hello {
         check_version(hello.version)?;
         check_count("disks", hello.disks.len(), DISKS_MAX)?;
         check_count("interfaces", hello.macs.len(), MACS_MAX)?;
+        check_count("slots", hello.slots.len(), SLOTS_MAX)?;
+        hello.slots = sound(hello.slots);
         hello.identity.as_ref().map_or(Ok(()), Identity::check)?;
         hello.uuid = hello.uuid.filter(names_a_machine);
         hello.macs.retain(|mac| !mac.is_group() && mac.0 != [0; 6]);
@@ -235,9 +249,11 @@ impl Hello {
 impl Answer {
     /// From the body of a response.
     pub fn parse(bytes: &[u8]) -> Result<Answer, Malformed> {
-        let answer: Answer = bounded(bytes, ANSWER_BYTES_MAX)?;
+        let mut answer: Answer = bounded(bytes, ANSWER_BYTES_MAX)?;
         check_version(answer.version)?;
         check_count("supervisors", answer.supervisors.len(), SUPERVISORS_MAX)?;
+        check_count("slots", answer.slots.len(), SLOTS_MAX)?;
+        answer.slots = sound(answer.slots);
         answer.supervisors.iter().try_for_each(|key| check_key(key))?;
         answer.identity.as_ref().map_or(Ok(()), Identity::check)?;
         Ok(answer)
@@ -267,6 +283,14 @@ fn check_version(version: u32) -> Result<(), Malformed> {
 
 fn check_count(what: &'static str, count: usize, most: usize) -> Result<(), Malformed> {
     if count > most { Err(Malformed::TooMany(what)) } else { Ok(()) }
+}
+
+/// Each slot once, and such as there are; of disks whose names are what they are in tables.
+fn sound(mut slots: Slots) -> Slots {
+    let mut given = BTreeSet::new();
+    let is_slot = |slot: u8| usize::from(slot) < SLOTS_MAX;
+    slots.retain(|disk, slot| is_slot(*slot) && plain(disk) == *disk && given.insert(*slot));
+    slots
 }
 
 fn check_key(text: &str) -> Result<(), Malformed> {
@@ -302,6 +326,7 @@ mod tests {
             "kernel": "6.1.0",
             "phase": "serving",
             "disks": [{ "path": "/dev/vda", "size_bytes": 1 << 30 }],
+            "slots": { "wwn-a": 1 },
             "identity": { "public": "AAAA=", "kept": { "plain": { "secret": "BBBB=" } } },
             "of_a_later_version": 7,
         })
@@ -323,6 +348,7 @@ mod tests {
             shelf: Some(7),
             configuration: None,
             supervisors: vec!["AAAA=".into()],
+            slots: read.slots,
             identity: read.identity,
         };
         assert_eq!(Answer::parse(&serde_json::to_vec(&answer).unwrap()).unwrap(), answer);
@@ -343,6 +369,9 @@ mod tests {
         assert!(matches!(many, Err(Malformed::TooMany("disks"))), "{many:?}");
         let many = with("macs", vec!["02:00:00:00:00:07"; MACS_MAX + 1].into());
         assert!(matches!(many, Err(Malformed::TooMany("interfaces"))), "{many:?}");
+        let slots: Slots = (0..=255).map(|slot| (format!("wwn-{slot:03}"), slot)).collect();
+        let many = with("slots", json!(slots));
+        assert!(matches!(many, Err(Malformed::TooMany("slots"))), "{many:?}");
         assert!(matches!(with("version", 2.into()), Err(Malformed::Version(2))));
         for key in ["A".repeat(KEY_CHARS_MAX + 1), "A\nB".into()] {
             let kept =
@@ -371,6 +400,14 @@ mod tests {
         ] {
             assert_eq!(names_a_machine(&text.parse().unwrap()), is_one, "{text}");
         }
+    }
+
+    #[test]
+    fn a_slot_is_one_disks() {
+        let mut said = hello();
+        said["slots"] = json!({ "a": 3, "b": 3, "c": 255, "d\u{1b}": 4, "e": 254 });
+        let slots = parse(&said).unwrap().slots;
+        assert_eq!(slots, Slots::from([("a".into(), 3), ("e".into(), 254)]));
     }
 
     proptest! {

@@ -292,6 +292,7 @@ mod tests {
             phase: Phase::Started,
             message: None,
             disks: Vec::new(),
+            slots: Default::default(),
             identity: public.map(identity),
         }
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aoe_wire::MacAddr;
-use boot::node::{Answer, HELLO_BYTES_MAX, HELLO_PATH, Hello};
+use boot::node::{Answer, HELLO_BYTES_MAX, HELLO_PATH, Hello, State};
 use boot::tftp::Name;
 use control::boot::{Assignment, KeptIdentity, NoIdentity};
 use frontend::places::{Places, network_of};
@@ -278,13 +278,21 @@ fn answer_hello(
     let (macs, phase) = (hello.macs.clone(), hello.phase);
     let message = hello.message.as_deref().map(|message| format!(": {message}"));
     let hands_key = told::hands_key(&hello);
+    let said = hello.slots.clone();
     let heard = shared.hellos.change().hear(hello, standing, now_seconds());
     let Heard { is_remembered, is_stranger } = heard;
     let how_far = format!("node: {phase}{}", message.unwrap_or_default());
     let mut sightings = shared.sightings.change();
     macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
     drop(sightings);
-    let answer = told::answer(machine.filter(|_| !is_stranger), is_remembered, hands_key);
+    let machine = machine.filter(|_| !is_stranger);
+    let mut answer = told::answer(machine, is_remembered, hands_key);
+    if let (State::Accepted, Some(machine)) = (answer.state, machine) {
+        if shared.slots.look().lacks(machine, &said) {
+            shared.slots.change().learn(machine, &said, table.machines());
+        }
+        answer.slots = shared.slots.look().of(machine);
+    }
     if let (Some(identity), Some(machine)) = (&answer.identity, machine) {
         // Each time: whoever has it without being that machine leaves no other trace.
         let (node, key) = (machine.called(), &identity.public);

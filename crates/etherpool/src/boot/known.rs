@@ -262,6 +262,11 @@ impl Table {
         }
     }
 
+    /// All that are known.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
     fn count(&self, id: &MachineId) -> usize {
         self.machines.iter().filter(|machine| machine.is(id)).count()
     }

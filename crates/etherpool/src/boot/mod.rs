@@ -12,6 +12,7 @@ mod kept;
 mod known;
 mod serve;
 pub mod sightings;
+mod slots;
 pub mod state;
 mod tftp;
 mod told;

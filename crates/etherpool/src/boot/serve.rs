@@ -30,6 +30,7 @@ use super::hellos::{self, Hellos};
 use super::kept::{Kept, now_seconds};
 use super::known::Known;
 use super::sightings::{self, Sightings};
+use super::slots::{self, AllSlots};
 use super::state::State;
 use super::told::Place;
 use super::{http, tftp};
@@ -75,6 +76,7 @@ pub struct Shared {
     pub files: Files,
     pub sightings: Kept<Sightings>,
     pub hellos: Kept<Hellos>,
+    pub slots: Kept<AllSlots>,
     /// What goes wrong, a few lines a minute of it.
     pub troubles: Refusals,
     /// What happens, likewise.
@@ -120,6 +122,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         files: Files { ipxe, images: state.images.clone() },
         sightings: Kept::load(&state.root, sightings::FILE),
         hellos: Kept::load(&state.root, hellos::FILE),
+        slots: Kept::load(&state.root, slots::FILE),
         troubles: Refusals::default(),
         news: Refusals::default(),
         state,
@@ -382,8 +385,10 @@ struct Writer {
 impl Writer {
     fn write(&self) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let Shared { state, sightings, hellos, troubles, .. } = &*self.shared;
-        for written in [sightings.write(&state.root), hellos.write(&state.root), self.dhcp.write()]
+        let Shared { state, sightings, hellos, slots, troubles, .. } = &*self.shared;
+        let root = &state.root;
+        for written in
+            [sightings.write(root), hellos.write(root), slots.write(root), self.dhcp.write()]
         {
             if let Err(error) = written {
                 troubles.tell(|untold| {

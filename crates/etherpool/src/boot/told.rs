@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use aoe_wire::MacAddr;
 use boot::dhcp::{Architecture, Client, Given, Program};
-use boot::node::{Answer, Hello, Identity, Phase, State, VERSION};
+use boot::node::{Answer, Hello, Identity, Phase, Slots, State, VERSION};
 use boot::script::{Boots, NoWord, Word};
 use control::boot::{Assignment, IpxeConfig, KeptIdentity, Machine};
 use uuid::Uuid;
@@ -129,6 +129,7 @@ pub fn answer(machine: Option<&Machine>, is_remembered: bool, hands_key: bool) -
         shelf: None,
         configuration: None,
         supervisors: Vec::new(),
+        slots: Slots::new(),
         identity: None,
     };
     match (machine, identity) {

@@ -85,7 +85,7 @@ impl Course {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use aoe_wire::MacAddr;
-    use boot::node::{Answer, State, VERSION};
+    use boot::node::{Answer, Slots, State, VERSION};
     use seal::{KeyPair, SecretKey};
 
     use super::super::plan::{Machine, Said};
@@ -102,6 +102,7 @@ mod tests {
             shelf: Some(7),
             configuration: Some(configuration.into()),
             supervisors: Vec::new(),
+            slots: Slots::new(),
             identity: None,
         };
         let mut said = Said::default();

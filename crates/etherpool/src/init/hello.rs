@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use boot::node::{
-    ANSWER_BYTES_MAX, Answer, DISKS_MAX, Disk, HELLO_PATH, Hello, MACS_MAX, Phase, State, VERSION,
+    ANSWER_BYTES_MAX, Answer, DISKS_MAX, Disk, HELLO_PATH, Hello, MACS_MAX, Phase, Slots, State,
+    VERSION,
 };
 use control::node::{NodeReply, NodeRequest, NodeStatus, ONLINE};
 use http_body_util::{BodyExt, Full, Limited};
@@ -170,6 +171,7 @@ pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<
         phase: condition.phase,
         message: condition.message,
         disks,
+        slots: Slots::new(),
         identity: (!plan.is_handed).then(|| shown(&machine.key)),
     }
 }
@@ -263,6 +265,7 @@ mod tests {
             shelf: None,
             configuration: None,
             supervisors: Vec::new(),
+            slots: Slots::new(),
             identity: None,
         }
     }

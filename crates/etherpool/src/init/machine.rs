@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aoe_wire::MacAddr;
 use block::Instant;
-use boot::node::{Answer, State, names_a_machine};
+use boot::node::{Answer, Hello, Slots, State, names_a_machine};
 use os::boot_time;
 use os::machine::{End, reap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +19,7 @@ use super::hello::{self, Condition, Disks, Pauses};
 use super::log::{self, Collector};
 use super::memory::Memory;
 use super::network::Network;
-use super::node::{News, NodeProcess};
+use super::node::{self, News, NodeProcess};
 use super::options::{Boot, Options, Syslog};
 use super::patience::Patience;
 use super::plan::{Machine, Plan, Said};
@@ -108,6 +108,8 @@ struct Life {
     answer: Option<Answer>,
     said: Said,
     disks: Disks,
+    /// Which slots the node had given when it said hello last.
+    slots: Slots,
     server: Option<SocketAddr>,
     pauses: Pauses,
     /// When to say hello; none while it is being said.
@@ -175,6 +177,7 @@ impl Life {
             answer: None,
             said: Said::default(),
             disks: Disks::new(),
+            slots: Slots::new(),
             server,
             pauses: Pauses::default(),
             hello_at: Some(now),
@@ -284,6 +287,10 @@ impl Life {
                 let own = self.options.booted_by.or(self.machine.macs.first().copied());
                 self.machine.mac = own.unwrap_or(self.machine.mac);
             }
+            // Nobody else remembers new ones if the power goes now.
+            if self.hello_at.is_some() && self.slots != node::slots() {
+                self.hello_at = Some(now);
+            }
             let told = self.teller.clone();
             self.buttons.look(move || drop(told.send(Event::Pressed)));
         }
@@ -348,9 +355,12 @@ impl Life {
         let wrong = plan.wrong.as_deref().or(self.node.wrong());
         let is_bare = plan.is_bare || self.node.is_bare();
         let condition = Condition::of(&self.node, self.failed.as_deref(), wrong, is_bare);
+        self.slots = node::slots();
         let (machine, told) = (self.machine.clone(), self.teller.clone());
-        let greeted = hello::greet(server, self.disks.clone(), move |disks| {
-            hello::compose(&machine, &plan, condition, disks)
+        let slots = self.slots.clone();
+        let greeted = hello::greet(server, self.disks.clone(), move |disks| Hello {
+            slots,
+            ..hello::compose(&machine, &plan, condition, disks)
         });
         tokio::spawn(async move {
             let _ = told.send(Event::Answered(greeted.await));

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use block::Instant;
+use boot::node::{SLOTS_MAX, Slots};
+use os::dir::Directory;
 use os::machine::Ended;
 use tokio::net::UnixDatagram;
 
@@ -17,6 +19,7 @@ use super::course::Course;
 use super::plan::{Change, Plan, RUN_DIR, STATE_DIR};
 use super::start;
 use crate::keys;
+use crate::node::Identity;
 
 /// Where its configuration is, and where it tells how it is.
 const PLACE: &str = "/run/etherpool-init";
@@ -222,6 +225,7 @@ impl NodeProcess {
 
     fn start(&mut self, now: Instant) {
         let started = self.write().and_then(|()| {
+            self.remember();
             let program = std::env::current_exe().context("this program")?;
             let child = Command::new(program)
                 .args(["node", "--config"])
@@ -258,6 +262,19 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// Has it find in its memory which slots its disks have.
+    fn remember(&self) {
+        let slots = self.course.plan().map(|plan| &plan.slots).filter(|slots| !slots.is_empty());
+        let Some(slots) = slots else { return };
+        let remembered = Directory::open(Path::new(STATE_DIR))
+            .map_err(anyhow::Error::from)
+            .and_then(|memory| Identity::load(&memory))
+            .and_then(|mut identity| identity.adopt(slots));
+        if let Err(error) = remembered {
+            tracing::error!("disks may get other addresses than before: {error:#}");
+        }
+    }
+
     /// Waits until it says something, and takes it.
     pub async fn listen(&self) -> io::Result<String> {
         let mut bytes = vec![0; 4096];
@@ -283,6 +300,13 @@ impl NodeProcess {
             }
         }
     }
+}
+
+/// Which slots it has given its disks.
+pub fn slots() -> Slots {
+    let known = Identity::peek(Path::new(STATE_DIR)).map(|identity| identity.slots().clone());
+    // More than a shelf has can't be told, nor used.
+    known.ok().filter(|slots| slots.len() <= SLOTS_MAX).unwrap_or_default()
 }
 
 fn configuration() -> PathBuf {

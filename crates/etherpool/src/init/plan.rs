@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use aoe_wire::MacAddr;
-use boot::node::{Answer, Kept, State};
+use boot::node::{Answer, Kept, Slots, State};
 use seal::{KeyPair, SecretKey};
 use toml::{Table, Value};
 use uuid::Uuid;
@@ -64,6 +64,8 @@ pub struct Plan {
     bare: Table,
     /// Whether the configuration is that one.
     pub is_bare: bool,
+    /// Which slots its disks have, as far as that is known. Counts at its start only: a disk in use keeps its address.
+    pub slots: Slots,
     /// By which it proves who it is.
     pub key: KeyPair,
     /// Whether the key was handed to it.
@@ -91,6 +93,7 @@ struct Who {
     name: Option<String>,
     shelf: Option<u16>,
     supervisors: Vec<String>,
+    slots: Slots,
     key: Option<KeyPair>,
 }
 
@@ -170,6 +173,9 @@ impl Who {
         if !answer.supervisors.is_empty() {
             who.supervisors.clone_from(&answer.supervisors);
         }
+        if !answer.slots.is_empty() {
+            who.slots.clone_from(&answer.slots);
+        }
         if let Some(handed) = &answer.identity {
             let key = identity::open(&handed.kept)?;
             if key.public().to_string() != handed.public {
@@ -224,6 +230,7 @@ impl Plan {
             bare: configuration.clone(),
             configuration,
             is_bare: true,
+            slots: Slots::new(),
             key: machine.key.clone(),
             is_handed: false,
             is_accepted: false,
@@ -243,6 +250,7 @@ impl Plan {
             configuration,
             bare,
             is_bare: wrong.is_some(),
+            slots: who.slots.clone(),
             is_handed: who.key.is_some(),
             key: who.key.clone().unwrap_or_else(|| machine.key.clone()),
             is_accepted: true,
@@ -324,6 +332,7 @@ mod tests {
             shelf: Some(7),
             configuration: None,
             supervisors: vec![key(9).public().to_string()],
+            slots: Slots::new(),
             identity: None,
         }
     }
@@ -464,6 +473,7 @@ mod tests {
             name: None,
             shelf: None,
             supervisors: Vec::new(),
+            slots: Slots::new(),
             identity: None,
             ..first.clone()
         };

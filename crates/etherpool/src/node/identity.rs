@@ -107,6 +107,18 @@ impl Identity {
         Ok((slot, Some(self.unstored())))
     }
 
+    /// The slots that were given.
+    pub fn slots(&self) -> &BTreeMap<String, u8> {
+        &self.stored.slots
+    }
+
+    /// Has these disks have these slots from now on, whatever they had. Who had one of those is given another.
+    pub fn adopt(&mut self, slots: &BTreeMap<String, u8>) -> anyhow::Result<()> {
+        self.stored.slots.retain(|_, had| !slots.values().any(|slot| slot == had));
+        self.stored.slots.extend(slots.iter().map(|(key, slot)| (key.clone(), *slot)));
+        self.unstored().store()
+    }
+
     /// Takes back a slot that could not be stored: the next question would be answered with it.
     pub fn forget(&mut self, key: &str) {
         self.stored.slots.remove(key);
@@ -182,6 +194,20 @@ mod tests {
             assert_ne!(beside, shelf_of(id));
             assert!((FIRST_CHOSEN_SHELF..0xfff).contains(&beside));
         }
+    }
+
+    #[test]
+    fn what_a_node_is_told_of_slots_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut identity = load(&dir);
+        for key in ["wwn-a", "wwn-b", "wwn-c"] {
+            slot(&mut identity, key, |_| false).unwrap();
+        }
+        identity.adopt(&BTreeMap::from([("wwn-b".into(), 0), ("wwn-c".into(), 7)])).unwrap();
+        let mut again = load(&dir);
+        assert_eq!(slot(&mut again, "wwn-b", |_| false).unwrap(), 0);
+        assert_eq!(slot(&mut again, "wwn-c", |_| false).unwrap(), 7);
+        assert_eq!(slot(&mut again, "wwn-a", |_| false).unwrap(), 1);
     }
 
     #[test]

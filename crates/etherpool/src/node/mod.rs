@@ -29,7 +29,7 @@ use crate::cli::NodeCommand;
 
 pub use check::check;
 pub use choose::BLANK;
-pub use identity::{shelf_beside, shelf_of};
+pub use identity::{Identity, shelf_beside, shelf_of};
 pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource, check_text};
 

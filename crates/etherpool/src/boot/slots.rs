@@ -1,0 +1,93 @@
+//! Which slot each disk of a booted node has: the node forgets it when it is off, and whoever uses a disk by its address
+//! would take another for it.
+//!
+//! A hello proves nothing. So one changes nothing that is known: a disk is given a slot once, and a slot to one disk.
+
+use std::collections::BTreeMap;
+
+use boot::node::{SLOTS_MAX, Slots};
+use control::boot::Machine;
+use serde::{Deserialize, Serialize};
+
+/// The file.
+pub const FILE: &str = "slots.json";
+
+/// Of all nodes, by the names of their files.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct AllSlots {
+    nodes: BTreeMap<String, Slots>,
+}
+
+impl AllSlots {
+    /// Those of a machine's disks.
+    pub fn of(&self, machine: &Machine) -> Slots {
+        self.nodes.get(&machine.file_name()).cloned().unwrap_or_default()
+    }
+
+    /// Whether a machine says something that isn't known yet, and may be.
+    pub fn lacks(&self, machine: &Machine, said: &Slots) -> bool {
+        let known = self.of(machine);
+        said.iter().any(|(disk, slot)| fits(&known, disk, *slot))
+    }
+
+    /// Takes note of what isn't known yet of a machine; and of none that isn't among `all` any more.
+    pub fn learn(&mut self, machine: &Machine, said: &Slots, all: &[Machine]) {
+        let name = machine.file_name();
+        if !self.nodes.contains_key(&name) {
+            self.nodes.retain(|known, _| all.iter().any(|machine| machine.file_name() == *known));
+        }
+        let known = self.nodes.entry(name).or_default();
+        for (disk, slot) in said {
+            if fits(known, disk, *slot) {
+                known.insert(disk.clone(), *slot);
+            }
+        }
+    }
+}
+
+fn fits(known: &Slots, disk: &str, slot: u8) -> bool {
+    let is_free = !known.contains_key(disk) && !known.values().any(|given| *given == slot);
+    is_free && known.len() < SLOTS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use aoe_wire::MacAddr;
+
+    use super::*;
+
+    fn machine(last: u8) -> Machine {
+        Machine::new(None, vec![MacAddr([2, 0, 0, 0, 0, last])])
+    }
+
+    fn slots(given: &[(&str, u8)]) -> Slots {
+        given.iter().map(|(disk, slot)| ((*disk).to_owned(), *slot)).collect()
+    }
+
+    #[test]
+    fn what_is_known_stays_whatever_a_hello_says() {
+        let (one, mut all) = (machine(7), AllSlots::default());
+        all.learn(&one, &slots(&[("a", 0), ("b", 1)]), &[machine(7)]);
+        for said in [slots(&[("a", 1), ("b", 0)]), slots(&[("c", 1)]), slots(&[])] {
+            assert!(!all.lacks(&one, &said), "{said:?}");
+            all.learn(&one, &said, &[machine(7)]);
+        }
+        let added = slots(&[("a", 2), ("c", 3)]);
+        assert!(all.lacks(&one, &added));
+        all.learn(&one, &added, &[machine(7)]);
+        assert_eq!(all.of(&one), slots(&[("a", 0), ("b", 1), ("c", 3)]));
+        assert_eq!(all.of(&machine(8)), Slots::new());
+    }
+
+    #[test]
+    fn what_is_known_of_machines_that_are_no_more_goes() {
+        let mut all = AllSlots::default();
+        for number in 0..10 {
+            all.learn(&machine(number), &slots(&[("a", 0)]), &[machine(number)]);
+        }
+        assert_eq!(all.nodes.len(), 1);
+        let many: Slots = (0..=255).map(|slot| (format!("{slot:03}"), slot)).collect();
+        all.learn(&machine(9), &many, &[machine(9)]);
+        assert_eq!(all.of(&machine(9)).len(), SLOTS_MAX);
+    }
+}
