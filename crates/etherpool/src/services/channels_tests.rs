@@ -1,15 +1,18 @@
 #![allow(clippy::unwrap_used)]
-use std::os::unix::fs::PermissionsExt;
 
 use control::alerts::{CommandConfig, MailConfig};
 
 use super::*;
 
-fn program(directory: &std::path::Path, name: &str, text: &str) -> String {
-    let file = directory.join(name);
-    std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o700)).unwrap();
-    file.to_str().unwrap().to_owned()
+/// A script. Another process writes it: a descriptor of ours that may be written by would be inherited by whatever other
+/// tests start at that moment, and who has it open keeps it from being run (ETXTBSY).
+fn program(directory: &std::path::Path, name: &str, script: &str) -> String {
+    let file = directory.join(name).display().to_string();
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 700 "$2""#;
+    let written =
+        std::process::Command::new("sh").args(["-c", write, "sh", script, &file]).status();
+    assert!(written.unwrap().success());
+    file
 }
 
 fn commands(argv: &[&[&str]]) -> AlertsConfig {
