@@ -485,8 +485,9 @@ impl OpenRequest {
         }
         pool.keep_node_keys(fit.iter().map(|(member, _)| member)).await?;
         drop(lock);
-        pool.name_signers().await?;
         pool.stops.pass(StopPoint::OpenCheckpointed).await;
+        pool.name_signers().await?;
+        pool.stops.pass(StopPoint::OpenNamed).await;
         for (member, rolled_back) in &fit {
             pool.use_at_once(member, *rolled_back);
         }

@@ -52,6 +52,8 @@ pub enum StopPoint {
     OpenConfigured,
     /// Its checkpoint is on all current copies of the metadata.
     OpenCheckpointed,
+    /// Of a pool with a key: a majority of votes names its signers, and nobody else's, beside those of copies that lack it.
+    OpenNamed,
     /// The pool is open; no record of the supervisor's says so.
     OpenDone,
     /// The ends of a volume's log are committed.
@@ -82,6 +84,7 @@ block::words!(StopPoint {
     OpenClaimed = "open.claimed",
     OpenConfigured = "open.configured",
     OpenCheckpointed = "open.checkpointed",
+    OpenNamed = "open.named",
     OpenDone = "open.done",
     LogBounded = "log.bounded",
     LogRepeated = "log.repeated",

@@ -4,11 +4,11 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{Buffer, Epoch, IoError, Lba, OwnerId, SectorRange};
 use futures::FutureExt;
 use futures::future::select;
-use pool::PoolReport;
 use pool::engine::{ImportOptions, VotesOf};
 use pool::format::{
     APPLIED_BYTES, Applied, ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
@@ -19,11 +19,13 @@ use pool::metadata::{
     AreaBytes, AreaLayout, AreaPosition, CheckpointStamp, Layout, MetaRecord, SharedHistory,
     encode_checkpoint, encode_entry, recover_copy,
 };
+use pool::{PoolReport, StopAt, StopPoint};
 use seal::{Grant, KeyPair, SecretKey};
 use uuid::Uuid;
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME};
 use super::grants::{bystander, key, supervisor};
+use super::nth_step::{What, arm};
 use super::read_only::read_by;
 use super::scenario;
 use super::votes::VOTE_SLOTS;
@@ -31,6 +33,7 @@ use crate::cluster::Plan;
 use crate::disk::{Disk, Part};
 use crate::drivers;
 use crate::runner::{Failure, Scenario, Stage};
+use crate::steps::{Nth, When};
 use crate::workload::Mix;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -56,6 +59,9 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| key_lost(stage).boxed_local(),
     ),
 ];
+
+/// Longest that an opening takes to come to a place.
+const OPENING_MAX: Duration = Duration::from_secs(30);
 
 /// The numbers of keys that are nobody's.
 const OUTSIDER: u8 = 200;
@@ -166,15 +172,33 @@ async fn rewritten(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
+/// Where an opening leaves votes and copies of the metadata each in a state of its own.
+const OPENING: [StopPoint; 4] = [
+    StopPoint::OpenClaimed,
+    StopPoint::OpenConfigured,
+    StopPoint::OpenCheckpointed,
+    StopPoint::OpenNamed,
+];
+
 /// A supervisor that begins to take the pool, and ends at some moment of that: it may have written to some copies of the
 /// metadata, to all, or to none.
 async fn cut_short(rig: &Rc<Rig>, active: usize) -> Result<(), Failure> {
     rig.cluster.start_supervisor(active);
     rig.set_active(active);
     rig.see_disks(rig.cluster.disks().len()).await?;
-    let moment = rig.run_for(rig.between(0, 1500));
+    let steps = rig.cluster.world().timeline().steps();
+    let moment = match rig.below(2) {
+        0 => rig.run_for(rig.between(0, 1500)).boxed_local(),
+        _ => {
+            let at = StopAt { point: OPENING[rig.below(OPENING.len())], passings: 1 };
+            let struck = arm(rig, Nth::Named(at), When::After, What::Process);
+            let ends = rig.cluster.wait_for("it is cut short", OPENING_MAX, move || struck.get());
+            ends.map(drop).boxed_local()
+        }
+    };
     // It may be done before.
     drop(select(pin!(imported(rig, VotesOf::Known)), pin!(moment)).await);
+    steps.end();
     rig.cluster.kill_supervisor(active);
     rig.forget_clients();
     Ok(())

@@ -70,6 +70,7 @@ fn passed_by(point: StopPoint) -> &'static [Work] {
         P::OpenClaimed
         | P::OpenConfigured
         | P::OpenCheckpointed
+        | P::OpenNamed
         | P::OpenDone
         | P::LogBounded
         | P::LogRepeated
