@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use blackbox::{Lab, LabOptions, Load, etherpool};
+use blackbox::{Lab, LabOptions, Load, Rival, etherpool};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -370,4 +371,22 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     segment.until("the pool is whole again", Segment::is_online);
     segment.until("the volume is mounted again", |all| all.lab.is_mounted());
     report.verify();
+
+    // A supervisor hangs, and another one takes its pool while one machine is off. That one remembers nothing, and reads on its
+    // disks whom it obeys, and whom no more: nobody else is there to say it when the former owner goes on.
+    let rival = Rival::start(&segment.lab);
+    segment.until("the rival sees whose pool it is", |_| rival.pool_state() == "foreign");
+    let engine = segment.lab.status()["supervisor"]["engine"].as_i64().unwrap();
+    let engine = Pid::from_raw(i32::try_from(engine).unwrap()).unwrap();
+    kill_process(engine, Signal::STOP).unwrap();
+    pcs[2] = None;
+    rival.must(&["pool", "import", "cluster", "--yes", "--force"]);
+    pcs[2] = Some(segment.switch_on(2, [1, 0]));
+    segment.until("the rival has all of it", |_| rival.pool_state() == "online");
+    rival.kill();
+    pcs[..2].fill_with(|| None);
+    kill_process(engine, Signal::CONT).unwrap();
+    segment.until("the machine refuses the former owner", |all| {
+        matches!(all.lab.pool_state().as_str(), "fenced" | "foreign")
+    });
 }

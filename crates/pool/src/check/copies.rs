@@ -31,8 +31,11 @@ impl Authors {
     /// By what the newest vote says, as an engine goes by it: where no vote is signed, everybody's counts.
     fn of(disks: &[Disk<'_>], config: Option<&Configuration>) -> Authors {
         let has_newest = |disk: &&Disk<'_>| config.is_some() && disk.vote.as_ref() == config;
-        let grant = disks.iter().filter(has_newest).find_map(|disk| disk.grant.clone());
-        let named = config.filter(|_| disks.iter().any(|disk| disk.grant.is_some()));
+        let grant = disks
+            .iter()
+            .filter(has_newest)
+            .find_map(|disk| Some(Rc::clone(&disk.signed.as_ref()?.grant)));
+        let named = config.filter(|_| disks.iter().any(|disk| disk.signed.is_some()));
         Authors { signers: named.map(|named| named.metadata_by.clone()).unwrap_or_default(), grant }
     }
 

@@ -1,17 +1,14 @@
 //! The structures at fixed places of a disk: labels, votes, applied blocks.
 
-use std::rc::Rc;
-
 use block::Lba;
-use seal::Grant;
 
 use super::findings::{Findings, finding};
-use super::report::{Kind, Severity, VotesCheck};
+use super::report::{Kind, Severity};
 use super::source::DiskImage;
 use crate::format::{
     APPLIED_BYTES, Applied, Configuration, DiskGeometry, DiskId, LABEL_BYTES, Label, LabelError,
-    LabelState, PoolId, VOTE_BYTES, VotePlace, end_of_labelled, majority_of, poorest,
-    select_applied, select_label, select_vote,
+    LabelState, PoolId, Signed, VOTE_BYTES, VotePlace, end_of_labelled, select_applied,
+    select_label, select_vote,
 };
 
 /// A disk of a pool.
@@ -20,8 +17,8 @@ pub(super) struct Disk<'a> {
     pub(super) label: Label,
     /// What its two vote slots hold.
     pub(super) vote: Option<Configuration>,
-    /// The grant under which that is signed, if it is.
-    pub(super) grant: Option<Rc<Grant>>,
+    /// By whose word that is the pool's, if it is signed.
+    pub(super) signed: Option<Signed>,
     /// What its two applied slots hold.
     pub(super) applied: Option<Applied>,
     /// The older of them.
@@ -97,18 +94,19 @@ pub(super) fn read_disk<'a>(
     let place = VotePlace { pool, disk: id, witness: None };
     let check = |slots: [Option<&[u8]>; 2]| {
         let found = select_vote(&place, slots, &label.vote_disks);
-        found.newest.map(|vote| (vote, found.signed.map(|signed| signed.grant)))
+        found.newest.map(|vote| (vote, found.signed))
     };
     let places = (Kind::VoteSlot, DiskGeometry::vote_slots(), VOTE_BYTES);
     let vote = newest(read_slots(image, places, &mut slots, check), |(vote, _)| vote.rank());
-    let (vote, grant) = vote.map_or((None, None), |(vote, grant)| (Some(vote), grant));
+    let (vote, signed) = vote.unzip();
+    let signed = signed.flatten();
     let check = |slots: [Option<&[u8]>; 2]| select_applied(pool, id, slots).newest;
     let places = (Kind::AppliedSlot, DiskGeometry::applied_slots(), APPLIED_BYTES);
     let found = read_slots(image, places, &mut slots, check);
     let applied = newest(found, |applied| applied.sequence);
     let applied_before = found.into_iter().flatten().find(|found| Some(*found) != applied);
     let trusted = true;
-    Some((pool, Disk { image, label, vote, grant, applied, applied_before, slots, trusted }))
+    Some((pool, Disk { image, label, vote, signed, applied, applied_before, slots, trusted }))
 }
 
 /// Of two that are as new as each other the first one.
@@ -197,90 +195,4 @@ pub(super) fn part_twins<'a>(disks: Vec<Disk<'a>>, findings: &mut Findings) -> V
         findings.add(finding(Severity::Damage, Kind::Twin, what, means).on(&left));
     }
     members
-}
-
-/// The newest configuration among the votes, and what the votes are worth.
-pub(super) fn judge_votes(
-    disks: &[Disk<'_>],
-    findings: &mut Findings,
-) -> (Option<Configuration>, VotesCheck) {
-    // One that has no vote any more may know by what it had who has them.
-    let known = || disks.iter().filter_map(|disk| Some((disk, disk.vote.as_ref()?)));
-    let Some((first, newest)) = known().max_by_key(|(_, vote)| vote.rank()) else {
-        let what = "none of the pool's votes was found";
-        let means = "which copies of metadata and log count can't be told";
-        findings.add(finding(Severity::Damage, Kind::Votes, what, means));
-        return (None, VotesCheck::default());
-    };
-    let has_newest = |id: DiskId| known().any(|(disk, vote)| disk.id() == id && vote == newest);
-    let voters = poorest(newest.voters.lists(), has_newest);
-    let majority = majority_of(voters);
-    let votes: Vec<(&Disk<'_>, &Configuration)> =
-        known().filter(|(disk, _)| voters.contains(&disk.id())).collect();
-    let mut check = VotesCheck {
-        total: voters.len() as u32,
-        majority: majority as u32,
-        sound: votes.len() as u32,
-        ..Default::default()
-    };
-    check.epoch = Some(newest.epoch.0);
-    check.configuration = Some(newest.number.0);
-    for (disk, vote) in &votes {
-        if vote.rank() == newest.rank() && *vote != newest {
-            let what = format!(
-                "its vote and that of {} differ, both under {} and {}",
-                first.name(),
-                newest.epoch,
-                newest.number
-            );
-            let means = "two histories of the configuration; neither can be believed";
-            findings.add(finding(Severity::Damage, Kind::Votes, what, means).on(disk.name()));
-        } else if vote.rank() == newest.rank() {
-            check.newest += 1;
-        }
-    }
-    let agrees = check.newest as usize >= majority;
-    for (disk, vote) in votes.iter().filter(|(_, vote)| vote.rank() < newest.rank()) {
-        let what = format!(
-            "its vote has {} and {}, the newest are {} and {}",
-            vote.epoch, vote.number, newest.epoch, newest.number
-        );
-        let under_way =
-            !newest.released && newest.epoch == vote.epoch && vote.number.next() == newest.number;
-        let (severity, means) = match under_way {
-            true => (Severity::Note, "the newest was being written when the owner ended"),
-            false => (Severity::Redundancy, "it was away, or it forgot; the newer votes count"),
-        };
-        let place = DiskGeometry::vote_slots()[0].byte_offset();
-        let found = finding(severity, Kind::VoteOlder, what, means);
-        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
-    }
-    for disk in disks.iter().filter(|disk| voters.contains(&disk.id()) && disk.vote.is_none()) {
-        let (what, means) = ("it has no sound vote", "the pool's majority is one vote poorer");
-        let place = DiskGeometry::vote_slots()[0].byte_offset();
-        let found = finding(Severity::Redundancy, Kind::VoteLost, what, means);
-        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
-    }
-    if votes.len() < majority {
-        let what =
-            format!("{} of {} votes are there, {majority} are needed", votes.len(), voters.len());
-        let means = "a pool doesn't open from these disks; what they say may be out of date";
-        findings.add(finding(Severity::Damage, Kind::Votes, what, means));
-    } else if !agrees {
-        let what = format!(
-            "{} of {} votes have the newest configuration ({}, {})",
-            check.newest,
-            voters.len(),
-            newest.epoch,
-            newest.number
-        );
-        let means = "it was being written when its owner ended, or a majority of votes forgot it";
-        let severity = if votes.len() == voters.len() && !newest.released {
-            Severity::Note
-        } else {
-            Severity::Redundancy
-        };
-        findings.add(finding(severity, Kind::Votes, what, means));
-    }
-    (Some(newest.clone()), check)
 }

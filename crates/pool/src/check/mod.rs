@@ -25,15 +25,17 @@ mod report;
 mod source;
 mod space;
 mod view;
+mod votes;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use self::disks::{Disk, judge_votes, part_twins, read_disk, tell_slots};
+use self::disks::{Disk, part_twins, read_disk, tell_slots};
 use self::findings::{Findings, finding};
 use self::view::View;
+use self::votes::judge_votes;
 use crate::format::{Configuration, DiskNumber, PoolId};
 use crate::metadata::{Disk as MemberDisk, Metadata, Volume};
 
@@ -118,7 +120,7 @@ fn check_pool(
     visit: Option<Visit<'_>>,
 ) -> PoolCheck {
     let mut disks = part_twins(disks, &mut findings);
-    let (config, votes) = judge_votes(&disks, &mut findings);
+    let (config, votes) = judge_votes(&mut disks, &mut findings);
     let released = config.as_ref().is_some_and(|config| config.released);
     let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
     // One that was removed may be in the middle of being wiped.

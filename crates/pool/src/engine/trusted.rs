@@ -77,16 +77,12 @@ impl Root {
 
 impl Trusted {
     fn has(&self, signed: Option<&Signed>) -> bool {
-        let Some(Signed { grant, by }) = signed else { return self.root == Root::All };
+        let Some(signed) = signed else { return self.root == Root::All };
         match &self.root {
-            _ if self.own == Some(*by) => true,
+            _ if self.own == Some(signed.by) => true,
             Root::All => true,
             Root::Forked(_) => false,
-            // What those who are still let in said under a former grant stays true.
-            Root::Grant(last) if grant.version() < last.version() => {
-                last.names(by) && (last.leads_from(grant.key()) || grant.leads_from(last.key()))
-            }
-            Root::Grant(last) => grant.leads_from(last.key()),
+            Root::Grant(last) => signed.counts_under(last),
         }
     }
 

@@ -213,6 +213,18 @@ pub struct Signed {
     pub by: PublicKey,
 }
 
+impl Signed {
+    /// Whether it counts where this is the last grant of the pool that is known. What those who are still let in said under
+    /// a former one stays true.
+    pub(crate) fn counts_under(&self, last: &Grant) -> bool {
+        let Signed { grant, by } = self;
+        if grant.version() >= last.version() {
+            return grant.leads_from(last.key());
+        }
+        last.names(by) && (last.leads_from(grant.key()) || grant.leads_from(last.key()))
+    }
+}
+
 /// A supervisor as one that signs configurations of a pool.
 #[derive(Clone, Debug)]
 pub struct Signer {

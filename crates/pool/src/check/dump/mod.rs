@@ -18,10 +18,11 @@ use std::ops::ControlFlow;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::copies;
-use super::disks::{Disk, judge_votes, part_twins, read_disk};
+use super::disks::{Disk, part_twins, read_disk};
 use super::findings::Findings;
 use super::source::DiskImage;
 use super::view::View;
+use super::votes::judge_votes;
 use super::{is_wanted, match_members};
 use crate::format::PoolId;
 
@@ -329,7 +330,7 @@ fn dump_pool(
     }
     let mut findings = Findings::default();
     let mut disks = part_twins(disks, &mut findings);
-    let (config, _) = judge_votes(&disks, &mut findings);
+    let (config, _) = judge_votes(&mut disks, &mut findings);
     let chosen = copies::read_metadata(id, &disks, config.as_ref(), &mut findings);
     let Some(metadata) = &chosen.metadata else { return ControlFlow::Continue(()) };
     let by_number = match_members(metadata, &mut disks, &mut findings);

@@ -74,9 +74,9 @@ fn keys_are_not_told() {
     let key = {
         let mut findings = Findings::default();
         let images = images_of(&images);
-        let disks: Vec<Disk<'_>> =
+        let mut disks: Vec<Disk<'_>> =
             images.iter().filter_map(|image| Some(read_disk(image, &mut findings)?.1)).collect();
-        let (config, _) = judge_votes(&disks, &mut findings);
+        let (config, _) = judge_votes(&mut disks, &mut findings);
         let pool = disks[0].label.pool;
         let metadata = copies::read_metadata(pool, &disks, config.as_ref(), &mut findings).metadata;
         let metadata = metadata.unwrap();

@@ -11,6 +11,7 @@ use super::super::config::vote_place;
 use super::super::testing::{Bench, Mode, TestDisk, keys};
 use super::super::{ImportOptions, VolumeSize, VotesOf};
 use super::{MIB, pattern};
+use crate::check::{CheckOptions, DiskImage, check};
 use crate::error::PoolError;
 use crate::format::{
     APPLIED_BYTES, Applied, AppliedSlots, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
@@ -297,6 +298,39 @@ fn a_pool_without_a_key_is_opened_as_ever_and_may_get_one() {
     let other = other.crash_engine();
     other.pass(Duration::from_secs(60));
     other.is_whole();
+}
+
+/// Who only looks at disks knows no key: what most of them say counts.
+#[test]
+fn a_check_goes_by_the_key_that_most_disks_have() {
+    let bench = made(97, Some(first()));
+    let (ids, genuine) = (bench.ids(), bench.configuration());
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.shutdown().await });
+    let sound: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
+    let look = || {
+        let images: Vec<Vec<u8>> = bench.disks.iter().map(|disk| disk.image()).collect();
+        let named = images.iter().enumerate();
+        let images: Vec<DiskImage<'_>> =
+            named.map(|(of, bytes)| DiskImage::of_bytes(format!("e{of}.0"), bytes)).collect();
+        check(&images, &CheckOptions { data: false, pool: None })
+    };
+    let whole = look();
+    assert!(whole.is_well(), "{:?}", whole.all_findings().collect::<Vec<_>>());
+    let place = (ids.0, ids.1[0]);
+    for by in forgers() {
+        for forged in forgeries(&genuine, ids.1[0]) {
+            bench.disks[0].set_image(&sound[0]);
+            show(&bench.disks[0], place, &forged, by.as_ref());
+            let report = look();
+            let pool = &report.pools[0];
+            assert_eq!((pool.votes.epoch, pool.votes.sound), (whole.pools[0].votes.epoch, 4));
+            assert_eq!(pool.owner, whole.pools[0].owner);
+            let told =
+                pool.findings.iter().find(|found| found.what.starts_with("its vote is signed by"));
+            assert_eq!(told.and_then(|found| found.disk.as_deref()), Some("e0.0"));
+        }
+    }
 }
 
 #[test]
