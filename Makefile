@@ -18,7 +18,7 @@ QUICK := --profile quick --locked
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
-.PHONY: blackbox blackbox-long guests-long kills-long bench bench-target bench-engine bench-keys setup setup-qemu deny clean
+.PHONY: blackbox blackbox-long guests-long kills-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
 	@echo "make bench-engine: the engine alone, on devices in memory, under a minute and without root"
 	@echo "make bench-keys: what sealing messages costs, beside openssl, and volumes with and without keys"
+	@echo "make bench-boot: from power-on of an emulated machine to its disks, beside the same kernel until busybox runs"
 	@echo "make build     the program: $(ETHERPOOL)"
 	@echo "make build-dist: the same for packages, optimised as a whole: $(TARGET)/dist/etherpool"
 
@@ -147,6 +148,10 @@ bench-keys: setup build
 	openssl speed -seconds 1 -bytes 8192 -evp aes-256-gcm 2>/dev/null | tail -1
 	openssl speed -seconds 1 -bytes 8192 -evp chacha20-poly1305 2>/dev/null | tail -1
 	scripts/bench-keys $(abspath $(ETHERPOOL))
+
+# From power-on to disks, beside the same kernel until busybox runs.
+bench-boot: setup setup-qemu build
+	scripts/bench-boot $(abspath $(ETHERPOOL))
 
 deny:
 	$(CARGO) deny check

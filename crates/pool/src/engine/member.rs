@@ -161,6 +161,11 @@ impl Member {
         self.device.borrow().clone()
     }
 
+    /// Whether that is its device.
+    pub(crate) fn holds(&self, device: &dyn BlockDevice) -> bool {
+        self.device().is_some_and(|held| std::ptr::addr_eq(Rc::as_ptr(&held), device))
+    }
+
     /// The device, if the disk takes part.
     pub(crate) fn usable_device(&self) -> Option<Rc<dyn BlockDevice>> {
         if self.is_usable() { self.device() } else { None }

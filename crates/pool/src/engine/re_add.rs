@@ -153,7 +153,8 @@ impl Pool {
             return Err(NotFit::Lost);
         }
         let checked = self.check_label(member, device).await;
-        if checked.as_ref().is_err_and(|error| matches!(error, NotFit::Another(_))) {
+        // If it isn't held for this member any more, whom it is held for may have claimed it.
+        if matches!(checked, Err(NotFit::Another(_))) && member.holds(device) {
             member.end_claim();
             device.disown();
         }

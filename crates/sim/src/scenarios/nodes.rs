@@ -251,6 +251,11 @@ async fn slots_change(stage: Stage) -> Result<(), Failure> {
         rig.run_for(rig.between(1, 2500)).await;
         let by = 1 + rig.below(rig.cluster.node(number).disks().len() - 1);
         rig.cluster.node(number).slots().borrow_mut().rotate_left(by);
+        if rig.below(3) == 0 {
+            // One is looked at long after the others.
+            let disks = rig.cluster.node(number).disks();
+            disks[rig.below(disks.len())].stick_for(rig.between(100, 8000));
+        }
         rig.cluster.start_node(number);
         match rig.below(3) {
             0 => {
