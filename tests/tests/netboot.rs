@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use blackbox::{Lab, LabOptions, Load, Rival, etherpool};
+use blackbox::{Lab, LabOptions, Load, Rival, etherpool, key_of};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -361,6 +361,16 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     report.verify();
     assert!(segment.pending().is_empty(), "{:?}", segment.pending());
 
+    // Another supervisor is let in, by the pool, and by the nodes from their next boot on.
+    let rival = Rival::start(&segment.lab);
+    let key = key_of(&segment.lab.dir().join("rival/state"));
+    let configuration = segment.path("node.toml");
+    std::fs::write(&configuration, format!("supervisors = [\"{key}\"]\n")).unwrap();
+    for of in 0..UUIDS.len() {
+        let file = configuration.to_str().unwrap();
+        segment.cli(&["node", "config", &format!("pc{of}"), "--file", file]);
+    }
+
     // Everything is off, and on again: no command is needed.
     segment.lab.lab(&["kill", "supervisor"]);
     segment.kill_server();
@@ -374,7 +384,6 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
 
     // A supervisor hangs, and another one takes its pool while one machine is off. That one remembers nothing, and reads on its
     // disks whom it obeys, and whom no more: nobody else is there to say it when the former owner goes on.
-    let rival = Rival::start(&segment.lab);
     segment.until("the rival sees whose pool it is", |_| rival.pool_state() == "foreign");
     let engine = segment.lab.status()["supervisor"]["engine"].as_i64().unwrap();
     let engine = Pid::from_raw(i32::try_from(engine).unwrap()).unwrap();

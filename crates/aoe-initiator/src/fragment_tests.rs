@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use block::Answer;
 
-use super::tests::{SECOND, SessionPair, bad_wire, claimed, claimed_of, read};
+use super::tests::{SECOND, SessionPair, bad_wire, claim_it, claimed, claimed_of, read};
 use super::*;
 use crate::paths::LocalPort;
 use crate::testing::{Faults, TARGET_MAC, pattern, write};
@@ -383,6 +383,7 @@ fn nothing_hangs_in_fragments() {
         }
         (pair.server.lacks_memory, pair.faults) = (false, Faults::NONE);
         pair.run_for(5 * SECOND);
+        claim_it(&mut pair);
         let id = pair.submit(write(0, pattern(2048, seed)));
         pair.outcome(id, SECOND).unwrap();
         assert!(pair.client.traffic.operations.is_empty(), "seed {seed}: an operation hangs");

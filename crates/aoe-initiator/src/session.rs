@@ -14,7 +14,8 @@
 //! Operations that were on their way when a session ended are sent again in the next one if the
 //! target's instance is the same. That is harmless even when they had been executed: nothing that
 //! overlaps them was sent since. Under another instance they fail with `Restarted`; those that only
-//! look are repeated.
+//! look are repeated. **Nothing is changed on an instance that wasn't claimed by whoever uses it**: a machine
+//! that found its disks in another order has another one of the same owner behind this address.
 
 use std::rc::Rc;
 
@@ -28,6 +29,7 @@ use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
 use super::discovery::is_same_export;
 use super::link::{Link, Verdict};
 use super::opening::{Message, Opened, Opening, Progress, Unfit};
+use super::operations::is_repeatable;
 use super::options::SessionOptions;
 use super::outlet::Traffic;
 use super::paths::PathId;
@@ -55,6 +57,8 @@ pub struct Session {
     state: State,
     traffic: Traffic,
     claim: Option<Claim>,
+    /// That was for a former instance.
+    is_unclaimed: bool,
     /// As an observer we read all that is on a medium whose owner is silent.
     looks_inside: bool,
     export: Option<ExportInfo>,
@@ -122,6 +126,7 @@ impl Session {
             clock: Instant::default(),
             rollbacks: 0,
             is_lost: false,
+            is_unclaimed: false,
             met_another: false,
             denied: None,
             unfit: None,
@@ -205,6 +210,7 @@ impl Session {
                     Verdict::Claimed(claim) => {
                         self.note_progress(now, reply.epoch);
                         self.claim = Some(claim.to_repeat());
+                        self.is_unclaimed = false;
                     }
                     Verdict::Reopen => self.reopen(now),
                     Verdict::RolledBack => {
@@ -258,6 +264,7 @@ impl Session {
                 false => IoError::Restarted { now: shown },
             };
             self.traffic.operations.restart(error);
+            self.is_unclaimed = self.claim.is_some() && self.instance.is_some();
         }
         if self.instance != Some(shown) || self.is_lost {
             self.traffic.events.push_back(DeviceEvent::Back(shown));
@@ -267,7 +274,8 @@ impl Session {
         let (export, clock) = (opened.export.clone(), opened.clock);
         self.node_key = self.node_key.or(opened.node_key);
         let mut link = Link::new(opened, shown, self.options.window_max);
-        if let Some(claim) = self.claim.clone().filter(|claim| holder.epoch < claim.epoch) {
+        let is_heard = |claim: &Claim| self.is_unclaimed || holder.epoch >= claim.epoch;
+        if let Some(claim) = self.claim.clone().filter(|claim| !is_heard(claim)) {
             link.reclaim(now, claim, &mut self.traffic.outlet);
         }
         self.export = Some(export);
@@ -454,6 +462,12 @@ impl Client for Session {
         if let Some(error) = self.denied {
             return Some(Err(error));
         }
+        if let Some(now) = self.instance.filter(|_| self.is_unclaimed)
+            && !is_repeatable(operation)
+            && !matches!(operation, Operation::Claim(_))
+        {
+            return Some(Err(IoError::Restarted { now }));
+        }
         let sectors = self.export.as_ref().map(|export| export.sectors);
         outcome_by_range(operation, sectors, self.instance)
     }
@@ -476,6 +490,7 @@ impl Client for Session {
             return;
         }
         let claimed = self.claim.take().map_or(Epoch::OBSERVER, |claim| claim.epoch);
+        self.is_unclaimed = false;
         self.traffic.outlet.clear();
         if self.is_open()
             && let Some(link) = self.take_link(now)

@@ -48,9 +48,13 @@ pub(crate) fn claimed(seed: u64, mtu_bytes: usize) -> SessionPair {
 
 pub(crate) fn claimed_of(seed: u64, mtu_bytes: usize, newest: SessionVersion) -> SessionPair {
     let mut pair = pair_of(seed, mtu_bytes, newest);
+    claim_it(&mut pair);
+    pair
+}
+
+pub(crate) fn claim_it(pair: &mut SessionPair) {
     let id = pair.submit(Operation::Claim(claim(5, 77)));
     pair.outcome(id, SECOND).unwrap();
-    pair
 }
 
 pub(crate) fn read(start: u64, count: u64) -> Operation {
@@ -238,6 +242,12 @@ fn a_restart_fails_writes_and_repeats_reads() {
     // A flush for the former instance is refused without asking.
     let id = pair.submit(Operation::Flush(before));
     assert_eq!(pair.outcome(id, SECOND), Err(IoError::Restarted { now }));
+    // Another disk may be behind it: nothing is changed before whoever uses it has looked, and claims it.
+    for changes in [write(0, pattern(16, 2)), Operation::Discard(SectorRange::new(Lba(0), 8))] {
+        let id = pair.submit(changes);
+        assert_eq!(pair.outcome(id, SECOND), Err(IoError::Restarted { now }));
+    }
+    claim_it(&mut pair);
     let id = pair.submit(write(0, pattern(16, 2)));
     assert_eq!(pair.outcome(id, SECOND).unwrap().instance, now);
 }
@@ -263,6 +273,7 @@ fn a_clock_that_goes_back_is_a_restart_even_under_the_same_instance() {
     assert_ne!(now, before);
     let id = pair.submit(Operation::Flush(before));
     assert_eq!(pair.outcome(id, SECOND), Err(IoError::Restarted { now }));
+    claim_it(&mut pair);
     let id = pair.submit(Operation::Flush(now));
     pair.outcome(id, SECOND).unwrap();
 }
@@ -333,6 +344,11 @@ fn a_disk_that_forgot_the_claim_is_told_again() {
     pair.server.restart();
     let id = pair.submit(write(0, pattern(1, 1)));
     assert!(matches!(pair.outcome(id, SECOND), Err(IoError::Restarted { .. })));
+    assert_eq!(pair.server.holder.epoch, Epoch(0), "it may be another disk");
+    claim_it(&mut pair);
+    // The same instance, whatever it remembers.
+    pair.server.holder = block::Holder::default();
+    pair.server.forget_sessions();
     let id = pair.submit(write(0, pattern(1, 1)));
     pair.outcome(id, SECOND).unwrap();
     assert_eq!(pair.server.holder.epoch, Epoch(5));
@@ -472,6 +488,7 @@ fn nothing_hangs_whatever_happens() {
         pair.server.is_silent = false;
         pair.faults = Faults::NONE;
         pair.run_for(8 * SECOND);
+        claim_it(&mut pair);
         let id = pair.submit(write(0, pattern(8, seed)));
         assert!(pair.outcome(id, SECOND).is_ok(), "seed {seed}");
         assert!(pair.client.traffic.operations.is_empty(), "seed {seed}: an operation hangs");

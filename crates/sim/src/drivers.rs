@@ -108,10 +108,9 @@ pub fn serve_as(
     for (slot, disk) in disks.iter().enumerate() {
         let (driver, handle_inside) = (driver.clone(), handle.clone());
         let device = disk.open_in(&handle);
-        let options = ExportOptions::new(
-            ShelfSlot::new(facts.shelf, slot as u8),
-            format!("/dev/{}", disk.name()),
-        );
+        // As the kernel calls it: where it is plugged in, whichever it is.
+        let address = ShelfSlot::new(facts.shelf, slot as u8);
+        let options = ExportOptions::new(address, format!("/dev/disk{slot}"));
         handle.spawn(async move {
             // A disk that answers nothing isn't exported before it does.
             let medium = loop {

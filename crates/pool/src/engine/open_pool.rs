@@ -150,8 +150,12 @@ impl OpenPool {
     pub(crate) fn hint(self: &Rc<Self>, member: &Rc<Member>, event: DeviceEvent) {
         match event {
             DeviceEvent::Lost => member.answers.set(false),
-            DeviceEvent::Back(_) => {
+            DeviceEvent::Back(instance) => {
                 member.answers.set(true);
+                // Nothing is written to it before it is known to be the disk that it was.
+                if member.is_usable() && member.checked_instance.get() != Some(instance) {
+                    member.set_standing(Standing::Away);
+                }
                 member.appear();
                 self.pool.re_add_soon(member);
             }
