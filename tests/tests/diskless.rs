@@ -24,7 +24,8 @@ const PAGE: &str = include_str!("../../docs/diskless.md");
 const MAC: &str = "52:54:00:e7:66:10";
 const ADDRESS: &str = "e100.0";
 const MEBIBYTES: usize = 96;
-const LIMIT: Duration = Duration::from_secs(400);
+/// What ends a test that hangs: each byte of kernel and initramfs comes through emulated firmware, twice.
+const LIMIT: Duration = Duration::from_secs(1200);
 
 #[test]
 fn a_machine_without_disks_boots_from_a_volume() {
@@ -193,15 +194,15 @@ struct Page {
 impl Page {
     fn new(segment: &Segment) -> Page {
         let (home, state) = (segment.path("home"), segment.path("state"));
-        for directory in [&home.join("bin"), &home.join(".ssh"), &state] {
+        let supervisor = segment.lab.dir().join("supervisor");
+        let config = std::fs::read_to_string(supervisor.join("supervisor.toml")).unwrap();
+        let devices = config.lines().find_map(|line| line.strip_prefix("device-dir = "));
+        let devices = PathBuf::from(devices.expect("a device-dir").trim_matches('"'));
+        for directory in [&home.join("bin"), &home.join(".ssh"), &state, &devices] {
             std::fs::create_dir_all(directory).unwrap();
         }
         let program = std::path::absolute(etherpool().get_program()).unwrap();
         std::os::unix::fs::symlink(program, home.join("bin/etherpool")).unwrap();
-        let supervisor = segment.lab.dir().join("supervisor");
-        let config = std::fs::read_to_string(supervisor.join("supervisor.toml")).unwrap();
-        let devices = config.lines().find_map(|line| line.strip_prefix("device-dir = "));
-        let devices = devices.expect("a device-dir").trim_matches('"').into();
         let boot_netns = segment.machine.netns().to_owned();
         Page { home, boot_netns, socket: supervisor.join("run/api.sock"), devices, state }
     }
