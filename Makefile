@@ -18,12 +18,12 @@ QUICK := --profile quick --locked
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
 .PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
-.PHONY: blackbox blackbox-long guests-long kills-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
+.PHONY: blackbox blackbox-long guests-long kills-long diskless-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
-	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release"
+	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release, docs/diskless.md"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
@@ -51,7 +51,7 @@ lab: setup build
 
 test: setup setup-qemu check unit bytes hostile sim blackbox
 
-test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long
+test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long
 
 # Formatting and lints: no warning passes.
 check:
@@ -127,6 +127,11 @@ guests-long: build
 kills-long: build
 	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test kills -- \
 		--test-threads=1 --ignored
+
+# Every command of docs/diskless.md: Debian from apt's mirror onto a volume, and an emulated machine that boots it.
+diskless-long: build
+	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test diskless -- \
+		--test-threads=1 --nocapture --ignored
 
 bench: setup build
 	$(CARGO) build --release --locked -p blackbox --bins

@@ -44,6 +44,18 @@ pub struct VmOptions<'a> {
     pub limit: Duration,
 }
 
+/// What a machine without disks is made of: its network card has a ROM by which it boots.
+pub struct DisklessOptions<'a> {
+    pub name: &'a str,
+    /// The namespace with the bridge.
+    pub netns: &'a str,
+    pub nic: Nic<'a>,
+    pub mac: &'a str,
+    pub memory_mb: u32,
+    /// From start to end.
+    pub limit: Duration,
+}
+
 /// A running VM; killed when it is dropped.
 pub struct Vm {
     machine: Machine,
@@ -152,17 +164,32 @@ impl Vm {
 
     /// The same, with more words for QEMU.
     pub fn start_with(options: &VmOptions, more: &[String]) -> Vm {
-        let started = Instant::now();
-        let end = started + options.limit;
-        let dir = tempfile::Builder::new().prefix("etherpool-vm").tempdir().expect("tempdir");
-        let (name, netns) = (options.name.to_owned(), options.netns.to_owned());
-        let mut machine = Machine { name, netns, taps: Vec::new(), dir, qemu: None };
+        let mut machine = Machine::new(options.name, options.netns);
         pack(options, &machine.dir.path().join("initramfs"));
         for (number, nic) in options.nics.iter().enumerate() {
             machine.plug_in(number, nic);
         }
         let mut command = machine.qemu(options);
         command.args(more);
+        Vm::spawn(machine, command, options.limit)
+    }
+
+    /// Switches on a machine without disks. It goes on when it starts itself anew.
+    pub fn switch_on(options: &DisklessOptions) -> Vm {
+        let mut machine = Machine::new(options.name, options.netns);
+        machine.plug_in(0, &options.nic);
+        let mut command = machine.bare(options.memory_mb);
+        let (tap, mtu, mac) = (&machine.taps[0], options.nic.mtu, options.mac);
+        command.arg("-netdev").arg(format!("tap,id=n0,ifname={tap},script=no,downscript=no"));
+        command
+            .arg("-device")
+            .arg(format!("virtio-net-pci,netdev=n0,mac={mac},host_mtu={mtu},bootindex=1"));
+        Vm::spawn(machine, command, options.limit)
+    }
+
+    fn spawn(mut machine: Machine, mut command: Command, limit: Duration) -> Vm {
+        let started = Instant::now();
+        let end = started + limit;
         machine.qemu = Some(command.spawn().expect("QEMU can be started"));
         let lines = BufReader::new(machine.connect(end));
         Vm { machine, lines, started, end }
@@ -227,6 +254,17 @@ impl Vm {
 }
 
 impl Machine {
+    fn new(name: &str, netns: &str) -> Machine {
+        let dir = tempfile::Builder::new().prefix("etherpool-vm").tempdir().expect("tempdir");
+        Machine {
+            name: name.to_owned(),
+            netns: netns.to_owned(),
+            taps: Vec::new(),
+            dir,
+            qemu: None,
+        }
+    }
+
     fn plug_in(&mut self, number: usize, nic: &Nic) {
         let (tap, mtu) = (format!("tap-{}{number}", self.name), nic.mtu.to_string());
         ip(&["-n", &self.netns, "tuntap", "add", &tap, "mode", "tap"]);
@@ -234,21 +272,34 @@ impl Machine {
         ip(&["-n", &self.netns, "link", "set", &tap, "mtu", &mtu, "master", nic.bridge, "up"]);
     }
 
-    fn qemu(&self, options: &VmOptions) -> Command {
+    /// A machine with its two serial lines, and nothing else.
+    fn bare(&self, memory_mb: u32) -> Command {
         let dir = self.dir.path();
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", options.netns]);
+        command.args(["netns", "exec", &self.netns]);
         // Should the test be killed, its machines die with it.
         command.args(["setpriv", "--pdeathsig", "KILL"]);
-        command.args(["qemu-system-x86_64", "-name", options.name]);
+        command.args(["qemu-system-x86_64", "-name", &self.name]);
         // No KVM: it is missing where tests run, or hangs. This kind of machine switches itself off well.
-        let machine = "-M q35 -accel tcg,thread=multi -cpu qemu64 -smp 2 -nodefaults -display none -no-reboot -device virtio-rng-pci";
-        command.args(machine.split(' ')).args(["-m", &options.memory_mb.to_string()]);
+        let machine = "-M q35 -accel tcg,thread=multi -cpu qemu64 -smp 2 -nodefaults -display none -device virtio-rng-pci";
+        command.args(machine.split(' ')).args(["-m", &memory_mb.to_string()]);
         command.arg("-serial").arg(format!("file:{}", dir.join("console").display()));
         command
             .arg("-chardev")
             .arg(format!("socket,id=line,path={},server=on,wait=on", dir.join("line").display()));
         command.args(["-serial", "chardev:line"]);
+        let output = std::fs::File::create(dir.join("qemu.log")).expect("QEMU's log");
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a descriptor"))
+            .stderr(output);
+        command
+    }
+
+    fn qemu(&self, options: &VmOptions) -> Command {
+        let dir = self.dir.path();
+        let mut command = self.bare(options.memory_mb);
+        command.arg("-no-reboot");
         command.arg("-kernel").arg(kernel()).arg("-initrd").arg(dir.join("initramfs"));
         let mut words = vec![
             "console=ttyS0 panic=-1 quiet net.ifnames=0 random.trust_cpu=on".to_owned(),
@@ -278,11 +329,6 @@ impl Machine {
             let drive = format!("file={},format=raw,if=virtio,cache=unsafe", image.display());
             command.arg("-drive").arg(drive);
         }
-        let output = std::fs::File::create(dir.join("qemu.log")).expect("QEMU's log");
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a descriptor"))
-            .stderr(output);
         command
     }
 

@@ -4,25 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, Load, Rival, etherpool, key_of};
+use blackbox::{LabOptions, Load, Rival, key_of};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
 
+#[path = "../qemu/segment.rs"]
+mod segment;
 #[path = "../qemu/vm.rs"]
 #[allow(dead_code)]
 mod vm;
 
-use vm::Switch;
+use segment::{SERVER, Segment, inside};
 
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
-/// What ends a test that hangs: emulated machines are slow, three beside other tests more so.
-const LIMIT: Duration = Duration::from_secs(1800);
 /// Of each machine.
 const DISKS: usize = 2;
 const UUIDS: [&str; 3] = [
@@ -31,56 +28,23 @@ const UUIDS: [&str; 3] = [
     "5a1e77e5-0000-4000-8000-000000000003",
 ];
 
-/// A lab's segment and supervisor, with a boot server beside it.
-struct Segment {
-    machine: Switch,
-    lab: Lab,
-    lab_netns: String,
-    dir: TempDir,
-    server: Option<Child>,
-    end: Instant,
-}
-
 impl Segment {
-    fn new() -> Segment {
-        let options = LabOptions {
+    /// With a cable for each machine.
+    fn with_machines() -> Segment {
+        let segment = Segment::new(&LabOptions {
             nodes: 1,
             disks: 1,
             size: "256M",
             mtu: 1500,
             bare: true,
             ..LabOptions::default()
-        };
-        let lab = Lab::up(&options);
-        vm::require_qemu();
-        vm::sweep();
-        let lab_netns = lab.status()["netns"].as_str().unwrap().to_owned();
-        let machine = Switch::new("netboot");
-        let cable = ["link", "add", "pboot0", "type", "veth", "peer", "name", "boot0", "netns"];
-        vm::ip(&[&["-n", &lab_netns][..], &cable, &[machine.netns()]].concat());
-        vm::ip(&["-n", &lab_netns, "link", "set", "pboot0", "master", "br0", "up"]);
-        vm::ip(&["-n", machine.netns(), "addr", "add", &format!("{SERVER}/24"), "dev", "boot0"]);
-        vm::ip(&["-n", machine.netns(), "link", "set", "boot0", "up"]);
+        });
         for port in 0..UUIDS.len() {
             let tap = format!("tap{port}");
-            vm::ip(&["-n", &lab_netns, "tuntap", "add", &tap, "mode", "tap"]);
-            vm::ip(&["-n", &lab_netns, "link", "set", &tap, "master", "br0", "up"]);
+            vm::ip(&["-n", &segment.lab_netns, "tuntap", "add", &tap, "mode", "tap"]);
+            vm::ip(&["-n", &segment.lab_netns, "link", "set", &tap, "master", "br0", "up"]);
         }
-        let dir =
-            tempfile::Builder::new().prefix("etherpool-netboot").tempdir_in("/var/tmp").unwrap();
-        let config = "[dhcp]\nrange = [\"10.66.0.100\", \"10.66.0.199\"]\nlease = \"1h\"\n";
-        std::fs::write(dir.path().join("boot.toml"), config).unwrap();
-        Segment { machine, lab, lab_netns, dir, server: None, end: Instant::now() + LIMIT }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// `etherpool ARGS --state-dir`, of the machine with the supervisor.
-    fn cli(&self, words: &[&str]) -> String {
-        let state = self.path("state").display().to_string();
-        self.lab.cli(&[words, &["--state-dir", &state]].concat())
+        segment
     }
 
     fn build_image(&self) {
@@ -111,38 +75,6 @@ impl Segment {
             &modules,
         ];
         println!("{}", self.cli(&words));
-    }
-
-    fn start_server(&mut self) {
-        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = inside(self.machine.netns());
-        command.arg(etherpool().get_program()).args(["boot", "serve", "-i", "boot0", "--config"]);
-        command.arg(self.path("boot.toml")).arg("--state-dir").arg(self.path("state"));
-        let begun = self.log().matches("serving machines").count();
-        self.server = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
-        self.until("the boot server serves", |all| {
-            all.log().matches("serving machines").count() > begun
-        });
-    }
-
-    /// Without goodbye.
-    fn kill_server(&mut self) {
-        let mut server = self.server.take().unwrap();
-        server.kill().unwrap();
-        server.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn until(&self, what: &str, mut done: impl FnMut(&Segment) -> bool) {
-        let begun = Instant::now();
-        while !done(self) {
-            assert!(Instant::now() < self.end, "it took too long until {what}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        println!("{what}: after {:.1} s", begun.elapsed().as_secs_f64());
     }
 
     /// The nodes that wait, by UUID, with their keys.
@@ -250,25 +182,6 @@ impl Segment {
     }
 }
 
-impl Drop for Segment {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- boot server\n{}", self.log());
-        }
-    }
-}
-
-fn inside(netns: &str) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", netns, "setpriv", "--pdeathsig", "KILL"]);
-    command.stdin(Stdio::null());
-    command
-}
-
 /// A machine; its power is cut when it is dropped.
 struct Pc {
     qemu: Child,
@@ -296,7 +209,7 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     {
         assert!(Path::new(file).exists(), "no {file}: run scripts/setup-qemu as root");
     }
-    let mut segment = Segment::new();
+    let mut segment = Segment::with_machines();
     segment.build_image();
     segment.cli(&["boot", "assign", "default", "node", "--yes"]);
     segment.start_server();

@@ -13,6 +13,7 @@ use blackbox::{Lab, LabOptions, LoopDisk, VOLUME, etherpool, require_root, wait_
 use os::net::InterfaceSpec;
 
 #[path = "../qemu/vm.rs"]
+#[allow(dead_code)]
 mod vm;
 
 use vm::{DriverHung, Nic, Switch, Vm, VmOptions, require_qemu};

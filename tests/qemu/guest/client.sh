@@ -22,30 +22,8 @@ for disk in $disks; do
     [ "$found" = "$payload" ] || fail "$name has payload $found, not $payload"
 done
 
-# Linux's driver sometimes forgets a request (seen with other targets too): it waits for ever though no
-# frame is outstanding. That is not what is tested here, so the test outside may begin anew; but only
-# on this evidence. Frames that the target lost are outstanding, and are repeated.
 must mount -t debugfs debugfs /sys/kernel/debug
-outstanding() { awk -F: 'NF == 4 && length($1) == 12 { sum += $2 } END { print sum + 0 }' "/sys/kernel/debug/aoe/$1"; }
-is_forgetful() {
-    for disk in $disks; do
-        name=${disk%%:*}
-        waiting=$(awk '{ print $1 + $2 }' "/sys/block/etherd!$name/inflight")
-        [ "$waiting" -gt 0 ] && [ "$(outstanding "$name")" = 0 ] && return 0
-    done
-    return 1
-}
-watch_driver() {
-    seen=0
-    while sleep 1; do
-        if is_forgetful; then seen=$((seen + 1)); else seen=0; fi
-        [ $seen -lt 20 ] && continue
-        tail -n 20 /sys/kernel/debug/aoe/* /sys/block/etherd*/inflight
-        mark DRIVER-HUNG "$name: requests wait, and no frame is outstanding"
-        return
-    done
-}
-watch_driver &
+watch_driver "$disks" &
 
 for name in $(echo "$VM_REFUSED" | tr , ' '); do
     until_true is_up "$name"
