@@ -62,6 +62,8 @@ impl Segment {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Of the compressed kernel: the other one, which QEMU starts in its own way, doesn't find the tables here by which a TPM is
+    /// known.
     fn build_image(&self) {
         let one = |directory: PathBuf, begin: &str| {
             let mut paths =
@@ -75,7 +77,7 @@ impl Segment {
             std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
         let kernels = PathBuf::from(kernels).join("kernel");
         let (kernel, modules) =
-            (one(kernels.clone(), "vmlinux-"), one(kernels.join("lib/modules"), ""));
+            (one(kernels.clone(), "vmlinuz-"), one(kernels.join("lib/modules"), ""));
         let words = ["boot", "image", "build", "--level", "1"];
         self.cli(&[&words[..], &["--kernel-image", &kernel, "--modules-dir", &modules]].concat());
     }
