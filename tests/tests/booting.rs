@@ -754,6 +754,34 @@ fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
 }
 
 #[test]
+fn a_sealed_key_gives_way_to_no_other_unseen() {
+    let mut booting = Booting::new("sealed");
+    booting.start();
+    let client = booting.client(2);
+    let [mut own, next] = ["own", "next"].map(|name| key(&booting, name));
+    own["kept"] = json!({ "tpm": { "public": "AA==", "private": "AB==" } });
+    client.hello(&hello(UUID, &mac(7), Some(&own)));
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains("sealed to its TPM"));
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", own["public"].as_str().unwrap()]);
+    let machine = booting.path(&format!("state/machines/{UUID}.toml"));
+    let text = std::fs::read_to_string(machine).unwrap();
+    assert!(text.contains("tpm-private = \"AB==\"") && !text.contains("secret"), "{text}");
+    // Its board has another TPM, or none: it shows a key of its own, and goes on to do so.
+    let again = hello(UUID, &mac(7), Some(&next));
+    for _ in 0..2 {
+        assert_eq!(client.hello(&again)["identity"], own);
+    }
+    wait_until("the conflict is shown", || {
+        booting.cli(&["node", "pending"]).contains("another key")
+    });
+    let told = booting.refused(&["node", "accept", UUID, "--yes"]);
+    assert!(told.contains("sealed to a TPM: this one isn't"), "{told}");
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", next["public"].as_str().unwrap()]);
+    assert_eq!(client.hello(&again)["identity"], next);
+    booting.stop();
+}
+
+#[test]
 fn addresses_are_given_out_where_nobody_else_does() {
     let mut booting = Booting::new("addresses");
     booting.configure(

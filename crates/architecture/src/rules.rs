@@ -60,7 +60,7 @@ const PURE: [&str; 9] = [
     "control",
 ];
 /// What they may use of other people's crates: none of these reaches the world.
-const PURE_DEPENDENCIES: [&str; 19] = [
+const PURE_DEPENDENCIES: [&str; 20] = [
     "arrayvec",
     "aws_lc_rs",
     "base64",
@@ -76,6 +76,7 @@ const PURE_DEPENDENCIES: [&str; 19] = [
     "snow",
     "thiserror",
     "toml",
+    "tpm2_protocol",
     "tracing",
     "uuid",
     "zerocopy",

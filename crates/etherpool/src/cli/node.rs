@@ -158,6 +158,9 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// What speaks against a node whose former key was its TPM's.
+const UNSEALED: &str = "it has shown another key than the one that was accepted, which was sealed to a TPM: this one isn't";
+
 /// What would be kept, and by what it is asked.
 struct Acceptance<'a> {
     machine: Machine,
@@ -215,8 +218,11 @@ fn shown<'a>(
     let public = identity.public();
     let former = same(machines, hello);
     let other = former.and_then(|machine| machine.identity.as_ref());
-    let other = other.map(KeptIdentity::public).filter(|kept| *kept != public);
-    let doubt = said.conflict.map(Conflict::reason);
+    let other = other.filter(|kept| kept.public() != public);
+    let unsealed = other.filter(|kept| kept.is_sealed() && !identity.is_sealed()).map(|_| UNSEALED);
+    // That it shows another key is said with that.
+    let conflict = said.conflict.filter(|one| unsealed.is_none() || *one != Conflict::OtherKey);
+    let doubt = conflict.map(Conflict::reason).or(unsealed);
     let doubt = doubt.or(other.map(|_| "it has shown another key than the one that was accepted"));
     if args.confirmation.is_given() && args.key.is_none() {
         return Err(Failure::refused(

@@ -88,13 +88,14 @@ mod tests {
     use boot::node::{Answer, Slots, State, VERSION};
     use seal::{KeyPair, SecretKey};
 
+    use super::super::identity::Heard;
     use super::super::plan::{Machine, Said};
     use super::*;
 
     fn plan(state: State, configuration: &str) -> Plan {
         let mac = MacAddr([2, 0, 0, 0, 0, 7]);
         let key = KeyPair::of(SecretKey::new([1; 32])).unwrap();
-        let machine = Machine { uuid: None, mac, macs: vec![mac], key };
+        let machine = Machine { uuid: None, mac, macs: vec![mac], key, shown: None };
         let answer = Answer {
             version: VERSION,
             state,
@@ -106,7 +107,7 @@ mod tests {
             identity: None,
         };
         let mut said = Said::default();
-        said.hear(&machine, &answer);
+        said.hear(&machine, &Heard::plain(&answer));
         said.plan(&machine)
     }
 

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::node::NodeProcess;
-use super::plan::{Machine, Plan, RUN_DIR, shown};
+use super::plan::{Machine, Plan, RUN_DIR};
 use crate::cli::targets;
 use crate::node::BLANK;
 
@@ -172,7 +172,7 @@ pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<
         message: condition.message,
         disks,
         slots: Slots::new(),
-        identity: (!plan.is_handed).then(|| shown(&machine.key)),
+        identity: machine.shown.clone().filter(|_| !plan.is_handed),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aoe_wire::MacAddr;
 use block::Instant;
-use boot::node::{Answer, Hello, Slots, State, names_a_machine};
+use boot::node::{Answer, Hello, Identity, Slots, State, names_a_machine};
 use os::boot_time;
 use os::machine::{End, reap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::button::Buttons;
 use super::hello::{self, Condition, Disks, Pauses};
+use super::identity::{self, Heard};
 use super::log::{self, Collector};
 use super::memory::Memory;
 use super::network::Network;
@@ -23,6 +24,7 @@ use super::node::{self, News, NodeProcess};
 use super::options::{Boot, Options, Syslog};
 use super::patience::Patience;
 use super::plan::{Machine, Plan, Said};
+use super::tpm::Tpm;
 use super::watchdog::{self, Watchdog};
 use super::{AT_REST, READY, drivers, start};
 use crate::keys;
@@ -58,8 +60,10 @@ enum Event {
     HasAddress(Option<Ipv4Addr>),
     /// The power button.
     Pressed,
+    /// How the key that this node made itself is kept.
+    Kept(Identity),
     /// What came of a hello.
-    Answered(anyhow::Result<Answer>),
+    Answered(anyhow::Result<Heard>),
 }
 
 /// Lives until it is told how the machine is to end.
@@ -94,6 +98,9 @@ struct Life {
     teller: UnboundedSender<Event>,
     network: Network,
     machine: Machine,
+    tpm: Tpm,
+    /// Whether it has been asked to keep the key.
+    is_tpm_asked: bool,
     node: NodeProcess,
     buttons: Buttons,
     watchdog: Option<Watchdog>,
@@ -160,7 +167,15 @@ impl Life {
         let uuid = Uuid::try_parse(uuid.trim()).ok().filter(names_a_machine);
         let now = boot_time();
         Ok(Life {
-            machine: Machine { uuid, mac: MacAddr([0; 6]), macs: Vec::new(), key: keys::fresh()? },
+            machine: Machine {
+                uuid,
+                mac: MacAddr([0; 6]),
+                macs: Vec::new(),
+                key: keys::fresh()?,
+                shown: None,
+            },
+            tpm: Tpm::new(),
+            is_tpm_asked: false,
             node: NodeProcess::new()?,
             options,
             collector,
@@ -262,6 +277,7 @@ impl Life {
                     self.hello_at = self.hello_at.map(|_| boot_time());
                 }
             }
+            Event::Kept(identity) => self.machine.shown = Some(identity),
             Event::Answered(answered) => self.hear(answered),
         }
         None
@@ -322,7 +338,13 @@ impl Life {
                 tracing::info!("{AT_REST} {memory}; {}", self.node.status());
             }
         }
+        if self.patience.has_drivers(now) && !self.is_tpm_asked {
+            self.is_tpm_asked = true;
+            self.have_key_kept();
+        }
+        // Not before it is known how its key is kept: what may be sealed isn't shown as it is.
         if let Some(server) = self.server
+            && self.machine.shown.is_some()
             && self.patience.may_ask(now)
             && self.hello_at.is_some_and(|at| now >= at)
         {
@@ -350,6 +372,14 @@ impl Life {
         self.plan = Some(plan);
     }
 
+    /// Its TPM may have its time: who waits for it waits for the boot server, too.
+    fn have_key_kept(&self) {
+        let (key, tpm, told) = (self.machine.key.clone(), self.tpm.clone(), self.teller.clone());
+        tokio::spawn(async move {
+            let _ = told.send(Event::Kept(identity::shown(&key, &tpm).await));
+        });
+    }
+
     fn say_hello(&mut self, server: SocketAddr) {
         let plan = self.plan.clone().unwrap_or_else(|| self.said.plan(&self.machine));
         let wrong = plan.wrong.as_deref().or(self.node.wrong());
@@ -362,16 +392,22 @@ impl Life {
             slots,
             ..hello::compose(&machine, &plan, condition, disks)
         });
+        let (tpm, known) = (self.tpm.clone(), self.said.key().cloned());
         tokio::spawn(async move {
-            let _ = told.send(Event::Answered(greeted.await));
+            let heard = match greeted.await {
+                Ok(answer) => Ok(Heard::of(answer, &tpm, known).await),
+                Err(error) => Err(error),
+            };
+            let _ = told.send(Event::Answered(heard));
         });
     }
 
-    fn hear(&mut self, answered: anyhow::Result<Answer>) {
+    fn hear(&mut self, answered: anyhow::Result<Heard>) {
         let server = self.server.map(|server| server.to_string()).unwrap_or_default();
         match answered {
-            Ok(answer) => {
-                self.hello_at = Some(boot_time() + self.pauses.after(Some(&answer)));
+            Ok(heard) => {
+                let answer = &heard.answer;
+                self.hello_at = Some(boot_time() + self.pauses.after(Some(answer)));
                 let former = self.answer.as_ref().map(|former| former.state);
                 if former != Some(answer.state) || self.unheard.is_some() {
                     match answer.state {
@@ -390,9 +426,10 @@ impl Life {
                     }
                 }
                 self.unheard = None;
-                if self.answer.as_ref() != Some(&answer) {
-                    self.said.hear(&self.machine, &answer);
-                    self.answer = Some(answer);
+                // What the TPM didn't unseal then it may unseal now.
+                if self.answer.as_ref() != Some(answer) || heard.key.is_some() {
+                    self.said.hear(&self.machine, &heard);
+                    self.answer = Some(heard.answer);
                     self.follow_answer_when_settled();
                 }
             }

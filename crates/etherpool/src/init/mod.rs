@@ -22,6 +22,7 @@ mod options;
 mod patience;
 mod plan;
 mod start;
+mod tpm;
 mod watchdog;
 
 use std::ffi::OsString;

@@ -6,14 +6,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use aoe_wire::MacAddr;
-use boot::node::{Answer, Kept, Slots, State};
-use seal::{KeyPair, SecretKey};
+use boot::node::{Identity, Slots, State};
+use seal::KeyPair;
 use toml::{Table, Value};
 use uuid::Uuid;
 
-use super::identity;
+use super::identity::Heard;
 use crate::node::check_text;
 
 /// Where the node keeps what it must not lose while it runs.
@@ -51,6 +51,8 @@ pub struct Machine {
     pub macs: Vec<MacAddr>,
     /// The key that it made itself in this boot.
     pub key: KeyPair,
+    /// The same as it shows it; none as long as it isn't known whether there is a TPM.
+    pub shown: Option<Identity>,
 }
 
 /// What the node process is to do.
@@ -132,13 +134,19 @@ impl Said {
         self.accepted.is_some()
     }
 
+    /// The key that was handed to it and followed in this boot, if one was.
+    pub fn key(&self) -> Option<&KeyPair> {
+        self.who.key.as_ref()
+    }
+
     /// The boot server says that.
-    pub fn hear(&mut self, machine: &Machine, answer: &Answer) {
+    pub fn hear(&mut self, machine: &Machine, heard: &Heard) {
+        let answer = &heard.answer;
         if answer.state != State::Accepted {
             self.wrong = self.accepted.is_some().then(|| NO_MORE.to_owned());
             return;
         }
-        let followed = self.who.after(answer).and_then(|who| {
+        let followed = self.who.after(heard).and_then(|who| {
             let text = answer.configuration.as_deref().unwrap_or_default();
             let plan = Plan::accepted(machine, &who, text)?;
             Ok((who, plan))
@@ -166,7 +174,7 @@ impl Said {
 
 impl Who {
     /// With what an answer says.
-    fn after(&self, answer: &Answer) -> anyhow::Result<Who> {
+    fn after(&self, Heard { answer, key }: &Heard) -> anyhow::Result<Who> {
         let mut who = self.clone();
         who.name = answer.name.clone().or(who.name);
         who.shelf = answer.shelf.or(who.shelf);
@@ -176,12 +184,8 @@ impl Who {
         if !answer.slots.is_empty() {
             who.slots.clone_from(&answer.slots);
         }
-        if let Some(handed) = &answer.identity {
-            let key = identity::open(&handed.kept)?;
-            if key.public().to_string() != handed.public {
-                bail!("the key that was handed to this node is another than it is said to be");
-            }
-            who.key = Some(key);
+        if let Some(key) = key {
+            who.key = Some(key.clone().map_err(anyhow::Error::msg)?);
         }
         Ok(who)
     }
@@ -297,31 +301,27 @@ fn complete(configuration: &mut Table, machine: &Machine, name: &str) {
     }
 }
 
-/// What is kept of a key at the boot server, while this node is off.
-pub fn shown(key: &KeyPair) -> boot::node::Identity {
-    let kept = Kept::Plain { secret: key.secret().to_text().to_string() };
-    boot::node::Identity { public: key.public().to_string(), kept }
-}
-
-/// A key of a text.
-pub fn key_of(secret: &str) -> anyhow::Result<KeyPair> {
-    let secret = SecretKey::parse(secret).context("the key that was handed to this node")?;
-    KeyPair::of(secret).context("the key that was handed to this node")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use boot::node::{Answer, Kept};
     use control::node::NodeConfig;
+    use seal::SecretKey;
+
+    use super::*;
 
     fn machine() -> Machine {
         let mac = MacAddr([2, 0, 0, 0, 0, 7]);
-        Machine { uuid: None, mac, macs: vec![mac], key: key(1) }
+        Machine { uuid: None, mac, macs: vec![mac], key: key(1), shown: None }
     }
 
     fn key(number: u8) -> KeyPair {
         KeyPair::of(SecretKey::new([number; 32])).unwrap()
+    }
+
+    fn shown(key: &KeyPair) -> Identity {
+        let kept = Kept::Plain { secret: key.secret().to_text().to_string() };
+        Identity { public: key.public().to_string(), kept }
     }
 
     fn accepted() -> Answer {
@@ -339,7 +339,7 @@ mod tests {
 
     fn said(answers: &[&Answer]) -> Said {
         let mut said = Said::default();
-        answers.iter().for_each(|answer| said.hear(&machine(), answer));
+        answers.iter().for_each(|answer| said.hear(&machine(), &Heard::plain(answer)));
         said
     }
 
@@ -409,10 +409,8 @@ mod tests {
     fn wrong_identities() -> Vec<(Answer, &'static str)> {
         let mut lying = shown(&key(5));
         lying.public = key(6).public().to_string();
-        let none = boot::node::Identity {
-            public: lying.public.clone(),
-            kept: Kept::Plain { secret: "x".into() },
-        };
+        let none =
+            Identity { public: lying.public.clone(), kept: Kept::Plain { secret: "x".into() } };
         vec![
             (Answer { identity: Some(lying), ..accepted() }, "another than it is said to be"),
             (Answer { identity: Some(none), ..accepted() }, "handed to this node"),
