@@ -228,13 +228,17 @@ impl Engine {
         self.changed.notify_all();
     }
 
-    /// The member of an open pool that a device is held for. What is on it may name a member that another
-    /// device is held for: a disk was moved and came back, or is a copy.
+    /// The member of an open pool that a device is held for: whatever was read of it last, if anything could be.
     fn member_on(&self, device: &Device) -> Option<(Rc<OpenPool>, Rc<Member>)> {
-        let (open, disk) = self.open_pool_of(device)?;
-        let member = open.pool.member_by_id(disk)?;
-        let held = member.device().is_some_and(|held| device.is_held(&held));
-        held.then_some((open, member))
+        let held_by = |open: &Rc<OpenPool>| {
+            let members = open.pool.members();
+            members.into_iter().find(|m| m.device().is_some_and(|held| device.is_held(&held)))
+        };
+        let slots = self.slots.borrow();
+        slots.values().find_map(|slot| match &*slot.state.borrow() {
+            SlotState::Open(open) => Some((Rc::clone(open), held_by(open)?)),
+            _ => None,
+        })
     }
 
     /// Looks at a device whenever it comes back, and passes its hints on. One that is held for no member
