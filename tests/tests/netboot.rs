@@ -309,6 +309,8 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     pcs[..2].fill_with(|| None);
     kill_process(engine, Signal::CONT).unwrap();
     segment.until("the machine refuses the former owner", |all| {
-        matches!(all.lab.pool_state().as_str(), "fenced" | "foreign")
+        let disks = all.lab.cli_output(&["disk", "list", "--json"]).stdout;
+        let refused = "another owner has claimed it";
+        String::from_utf8_lossy(&disks).matches(refused).count() == DISKS
     });
 }
