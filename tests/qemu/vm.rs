@@ -389,15 +389,23 @@ fn kernel_dir() -> PathBuf {
     PathBuf::from(dir).join("kernel")
 }
 
+/// A file of the stock kernel that begins so, and its modules: what an image of a node is built of.
+pub fn parts_of_image(begin: &str) -> [PathBuf; 2] {
+    [beginning(&kernel_dir(), begin), beginning(&kernel_dir().join("lib/modules"), "")]
+}
+
 fn kernel() -> PathBuf {
-    std::fs::read_dir(kernel_dir())
-        .expect("the kernel's directory")
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| {
-            path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"vmlinux-"))
-        })
-        .expect("a kernel")
+    beginning(&kernel_dir(), "vmlinux-")
+}
+
+fn beginning(directory: &Path, begin: &str) -> PathBuf {
+    let names = std::fs::read_dir(directory).expect("the kernel's directory").flatten();
+    let is_it = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(begin.as_bytes()))
+    };
+    names.map(|entry| entry.path()).find(is_it).unwrap_or_else(|| {
+        panic!("no {begin} in {}: run scripts/setup-qemu as root", directory.display())
+    })
 }
 
 /// Runs `ip`; fails the test if it fails.

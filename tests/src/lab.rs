@@ -370,6 +370,14 @@ pub(crate) fn ip(netns: &str, words: &str) {
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// `etherpool ARGS --state-dir` of a boot server whose files are in `dir`, on a machine without a supervisor.
+pub fn alone(args: &[&str], dir: &Path) -> Output {
+    let mut command = etherpool();
+    command.arg("--socket").arg(dir.join("none.sock"));
+    command.args(args).arg("--state-dir").arg(dir.join("state"));
+    run(command)
+}
+
 /// The program under test.
 pub fn etherpool() -> Command {
     let program = std::env::var_os("ETHERPOOL_BIN").map_or_else(

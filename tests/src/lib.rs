@@ -16,7 +16,7 @@ mod target;
 mod tree;
 mod verifier;
 
-pub use lab::{Lab, LabOptions, VOLUME, etherpool, key_of, quiet, require_root, text_of};
+pub use lab::{Lab, LabOptions, VOLUME, alone, etherpool, key_of, quiet, require_root, text_of};
 pub use load::{Load, LoadReport};
 pub use loop_disk::{DiskCounts, LoopDisk};
 pub use rival::Rival;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, require_root, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, alone, etherpool, require_root, wait_until};
 use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -113,11 +113,7 @@ impl Booting {
     }
 
     fn run(&self, words: &[&str]) -> Output {
-        let mut command = etherpool();
-        // No supervisor of this machine is asked.
-        command.arg("--socket").arg(self.path("none.sock"));
-        command.args(words).arg("--state-dir").arg(self.path("state"));
-        command.stdin(Stdio::null()).output().unwrap()
+        alone(words, self.dir.path())
     }
 
     fn cli(&self, words: &[&str]) -> String {

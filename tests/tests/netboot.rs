@@ -48,21 +48,8 @@ impl Segment {
     }
 
     fn build_image(&self) {
-        let kernels =
-            std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
-        let kernels = PathBuf::from(kernels).join("kernel");
-        let one = |directory: PathBuf, begin: &str| {
-            let names = std::fs::read_dir(&directory).unwrap().flatten();
-            let mut paths = names.map(|entry| entry.path());
-            let found =
-                paths.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(begin));
-            let found = found.unwrap_or_else(|| {
-                panic!("no {begin} in {directory:?}: run scripts/setup-qemu as root")
-            });
-            found.display().to_string()
-        };
-        let kernel = one(kernels.clone(), "vmlinuz-");
-        let modules = one(kernels.join("lib/modules"), "");
+        let parts = vm::parts_of_image("vmlinuz-").map(|path| path.display().to_string());
+        let [kernel, modules] = &parts;
         let words = [
             "boot",
             "image",
@@ -70,9 +57,9 @@ impl Segment {
             "--level",
             "1",
             "--kernel-image",
-            &kernel,
+            kernel,
             "--modules-dir",
-            &modules,
+            modules,
         ];
         println!("{}", self.cli(&words));
     }

@@ -245,13 +245,7 @@ fn file(path: PathBuf, mebibytes: usize) -> PathBuf {
 }
 
 fn build(dir: &Path) -> PathBuf {
-    let kernels = std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
-    let kernels = PathBuf::from(kernels).join("kernel");
-    let one = |directory: PathBuf, begin: &str| {
-        let names = std::fs::read_dir(directory).unwrap().flatten();
-        let mut paths = names.map(|entry| entry.path());
-        paths.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(begin)).unwrap()
-    };
+    let [kernel, modules] = vm::parts_of_image("vmlinux-");
     let built = etherpool()
         .args([
             "boot",
@@ -266,9 +260,9 @@ fn build(dir: &Path) -> PathBuf {
         ])
         .arg(dir)
         .arg("--kernel-image")
-        .arg(one(kernels.clone(), "vmlinux-"))
+        .arg(kernel)
         .arg("--modules-dir")
-        .arg(one(kernels.join("lib/modules"), ""))
+        .arg(modules)
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use blackbox::{etherpool, require_root};
+use blackbox::{alone, etherpool, require_root};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -48,11 +48,7 @@ impl Segment {
     }
 
     fn run(&self, words: &[&str]) -> Output {
-        let mut command = etherpool();
-        // No supervisor of this machine is asked.
-        command.arg("--socket").arg(self.path("none.sock"));
-        command.args(words).arg("--state-dir").arg(self.path("state"));
-        command.stdin(Stdio::null()).output().unwrap()
+        alone(words, self.dir.path())
     }
 
     fn cli(&self, words: &[&str]) -> String {
@@ -65,21 +61,10 @@ impl Segment {
     /// Of the compressed kernel: the other one, which QEMU starts in its own way, doesn't find the tables here by which a TPM is
     /// known.
     fn build_image(&self) {
-        let one = |directory: PathBuf, begin: &str| {
-            let mut paths =
-                std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-            let is_it = |path: &PathBuf| {
-                path.file_name().unwrap().as_encoded_bytes().starts_with(begin.as_bytes())
-            };
-            paths.find(is_it).unwrap().display().to_string()
-        };
-        let kernels =
-            std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
-        let kernels = PathBuf::from(kernels).join("kernel");
-        let (kernel, modules) =
-            (one(kernels.clone(), "vmlinuz-"), one(kernels.join("lib/modules"), ""));
+        let parts = vm::parts_of_image("vmlinuz-").map(|path| path.display().to_string());
+        let [kernel, modules] = &parts;
         let words = ["boot", "image", "build", "--level", "1"];
-        self.cli(&[&words[..], &["--kernel-image", &kernel, "--modules-dir", &modules]].concat());
+        self.cli(&[&words[..], &["--kernel-image", kernel, "--modules-dir", modules]].concat());
     }
 
     fn start_server(&mut self) {

@@ -48,6 +48,11 @@ pub(crate) fn is_repeatable(operation: &Operation) -> bool {
     matches!(operation, Operation::Read(_) | Operation::Renew | Operation::AskHealth)
 }
 
+/// Whether it changes what is on the disk, or makes that last: all but what looks, and claims.
+pub(crate) fn is_change(operation: &Operation) -> bool {
+    !is_repeatable(operation) && !matches!(operation, Operation::Claim(_))
+}
+
 /// Renewals first: a lease must not run out behind a queue of writes.
 fn rank_of(operation: &Operation) -> u8 {
     u8::from(!matches!(operation, Operation::Renew))
@@ -220,13 +225,10 @@ impl Operations {
     /// for another disk; what only looks begins again, and a claim that was never sent stays. No piece is on its way any
     /// more.
     pub fn restart(&mut self, error: IoError) {
-        let stays = |entry: &Entry| {
-            let is_claim = matches!(entry.operation, Operation::Claim(_));
-            !entry.was_sent && (is_claim || is_repeatable(&entry.operation))
-        };
-        let begun = self.entries.iter().filter(|(_, entry)| !stays(entry));
-        let begun: Vec<OperationId> = begun.map(|(id, _)| *id).collect();
-        for id in begun {
+        let is_over = |entry: &Entry| entry.was_sent || is_change(&entry.operation);
+        let over = self.entries.iter().filter(|(_, entry)| is_over(entry));
+        let over: Vec<OperationId> = over.map(|(id, _)| *id).collect();
+        for id in over {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             if is_repeatable(&entry.operation) && entry.failure.is_none() {
                 entry.unsent = VecDeque::from([entry.operation.range()]);

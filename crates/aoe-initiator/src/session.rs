@@ -29,7 +29,7 @@ use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
 use super::discovery::is_same_export;
 use super::link::{Link, Verdict};
 use super::opening::{Message, Opened, Opening, Progress, Unfit};
-use super::operations::is_repeatable;
+use super::operations::is_change;
 use super::options::SessionOptions;
 use super::outlet::Traffic;
 use super::paths::PathId;
@@ -463,8 +463,7 @@ impl Client for Session {
             return Some(Err(error));
         }
         if let Some(now) = self.instance.filter(|_| self.is_unclaimed)
-            && !is_repeatable(operation)
-            && !matches!(operation, Operation::Claim(_))
+            && is_change(operation)
         {
             return Some(Err(IoError::Restarted { now }));
         }

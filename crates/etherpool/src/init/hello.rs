@@ -156,7 +156,13 @@ async fn whole(
 }
 
 /// What is said.
-pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<Disk>) -> Hello {
+pub fn compose(
+    machine: &Machine,
+    plan: &Plan,
+    condition: Condition,
+    disks: Vec<Disk>,
+    slots: Slots,
+) -> Hello {
     // First the one by which the machine is known, also where its card has no driver.
     let known = Some(machine.mac).filter(|mac| mac.0 != [0; 6]);
     let others = machine.macs.iter().copied().filter(|mac| Some(*mac) != known);
@@ -171,7 +177,7 @@ pub fn compose(machine: &Machine, plan: &Plan, condition: Condition, disks: Vec<
         phase: condition.phase,
         message: condition.message,
         disks,
-        slots: Slots::new(),
+        slots,
         identity: machine.shown.clone().filter(|_| !plan.is_handed),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use aoe_wire::MacAddr;
 use block::Instant;
-use boot::node::{Answer, Hello, Identity, Slots, State, names_a_machine};
+use boot::node::{Answer, Identity, Slots, State, names_a_machine};
 use os::boot_time;
 use os::machine::{End, reap};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -388,9 +388,8 @@ impl Life {
         self.slots = node::slots();
         let (machine, told) = (self.machine.clone(), self.teller.clone());
         let slots = self.slots.clone();
-        let greeted = hello::greet(server, self.disks.clone(), move |disks| Hello {
-            slots,
-            ..hello::compose(&machine, &plan, condition, disks)
+        let greeted = hello::greet(server, self.disks.clone(), move |disks| {
+            hello::compose(&machine, &plan, condition, disks, slots)
         });
         let (tpm, known) = (self.tpm.clone(), self.said.key().cloned());
         tokio::spawn(async move {

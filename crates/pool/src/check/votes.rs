@@ -6,10 +6,10 @@ use seal::Grant;
 
 use super::disks::Disk;
 use super::findings::{Findings, finding};
-use super::report::{Kind, Severity, VotesCheck};
+use super::report::{Finding, Kind, Severity, VotesCheck};
 use crate::format::{Configuration, DiskGeometry, DiskId, VOTE_BYTES, majority_of, poorest};
 
-/// The newest configuration among the votes, and what the votes are worth.
+/// The newest configuration among the votes, and what the votes are worth. Those that aren't the pool's are the disks' no more.
 pub(super) fn judge_votes(
     disks: &mut [Disk<'_>],
     findings: &mut Findings,
@@ -63,15 +63,11 @@ pub(super) fn judge_votes(
             true => (Severity::Note, "the newest was being written when the owner ended"),
             false => (Severity::Redundancy, "it was away, or it forgot; the newer votes count"),
         };
-        let place = DiskGeometry::vote_slots()[0].byte_offset();
-        let found = finding(severity, Kind::VoteOlder, what, means);
-        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
+        findings.add(at_vote(finding(severity, Kind::VoteOlder, what, means), disk));
     }
     for disk in disks.iter().filter(|disk| voters.contains(&disk.id()) && disk.vote.is_none()) {
         let (what, means) = ("it has no sound vote", "the pool's majority is one vote poorer");
-        let place = DiskGeometry::vote_slots()[0].byte_offset();
-        let found = finding(Severity::Redundancy, Kind::VoteLost, what, means);
-        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
+        findings.add(at_vote(finding(Severity::Redundancy, Kind::VoteLost, what, means), disk));
     }
     if votes.len() < majority {
         let what =
@@ -124,9 +120,7 @@ fn leave_out_forged(disks: &mut [Disk<'_>], findings: &mut Findings) {
         };
         let means = "an engine that knows the pool's key doesn't believe it; newer than those that it believes it makes \
                      its disk none of a majority";
-        let place = DiskGeometry::vote_slots()[0].byte_offset();
-        let found = finding(Severity::Damage, Kind::Votes, what, means);
-        findings.add(found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64));
+        findings.add(at_vote(finding(Severity::Damage, Kind::Votes, what, means), disk));
         (disk.vote, disk.signed) = (None, None);
     }
 }
@@ -139,4 +133,10 @@ fn last_of_most(grants: &[Rc<Grant>]) -> Option<&Rc<Grant>> {
         led(other) == led(last) && !last.leads_from(other.key()) && !other.leads_from(last.key())
     };
     grants.iter().find(rival).is_none().then_some(last)
+}
+
+/// Of both slots of a disk's vote.
+fn at_vote(found: Finding, disk: &Disk<'_>) -> Finding {
+    let place = DiskGeometry::vote_slots()[0].byte_offset();
+    found.on(disk.name()).at(place, 2 * VOTE_BYTES as u64)
 }
