@@ -271,9 +271,6 @@ fn holder(answer: Answer) -> Option<Holder> {
     }
 }
 
-/// A device that restarts this often during one write is as good as lost.
-pub const RESTARTS_MAX: usize = 8;
-
 /// Reads `sectors` from `start`, in parallel pieces, all asked for before this returns.
 pub fn read_run(
     device: &dyn BlockDevice,
@@ -359,20 +356,13 @@ fn of_one_instance<T>(
     Ok(Completion::new(instance.unwrap_or_default(), values))
 }
 
-/// As [`write_run`], durable, and again when the device restarted meanwhile: for structures that are
-/// written whole, where a repetition does no harm.
-pub async fn write_durably(
+/// As [`write_run`], durable.
+pub fn write_durably(
     device: &dyn BlockDevice,
     start: Lba,
     data: Buffer,
-) -> Result<Completion<()>, IoError> {
-    for _ in 0..RESTARTS_MAX {
-        match write_run(device, start, data.clone(), Durability::Durable).await {
-            Err(IoError::Restarted { .. }) => {}
-            answer => return answer,
-        }
-    }
-    Err(IoError::Lost)
+) -> impl Future<Output = Result<Completion<()>, IoError>> + use<> {
+    write_run(device, start, data, Durability::Durable)
 }
 
 /// Sectors of the longest operation that a device takes, in whole blocks.

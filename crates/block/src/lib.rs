@@ -29,7 +29,7 @@ pub use buffer::{Buffer, BufferMut};
 pub use checksum::{Crc32c, crc32c, crc64_nvme};
 pub use device::{
     BlockDevice, Claim, Completion, DeviceEvent, Durability, DurabilityClass, Geometry, Holder,
-    IoFuture, RESTARTS_MAX, Trust, most_sectors, read_run, read_seen, write_durably, write_run,
+    IoFuture, Trust, most_sectors, read_run, read_seen, write_durably, write_run,
 };
 pub use error::{IoError, RefusalReason};
 pub use health::{DriveHealth, HealthState, REASON_BYTES_MAX};

@@ -24,7 +24,7 @@ use crate::metadata::{
     AreaLayout, AreaPosition, BlockRun, Foundation, Inconsistent, LogFull, MetaRecord, Placed,
     Section, StoredCheckpoint, encode_entry,
 };
-use block::{RESTARTS_MAX, write_durably};
+use block::write_durably;
 
 /// Where the metadata is on its copies.
 pub(crate) struct Area {
@@ -322,13 +322,14 @@ impl Pool {
                 (area.sector_at(area.layout.log_offset(slot) + log_at), bytes)
             }
         };
-        for _ in 0..RESTARTS_MAX {
-            let took = write_durably(&*device, start, bytes.clone()).await?.instance;
-            if state.checked == Some(took) || self.shows_tail(member).await? == took {
-                return Ok(CopyState { checked: Some(took), ..state });
+        let took = write_durably(&*device, start, bytes.clone()).await?.instance;
+        if state.checked != Some(took) {
+            let now = self.shows_tail(member).await?;
+            if now != took {
+                return Err(IoError::Restarted { now }.into());
             }
         }
-        Err(IoError::Lost.into())
+        Ok(CopyState { checked: Some(took), ..state })
     }
 
     /// Writes something to every current copy; returns when all copies that are current by then have
@@ -420,7 +421,8 @@ impl Pool {
                 self.re_add_soon(&member);
             }
         }
-        let bad = failed.iter().filter(|(_, fault)| fault.is_unfit());
+        // One that is out may be on the list since there was no other; it is nobody's to wait for then.
+        let bad = failed.iter().filter(|(disk, fault)| fault.is_unfit() || self.is_out(**disk));
         let bad: Vec<DiskId> = bad.filter_map(|(disk, _)| self.id_of(*disk)).collect();
         if !bad.is_empty() && any_done {
             self.change_configuration(|config| config.leave_copies(&bad)).await?;

@@ -19,7 +19,7 @@ use super::underway::Underway;
 use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, ReleaseNumber};
 use crate::metadata::DirtyRegions;
 use crate::stats::Purpose;
-use block::{RESTARTS_MAX, read_seen, write_run};
+use block::{read_seen, write_run};
 
 /// Writes to one disk that are under way at once.
 const WRITES: usize = 16;
@@ -284,7 +284,7 @@ impl Pool {
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         let begun = self.runtime.now();
-        let done = self.while_in(work.member.number, self.repeat_work(work, release)).await;
+        let done = self.while_in(work.member.number, self.do_work(work, release)).await;
         let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
         WorkResult { took: self.runtime.now().since(begun), ..done.unwrap_or(lost) }
     }
@@ -322,26 +322,20 @@ impl Pool {
         }
     }
 
-    async fn repeat_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
+    async fn do_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
         // One applied block at a time; whatever else is done runs beside it.
         let _recording = match release {
             Some(_) => Some(work.member.recording_applied.acquire(1).await),
             None => None,
         };
-        for _ in 0..RESTARTS_MAX {
-            match self.try_work(work, release).await {
-                Err(IoError::Restarted { now }) if work.shown.is_some() => {
-                    work.member.seen_instance.set(Some(now));
-                    return WorkResult { began_anew: true, ..WorkResult::default() };
-                }
-                Err(IoError::Restarted { .. }) => {}
-                Err(error) => return WorkResult { failed: Some(error), ..WorkResult::default() },
-                Ok((dirty, instance)) => {
-                    return WorkResult { dirty, instance, ..WorkResult::default() };
-                }
+        match self.try_work(work, release).await {
+            Ok((dirty, instance)) => WorkResult { dirty, instance, ..WorkResult::default() },
+            Err(IoError::Restarted { now }) if work.shown.is_some() => {
+                work.member.seen_instance.set(Some(now));
+                WorkResult { began_anew: true, ..WorkResult::default() }
             }
+            Err(error) => WorkResult { failed: Some(error), ..WorkResult::default() },
         }
-        WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() }
     }
 
     async fn try_work(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use block::{IoError, SectorRange};
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 
 use super::config::evict;
@@ -33,14 +34,11 @@ impl Pool {
         }
         let (mut resolved, mut patience) = (resolved, self.limits.probe);
         loop {
-            let mut out = BTreeSet::new();
-            for (disk, error) in failed {
+            let gone = failed.iter().map(|(disk, error)| async move {
                 let is_fine = self.is_fine(*disk, *error, resolved, patience);
-                let gone = !self.is_out(*disk) && !is_fine.await;
-                if gone {
-                    out.insert(*disk);
-                }
-            }
+                (!self.is_out(*disk) && !is_fine.await).then_some(*disk)
+            });
+            let out: BTreeSet<DiskNumber> = join_all(gone).await.into_iter().flatten().collect();
             if out.is_empty() {
                 return Ok(());
             }
@@ -104,7 +102,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether a disk that failed an operation answers now, so that the operation may be repeated.
+    /// Whether a disk that failed an operation answers now, so that the operation may be repeated. One that began anew
+    /// takes nothing before it was looked at.
     async fn is_fine(
         &self,
         disk: DiskNumber,
@@ -115,12 +114,25 @@ impl Pool {
         let Some(member) = self.member(disk) else { return false };
         let is_failed_instance = member.failed_instance.get() == member.seen_instance.get();
         let unflushed = matches!(error, IoError::FlushFailed) && is_failed_instance;
-        if resolved || unflushed || !member.is_usable() {
-            return false;
-        }
         // A member that hung for the whole eviction time gets no second chance; one that said
         // `Lost` may have come back since.
-        self.within(patience, probe(&member)).await.is_ok()
+        let resolved = resolved && !matches!(error, IoError::Restarted { .. });
+        if resolved || unflushed {
+            return false;
+        }
+        let answers = async {
+            loop {
+                let changed = self.changed.notified();
+                if member.is_usable() {
+                    return probe(&member).await;
+                }
+                if !member.is_looked_at() {
+                    return Err(IoError::Lost);
+                }
+                changed.await;
+            }
+        };
+        self.within(patience, answers).await.is_ok()
     }
 
     /// Whether a disk answers a small read at once.

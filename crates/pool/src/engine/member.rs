@@ -186,6 +186,12 @@ impl Member {
         self.answers.get() && !self.is_usable()
     }
 
+    /// Whether it takes part again as soon as it was seen to be the disk that it was.
+    pub(crate) fn is_looked_at(&self) -> bool {
+        let is_away = *self.standing.borrow() == Standing::Away;
+        is_away && self.answers.get() && self.joining.get() && !self.rolled_back.get()
+    }
+
     /// Where it stands.
     pub(crate) fn standing(&self) -> Standing {
         self.standing.borrow().clone()

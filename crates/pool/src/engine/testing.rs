@@ -92,6 +92,8 @@ pub(crate) struct TestDevice {
     disk: Rc<TestDisk>,
     runtime: Handle,
     epoch: Cell<Epoch>,
+    /// The instance that its user claimed last: nothing is changed on another one.
+    claimed: Cell<u64>,
     looks_inside: Cell<bool>,
     events: Rc<EventQueue<DeviceEvent, 8>>,
 }
@@ -328,6 +330,11 @@ impl TestDevice {
             return Begun::Answered(Err(IoError::OutOfRange(range)));
         }
         let instance = self.disk.instance.get();
+        let changes = !looks_only && !is_claim;
+        if changes && self.epoch.get() != Epoch::OBSERVER && self.claimed.get() != instance {
+            self.events.push(DeviceEvent::Back(Instance(instance)));
+            return Begun::Answered(Err(IoError::Restarted { now: Instance(instance) }));
+        }
         let answer = match operation {
             Operation::Read(_) => self.read_now(range, &operation),
             Operation::Write { ref data, durability, .. } => {
@@ -424,6 +431,7 @@ impl TestDevice {
         let heard = self.disk.heard.replace(Some(self.runtime.now()));
         let heard = heard.map(|at| self.runtime.now().since(at));
         self.epoch.set(claim.epoch);
+        self.claimed.set(self.disk.instance.get());
         Ok(Holder { heard, ..holder })
     }
 }
@@ -590,6 +598,7 @@ impl Bench {
             disk: Rc::clone(disk),
             runtime: self.executor.handle(),
             epoch: Cell::new(Epoch::OBSERVER),
+            claimed: Cell::new(0),
             looks_inside: Cell::new(false),
             events: Rc::default(),
         });

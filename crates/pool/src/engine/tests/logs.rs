@@ -616,6 +616,21 @@ fn disks_that_are_all_slow_stay_in() {
     assert_eq!(went_out(&bench), [""; 0]);
 }
 
+/// It is looked at first, and takes nothing before; whoever wants something of it waits so long.
+#[test]
+fn a_disk_that_begins_anew_at_once_stays_in() {
+    let (bench, volume) = Bench::mirrored(248);
+    for turn in 0..60 {
+        let disk = &bench.disks[turn % 3];
+        disk.crash(&bench.executor.handle());
+        let block = turn as u64;
+        bench.write(&volume, block, pattern(block, 1, 1)).unwrap();
+        // Among what it meets are destages, and marks.
+        bench.pass(Duration::from_millis(70 * turn as u64 % 2300));
+    }
+    assert_eq!(went_out(&bench), [""; 0]);
+}
+
 /// The one that failed has done nothing that the other one could be done without for.
 #[test]
 fn who_is_slow_stays_in_when_another_one_dies() {

@@ -188,6 +188,27 @@ fn a_commit_waits_for_the_last_copy() {
     assert!(is_done.get());
 }
 
+/// A disk that is out and was the only copy is one of several later. Nobody waits for it then.
+#[test]
+fn a_copy_that_is_out_and_silent_is_given_up() {
+    let (bench, _volume) = Bench::mirrored(307);
+    let pool = Rc::clone(&bench.engine.open_pool("pool").unwrap().pool);
+    let voters = pool.config.borrow().voters.now.clone();
+    let out = pool.member_by_id(voters[2]).unwrap().number;
+    let told = Rc::clone(&pool);
+    bench.disks[out.0 as usize].mode.set(Mode::Lost);
+    bench.run(async move {
+        let leave = |config: &mut Configuration| {
+            config.out.push(OutDisk { disk: out, since: UNSET });
+            true
+        };
+        told.change_configuration(leave).await.unwrap();
+    });
+    assert_eq!(pool.config.borrow().copies, voters.iter().copied().collect());
+    bench.add_volume("later");
+    assert_eq!(pool.config.borrow().copies, [voters[0], voters[1]].into());
+}
+
 /// Whoever removed a disk may have died before the configuration forgot that it was out.
 #[test]
 fn a_disk_that_does_not_exist_is_not_out() {
