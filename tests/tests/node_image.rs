@@ -37,6 +37,22 @@ const MIB: usize = 1 << 20;
 const LABELLED: usize = 96;
 const BLANK: usize = 64;
 const EXT4: usize = 80;
+/// Two of an array.
+const HALF: usize = 48;
+/// Its disks may have any names, and it may be there already, after the end of a node that nobody stopped.
+const ARRAY: &str = r#"
+write-cache = "off"
+automatic = true
+before-start = ["""
+    [ -b /dev/md0 ] || mdadm --assemble /dev/md0 --uuid=11111111:22222222:33333333:44444444 ||
+    mdadm --create /dev/md0 --run --uuid=11111111:22222222:33333333:44444444 --level=1 --raid-devices=2 /dev/vdd /dev/vde
+"""]
+after-stop = ["mdadm --stop /dev/md0"]
+
+[[export]]
+address = "e7.9"
+path = "/dev/md0"
+"#;
 /// From start to end, on the slowest machine that emulates one.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -255,6 +271,8 @@ fn build(dir: &Path) -> PathBuf {
             "tried",
             "--level",
             "1",
+            "--with",
+            "mdadm,sh",
             "--json",
             "--state-dir",
         ])
@@ -416,20 +434,37 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     machine.press_button();
     let console = machine.console();
     assert!(console.contains("switches itself off"), "{console}");
-    server.say(accepted);
-    let before = server.count();
-    let mut machine = Machine::start(&switch, &image, dir.path(), &disks);
-    machine.wait_until("it is who it was, and has its disks on its shelf", || {
-        let again = heard.count() > before && heard.last().unwrap().identity.is_none();
-        again && sizes_on(&interface, 7) == [BLANK, LABELLED]
-    });
-    assert!(machine.console().contains(&key), "its node has another key");
-
-    machine.press_button();
+    // Two more disks are an array, by its configuration.
+    let halves = ["left", "right"].map(|name| file(dir.path().join(name), HALF));
+    let disks = [disks.as_slice(), halves.as_slice()].concat();
+    server.say(Answer { configuration: Some(ARRAY.into()), ..accepted });
+    let array = || Client::connect(&interface, "e7.9".parse().unwrap()).unwrap();
+    let written = [0xA7; 1024];
+    for boot in 1..=2 {
+        let before = server.count();
+        let mut machine = Machine::start(&switch, &image, dir.path(), &disks);
+        machine.wait_until("it is who it was, and has its disks on its shelf", || {
+            let again = heard.count() > before && heard.last().unwrap().identity.is_none();
+            again && sizes_on(&interface, 7) == [BLANK, LABELLED]
+        });
+        assert!(machine.console().contains(&key), "its node has another key");
+        let size = size_at(&interface, "e7.9").expect("its array is exported");
+        assert!((HALF / 2..HALF).contains(&size), "{size} MiB");
+        match boot {
+            1 => array().write(2048, &written).unwrap(),
+            _ => assert_eq!(array().read(2048, 2).unwrap(), written),
+        }
+        machine.press_button();
+        let console = machine.console();
+        let is_fine = console.contains("switches itself off") && !console.contains(" ERROR ");
+        assert!(is_fine, "{console}");
+    }
     assert!(
         contents()[..2] == untouched[..2],
         "something was written to a disk that nobody told it to write to"
     );
-    let console = machine.console();
-    assert!(console.contains("switches itself off") && !console.contains(" ERROR "), "{console}");
+    for half in halves {
+        let image = std::fs::read(half).unwrap();
+        assert!(image.windows(1024).any(|bytes| bytes == written), "the array has one copy");
+    }
 }
