@@ -17,8 +17,8 @@ QUICK := --profile quick --locked
 # The same packages for each, as others would have other features of what they depend on, and be built anew.
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
-.PHONY: help lab build build-dist test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
-.PHONY: blackbox blackbox-long guests-long kills-long diskless-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
+.PHONY: help lab build build-dist build-static test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
+.PHONY: blackbox blackbox-long guests-long kills-long diskless-long static-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench-boot: from power-on of an emulated machine to its disks, beside the same kernel until busybox runs"
 	@echo "make build     the program: $(ETHERPOOL)"
 	@echo "make build-dist: the same for packages, optimised as a whole: $(TARGET)/dist/etherpool"
+	@echo "make build-static: the same without libraries, for images of nodes: $(TARGET)/$(HOST)/release/etherpool"
 
 setup:
 	scripts/setup
@@ -46,12 +47,17 @@ build:
 build-dist:
 	$(CARGO) build --profile dist --locked -p etherpool
 
+# Without libraries, of the same source: for images of nodes, and machines with other ones.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+build-static:
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p etherpool --target $(HOST)
+
 lab: setup build
 	$(ETHERPOOL) lab up
 
 test: setup setup-qemu check unit bytes hostile sim blackbox
 
-test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long
+test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long static-long
 
 # Formatting and lints: no warning passes.
 check:
@@ -132,6 +138,11 @@ kills-long: build
 diskless-long: build
 	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test diskless -- \
 		--test-threads=1 --nocapture --ignored
+
+# An image with the program without libraries, booted.
+static-long: build-static
+	ETHERPOOL_BIN=$(abspath $(TARGET)/$(HOST)/release/etherpool) $(CARGO) test --release --locked -p blackbox \
+		--test node_image -- --test-threads=1
 
 bench: setup build
 	$(CARGO) build --release --locked -p blackbox --bins

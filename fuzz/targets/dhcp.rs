@@ -43,12 +43,16 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         for server in &mut servers {
             for port in [SERVER_PORT, PROXY_PORT] {
                 let from = SocketAddrV4::new([10, 0, 0, 5].into(), 68);
-                let outcome = server.receive(now, (from, port), message, given);
-                if let Outcome::Answered(answer) | Outcome::Changed(Some(answer)) = outcome {
+                if let Outcome::Answered(answer) = server.receive(now, (from, port), message, given) {
                     assert!(answer.bytes.len() <= 1472, "it doesn't fit a frame");
                 }
             }
-            assert!(server.leases(now).len() <= usize::from(COUNT), "more leases than addresses");
+            // Gathered by the minute.
+            if *minutes > 0 && let Some(unkept) = server.unkept(now) {
+                assert!(unkept.leases.len() <= usize::from(COUNT), "more leases than addresses");
+                assert!(unkept.answers.len() <= usize::from(COUNT), "more answers than addresses");
+                assert!(unkept.answers.iter().all(|answer| answer.bytes.len() <= 1472));
+            }
         }
         rest = next;
     }

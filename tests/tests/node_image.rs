@@ -170,7 +170,9 @@ fn serve_dhcp(netns: &str) {
             let std::net::SocketAddr::V4(from) = from else { continue };
             let now = os::boot_time();
             let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], |_| None);
-            if let Outcome::Answered(answer) | Outcome::Changed(Some(answer)) = outcome {
+            let unkept = server.unkept(now).map(|unkept| unkept.answers).unwrap_or_default();
+            let said = if let Outcome::Answered(answer) = outcome { Some(answer) } else { None };
+            for answer in said.into_iter().chain(unkept) {
                 let _ = socket.send_to(&answer.bytes, answer.to);
             }
         }

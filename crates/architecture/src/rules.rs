@@ -21,7 +21,10 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("terminal", &[]),
     ("image", &["block"]),
     ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),
-    ("sim", &["block", "runtime", "seal", "aoe_wire", "aoe_target", "aoe_initiator", "pool"]),
+    (
+        "sim",
+        &["block", "runtime", "seal", "aoe_wire", "boot", "aoe_target", "aoe_initiator", "pool"],
+    ),
     (
         "etherpool",
         &[

@@ -198,6 +198,11 @@ impl Leases {
         bound.filter_map(lease).collect()
     }
 
+    /// How many addresses are known.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
     fn hold(&mut self, address: Ipv4Addr, held: Held) {
         let former = self.held.insert(address, held);
         if let Some(mac) = former.and_then(|former| former.by) {
@@ -209,7 +214,7 @@ impl Leases {
         }
     }
 
-    fn is_bound(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+    pub(super) fn is_bound(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
         let held = self.held.get(&address);
         held.is_some_and(|held| held.by == Some(mac) && held.is_bound && held.until > now)
     }

@@ -65,8 +65,8 @@ pub enum Outcome {
     Nothing,
     /// It is answered; the leases are what they were.
     Answered(Answer),
-    /// The leases have changed, which is to be remembered; with an answer, or without.
-    Changed(Option<Answer>),
+    /// The leases have changed: see [`Server::unkept`].
+    Changed,
     /// All addresses are taken.
     Exhausted,
     /// A machine has chosen another server, though it should be us who give out addresses.
@@ -82,6 +82,16 @@ pub struct Addresses {
     pub network: Network,
 }
 
+/// What is to be remembered, and whom to answer then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unkept {
+    /// All leases.
+    pub leases: Vec<Lease>,
+    /// To machines that were given an address. **Not before it is remembered**: else a server that begins anew gives it
+    /// to another one.
+    pub answers: Vec<Answer>,
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Server {
@@ -89,17 +99,44 @@ pub struct Server {
     address: Ipv4Addr,
     /// None beside another server.
     addresses: Option<Addresses>,
+    /// The leases have changed since they were remembered.
+    is_changed: bool,
+    /// Who is answered when they are, and has what. Never more than there are addresses.
+    waiting: BTreeMap<MacAddr, (Ipv4Addr, Answer)>,
+}
+
+/// What becomes of a message to who gives out addresses.
+enum Served {
+    /// The leases are what they were.
+    Said(Outcome),
+    /// The machine has an address.
+    Bound(Ipv4Addr, Answer),
+    /// It has none any more.
+    Ended,
 }
 
 impl Server {
     /// One that answers by this address; beside another server that gives out addresses, or with those to give out.
     pub fn new(address: Ipv4Addr, addresses: Option<Addresses>) -> Server {
-        Server { address, addresses }
+        Server { address, addresses, is_changed: false, waiting: BTreeMap::new() }
     }
 
-    /// All leases, to be remembered.
-    pub fn leases(&self, now: Instant) -> Vec<Lease> {
-        self.addresses.as_ref().map_or_else(Vec::new, |addresses| addresses.leases.all(now))
+    /// What is to be remembered now, if anything: once. Many are gathered if it is asked seldom.
+    pub fn unkept(&mut self, now: Instant) -> Option<Unkept> {
+        let addresses = self.addresses.as_ref().filter(|_| self.is_changed)?;
+        self.is_changed = false;
+        let leases = addresses.leases.all(now);
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        // It may have given it back meanwhile, or waited too long.
+        let has = |mac, at| addresses.leases.is_bound(now, mac, at);
+        let answers =
+            waiting.filter(|(mac, (at, _))| has(*mac, *at)).map(|(_, (_, answer))| answer);
+        Some(Unkept { answers: answers.collect(), leases })
+    }
+
+    /// That couldn't be done: it is to be tried again.
+    pub fn not_kept(&mut self) {
+        self.is_changed = true;
     }
 
     /// A message that came to this port of ours. `given` says what a machine is given to boot, if anything.
@@ -125,7 +162,20 @@ impl Server {
             }
             _ if port == PROXY_PORT => Outcome::Nothing,
             (Some(addresses), _) => {
-                serve(self.address, addresses, now, (*from.ip(), &request), given)
+                let mac = request.client.mac;
+                match serve(self.address, addresses, now, (*from.ip(), &request), given) {
+                    Served::Said(outcome) => return outcome,
+                    Served::Bound(at, answer) => {
+                        let is_full = self.waiting.len() >= addresses.leases.len();
+                        // Who isn't answered asks again.
+                        if !is_full || self.waiting.contains_key(&mac) {
+                            self.waiting.insert(mac, (at, answer));
+                        }
+                    }
+                    Served::Ended => {}
+                }
+                self.is_changed = true;
+                Outcome::Changed
             }
             // Another server gives the address.
             (None, RequestKind::Discover) => {
@@ -161,7 +211,7 @@ fn serve(
     now: Instant,
     (from, request): (Ipv4Addr, &Request),
     given: impl FnOnce(&Client) -> Option<Given>,
-) -> Outcome {
+) -> Served {
     let mac = request.client.mac;
     let range = leases.range().clone();
     let netmask = range.netmask();
@@ -180,40 +230,44 @@ fn serve(
         Answer { to, bytes: reply.finish() }
     };
     match request.kind {
-        RequestKind::Discover => match leases.offer(now, mac, request.wants) {
+        RequestKind::Discover => Served::Said(match leases.offer(now, mac, request.wants) {
             Some(offered) => Outcome::Answered(full(DhcpMessageType::Offer, Some(offered))),
             None => Outcome::Exhausted,
-        },
+        }),
         RequestKind::Request => {
             if let Some(other) = request.server.filter(|server| *server != address) {
                 leases.withdraw(now, mac);
-                return Outcome::AnotherServer(other);
+                return Served::Said(Outcome::AnotherServer(other));
             }
-            let Some(wanted) = request.wants.or(request.uses) else { return Outcome::Nothing };
+            let Some(wanted) = request.wants.or(request.uses) else {
+                return Served::Said(Outcome::Nothing);
+            };
             // Also a machine that nothing is known of may keep what it has: where we forgot, or another server was before.
             if leases.bind(now, Lease { mac, address: wanted, left: network.lease }) {
-                Outcome::Changed(Some(full(DhcpMessageType::Ack, Some(wanted))))
+                Served::Bound(wanted, full(DhcpMessageType::Ack, Some(wanted)))
             } else {
                 let bytes = Reply::new(request, DhcpMessageType::Nak, address).finish();
                 // Everybody hears that: the address that the client has may be of no use (RFC 2131, 4.3.2).
                 let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
-                Outcome::Answered(Answer { to, bytes })
+                Served::Said(Outcome::Answered(Answer { to, bytes }))
             }
         }
-        RequestKind::Inform => match request.uses.filter(|used| leases.range().has(*used)) {
-            Some(_) => Outcome::Answered(full(DhcpMessageType::Ack, None)),
-            None => Outcome::Nothing,
-        },
+        RequestKind::Inform => {
+            Served::Said(match request.uses.filter(|used| leases.range().has(*used)) {
+                Some(_) => Outcome::Answered(full(DhcpMessageType::Ack, None)),
+                None => Outcome::Nothing,
+            })
+        }
         // By who has it, from where he has it: the address is in the message, and what it came from, too.
         RequestKind::Release
             if request.uses.is_some_and(|used| used == from && leases.release(now, mac, used)) =>
         {
-            Outcome::Changed(None)
+            Served::Ended
         }
         RequestKind::Decline if request.wants.is_some_and(|at| leases.decline(now, mac, at)) => {
-            Outcome::Changed(None)
+            Served::Ended
         }
-        RequestKind::Release | RequestKind::Decline => Outcome::Nothing,
+        RequestKind::Release | RequestKind::Decline => Served::Said(Outcome::Nothing),
     }
 }
 

@@ -102,9 +102,20 @@ fn ask(server: &mut Server, port: u16, asks: &Asks) -> Outcome {
 }
 
 fn answer(outcome: Outcome) -> (SocketAddrV4, Told) {
-    let (Outcome::Answered(answer) | Outcome::Changed(Some(answer))) = outcome else {
-        panic!("{outcome:?}")
-    };
+    let Outcome::Answered(answer) = outcome else { panic!("{outcome:?}") };
+    told(answer)
+}
+
+/// An address is taken, which is remembered, and answered then.
+fn taken(server: &mut Server, asks: &Asks) -> (SocketAddrV4, Told) {
+    assert_eq!(ask(server, SERVER_PORT, asks), Outcome::Changed);
+    let mut unkept = server.unkept(Instant::default()).unwrap();
+    assert_eq!((unkept.leases.len(), unkept.answers.len()), (1, 1));
+    assert_eq!(server.unkept(Instant::default()), None);
+    told(unkept.answers.remove(0))
+}
+
+fn told(answer: Answer) -> (SocketAddrV4, Told) {
     // All of it is sound for who reads it strictly.
     let packet = smoltcp::wire::DhcpPacket::new_checked(&answer.bytes[..]).unwrap();
     smoltcp::wire::DhcpRepr::parse(&packet).unwrap();
@@ -213,11 +224,9 @@ fn an_address_is_offered_taken_and_renewed() {
     let (_, offer) = answer(ask(&mut server, SERVER_PORT, &Asks::new(1).pxe(0)));
     let address = offer.gives();
     assert_eq!((offer.kind(), offer.file()), (2, "undionly.kpxe"));
-    assert!(server.leases(Instant::default()).is_empty());
+    assert_eq!(server.unkept(Instant::default()), None);
     let asks = Asks::new(3).pxe(0).address(54, US).address(50, address);
-    let outcome = ask(&mut server, SERVER_PORT, &asks);
-    assert!(matches!(outcome, Outcome::Changed(_)));
-    let (to, ack) = answer(outcome);
+    let (to, ack) = taken(&mut server, &asks);
     assert_eq!((ack.kind(), ack.gives()), (5, address));
     assert_eq!(to.ip(), &Ipv4Addr::BROADCAST);
     assert_eq!(ack.option(1), Some(&[255, 255, 255, 0][..]));
@@ -226,10 +235,8 @@ fn an_address_is_offered_taken_and_renewed() {
     assert_eq!(ack.option(15), Some(&b"lan"[..]));
     assert_eq!(ack.option(12), Some(&b"node-7"[..]));
     assert_eq!(ack.option(51), Some(&3600_u32.to_be_bytes()[..]));
-    assert_eq!(server.leases(Instant::default()).len(), 1);
     // By unicast, from the address.
-    let (to, renewed) =
-        answer(ask(&mut server, SERVER_PORT, &Asks { uses: address, ..Asks::new(3) }));
+    let (to, renewed) = taken(&mut server, &Asks { uses: address, ..Asks::new(3) });
     assert_eq!((*to.ip(), renewed.kind(), renewed.gives()), (address, 5, address));
     // What it asks for once more it knows already.
     let (_, told) = answer(ask(&mut server, SERVER_PORT, &Asks { uses: address, ..Asks::new(8) }));
@@ -246,10 +253,31 @@ fn an_address_is_offered_taken_and_renewed() {
         let asks = Asks { uses, ..Asks::new(7) }.bytes();
         let from = (SocketAddrV4::new(from, CLIENT_PORT), SERVER_PORT);
         let outcome = server.receive(Instant::default(), from, &asks, given);
-        let expected = if is_released { Outcome::Changed(None) } else { Outcome::Nothing };
+        let expected = if is_released { Outcome::Changed } else { Outcome::Nothing };
         assert_eq!(outcome, expected, "{uses} from {from:?}");
     }
-    assert!(server.leases(Instant::default()).is_empty());
+    let unkept = server.unkept(Instant::default());
+    assert_eq!(unkept, Some(Unkept { leases: Vec::new(), answers: Vec::new() }));
+}
+
+/// Before it is remembered that a machine has an address nobody is told, and nobody who has given it back meanwhile.
+#[test]
+fn who_gives_an_address_back_at_once_isnt_told_that_he_has_it() {
+    let mut server = giving();
+    let address = answer(ask(&mut server, SERVER_PORT, &Asks::new(1))).1.gives();
+    let takes = Asks::new(3).address(54, US).address(50, address);
+    for _ in 0..2 {
+        assert_eq!(ask(&mut server, SERVER_PORT, &takes), Outcome::Changed);
+    }
+    let gives_back = Asks { uses: address, ..Asks::new(7) }.bytes();
+    let from = (SocketAddrV4::new(address, CLIENT_PORT), SERVER_PORT);
+    let outcome = server.receive(Instant::default(), from, &gives_back, given);
+    assert_eq!(outcome, Outcome::Changed);
+    let unkept = server.unkept(Instant::default());
+    assert_eq!(unkept, Some(Unkept { leases: Vec::new(), answers: Vec::new() }));
+    // What couldn't be written is tried again, without anything new.
+    server.not_kept();
+    assert_eq!(server.unkept(Instant::default()), unkept);
 }
 
 #[test]
@@ -279,11 +307,11 @@ fn another_server_is_noticed() {
     let other = Ipv4Addr::new(10, 0, 0, 99);
     let asks = Asks::new(3).address(54, other).address(50, offered);
     assert_eq!(ask(&mut server, SERVER_PORT, &asks), Outcome::AnotherServer(other));
-    assert!(server.leases(Instant::default()).is_empty());
+    assert_eq!(server.unkept(Instant::default()), None);
     // What a machine has is not taken from it by who says so in its name.
     ask(&mut server, SERVER_PORT, &Asks::new(3).address(50, offered));
     assert_eq!(ask(&mut server, SERVER_PORT, &asks), Outcome::AnotherServer(other));
-    assert_eq!(server.leases(Instant::default()).len(), 1);
+    assert_eq!(server.unkept(Instant::default()).unwrap().leases.len(), 1);
 }
 
 #[test]
@@ -292,7 +320,7 @@ fn nobody_elsewhere_is_written_to() {
     let elsewhere = Ipv4Addr::new(192, 168, 1, 5);
     let wanted = Ipv4Addr::new(10, 0, 0, 12);
     let asks = Asks { uses: elsewhere, ..Asks::new(3) }.address(50, wanted);
-    let (to, told) = answer(ask(&mut server, SERVER_PORT, &asks));
+    let (to, told) = taken(&mut server, &asks);
     assert_eq!((*to.ip(), told.kind()), (Ipv4Addr::BROADCAST, 5));
 }
 
@@ -301,7 +329,7 @@ fn what_is_declined_is_offered_to_nobody() {
     let mut server = giving();
     let address = answer(ask(&mut server, SERVER_PORT, &Asks::new(1))).1.gives();
     let declines = Asks::new(4).address(50, address);
-    assert_eq!(ask(&mut server, SERVER_PORT, &declines), Outcome::Changed(None));
+    assert_eq!(ask(&mut server, SERVER_PORT, &declines), Outcome::Changed);
     assert_eq!(ask(&mut server, SERVER_PORT, &declines), Outcome::Nothing);
     assert_ne!(answer(ask(&mut server, SERVER_PORT, &Asks::new(1))).1.gives(), address);
 }
@@ -339,7 +367,10 @@ proptest! {
         for mut server in [giving(), Server::new(US, None)] {
             let from = SocketAddrV4::new([10, 0, 0, 5].into(), 1024);
             let outcome = server.receive(Instant::default(), (from, port), &bytes, given);
-            if let Outcome::Answered(answer) | Outcome::Changed(Some(answer)) = outcome {
+            let unkept = server.unkept(Instant::default());
+            let answers = unkept.map(|unkept| unkept.answers).unwrap_or_default();
+            let said = if let Outcome::Answered(answer) = outcome { Some(answer) } else { None };
+            for answer in said.into_iter().chain(answers) {
                 let to = *answer.to.ip();
                 let is_near = to == Ipv4Addr::BROADCAST || to.octets().starts_with(&[10, 0, 0]);
                 prop_assert!(is_near, "{to}");

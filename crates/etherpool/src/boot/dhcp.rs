@@ -1,13 +1,13 @@
-//! The sockets of DHCP, each with a thread of its own, around the one state machine.
+//! The sockets of DHCP, each with a thread of its own, around the one state machine; and one that remembers leases.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aoe_wire::MacAddr;
-use boot::dhcp::{Client, Given, Lease, Leases, Outcome, Program, Server};
+use boot::dhcp::{Answer, Client, Given, Lease, Leases, Outcome, Program, Server, Unkept};
 use serde::{Deserialize, Serialize};
 
 use super::kept::{Kept, now_seconds};
@@ -16,8 +16,10 @@ use super::told;
 
 /// Longer than any message is, with the headers of IP and UDP in one Ethernet frame.
 const MESSAGE_BYTES_MAX: usize = 2048;
-/// After a failure that may last.
+/// After a failure that may last; and between two writings of the leases.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Until what couldn't be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The file.
 pub const LEASES_FILE: &str = "leases.json";
 
@@ -35,6 +37,17 @@ struct KeptLease {
 }
 
 impl KeptLeases {
+    fn set(&mut self, leases: &[Lease]) {
+        let now = now_seconds();
+        let kept = |lease: &Lease| KeptLease {
+            mac: lease.mac,
+            address: lease.address,
+            // Not before it is over: of both times less than a second isn't counted.
+            until_seconds: now.saturating_add(lease.left.as_secs()).saturating_add(2),
+        };
+        self.leases = leases.iter().map(kept).collect();
+    }
+
     /// Gives a table what it had before: for no longer than a lease is, as clocks have been wrong, and files written by hand.
     pub fn put_into(&self, leases: &mut Leases, lease: Duration, now: u64) {
         for KeptLease { mac, address, until_seconds } in &self.leases {
@@ -50,6 +63,8 @@ impl KeptLeases {
 /// The server and what it keeps.
 pub struct Dhcp {
     server: Mutex<Server>,
+    /// The leases have changed.
+    changed: Condvar,
     leases: Kept<KeptLeases>,
     begun: Instant,
     shared: Arc<Shared>,
@@ -64,7 +79,7 @@ impl Dhcp {
     /// Around a server whose clock begins now.
     pub fn new(server: Server, leases: Kept<KeptLeases>, shared: Arc<Shared>) -> Dhcp {
         let (server, others) = (Mutex::new(server), Mutex::default());
-        Dhcp { server, leases, begun: Instant::now(), shared, others }
+        Dhcp { server, changed: Condvar::new(), leases, begun: Instant::now(), shared, others }
     }
 
     /// Answers what comes to a socket, for ever.
@@ -82,41 +97,71 @@ impl Dhcp {
                 }
             };
             let message = buffer.get(..len).unwrap_or_default();
-            let outcome = {
-                let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-                let now = self.now();
-                let outcome =
-                    server.receive(now, (from, port), message, |client| self.given(client));
-                if matches!(outcome, Outcome::Changed(_)) {
-                    // They are many, perhaps: they are gathered when they are written.
-                    drop(self.leases.change());
-                }
-                outcome
-            };
+            let now = self.now();
+            let outcome =
+                self.lock().receive(now, (from, port), message, |client| self.given(client));
             match outcome {
-                Outcome::Answered(answer) | Outcome::Changed(Some(answer)) => {
-                    if let Err(error) = socket.send_to(&answer.bytes, answer.to) {
-                        self.shared.troubles.tell(|untold| {
-                            tracing::warn!(to = %answer.to, %error, untold, "DHCP can't answer");
-                        });
-                    }
-                }
+                Outcome::Answered(answer) => self.send(socket, &answer),
+                Outcome::Changed => self.changed.notify_all(),
                 Outcome::Exhausted => self.shared.troubles.tell(|untold| {
                     tracing::warn!(untold, "DHCP: all addresses of the range are taken");
                 }),
                 Outcome::AnotherServer(other) => self.meet(other),
-                Outcome::Nothing | Outcome::Changed(None) => {}
+                Outcome::Nothing => {}
             }
         }
     }
 
-    /// Writes leases that have changed. Blocks.
-    pub fn write(&self) -> anyhow::Result<()> {
-        if self.leases.is_changed() {
-            let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-            self.keep(&server.leases(self.now()));
+    /// Remembers leases as they change, and answers by this socket those whose they are; for ever.
+    pub fn keep(&self, socket: &UdpSocket) -> io::Result<()> {
+        loop {
+            let mut server = self.lock();
+            let unkept = loop {
+                match server.unkept(self.now()) {
+                    Some(unkept) => break unkept,
+                    None => {
+                        let waited = self.changed.wait(server);
+                        server = waited.unwrap_or_else(PoisonError::into_inner);
+                    }
+                }
+            };
+            drop(server);
+            let kept = self.write(&unkept);
+            // Machines boot also where nothing can be written: by the leases in memory.
+            unkept.answers.iter().for_each(|answer| self.send(socket, answer));
+            // Many that come at once are written at once.
+            std::thread::sleep(if kept { PAUSE } else { AGAIN });
         }
-        self.leases.write(&self.shared.state.root)
+    }
+
+    /// Writes leases that have changed and weren't written, at the end. Blocks.
+    pub fn write_last(&self) {
+        let unkept = self.lock().unkept(self.now());
+        unkept.map(|unkept| self.write(&unkept));
+    }
+
+    fn write(&self, unkept: &Unkept) -> bool {
+        self.leases.change().set(&unkept.leases);
+        let written = self.leases.write(&self.shared.state.root);
+        if let Err(error) = &written {
+            self.lock().not_kept();
+            tracing::error!(
+                "leases can't be kept: {error:#}; as long as that lasts, a restart of this server may give an address twice"
+            );
+        }
+        written.is_ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, socket: &UdpSocket, answer: &Answer) {
+        if let Err(error) = socket.send_to(&answer.bytes, answer.to) {
+            self.shared.troubles.tell(|untold| {
+                tracing::warn!(to = %answer.to, %error, untold, "DHCP can't answer");
+            });
+        }
     }
 
     fn now(&self) -> block::Instant {
@@ -139,16 +184,6 @@ impl Dhcp {
             });
         }
         given
-    }
-
-    fn keep(&self, leases: &[Lease]) {
-        let now = now_seconds();
-        let kept = |lease: &Lease| KeptLease {
-            mac: lease.mac,
-            address: lease.address,
-            until_seconds: now.saturating_add(lease.left.as_secs()),
-        };
-        self.leases.change().leases = leases.iter().map(kept).collect();
     }
 
     /// Somebody else gives out addresses, too: two who do so give one address to two machines, sooner or later.

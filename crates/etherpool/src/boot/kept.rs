@@ -52,11 +52,6 @@ impl<T: Default + Serialize + DeserializeOwned> Kept<T> {
         table
     }
 
-    /// Whether it is to be written.
-    pub fn is_changed(&self) -> bool {
-        self.is_changed.load(Ordering::Acquire)
-    }
-
     /// Writes it, if it has changed. Blocks.
     pub fn write(&self, directory: &Directory) -> anyhow::Result<()> {
         if !self.is_changed.swap(false, Ordering::AcqRel) {

@@ -133,6 +133,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let writer = Arc::new(Writer { shared, dhcp, turn: Mutex::default() });
     let served = serve(&writer, ports, interface, address);
     writer.write();
+    writer.dhcp.write_last();
     served?;
     Ok(ExitCode::SUCCESS)
 }
@@ -387,9 +388,7 @@ impl Writer {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Shared { state, sightings, hellos, slots, troubles, .. } = &*self.shared;
         let root = &state.root;
-        for written in
-            [sightings.write(root), hellos.write(root), slots.write(root), self.dhcp.write()]
-        {
+        for written in [sightings.write(root), hellos.write(root), slots.write(root)] {
             if let Err(error) = written {
                 troubles.tell(|untold| {
                     tracing::error!("what was seen can't be kept: {error:#} ({untold} more)");
@@ -407,6 +406,8 @@ fn serve(
 ) -> anyhow::Result<()> {
     let Ports { dhcp, proxy, tftp, http } = ports;
     let (ends, mut ended) = mpsc::unbounded_channel();
+    let (answers, leases) = (dhcp.try_clone()?, Arc::clone(&writer.dhcp));
+    thread("leases", &ends, move || leases.keep(&answers))?;
     for (socket, port) in [(dhcp, SERVER_PORT), (proxy, PROXY_PORT)] {
         let server = Arc::clone(&writer.dhcp);
         thread(&format!("dhcp-{port}"), &ends, move || server.serve(&socket, port))?;

@@ -1,6 +1,7 @@
 //! The named courses of events, one file per group, and the random one.
 
 mod attacker;
+mod booting;
 mod checksums;
 mod common;
 mod copies;
@@ -66,6 +67,7 @@ pub fn named() -> Vec<Scenario> {
         sessions::SCENARIOS,
         fragments::SCENARIOS,
         attacker::SCENARIOS,
+        booting::SCENARIOS,
         shapes::SCENARIOS,
         nodes::SCENARIOS,
         owners::SCENARIOS,
