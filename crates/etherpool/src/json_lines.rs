@@ -141,6 +141,11 @@ impl Connection {
         })
     }
 
+    /// Who is connected, by the kernel's word.
+    pub fn uid(&self) -> Option<u32> {
+        rustix::net::sockopt::socket_peercred(&self.stream).ok().map(|peer| peer.uid.as_raw())
+    }
+
     /// What is asked next, or that it isn't understood; `None` when the other end has said all.
     pub fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<serde_json::Result<T>>> {
         loop {

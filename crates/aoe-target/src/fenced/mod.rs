@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use block::probe::{LABEL_BYTES, Signature, labelled_bytes, probe};
+use block::probe::{LABEL_BYTES, LABEL_MAGIC, RESERVATION_MAGIC, Signature, labelled_bytes, probe};
 use block::{
     Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, Durability, Epoch, Geometry,
     Holder, Instance, IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
@@ -27,8 +27,8 @@ mod gate;
 mod reservation;
 
 use gate::{Gate, Passing};
+use reservation::{FIRST_SLOT_BYTES, SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 pub use reservation::{ReservationRecord, read_reservation};
-use reservation::{SLOTS, Slot, labelled_sectors, slot_range, slots_of};
 
 /// Whose a medium is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,9 +392,7 @@ impl Shared {
             _ => labelled_sectors(device.geometry().sectors).ok_or(IoError::Unsupported)?,
         };
         self.flush(device).await?;
-        // Nobody counts that far: the number is somebody's forgery, and none is above it.
-        let unreadable = IoError::Refused(RefusalReason::ReservationUnreadable);
-        let sequence = self.sequence.get().checked_add(1).ok_or(unreadable)?;
+        let sequence = self.sequence.get() + 1;
         // Taken even if writing fails half-way: a number is never used for two contents.
         self.sequence.set(sequence);
         let record = ReservationRecord {
@@ -456,6 +454,22 @@ fn obeyed(former: &Option<Rc<Grant>>, trust: &Trust) -> Result<Option<Rc<Grant>>
             }
         }
     }
+}
+
+/// Whether a write would begin a label or a reservation record where they lie: a medium that nobody has would pass for one
+/// of a pool, or for one that obeys somebody.
+pub(crate) fn would_pass_for_ours(range: SectorRange, data: &[u8], sectors: u64) -> bool {
+    let begins = |at: Lba, magic: [u8; 8]| {
+        let offset = at.0.checked_sub(range.start.0).filter(|offset| *offset < range.count);
+        let offset = offset.map(|offset| offset as usize * SECTOR_BYTES);
+        offset.and_then(|offset| data.get(offset..)).is_some_and(|bytes| bytes.starts_with(&magic))
+    };
+    let labelled = labelled_sectors(sectors).unwrap_or_default();
+    (0..SLOTS).any(|slot| {
+        let record = slot_range(slot, labelled).start;
+        let label = Lba(record.0.saturating_sub(FIRST_SLOT_BYTES / SECTOR_BYTES as u64));
+        begins(label, LABEL_MAGIC) || begins(record, RESERVATION_MAGIC)
+    })
 }
 
 fn label_range(slot: u8) -> SectorRange {

@@ -49,8 +49,10 @@ const GRANT_LEN: usize = RESERVED + RESERVED_MAX * 6;
 const GRANT: usize = GRANT_LEN + 2;
 const _: () = assert!(GRANT_LEN == 160 && GRANT + GRANT_BYTES_MAX < RECORD_BYTES);
 
-const FIRST_SLOT_BYTES: u64 = 8 * 1024;
+pub(super) const FIRST_SLOT_BYTES: u64 = 8 * 1024;
 const TAIL_BYTES: u64 = 1 << 20;
+/// Nobody counts that far: what says so is somebody's forgery, and none would be above it.
+const SEQUENCE_MAX: u64 = 1 << 48;
 /// Below this the two ends would overlap: such a device can't be claimed.
 const CLAIMABLE_SECTORS_MIN: u64 = 2 * TAIL_BYTES / SECTOR_BYTES as u64;
 
@@ -139,6 +141,7 @@ impl ReservationRecord {
         let valid = u32_at(bytes, CRC) == crc32c(&unsealed)
             && u32_at(bytes, VERSION) == u32::from(grant_len > 0)
             && u32_at(bytes, SLOT) == slot
+            && u64_at(bytes, SEQUENCE) <= SEQUENCE_MAX
             && holder.epoch != Epoch::OBSERVER
             && labelled_sectors >= CLAIMABLE_SECTORS_MIN
             && labelled_sectors.is_multiple_of(RECORD_SECTORS)

@@ -182,10 +182,12 @@ fn a_forged_last_sequence_number_is_refused() {
         grant: None,
     };
     let bench = Bench::new(|bytes| bytes[12288..16384].copy_from_slice(&forged.emit(1)));
-    assert_eq!(bench.medium.holder().epoch, Epoch(5));
+    assert_eq!(bench.medium.ownership(), Ownership::Unreadable);
     let refused = Err(IoError::Refused(RefusalReason::ReservationUnreadable));
     assert_eq!(bench.claim(claim(6, 1)), refused);
-    assert_eq!(bench.medium.holder().epoch, Epoch(5));
+    // By the word of somebody who knows whose it is it is given up, as anything that is damaged there.
+    bench.claim(Claim { force: true, ..claim(6, 1) }).unwrap();
+    assert_eq!(bench.medium.holder().epoch, Epoch(6));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use block::{
 };
 
 use crate::export::{Export, OnRefusal, PortState};
+use crate::fenced::would_pass_for_ours;
 use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
 use crate::merge::{BlockLimits, Kind};
 use crate::meter::Origin;
@@ -22,6 +23,7 @@ use crate::trace::{Traced, TracedStatus};
 use crate::{FIRMWARE_TEXT, Shared};
 use aoe_wire::PortId;
 use aoe_wire::{AoeError, AtaCommand, AtaReply, AtaRequest, Header, Identify, MacAddr};
+use seal::Security;
 
 /// An ATA command that waits for its turn or for the device.
 pub(crate) struct PlainWork {
@@ -89,7 +91,7 @@ pub(crate) fn handle(export: &mut Export, shared: &mut Shared, port: &PortState,
         }
         return;
     };
-    let verdict = judge(export, port, &request, data);
+    let verdict = judge(export, port, shared.least(), &request, data);
     if !matches!(verdict, Verdict::Queue(Access::Write(_))) {
         note_tag(export, shared, &request);
     }
@@ -216,7 +218,13 @@ fn answer_repetition(
     true
 }
 
-fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8]) -> Verdict {
+fn judge(
+    export: &mut Export,
+    port: &PortState,
+    least: Security,
+    request: &AtaRequest,
+    data: &[u8],
+) -> Verdict {
     let header = request.header.answer(port.mac, export.address());
     let reply = AtaReply::to(request, header);
     let aborted = Verdict::Answer(reply.failed(AtaReply::ERROR_ABORTED), Buffer::empty());
@@ -243,6 +251,13 @@ fn judge(export: &mut Export, port: &PortState, request: &AtaRequest, data: &[u8
             judge_transfer(export, port, request, reply, None)
         }
         AtaCommand::WRITE | AtaCommand::WRITE_EXT => {
+            let range = SectorRange::new(request.lba(), u64::from(request.count));
+            let demands_keys = least > Security::None && !port.trusted;
+            // What a disk says of itself is for those to write who prove who they are.
+            if demands_keys && would_pass_for_ours(range, data, export.device.geometry.sectors) {
+                export.meter.count(Counter::Refused);
+                return aborted;
+            }
             judge_transfer(export, port, request, reply, Some(data))
         }
         AtaCommand::FLUSH_CACHE | AtaCommand::FLUSH_CACHE_EXT => Verdict::Queue(Access::Free),

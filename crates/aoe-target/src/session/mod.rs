@@ -372,7 +372,8 @@ fn open(
     let is_own = keyed::is_own(shared, key.as_ref());
     let grant = export.device.grant.as_deref();
     let is_named = key.as_ref().is_some_and(|key| grant.is_some_and(|grant| grant.names(key)));
-    let is_barred = !port.trusted && grant.is_some() && !is_named;
+    let is_let_in = if grant.is_some() { is_named } else { is_own };
+    let is_barred = !port.trusted && !is_let_in;
     let opener = Opener {
         incarnation: opening.incarnation,
         belongs: is_own || is_named,

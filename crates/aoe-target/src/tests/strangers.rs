@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use block::probe::{LABEL_MAGIC, RESERVATION_MAGIC};
 use block::{Answer, Epoch, Lba};
 use seal::{Asking, Grant, Identity, KeyPair, Keys, PoolKeyPair, SecretKey, Security, Suite};
 
@@ -151,4 +152,54 @@ fn openings_are_few_at_a_time() {
     assert_eq!(answered(&mut bench), 0);
     bench.pass(Duration::from_micros(1));
     assert_eq!(answered(&mut bench), 8);
+}
+
+/// Whoever can send a frame may write to a disk that nobody has. A label or a reservation record would make it one of a pool,
+/// perhaps a disk's double, or one that obeys him.
+#[test]
+fn nobody_without_a_key_makes_a_disk_of_a_pool() {
+    let mut large = device(OPEN);
+    large.geometry.sectors = 8196;
+    let tail = 8192_u64 - 2048;
+    let places =
+        [(0, LABEL_MAGIC), (8, LABEL_MAGIC), (16, RESERVATION_MAGIC), (24, RESERVATION_MAGIC)];
+    let places = places.into_iter().flat_map(|(at, magic)| [(at, magic), (tail + at, magic)]);
+    for (at, magic) in places {
+        for (demands_keys, trusted) in [(true, false), (true, true), (false, false)] {
+            let mut bench = Bench::new(OPEN, |_| ());
+            bench.target.set_device(bench.export, large.clone());
+            bench.disk = vec![0; 8196 * 512];
+            bench.collect();
+            bench.sent.clear();
+            if demands_keys {
+                let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(1));
+                let identity = Identity::new(key(NODE), entropy).with_least(Security::Encrypt);
+                bench.target.set_identity(Rc::new(identity));
+            }
+            if trusted {
+                bench.target.trust_port(PORT);
+            }
+            // Also in the middle of other bytes.
+            for first in [at, at.saturating_sub(1)] {
+                let mut data = vec![0xA5; 1024];
+                let offset = (at - first) as usize * 512;
+                data[offset..offset + 8].copy_from_slice(&magic);
+                let write =
+                    AtaRequest::new(header(Command::Ata), AtaCommand::WRITE_EXT, Lba(first), 2);
+                bench.send(&write.emit(Buffer::copy_of(&data)));
+                let is_done = !bench.io.is_empty();
+                assert_eq!(is_done, !demands_keys || trusted, "{first}");
+                bench.serve();
+                let (reply, _) =
+                    AtaReply::parse(&bench.reply()).map(|(r, d)| (r, d.to_vec())).unwrap();
+                assert_eq!(reply.error == 0, is_done);
+                // All else may be written there.
+                data[offset] = b'x';
+                bench.send(&write.emit(Buffer::copy_of(&data)));
+                assert!(!bench.io.is_empty());
+                bench.serve();
+                bench.reply();
+            }
+        }
+    }
 }

@@ -62,10 +62,11 @@ impl Metrics {
 }
 
 fn page(admin: &AdminServer) -> Option<String> {
-    let NodeReply::Stats(report) = admin.ask(NodeRequest::Stats { exports: Vec::new() }) else {
+    let NodeReply::Stats(report) = admin.ask(NodeRequest::Stats { exports: Vec::new() }, None)
+    else {
         return None;
     };
-    let NodeReply::Status(status) = admin.ask(NodeRequest::Status) else { return None };
+    let NodeReply::Status(status) = admin.ask(NodeRequest::Status, None) else { return None };
     Some(control::node::metrics(&report, &status))
 }
 

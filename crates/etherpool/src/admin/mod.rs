@@ -9,6 +9,7 @@ mod metrics;
 mod observe;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
@@ -94,6 +95,19 @@ pub enum Change {
     },
 }
 
+/// For the log: of a token nothing.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Export { path } => write!(f, "export {path}"),
+            Change::Reload => f.write_str("reload"),
+            Change::Join { .. } => f.write_str("join"),
+            Change::Forget { key } => write!(f, "key forget {key}"),
+            Change::ResetOwner { disk } => write!(f, "disk reset-owner {disk}"),
+        }
+    }
+}
+
 /// How a target is, with what its driver knows.
 pub fn status_of(handler: &dyn AdminHandler) -> NodeStatus {
     let mut status = handler.status();
@@ -125,9 +139,16 @@ impl Drop for Answering {
 /// A question on its way to the reactor.
 enum Message {
     /// And where its answer goes.
-    Ask(NodeRequest, SyncSender<NodeReply>),
+    Ask(Asked, SyncSender<NodeReply>),
     /// Somebody wants to hear of requests.
     Listen(Listen),
+}
+
+/// A question, and who asks.
+struct Asked {
+    request: NodeRequest,
+    /// By the kernel's word; nobody for metrics.
+    uid: Option<u32>,
 }
 
 /// Where questions are put. For any thread.
@@ -149,11 +170,11 @@ impl AdminServer {
                     Message::Listen(listen) => listeners.admit(handle, driver, listen),
                     // Each by itself: who asks how things are doesn't wait for a disk that is looked
                     // at for somebody else. Each has an asker, so they are few.
-                    Message::Ask(request, reply) => {
+                    Message::Ask(asked, reply) => {
                         let (handler, changing) = (Rc::clone(&handler), Rc::clone(&changing));
                         handle.runtime().spawn(async move {
                             // An asker that went away takes its answer with it.
-                            let _ = reply.try_send(answer(handler, &changing, request).await);
+                            let _ = reply.try_send(answer(handler, &changing, asked).await);
                         });
                     }
                 }
@@ -179,9 +200,9 @@ impl AdminServer {
     }
 
     /// Asks, and waits for the answer.
-    fn ask(&self, request: NodeRequest) -> NodeReply {
+    fn ask(&self, request: NodeRequest, uid: Option<u32>) -> NodeReply {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        match self.0.send(Message::Ask(request, answer)) {
+        match self.0.send(Message::Ask(Asked { request, uid }, answer)) {
             Err(_) => NodeReply::Error("the node is busy or stopping".to_owned()),
             Ok(()) => answered
                 .recv_timeout(ASKER_TIMEOUT)
@@ -197,7 +218,7 @@ impl AdminServer {
 async fn answer(
     handler: Rc<dyn AdminHandler>,
     changing: &Rc<Semaphore>,
-    request: NodeRequest,
+    Asked { request, uid }: Asked,
 ) -> NodeReply {
     let change = match request {
         NodeRequest::Status => return NodeReply::Status(status_of(&*handler)),
@@ -219,7 +240,10 @@ async fn answer(
         NodeRequest::ResetOwner { disk } => Change::ResetOwner { disk },
     };
     let _turn = changing.acquire(1).await;
-    match Rc::clone(&handler).change(change).await {
+    let what = change.to_string();
+    let changed = Rc::clone(&handler).change(change).await;
+    tracing::info!(uid, what, done = changed.is_ok(), "command");
+    match changed {
         Ok(()) => NodeReply::Status(status_of(&*handler)),
         Err(error) => NodeReply::Error(format!("{error:#}")),
     }
@@ -236,7 +260,7 @@ fn serve_asker(connection: &mut Connection, admin: &AdminServer) -> std::io::Res
                 }
                 NodeReply::Error("the node is busy or stopping".to_owned())
             }
-            Ok(request) => admin.ask(request),
+            Ok(request) => admin.ask(request, connection.uid()),
         };
         connection.send(&reply)?;
     }

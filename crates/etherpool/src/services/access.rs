@@ -5,12 +5,19 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request};
-use axum::serve::IncomingStream;
+use axum::serve::{IncomingStream, Listener};
 use control::api::{ApiError, ErrorCode, Role};
-use tokio::net::UnixListener;
+use frontend::places::{Place, Places};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::local_users::{GROUPS, USERS, group_id, user_name};
 
@@ -35,9 +42,103 @@ pub enum Peer {
     },
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        let credentials = stream.io().peer_cred().ok();
+/// Connections of a user who may only look: nobody keeps root out by having all of them.
+const OF_A_READER_MAX: usize = 32;
+/// Before the next accept when the last one failed (no descriptors).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The socket, with so many connections for each user.
+pub struct LocalListener {
+    socket: UnixListener,
+    readers: Arc<Places<u32>>,
+}
+
+impl LocalListener {
+    /// Of this socket.
+    pub fn new(socket: UnixListener) -> LocalListener {
+        LocalListener { socket, readers: Places::new(OF_A_READER_MAX) }
+    }
+
+    /// A place for a connection, if its user may have one more.
+    fn admit(&self, stream: UnixStream) -> Option<LocalStream> {
+        let place = self.place_of(stream.peer_cred().ok()?.uid())?;
+        Some(LocalStream { stream, _place: place })
+    }
+
+    fn place_of(&self, uid: u32) -> Option<Option<Place<u32>>> {
+        if is_administrator(uid) {
+            return Some(None);
+        }
+        self.readers.admit(uid).map(Some)
+    }
+}
+
+impl Listener for LocalListener {
+    type Io = LocalStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (LocalStream, SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok((stream, address)) => {
+                    if let Some(stream) = self.admit(stream) {
+                        return (stream, address);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the API's socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// A connection by the socket.
+pub struct LocalStream {
+    stream: UnixStream,
+    _place: Option<Place<u32>>,
+}
+
+impl AsyncRead for LocalStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for LocalStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+fn is_administrator(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+impl Connected<IncomingStream<'_, LocalListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, LocalListener>) -> Peer {
+        let credentials = stream.io().stream.peer_cred().ok();
         let login = credentials.and_then(|peer| peer.pid()).and_then(login_uid);
         Peer::Local { uid: credentials.map(|peer| peer.uid()), login }
     }
@@ -52,10 +153,9 @@ impl Peer {
 
     /// What they may. Whoever could connect to the socket may look.
     fn role(&self) -> Role {
-        let own = rustix::process::geteuid().as_raw();
         match self {
             Peer::Client { role, .. } => *role,
-            Peer::Local { uid: Some(uid), .. } if *uid == 0 || *uid == own => Role::Administer,
+            Peer::Local { uid: Some(uid), .. } if is_administrator(*uid) => Role::Administer,
             Peer::Local { .. } => Role::Read,
         }
     }
@@ -130,7 +230,23 @@ fn login_uid(pid: i32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_looks_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = LocalListener::new(UnixListener::bind(dir.path().join("s")).unwrap());
+        let reader = || listener.place_of(65_534);
+        let places: Vec<_> = (0..OF_A_READER_MAX).map(|_| reader().unwrap()).collect();
+        assert!(reader().is_none());
+        assert!(listener.place_of(65_533).is_some());
+        let root: Vec<_> = (0..=OF_A_READER_MAX).map(|_| listener.place_of(0)).collect();
+        assert!(root.iter().all(|place| place.as_ref().is_some_and(Option::is_none)));
+        drop(places);
+        assert!(reader().is_some());
+    }
 
     #[test]
     fn who_isnt_root_looks_only() {

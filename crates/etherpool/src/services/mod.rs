@@ -148,6 +148,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
         tls::TlsServer::start(config, router.clone(), tokio::runtime::Handle::current(), troubles)
             .context("the thread of the API by TLS")?;
     let router = router.into_make_service_with_connect_info::<access::Peer>();
+    let listener = access::LocalListener::new(listener);
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
     let follow = tokio::spawn(follow(Arc::clone(&services)));
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));

@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-use super::access::Peer;
+use super::access::{ACCEPT_PAUSE, Peer};
 use super::api::Refusal;
 use super::certificate::Certificate;
 use super::commands::REQUEST_BYTES_MAX;
@@ -55,8 +55,6 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// How often an address that can't be listened at is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
-/// Waits before the next accept when the last one failed (no descriptors).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When it is said that the supervisor's own certificate is to be renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates and authorities are replaced while we run: files are no older than this when somebody knocks.

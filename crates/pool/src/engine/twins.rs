@@ -39,7 +39,7 @@ impl Engine {
         match device.epoch.get().cmp(&newest.epoch.get()) {
             std::cmp::Ordering::Greater => None,
             std::cmp::Ordering::Less => Some(format!(
-                "it carries the identity of {}, which has had a later owner; {REMEDY}",
+                "it carries the identity of {}, which says that it had a later owner; {REMEDY}",
                 newest.facts.name
             )),
             std::cmp::Ordering::Equal => Some(format!(
@@ -118,7 +118,8 @@ impl Engine {
     }
 }
 
-const REMEDY: &str = "take it away (stop exporting it), or wipe it if it is a copy";
+const REMEDY: &str =
+    "if it is the copy, take it away (stop exporting it); if the other one is, that one";
 
 fn refusal(held: &str) -> String {
     format!("it carries the identity of {held}, which answers; {REMEDY}")
