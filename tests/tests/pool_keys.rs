@@ -111,7 +111,7 @@ fn disks_obey_whom_their_pool_lets_in() {
     // The key is lost, as far as the first one is concerned: each node's administrator gives its disk up.
     let theirs = keys(&rival)["key"].as_str().unwrap().to_owned();
     drop(rival);
-    for (node, disk) in [("n1", "e1.0"), ("n2", "e2.0"), ("n3", "e3.0")] {
+    for (node, disk) in [("n1", "e1.0"), ("n2", "e2.0")] {
         let run = lab.dir().join(node).join("run");
         lab.cli(&[
             "disk",
@@ -123,7 +123,19 @@ fn disks_obey_whom_their_pool_lets_in() {
             run.to_str().unwrap(),
             "--yes",
         ]);
+        // Who has done so is in its log.
+        let log = std::fs::read_to_string(lab.dir().join(format!("log/{node}.log"))).unwrap();
+        assert!(log.contains(&format!("disk reset-owner {disk}")), "{log}");
     }
+    // Of one that nobody logs in to the configuration says so.
+    let file = lab.dir().join("n3/node.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("reset-owner = [\"{theirs}\"]\n{text}")).unwrap();
+    lab.reload("n3");
+    wait_until("its disk obeys nobody", || {
+        let log = std::fs::read_to_string(lab.dir().join("log/n3.log")).unwrap();
+        log.contains("it obeys nobody any more")
+    });
     // What the other one has signed since is nothing to who knows another key, until somebody says that it is right.
     let (code, text) = lab.said(&["pool", "import", POOL, "--force", "--yes"]);
     assert!(code != 0 && text.contains(&theirs) && text.contains("--pool-key KEY"), "{text}");

@@ -21,7 +21,7 @@ use block::{
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{EventQueue, Handle, Notify};
-use seal::{Grant, Identity};
+use seal::{Grant, Identity, PoolKey};
 
 use crate::fenced::{FencedDevice, Ownership};
 use crate::{
@@ -278,6 +278,16 @@ impl TargetDriver {
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.watch_device(id, entry).await });
         Ok(id)
+    }
+
+    /// The key of the pool that a disk obeys.
+    pub fn obeyed_by(&self, address: ShelfSlot) -> Option<PoolKey> {
+        let exports = self.inner.exports.borrow();
+        let found = exports.values().find(|export| export.address == address)?;
+        match &found.device {
+            ExportDevice::Fenced(medium) => medium.grant().map(|grant| grant.key()),
+            ExportDevice::Device(_) => None,
+        }
     }
 
     /// Has a disk obey whoever claims it, with whatever is on it.

@@ -227,9 +227,12 @@ pub struct ExportVolume {
     /// Interfaces to answer on; all of the supervisor's configuration when empty.
     #[serde(default)]
     pub interfaces: Vec<String>,
-    /// Clients to answer; all when empty.
+    /// Clients to answer.
     #[serde(default)]
     pub allow: Vec<ClientMac>,
+    /// Whoever can send frames is answered: instead of clients.
+    #[serde(default)]
+    pub everybody: bool,
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,

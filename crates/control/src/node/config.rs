@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::ShelfSlot;
-use seal::{PublicKey, Security};
+use seal::{PoolKey, PublicKey, Security};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
@@ -60,6 +60,8 @@ pub struct NodeConfig {
     pub claim: Option<Claim>,
     /// A file with a token, of `etherpool token create`, for a node that is set up by programs, or keeps nothing.
     pub token_file: Option<PathBuf>,
+    /// Pools whose keys are lost, by their public halves: a disk that obeys one obeys nobody from when it is exported on.
+    pub reset_owner: Vec<PoolKey>,
     /// Settings of this machine's drives.
     pub drive: Vec<DriveConfig>,
     /// Named lists of MAC addresses, for access lists.
@@ -91,6 +93,7 @@ const OWN_KEYS: &[&str] = &[
     "supervisors",
     "claim",
     "token-file",
+    "reset-owner",
     "drive",
     "groups",
 ];
@@ -333,6 +336,7 @@ mod tests {
             metrics = '127.0.0.1:9100'\nsmartctl = '/s'\nsecurity = 'encrypt'\n\
             supervisors = ['hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ninterfaces = ['eth*']\nio = 'buffered'\n\
             claim = ['key:hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\ntoken-file = '/t'\n\
+            reset-owner = ['hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=']\n\
             [[drive]]\nmatch = 'x'\nread-ahead = true\n\
             [groups]\nweb = ['02:00:00:00:00:01']\n\
             [access]\nread.accept = ['web']\n\
@@ -347,7 +351,7 @@ mod tests {
         assert!(OWN_EXPORT_KEYS.iter().all(|key| own.contains_key(*key)), "{own:?}");
         assert_eq!(config.defaults.io, Some(IoMode::Buffered));
         assert_eq!(config.export[0].settings.write_cache, Some(WriteCache::On));
-        assert_eq!(config.export[0].line, Some(27));
+        assert_eq!(config.export[0].line, Some(28));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure
     let request = ExportVolume {
         address: args.target.0,
         interfaces: args.interface,
+        // That is asked before, or said by --yes.
+        everybody: args.allow.is_empty(),
         allow: args.allow,
         read_only: args.read_only,
         dry_run: confirmation.dry_run,

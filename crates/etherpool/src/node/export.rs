@@ -302,6 +302,7 @@ impl Export {
             ..ExportSetup::new(device, options)
         };
         let id = node.driver.add_export(setup).await?;
+        node.reset_owner_of(self.address).await;
         self.lost.set(false);
         self.running.set(Some(id));
         self.device.replace(disk.path().to_owned());
@@ -310,7 +311,8 @@ impl Export {
             self.state.replace("online".to_owned());
         }
         let bytes = self.measure(disk, plan);
-        tracing::info!(export = %self.address, path = %disk.path().display(), bytes, "exported");
+        let obeys = node.driver.obeyed_by(self.address).map(tracing::field::display);
+        tracing::info!(export = %self.address, path = %disk.path().display(), bytes, obeys, "exported");
         Ok((id, damaged))
     }
 

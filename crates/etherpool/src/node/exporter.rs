@@ -114,11 +114,19 @@ impl Exporter {
                 anew.extend(plan.map(|plan| (plan, export.origin)));
             }
         }
+        self.node.reset_owner.replace(wanted.config.reset_owner.clone());
         self.wanted.replace(wanted);
         for (plan, origin) in anew {
             self.start_export(plan, origin);
         }
         self.start_named();
+        let addresses: Vec<ShelfSlot> = self.exports.borrow().keys().copied().collect();
+        let node = Rc::clone(&self.node);
+        self.node.handle.runtime().spawn(async move {
+            for address in addresses {
+                node.reset_owner_of(address).await;
+            }
+        });
     }
 
     /// Whether it could look for disks if it is told to.

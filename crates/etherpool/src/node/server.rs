@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use aoe_target::NodeIdentity;
 use aoe_target::TargetDriver;
+use aoe_wire::ShelfSlot;
 use control::node::{Claim, NodeStatus};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -24,7 +25,7 @@ use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
 use runtime::{Notify, Semaphore};
-use seal::{KeyPair, Members, Token};
+use seal::{KeyPair, Members, PoolKey, Token};
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
@@ -76,6 +77,8 @@ pub struct Node {
     pub membership: Rc<Membership>,
     /// What is demanded of sessions at present.
     pub demands: RefCell<Demands>,
+    /// Pools whose keys are lost.
+    pub reset_owner: RefCell<Vec<PoolKey>>,
     /// The machine's identity.
     pub node_id: uuid::Uuid,
     /// Where the sockets are, if there are any. Opened before anything is served: nothing in it is
@@ -103,6 +106,21 @@ impl Node {
         let run_dir = self.run_dir.as_ref().filter(|_| self.has_frame_socket);
         let path = run_dir.map(|run_dir| run_dir.path_of(local::FRAME_SOCKET));
         path.map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+impl Node {
+    /// Has a disk obey nobody if the key that it obeys is lost, by the configuration's word.
+    pub async fn reset_owner_of(&self, address: ShelfSlot) {
+        let key = self.driver.obeyed_by(address);
+        let Some(key) = key.filter(|key| self.reset_owner.borrow().contains(key)) else { return };
+        match self.driver.forget_grant(address).await {
+            Ok(()) => tracing::warn!(
+                export = %address, %key,
+                "it obeys nobody any more, as reset-owner of the configuration says"
+            ),
+            Err(error) => tracing::error!(export = %address, %key, %error, "reset-owner"),
+        }
     }
 }
 
@@ -452,6 +470,7 @@ pub(super) fn prepare(wanted: &Wanted, handle: &ReactorHandle) -> anyhow::Result
         keys: RefCell::new(identity.keys().clone()),
         membership,
         demands: RefCell::new(wanted.demands.clone()),
+        reset_owner: RefCell::new(config.reset_owner.clone()),
         name,
         node_id,
         run_dir,

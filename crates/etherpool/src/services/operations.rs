@@ -372,6 +372,12 @@ impl Services {
         name: &VolumeName,
         request: ExportVolume,
     ) -> Result<ShelfSlot, ApiError> {
+        if request.everybody != request.allow.is_empty() {
+            let what = "an export is for the clients that are named, or for everybody";
+            return Err(ApiError::new(ErrorCode::Invalid, what).remedy(
+                "name clients (allow), or say that it is for everybody (everybody: true)",
+            ));
+        }
         let _turn = self.turns.on(name).await?;
         let _addresses = self.turns.on_exports().await?;
         let pools = self.fresh_pools().await?;
