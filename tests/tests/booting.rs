@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, VOLUME, alone, etherpool, require_root, wait_until};
+use blackbox::{Lab, LabOptions, Rival, VOLUME, alone, etherpool, require_root, wait_until};
 use rustix::net::{AddressFamily, SocketType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -77,6 +77,11 @@ impl Booting {
     }
 
     fn start(&mut self) {
+        let state = self.path("state").display().to_string();
+        self.start_in(&state);
+    }
+
+    fn start_in(&mut self, state: &str) {
         let begun = self.log().matches("serving machines").count();
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = inside(&self.machine);
@@ -84,8 +89,7 @@ impl Booting {
             .arg(etherpool().get_program())
             .args(["boot", "serve", "-i", "eth0", "--config"])
             .arg(self.path("boot.toml"))
-            .arg("--state-dir")
-            .arg(self.path("state"))
+            .args(["--state-dir", state])
             .args(&self.words)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -913,6 +917,181 @@ fn a_supervisor_of_the_machine_is_asked_and_told() {
     lab.cli(&assign);
     let (_, script) = client.get(&format!("/boot.ipxe?mac={}&uuid={UUID}", mac(7)));
     assert!(String::from_utf8(script).unwrap().contains("sanboot aoe:e77.1"));
+    booting.stop();
+}
+
+/// The supervisor's machine is lost with its disk; the pool is imported elsewhere, and there are the same nodes.
+#[test]
+fn who_loses_the_supervisors_machine_has_the_same_nodes_again() {
+    const CONFIGURATION: &str = "before-start = [\"true\"]\nautomatic = true\n";
+    const SEALED: &str = "00112233-4455-6677-8899-aabbccddee00";
+    let lab = Lab::up(&LabOptions { nodes: 2, disks: 1, size: "512M", ..LabOptions::default() });
+    let mut booting = Booting::new("copies");
+    // As by default: below the supervisor's own directory.
+    let state = booting.path("state").display().to_string();
+    let supervisor = lab.dir().join("supervisor/state");
+    std::os::unix::fs::symlink(&state, supervisor.join("boot")).unwrap();
+    booting.start();
+    let client = booting.client(12);
+    let (plain, mut sealed) = (key(&booting, "plain"), key(&booting, "sealed"));
+    sealed["kept"] = json!({ "tpm": { "public": "AA==", "private": "BB==" } });
+    let with_slots = |mut said: Value| {
+        said["slots"] = json!({ "wwn-0x5000": 3 });
+        said
+    };
+    let says = |identity| with_slots(hello(UUID, &mac(7), identity));
+    let says_sealed = |identity| with_slots(hello(SEALED, &mac(8), identity));
+    for (said, own, name, shelf) in [
+        (says(Some(&plain)), &plain, "seven", "71"),
+        (says_sealed(Some(&sealed)), &sealed, "eight", "72"),
+    ] {
+        client.hello(&said);
+        let (uuid, public) = (said["uuid"].as_str().unwrap(), own["public"].as_str().unwrap());
+        wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(uuid));
+        let accept = ["node", "accept", uuid, "--yes", "--key", public, "--name", name];
+        lab.cli(&[&accept[..], &["--shelf", shelf, "--state-dir", &state]].concat());
+        client.hello(&said);
+    }
+    std::fs::write(booting.path("node.toml"), CONFIGURATION).unwrap();
+    booting.cli(&[
+        "node",
+        "config",
+        "seven",
+        "--file",
+        booting.path("node.toml").to_str().unwrap(),
+    ]);
+    booting.cli(&["boot", "assign", "seven", "node"]);
+    let asked = |said: &Value| {
+        let mut told = client.hello(said);
+        (
+            told["name"].take(),
+            told["shelf"].take(),
+            told["configuration"].take(),
+            told["slots"].take(),
+        )
+    };
+    let [before, before_sealed] = [asked(&says(None)), asked(&says_sealed(None))];
+    assert_eq!(
+        before,
+        (json!("seven"), json!(71), json!(CONFIGURATION), json!({ "wwn-0x5000": 3 }))
+    );
+
+    let machine_of = |copies: &Value, uuid: &str| -> String {
+        let file = copies[0]["notes"][format!("{uuid}.toml")].as_str();
+        file.unwrap_or_default().to_owned()
+    };
+    let copies = || lab.show(&["boot", "copies", "cluster", "--json"]);
+    let copies = || -> Value { serde_json::from_str(&copies()).unwrap() };
+    wait_until("the pool has a copy", || {
+        let (copies, secret) = (copies(), plain["kept"]["plain"]["secret"].as_str().unwrap());
+        assert!(!copies.to_string().contains(secret), "{copies}");
+        let [seven, eight] = [UUID, SEALED].map(|uuid| machine_of(&copies, uuid));
+        seven.contains("before-start")
+            && seven.contains("wwn-0x5000")
+            && seven.contains("is = \"node\"")
+            && eight.contains("wwn-0x5000")
+            && eight.contains("tpm-private")
+    });
+    // Without a change there is none: nothing is told of a further copy.
+    let told = |lab: &Lab| lab.log("supervisor").matches("is copied there").count();
+    let (count, was) = (told(&lab), copies());
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!((told(&lab), copies()), (count, was.clone()));
+    let dumped = lab.cli(&["pool", "show", "cluster"]);
+    assert!(!dumped.contains("before-start") && dumped.lines().count() < 60, "{dumped}");
+    // A machine that is no more is taken out.
+    booting.cli(&["boot", "assign", &mac(9), "local"]);
+    let gone = format!("machines/{}.toml", mac(9).replace(':', "-"));
+    wait_until("it is copied, too", || copies().to_string().contains(&mac(9)));
+    std::fs::remove_file(booting.path("state").join(gone)).unwrap();
+    wait_until("it is gone", || !copies().to_string().contains(&mac(9)));
+
+    // All is lost, but for the pool.
+    let rival = Rival::start(&lab);
+    booting.stop();
+    lab.lab(&["kill", "supervisor"]);
+    std::fs::remove_dir_all(&supervisor).unwrap();
+    std::fs::remove_dir_all(&state).unwrap();
+    rival.must(&["pool", "import", "cluster", "--yes", "--force"]);
+    // Who imports it has machines of his own.
+    let rivals = lab.dir().join("rival/state/boot").display().to_string();
+    rival.must(&["boot", "assign", &mac(10), "local", "--name", "own", "--state-dir", &rivals]);
+    wait_until("the pool has both copies", || {
+        let text = rival.must(&["boot", "copies", "cluster", "--state-dir", &rivals]);
+        text.contains("own") && text.contains("of this machine,") && text.contains("seven")
+    });
+    let restore = ["boot", "restore", "cluster", "--state-dir", &rivals];
+    let dry = rival.must(&[&restore[..], &["--dry-run"]].concat());
+    assert!(dry.contains("seven is not known here") && dry.contains("runs as root: true"), "{dry}");
+    let (code, said) = rival.code(&restore);
+    assert!(code == 4 && said.contains("--yes"), "{code}: {said}");
+    assert!(!std::path::Path::new(&rivals).join(format!("machines/{UUID}.toml")).exists());
+    let done = rival.must(&[&restore[..], &["--yes"]].concat());
+    assert!(done.contains("Restored: ") && done.contains("node accept"), "{done}");
+    let again = rival.must(&[&restore[..], &["--yes"]].concat());
+    assert!(again.contains("As they are here: eight, seven"), "{again}");
+    // What is there is overwritten by nobody who doesn't say so.
+    std::fs::write(booting.path("other.toml"), "automatic = false\n").unwrap();
+    let other = booting.path("other.toml").display().to_string();
+    let config = ["node", "config", "seven", "--state-dir", &rivals];
+    rival.must(&[&config[..], &["--file", &other]].concat());
+    let left = rival.must(&[&restore[..], &["--yes"]].concat());
+    assert!(left.contains("differs here") && left.contains("+ automatic = true"), "{left}");
+    assert_eq!(rival.must(&config), "automatic = false\n");
+    let from = was[0]["keeper"].as_str().unwrap();
+    rival.must(&[&restore[..], &["--yes", "--replace", "--from", from]].concat());
+    assert_eq!(rival.must(&config), CONFIGURATION);
+
+    // It is the boot server from now on. The sealed key is at once what it was; the other node is accepted by a new one.
+    std::fs::create_dir_all(std::path::Path::new(&rivals).join("images")).unwrap();
+    booting.start_in(&rivals);
+    rival.must(&["node", "accept", "eight", "--yes", "--state-dir", &rivals]);
+    let mut started = says_sealed(None);
+    started["phase"] = "started".into();
+    let told = client.hello(&started);
+    assert_eq!((&told["identity"], told["supervisors"].as_array().unwrap().len()), (&sealed, 1));
+    assert_eq!(asked(&started), before_sealed);
+    let new = key(&booting, "new");
+    assert_eq!(client.hello(&says(Some(&new)))["state"], "pending");
+    let public = new["public"].as_str().unwrap();
+    wait_until("it is pending", || {
+        rival.must(&["node", "pending", "--state-dir", &rivals]).contains(public)
+    });
+    rival.must(&["node", "accept", UUID, "--yes", "--key", public, "--state-dir", &rivals]);
+    assert_eq!(asked(&says(None)), before);
+    // And of the former one nothing is needed any more; who gives up his own has another one.
+    let own = |text: &str| text.contains("of this machine,") && text.contains("seven");
+    let forget = ["boot", "forget-copy", "cluster", "--state-dir", &rivals];
+    let lineage = std::path::Path::new(&rivals).join("machines/.copies.json");
+    let lineage: Value = serde_json::from_slice(&std::fs::read(lineage).unwrap()).unwrap();
+    let id = lineage["id"].as_str().unwrap();
+    rival.must(&[&forget[..], &[id, "--yes"]].concat());
+    rival.must(&[&forget[..], &[from, "--yes"]].concat());
+    wait_until("its own copy has all", || {
+        let text = rival.must(&["boot", "copies", "cluster", "--state-dir", &rivals]);
+        !text.contains(from) && own(&text)
+    });
+
+    // Who brings a backup back doesn't overwrite what the pool has of later.
+    let backup = booting.path("backup").display().to_string();
+    let copy = |from: &str, to: &str| {
+        let done = Command::new("cp").args(["-a", "--no-target-directory", from, to]).status();
+        assert!(done.unwrap().success());
+    };
+    copy(&format!("{rivals}/machines"), &backup);
+    rival.must(&[&config[..], &["--file", &other]].concat());
+    let shows = ["boot", "copies", "cluster", "--machine", "seven", "--state-dir", &rivals];
+    wait_until("the pool has it", || rival.must(&shows).contains("automatic = false"));
+    copy(&backup, &format!("{rivals}/machines"));
+    assert_eq!(rival.must(&config), CONFIGURATION);
+    wait_until("it is told of", || rival.log().contains("never had"));
+    assert!(rival.must(&shows).contains("automatic = false"));
+    rival.must(&[&restore[..], &["--yes", "--replace"]].concat());
+    assert_eq!(rival.must(&config), "automatic = false\n");
+    // And goes on from there.
+    rival.must(&["boot", "assign", &mac(11), "local", "--state-dir", &rivals]);
+    let all = ["boot", "copies", "cluster", "--json", "--state-dir", &rivals];
+    wait_until("what changes is copied again", || rival.must(&all).contains(&mac(11)));
     booting.stop();
 }
 

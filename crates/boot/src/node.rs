@@ -293,6 +293,11 @@ fn sound(mut slots: Slots) -> Slots {
     slots
 }
 
+/// Whether slots are such as a node is told: none of it would be left out.
+pub fn are_sound(slots: &Slots) -> bool {
+    slots.len() <= SLOTS_MAX && sound(slots.clone()) == *slots
+}
+
 fn check_key(text: &str) -> Result<(), Malformed> {
     let is_one = text.len() <= KEY_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
     if is_one { Ok(()) } else { Err(Malformed::Key) }

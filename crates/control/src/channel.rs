@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use pool::{DestroyPlan, MovedDisk, PoolEvent, Progress, WipePlan};
+use pool::{DestroyPlan, KeepNotes, KeeperId, MovedDisk, PoolEvent, Progress, WipePlan};
 use seal::{Grant, PoolKey, TokenId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -197,6 +197,25 @@ pub enum EngineRequest {
         pool: String,
         /// What of it.
         settings: SetPool,
+    },
+    /// Have a pool keep what somebody wants to have there; answered with [`pool::NotesKept`].
+    KeepNotes {
+        /// The pool.
+        pool: String,
+        /// Who wants what.
+        want: KeepNotes,
+    },
+    /// What a pool keeps for others; answered with a list of [`pool::KeptNotes`].
+    Notes {
+        /// The pool.
+        pool: String,
+    },
+    /// Forget what a pool keeps of somebody; answered with null.
+    ForgetNotes {
+        /// The pool.
+        pool: String,
+        /// Of whom.
+        keeper: KeeperId,
     },
     /// Answered with the job's number.
     ScrubPool {
@@ -564,6 +583,8 @@ mod tests {
                 settings: SetPool { rebuild_delay_secs: Some(None), ..SetPool::default() },
             },
             EngineRequest::ScrubPool { pool: "p".into(), settings: SetPool::default() },
+            EngineRequest::KeepNotes { pool: "p".into(), want: KeepNotes::default() },
+            EngineRequest::ForgetNotes { pool: "p".into(), keeper: KeeperId(7) },
             EngineRequest::History { pool: "p".into() },
             EngineRequest::TellCommand {
                 pool: "p".into(),

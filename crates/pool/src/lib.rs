@@ -39,7 +39,8 @@ pub use forecast::{
 pub use format::FailureDomain;
 pub use history::{HistoryEntry, Severity};
 pub use metadata::{
-    DomainLabel, InvalidLabel, InvalidLayout, LabelKind, LabelValue, Labels, Layout,
+    DomainLabel, InvalidLabel, InvalidLayout, KeepNotes, KeeperId, KeptNotes, LabelKind,
+    LabelValue, Labels, Layout, NOTE_BYTES_MAX, NOTES_BYTES_MAX, NotAKeeper, NotesKept, is_note,
 };
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, MovedDisk, OfflineReport,

@@ -32,6 +32,9 @@ impl Asked {
             ["pools", pool, "online"] => (format!("pool {pool}"), &["take into use disks of"][..]),
             ["pools", pool, "label"] => (format!("pool {pool}"), &["label disks of"][..]),
             ["pools", pool, "jobs", job] => (format!("job {job} of pool {pool}"), &[][..]),
+            ["pools", pool, "boot-copies", server] => {
+                (format!("the copy of boot server {server} in pool {pool}"), &[][..])
+            }
             ["pools", pool, rest @ ..] => (format!("pool {pool}"), rest),
             ["disks", disk, rest @ ..] => (format!("disk {disk}"), rest),
             ["pools"] if method != "GET" => ("a new pool".to_owned(), &["create"][..]),
@@ -83,6 +86,7 @@ mod tests {
             ("POST", "/v1/pools/p/label", "label disks of pool p"),
             ("POST", "/v1/pools/p/offline", "take out of use disks of pool p"),
             ("DELETE", "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
+            ("DELETE", "/v1/pools/p/boot-copies/7", "remove the copy of boot server 7 in pool p"),
             ("POST", "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
         ] {
             assert_eq!(Asked::of(method, path).text, expected);

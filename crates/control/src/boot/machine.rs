@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use aoe_wire::{MacAddr, ShelfSlot};
 use block::VolumeName;
-use boot::node::{Identity, Kept};
+use boot::node::{Identity, Kept, Slots, are_sound};
 use seal::{KeyPair, PublicKey, SecretKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -42,6 +42,9 @@ pub struct Machine {
     /// The text of its `node.toml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
+    /// Which slots disks of it have, whatever it says of them: what was given once, before it said so here.
+    #[serde(default, skip_serializing_if = "Slots::is_empty")]
+    pub slots: Slots,
     /// What it boots; what all do without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Assignment>,
@@ -247,6 +250,7 @@ impl Machine {
             shelf: None,
             supervisors: Vec::new(),
             configuration: None,
+            slots: Slots::new(),
             boot: None,
             identity: None,
         }
@@ -275,6 +279,10 @@ impl Machine {
         }
         if self.shelf == Some(ShelfSlot::ANY_SHELF) {
             return Err(("shelf", "shelf 65535 means all shelves".into()));
+        }
+        if !are_sound(&self.slots) {
+            let why = "slots are 0 to 254, one for each disk, and disks are named in a line";
+            return Err(("[slots]", why.into()));
         }
         if self.identity.as_ref().is_some_and(|identity| identity.told().is_none()) {
             let why = "an identity has a secret, or tpm-public and tpm-private";
@@ -505,6 +513,7 @@ mod tests {
                 shelf: Some(7),
                 supervisors: vec![KEY.parse().unwrap()],
                 configuration: Some("# mine\nshelf = 7\n".into()),
+                slots: Slots::from([("wwn-0x5000".into(), 0), ("a b".into(), 254)]),
                 boot: Some(boot.clone()),
                 identity: Some(KeptIdentity::of(KEY.parse().unwrap(), &kept)),
                 ..Machine::new(Some(Uuid::from_u128(7)), vec![MacAddr([2, 0, 0, 0, 0, 7])])
@@ -528,6 +537,8 @@ mod tests {
             (format!("{MAC}name = '{}'\n", Uuid::from_u128(7)), 3, "looks like"),
             (format!("{MAC}shelf = 65535\n"), 3, "all shelves"),
             (format!("{MAC}configuration = 'x = 1'\n"), 3, "line 1"),
+            (format!("{MAC}[slots]\na = 255\n"), 3, "0 to 254"),
+            (format!("{MAC}[slots]\na = 1\nb = 1\n"), 3, "one for each disk"),
             (format!("{MAC}[boot]\nis = 'nodes'\n"), 3, "none of node, volume"),
             (format!("{MAC}[boot]\nis = 'local'\nimage = 'x'\n"), 3, "means nothing"),
             (format!("{MAC}[boot]\nis = 'volume'\nvolume = 'a/b'\n"), 3, "takes `address`"),

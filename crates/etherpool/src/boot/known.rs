@@ -43,7 +43,7 @@ struct Seen<T> {
 }
 
 /// By which a change of a file is noticed: number, length and times.
-type Mark = (u64, i64, [i64; 4]);
+pub(super) type Mark = (u64, i64, [i64; 4]);
 
 /// All of it at one time.
 #[derive(Default, Debug)]
@@ -143,13 +143,13 @@ fn look_again<T>(
     Some(Seen { mark, says: Err(error) })
 }
 
-fn to_mark(stat: &Stat) -> Mark {
+pub(super) fn to_mark(stat: &Stat) -> Mark {
     let times =
         [stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64];
     (stat.st_ino, stat.st_size, times)
 }
 
-fn is_settled((_, _, [seconds, nanos, ..]): &Mark) -> bool {
+pub(super) fn is_settled((_, _, [seconds, nanos, ..]): &Mark) -> bool {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let changed = Duration::new(u64::try_from(*seconds).unwrap_or(0), *nanos as u32);
     now.is_ok_and(|now| now > changed + Duration::from_millis(50))

@@ -4,15 +4,18 @@
 //! the server has seen it writes there itself ([`kept`]). So commands need no server, and the directory is all that has to be
 //! copied for another machine to be one.
 
+pub mod copied;
 mod dhcp;
 mod files;
 pub mod hellos;
 mod http;
-mod kept;
+pub mod kept;
 mod known;
+pub mod lineage;
+pub mod restoring;
 mod serve;
 pub mod sightings;
-mod slots;
+pub mod slots;
 pub mod state;
 mod tftp;
 mod told;

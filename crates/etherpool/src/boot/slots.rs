@@ -19,9 +19,15 @@ pub struct AllSlots {
 }
 
 impl AllSlots {
-    /// Those of a machine's disks.
+    /// Those of a machine's disks: what its file says, and what was learned of others.
     pub fn of(&self, machine: &Machine) -> Slots {
-        self.nodes.get(&machine.file_name()).cloned().unwrap_or_default()
+        let mut slots = machine.slots.clone();
+        for (disk, slot) in self.nodes.get(&machine.file_name()).into_iter().flatten() {
+            if fits(&slots, disk, *slot) {
+                slots.insert(disk.clone(), *slot);
+            }
+        }
+        slots
     }
 
     /// Whether a machine says something that isn't known yet, and may be.
@@ -36,16 +42,19 @@ impl AllSlots {
         if !self.nodes.contains_key(&name) {
             self.nodes.retain(|known, _| all.iter().any(|machine| machine.file_name() == *known));
         }
-        let known = self.nodes.entry(name).or_default();
+        let mut known = self.of(machine);
+        let learned = self.nodes.entry(name).or_default();
         for (disk, slot) in said {
-            if fits(known, disk, *slot) {
+            if fits(&known, disk, *slot) {
                 known.insert(disk.clone(), *slot);
+                learned.insert(disk.clone(), *slot);
             }
         }
     }
 }
 
-fn fits(known: &Slots, disk: &str, slot: u8) -> bool {
+/// Whether a disk can be given a slot beside those that are known.
+pub fn fits(known: &Slots, disk: &str, slot: u8) -> bool {
     let is_free = !known.contains_key(disk) && !known.values().any(|given| *given == slot);
     is_free && known.len() < SLOTS_MAX
 }
@@ -77,6 +86,19 @@ mod tests {
         all.learn(&one, &added, &[machine(7)]);
         assert_eq!(all.of(&one), slots(&[("a", 0), ("b", 1), ("c", 3)]));
         assert_eq!(all.of(&machine(8)), Slots::new());
+    }
+
+    #[test]
+    fn what_a_machines_file_says_counts_before_what_was_learned() {
+        let (one, mut all) = (machine(7), AllSlots::default());
+        all.learn(&one, &slots(&[("a", 0), ("b", 1)]), &[machine(7)]);
+        let told = Machine { slots: slots(&[("a", 1), ("c", 2)]), ..one };
+        assert_eq!(all.of(&told), slots(&[("a", 1), ("c", 2)]));
+        let said = slots(&[("b", 2), ("d", 3)]);
+        assert!(all.lacks(&told, &said));
+        all.learn(&told, &said, &[machine(7)]);
+        assert_eq!(all.of(&told), slots(&[("a", 1), ("c", 2), ("d", 3)]));
+        assert!(!all.lacks(&told, &said));
     }
 
     #[test]

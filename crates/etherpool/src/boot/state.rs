@@ -194,7 +194,8 @@ impl State {
         }
     }
 
-    fn machine_files(&self) -> anyhow::Result<Vec<OsString>> {
+    /// The files that are about machines.
+    pub fn machine_files(&self) -> anyhow::Result<Vec<OsString>> {
         let names = self.machines.names().with_context(|| {
             format!("the directory {} can't be read", self.machines.path().display())
         })?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::boot_assign::{self, AssignArgs};
 use super::boot_image::{self, ImageCommand};
+use super::boot_restore::{self, CopiesArgs, ForgetCopyArgs, RestoreArgs};
 use super::{Context, Failure, boot_verify, output};
 use crate::boot::ServeArgs;
 use crate::boot::sightings::{self, Sighting, Sightings};
@@ -24,6 +25,12 @@ pub enum BootCommand {
     Assign(Box<AssignArgs>),
     /// Who asked, when, what was given, and with what result
     List(StateArgs),
+    /// What a pool keeps of boot servers: their machines, with the configurations of nodes
+    Copies(CopiesArgs),
+    /// Bring machines back that a pool keeps, where their files are lost
+    Restore(RestoreArgs),
+    /// Have a pool keep nothing any more of a boot server
+    ForgetCopy(ForgetCopyArgs),
     /// The image that nodes boot
     #[command(subcommand)]
     Image(ImageCommand),
@@ -83,6 +90,9 @@ pub async fn run(context: &Context, command: BootCommand) -> Result<Exit, Failur
         BootCommand::Serve(_) => Err(Failure::usage("the server is no command of a client")),
         BootCommand::Assign(args) => boot_assign::run(context, *args).await,
         BootCommand::List(args) => list(context, &args),
+        BootCommand::Copies(args) => boot_restore::copies(context, &args).await,
+        BootCommand::Restore(args) => boot_restore::restore(context, &args).await,
+        BootCommand::ForgetCopy(args) => boot_restore::forget(context, &args).await,
         BootCommand::Image(ImageCommand::Build(args)) => boot_image::build(&args, context.json),
         BootCommand::Image(ImageCommand::Verify(args)) => boot_verify::verify(&args, context.json),
     }

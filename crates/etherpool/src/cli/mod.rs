@@ -9,6 +9,7 @@ mod args;
 mod boot;
 mod boot_assign;
 mod boot_image;
+mod boot_restore;
 mod boot_verify;
 mod confirm;
 mod disk;

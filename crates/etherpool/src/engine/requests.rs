@@ -209,6 +209,14 @@ impl Work<'_> {
             EngineRequest::SetPool { pool, settings } => {
                 value(engine.set_pool(&pool, &settings).await?)
             }
+            EngineRequest::KeepNotes { pool, want } => value(engine.keep_notes(&pool, want).await?),
+            EngineRequest::Notes { pool } => value(engine.notes(&pool)?),
+            EngineRequest::ForgetNotes { pool, keeper } => {
+                let was_there = engine.forget_notes(&pool, keeper).await?;
+                let why = format!("pool {pool} has no copy of the boot server {keeper}");
+                given_up(was_there, why)
+                    .map_err(|error| error.remedy(format!("see `etherpool boot copies {pool}`")))
+            }
             EngineRequest::ScrubPool { pool, settings } => {
                 value(engine.scrub_pool(&pool, &settings).await?)
             }

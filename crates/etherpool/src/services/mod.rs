@@ -6,6 +6,7 @@
 mod access;
 mod alerts;
 mod api;
+mod boot_copies;
 mod certificate;
 mod channel_client;
 mod channels;
@@ -106,6 +107,8 @@ pub struct Services {
     /// The supervisor may have a witness that no pool has any more.
     witness_left: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
+    /// A pool has fewer copies of what boot servers know than it had.
+    copy_forgotten: std::sync::atomic::AtomicBool,
     teller: alerts::Teller,
     refusals: refusals::Refusals,
     tls_troubles: Arc<tls::Troubles>,
@@ -154,6 +157,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     let ready = tokio::spawn(tell_ready(Arc::clone(&services)));
     let alerts = tokio::spawn(alerts::run(Arc::clone(&services)));
     let sweep = tokio::spawn(witnesses::sweep(Arc::clone(&services)));
+    let copies = tokio::spawn(boot_copies::run(Arc::clone(&services)));
     let outcome = tokio::select! {
         _ = terminate.recv() => Ok(()),
         ended = api => Err(anyhow::anyhow!("the API ended: {ended:?}")),
@@ -162,6 +166,7 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     tracing::info!("services stop");
     alerts.abort();
     sweep.abort();
+    copies.abort();
     ready.abort();
     follow.abort();
     // It may be in the middle of telling new wishes: wait until it is gone.
@@ -218,6 +223,7 @@ impl Services {
             turns: Turns::default(),
             witness_left: Notify::new(),
             engines_seen: 0.into(),
+            copy_forgotten: false.into(),
             teller: alerts::Teller::start(&config, &args.host),
             refusals: refusals::Refusals::default(),
             tls_troubles: Arc::default(),

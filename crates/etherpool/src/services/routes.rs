@@ -15,7 +15,7 @@ use control::api::{ApiError, ErrorCode, Role};
 
 use super::api::{self, Refusal};
 use super::commands::noted;
-use super::{Services, growth, layouts, members, metrics, pool_keys, told};
+use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told};
 
 struct Route {
     role: Role,
@@ -100,6 +100,8 @@ fn all() -> Vec<Route> {
         operate("/v1/pools/{pool}/online", post(layouts::online_disks)),
         read("/v1/pools/{pool}/moved", get(layouts::moved_disks)),
         administer("/v1/pools/{pool}/accept", post(layouts::accept_disks)),
+        administer("/v1/pools/{pool}/boot-copies", get(boot_copies::show)),
+        administer("/v1/pools/{pool}/boot-copies/{server}", delete(boot_copies::forget)).alone(),
         read("/v1/pools/{pool}/held", get(api::held)),
         administer("/v1/pools/{pool}/confirm-settings", post(api::confirm_settings)).alone(),
     ];

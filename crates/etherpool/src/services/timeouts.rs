@@ -39,6 +39,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::PlanReduction { .. }
         | EngineRequest::VolumeStats { .. }
         | EngineRequest::History { .. }
+        | EngineRequest::Notes { .. }
         | EngineRequest::Metrics
         | EngineRequest::MovedDisks { .. }
         | EngineRequest::AcceptDisks { .. }
@@ -132,6 +133,15 @@ pub fn what(request: &EngineRequest) -> String {
             format!("to cancel job {number} of pool {pool}")
         }
         EngineRequest::SetPool { pool, .. } => format!("to change settings of pool {pool}"),
+        EngineRequest::KeepNotes { pool, .. } => {
+            format!("to copy what is known of machines that boot into pool {pool}")
+        }
+        EngineRequest::Notes { pool } => {
+            format!("what pool {pool} has of machines that boot")
+        }
+        EngineRequest::ForgetNotes { pool, keeper } => {
+            format!("to have pool {pool} forget its copy of the boot server {keeper}")
+        }
         EngineRequest::ScrubPool { pool, .. } => format!("to scrub pool {pool}"),
         EngineRequest::RebalancePool { pool, .. } => format!("to rebalance pool {pool}"),
         EngineRequest::ConvertVolume { volume, .. } => format!("to convert volume {volume}"),

@@ -12,6 +12,7 @@
 //!   `disk_work` and `again`, `read`, `right_copy` (which member's answer counts), `checksums`, `replay`;
 //! - **where data is**: `relocate` moves groups to other disks, and `jobs` with `job_steps`, `rebalance` and
 //!   `convert` decides which, and why;
+//! - **what others keep here**: `notes`;
 //! - **upkeep**: `repair`, `resync` with `copy_order`, `copy_credit` and `judge`, `verify`, `scrub`, each at its `pace`;
 //!   and `status`, `measure`, `events` and `history` for people.
 //!
@@ -59,6 +60,7 @@ mod missing;
 mod moved;
 mod named;
 mod node_keys;
+mod notes;
 mod observe;
 mod offline;
 mod open;

@@ -25,6 +25,7 @@ mod layouts;
 mod logs;
 mod metadata;
 mod node_keys;
+mod notes;
 mod offline;
 mod owners;
 mod places;

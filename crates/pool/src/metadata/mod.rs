@@ -19,6 +19,7 @@ mod job;
 mod labels;
 mod lacking;
 mod node_keys;
+mod notes;
 mod offline;
 mod places;
 mod proof;
@@ -58,6 +59,9 @@ pub(crate) use labels::check_kinds;
 pub use labels::{
     DomainLabel, InvalidLabel, Joint, LABEL_WORD_BYTES_MAX, LABELS_MAX, LabelKind, LabelValue,
     Labels,
+};
+pub use notes::{
+    KeepNotes, KeeperId, KeptNotes, NOTE_BYTES_MAX, NOTES_BYTES_MAX, NotAKeeper, NotesKept, is_note,
 };
 pub use places::LastPlace;
 pub use reading::{AreaBytes, CopyUnusable, SharedHistory, recover_copy};

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod boot;
+mod boot_copies;
 mod check;
 mod disks;
 mod dump;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 pub use alerts::{alert_test, alerts};
 pub use boot::{accepting, booting, pending};
+pub use boot_copies::{CopyShown, RestoreShown, boot_copies, forgetting, restored, restoring};
 pub use check::pool_check;
 pub use disks::{disks, targets, with_missing};
 pub use dump::dumped;
