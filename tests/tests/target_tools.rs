@@ -109,8 +109,14 @@ impl Blade {
         rest.to_owned()
     }
 
+    /// It has said something before it serves, and the machine may be busy.
     fn client(&self, address: &str) -> Client {
-        Client::connect(&self.wire.client(), address.parse().unwrap()).unwrap()
+        let mut client = None;
+        wait_until("it serves", || {
+            client = Client::connect(&self.wire.client(), address.parse().unwrap()).ok();
+            client.is_some()
+        });
+        client.unwrap()
     }
 
     fn disk(&self) -> Vec<u8> {
