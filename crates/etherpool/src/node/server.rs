@@ -107,9 +107,7 @@ impl Node {
         let path = run_dir.map(|run_dir| run_dir.path_of(local::FRAME_SOCKET));
         path.map(|path| path.display().to_string()).unwrap_or_default()
     }
-}
 
-impl Node {
     /// Has a disk obey nobody if the key that it obeys is lost, by the configuration's word.
     pub async fn reset_owner_of(&self, address: ShelfSlot) {
         let key = self.driver.obeyed_by(address);
