@@ -3,7 +3,7 @@
 
 use control::boot::Machine;
 
-use super::slots::{AllSlots, fits};
+use super::slots::{AllSlots, add};
 
 /// What becomes of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +102,7 @@ fn merge(copy: Machine, former: Option<&Machine>, slots: &AllSlots) -> Restored 
         identity: known.identity.clone().or(copy.identity),
     };
     machine.macs.extend(copy.macs.iter().filter(|mac| !known.macs.contains(mac)));
-    for (disk, slot) in &known.slots {
-        if fits(&machine.slots, disk, *slot) {
-            machine.slots.insert(disk.clone(), *slot);
-        }
-    }
+    add(&mut machine.slots, &known.slots);
     let stays = |is_kept: bool, is_known: bool| is_kept || !is_known;
     let overwrites_nothing = stays(machine.name == known.name, known.name.is_some())
         && stays(machine.shelf == known.shelf, known.shelf.is_some())

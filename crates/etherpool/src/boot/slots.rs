@@ -22,10 +22,8 @@ impl AllSlots {
     /// Those of a machine's disks: what its file says, and what was learned of others.
     pub fn of(&self, machine: &Machine) -> Slots {
         let mut slots = machine.slots.clone();
-        for (disk, slot) in self.nodes.get(&machine.file_name()).into_iter().flatten() {
-            if fits(&slots, disk, *slot) {
-                slots.insert(disk.clone(), *slot);
-            }
+        if let Some(learned) = self.nodes.get(&machine.file_name()) {
+            add(&mut slots, learned);
         }
         slots
     }
@@ -42,19 +40,24 @@ impl AllSlots {
         if !self.nodes.contains_key(&name) {
             self.nodes.retain(|known, _| all.iter().any(|machine| machine.file_name() == *known));
         }
-        let mut known = self.of(machine);
-        let learned = self.nodes.entry(name).or_default();
-        for (disk, slot) in said {
-            if fits(&known, disk, *slot) {
-                known.insert(disk.clone(), *slot);
-                learned.insert(disk.clone(), *slot);
-            }
-        }
+        let new = add(&mut self.of(machine), said);
+        self.nodes.entry(name).or_default().extend(new);
     }
 }
 
-/// Whether a disk can be given a slot beside those that are known.
-pub fn fits(known: &Slots, disk: &str, slot: u8) -> bool {
+/// Adds those of disks that have none yet, as far as they are free; which these are.
+pub fn add(known: &mut Slots, others: &Slots) -> Slots {
+    let mut added = Slots::new();
+    for (disk, slot) in others {
+        if fits(known, disk, *slot) {
+            known.insert(disk.clone(), *slot);
+            added.insert(disk.clone(), *slot);
+        }
+    }
+    added
+}
+
+fn fits(known: &Slots, disk: &str, slot: u8) -> bool {
     let is_free = !known.contains_key(disk) && !known.values().any(|given| *given == slot);
     is_free && known.len() < SLOTS_MAX
 }
