@@ -134,6 +134,8 @@ pub enum EngineRequest {
     PlanDestroyPool {
         /// Name or id.
         pool: String,
+        /// Whose votes count.
+        votes: pool::VotesOf,
     },
     /// Answered with a [`pool::DestroyReport`].
     DestroyPool {

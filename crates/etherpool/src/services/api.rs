@@ -13,10 +13,11 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
-    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
-    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, Role,
-    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    AcceptLoss, ApiError, CreateVolume, DestroyPool, ErrorCode, ExportVolume, ExtendVolume,
+    FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview,
+    ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch,
+    Role, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -264,10 +265,14 @@ pub(super) async fn plan_import(
     Path(pool): Path<String>,
     request: Result<Query<ImportPool>, QueryRejection>,
 ) -> Answer<ImportPlan> {
-    let request = request.map_err(|error| {
+    services.plan_import(pool, asked(request)?.votes).await
+}
+
+/// What a query asks for.
+fn asked<T>(request: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    request.map(|Query(asked)| asked).map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
-    })?;
-    services.plan_import(pool, request.votes).await
+    })
 }
 
 pub(super) async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
@@ -287,8 +292,9 @@ pub(super) async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Previ
 pub(super) async fn plan_destroy(
     State(services): App,
     Path(pool): Path<String>,
+    request: Result<Query<DestroyPool>, QueryRejection>,
 ) -> Answer<DestroyPlan> {
-    Ok(Json(services.plan_destroy(pool).await?))
+    Ok(Json(services.plan_destroy(pool, asked(request)?.votes).await?))
 }
 
 pub(super) async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {

@@ -160,7 +160,7 @@ impl Engine {
         let is_ended = self.is_ended(slot.id);
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
-        let disks = [disks, self.remnants(slot.id)].concat();
+        let disks = [disks, self.remnants(slot.id, &self.trusted(slot.id))].concat();
         let is_known = self.known.borrow().contains_key(&slot.id);
         if disks.is_empty() && (is_ended || slot.wiped.get() && !is_known) {
             return None;

@@ -216,7 +216,10 @@ impl OpenRequest {
                 total / 2 + 1
             ),
         };
-        let missing = quorum.missing().into_iter().map(|disk| self.name_of(disk)).collect();
+        // What is there isn't to be brought back, though its vote may not count.
+        let is_there = |disk: DiskId| self.disks.iter().any(|seen| seen.label.disk == disk);
+        let missing = quorum.missing().into_iter().filter(|disk| !is_there(*disk));
+        let missing = missing.map(|disk| self.name_of(disk)).collect();
         let why = match quorum.hidden() {
             0 => why,
             hidden => format!("{why}; of {hidden} votes a newer state can't be read"),
