@@ -1084,7 +1084,8 @@ fn who_loses_the_supervisors_machine_has_the_same_nodes_again() {
     wait_until("the pool has it", || rival.must(&shows).contains("automatic = false"));
     copy(&backup, &format!("{rivals}/machines"));
     assert_eq!(rival.must(&config), CONFIGURATION);
-    wait_until("it is told of", || rival.log().contains("never had"));
+    let is_told = || rival.cli(&["status"]).1.contains("never had");
+    wait_until("it is told of", is_told);
     assert!(rival.must(&shows).contains("automatic = false"));
     rival.must(&[&restore[..], &["--yes", "--replace"]].concat());
     assert_eq!(rival.must(&config), "automatic = false\n");
@@ -1092,6 +1093,7 @@ fn who_loses_the_supervisors_machine_has_the_same_nodes_again() {
     rival.must(&["boot", "assign", &mac(11), "local", "--state-dir", &rivals]);
     let all = ["boot", "copies", "cluster", "--json", "--state-dir", &rivals];
     wait_until("what changes is copied again", || rival.must(&all).contains(&mac(11)));
+    wait_until("nothing is wrong any more", || !is_told());
     booting.stop();
 }
 

@@ -22,14 +22,14 @@ use crate::boot::copied::{Looker, ToCopy};
 
 /// How often it is looked whether something has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What is wrong with none of the pools is with that.
+const DIRECTORY: &str = "";
 
 /// What pools are known to have.
 #[derive(Default)]
 struct Told {
     /// By the pools' identities; with the engine that said so: another one may have taken them over since.
     pools: BTreeMap<String, (EngineInstance, Arc<ToCopy>)>,
-    /// What was last said to be wrong, of pools and of the directory itself: it is said once.
-    troubles: BTreeMap<String, String>,
 }
 
 impl Told {
@@ -48,17 +48,6 @@ impl Told {
             None => false,
         };
         open.into_iter().filter(|pool| !has(pool)).collect()
-    }
-
-    fn say(&mut self, of: &str, trouble: Option<String>) {
-        match trouble {
-            None => drop(self.troubles.remove(of)),
-            Some(trouble) if self.troubles.get(of) == Some(&trouble) => {}
-            Some(trouble) => {
-                tracing::warn!("{trouble}");
-                self.troubles.insert(of.to_owned(), trouble);
-            }
-        }
     }
 }
 
@@ -110,7 +99,7 @@ pub(super) async fn run(services: Arc<Services>) {
         let trouble = trouble.map(|error| {
             format!("what is known of machines that boot isn't copied into pools: {error:#}")
         });
-        told.say("", trouble);
+        services.copy_troubles.set(DIRECTORY, trouble);
         if services.copy_forgotten.swap(false, Ordering::AcqRel) {
             told.pools.clear();
         }
@@ -125,6 +114,8 @@ impl Services {
     async fn copy(&self, told: &mut Told, wanted: &Arc<ToCopy>) {
         let Some(engine) = self.engine.instance() else { return };
         let pools = self.pools.borrow().clone();
+        let is_open = |id: &str| pools.iter().any(|pool| pool.id == id && takes_copies(pool));
+        self.copy_troubles.keep(|what| what == DIRECTORY || is_open(what));
         for PoolReport { id, name, .. } in told.lacking(engine, &pools, wanted) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let want = KeepNotes {
@@ -154,7 +145,7 @@ impl Services {
                     "what is known of machines that boot can't be copied into pool {name}: {error}"
                 )),
             };
-            told.say(id, trouble);
+            self.copy_troubles.set(id, trouble);
         }
     }
 }

@@ -17,6 +17,7 @@ mod ftp;
 mod growth;
 mod held;
 mod kept;
+mod lasting;
 mod layouts;
 mod local_targets;
 mod members;
@@ -58,6 +59,7 @@ use tokio::sync::{Notify, watch};
 use crate::confinement::Process;
 use crate::supervisor::{die_with_parent, load_config};
 use channel_client::{Asked as _, EngineClient};
+use lasting::Lasting;
 use platform::Linux;
 use pool_keys::PoolKeys;
 use reconciler::Reconciler;
@@ -111,7 +113,9 @@ pub struct Services {
     copy_forgotten: std::sync::atomic::AtomicBool,
     teller: alerts::Teller,
     refusals: refusals::Refusals,
-    tls_troubles: Arc<tls::Troubles>,
+    tls_troubles: Arc<Lasting>,
+    /// Of the copies of what a boot server knows, by pool.
+    copy_troubles: Lasting,
 }
 
 /// The process.
@@ -227,6 +231,7 @@ impl Services {
             teller: alerts::Teller::start(&config, &args.host),
             refusals: refusals::Refusals::default(),
             tls_troubles: Arc::default(),
+            copy_troubles: Lasting::default(),
             config,
         }))
     }

@@ -4,10 +4,10 @@
 //! socket are. So whatever is done to it costs the socket nothing, and each of the rest is bounded: how many may knock
 //! at a time, of one network and at all, how many connections a client has, and how long anybody may say nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
@@ -37,6 +37,7 @@ use super::api::Refusal;
 use super::certificate::Certificate;
 use super::commands::REQUEST_BYTES_MAX;
 use super::ftp;
+use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
 use crate::tls_client::keep_watch;
 
@@ -59,31 +60,6 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 const RENEW_BEFORE: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates and authorities are replaced while we run: files are no older than this when somebody knocks.
 const FILES_AGE_MAX: Duration = Duration::from_secs(10);
-
-/// Why the API isn't served by TLS as it should be, by what is wrong.
-#[derive(Default)]
-pub struct Troubles(Mutex<BTreeMap<String, String>>);
-
-impl Troubles {
-    /// For people.
-    pub fn warnings(&self) -> Vec<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(what, why)| format!("the API by TLS: {what}: {why}")).collect()
-    }
-
-    /// How that is now; what is new is logged.
-    fn set(&self, what: &str, why: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(why) = why else {
-            all.remove(what);
-            return;
-        };
-        if all.get(what) != Some(&why) {
-            tracing::error!("the API by TLS: {what}: {why}");
-            all.insert(what.to_owned(), why);
-        }
-    }
-}
 
 /// The files of a configuration that has TLS.
 fn files(config: &ApiConfig) -> Option<(KeyFiles, &std::path::Path)> {
@@ -137,7 +113,7 @@ impl TlsServer {
         config: ApiConfig,
         router: Router,
         main: Handle,
-        troubles: Arc<Troubles>,
+        troubles: Arc<Lasting>,
     ) -> std::io::Result<Option<TlsServer>> {
         if config.listen.is_empty() {
             return Ok(None);
@@ -172,7 +148,7 @@ struct Door {
     config: ApiConfig,
     router: TowerToHyperService<Router>,
     main: Handle,
-    troubles: Arc<Troubles>,
+    troubles: Arc<Lasting>,
     /// The files as they were read last, and when that was.
     read: tokio::sync::Mutex<(Option<Arc<ServerConfig>>, Option<Instant>)>,
     networks: Arc<Places<IpAddr>>,
@@ -185,13 +161,13 @@ async fn listen(door: Arc<Door>, address: SocketAddr) {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                door.troubles.set(&address.to_string(), None);
+                door.say(&address.to_string(), None);
                 tracing::info!(%address, "the API is served by TLS");
                 accept(&door, listener).await;
             }
             Err(error) => {
                 let why = format!("it can't be listened on: {error}");
-                door.troubles.set(&address.to_string(), Some(why));
+                door.say(&address.to_string(), Some(why));
             }
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
@@ -216,7 +192,7 @@ async fn accept(door: &Arc<Door>, listener: TcpListener) {
 }
 
 impl Door {
-    fn new(config: ApiConfig, router: Router, main: Handle, troubles: Arc<Troubles>) -> Door {
+    fn new(config: ApiConfig, router: Router, main: Handle, troubles: Arc<Lasting>) -> Door {
         Door {
             config,
             router: TowerToHyperService::new(router),
@@ -228,6 +204,10 @@ impl Door {
             clients: Places::new(OF_A_CLIENT_MAX),
             refusals: Refusals::default(),
         }
+    }
+
+    fn say(&self, what: &str, trouble: Option<String>) {
+        self.troubles.set(what, trouble.map(|why| format!("the API by TLS: {what}: {why}")));
     }
 
     fn tell(&self, peer: SocketAddr, why: &str) {
@@ -259,7 +239,7 @@ impl Door {
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
             };
-            self.troubles.set("its files", trouble);
+            self.say("its files", trouble);
         }
         config.clone()
     }

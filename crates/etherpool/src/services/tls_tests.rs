@@ -342,7 +342,7 @@ async fn an_address_that_is_taken_is_tried_again() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let config = ApiConfig { listen: vec![address], ..api.door.config.clone() };
-    let troubles = Arc::new(Troubles::default());
+    let troubles = Arc::new(Lasting::default());
     let router = Router::new().route("/who", get(async || "main"));
     let server =
         TlsServer::start(config, router, Handle::current(), Arc::clone(&troubles)).unwrap();
