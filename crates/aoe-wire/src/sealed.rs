@@ -26,12 +26,11 @@ impl Sealing<'_> {
         let seal = stamp.seal();
         head[SEAL..COUNTER].copy_from_slice(&seal.key.to_be_bytes());
         head[COUNTER..TAG].copy_from_slice(&seal.counter.to_be_bytes());
-        let (tag, payload) = if is_clear || payload.is_empty() {
+        let (tag, payload) = if is_clear || payload.is_empty() || !self.sealer.encrypts() {
             (self.sealer.seal_clear(stamp, &head[..TAG], &payload), payload)
         } else {
             let mut sealed = BufferMut::for_overwriting(payload.len());
-            sealed.copy_from_slice(&payload);
-            let tag = self.sealer.seal(stamp, &head[..TAG], &mut sealed);
+            let tag = self.sealer.seal(stamp, &head[..TAG], &payload, &mut sealed);
             (tag, sealed.freeze())
         };
         head[TAG..TAG + TAG_BYTES].copy_from_slice(&tag);
@@ -51,7 +50,7 @@ pub fn open_sealed<'a>(
 ) -> Result<&'a [u8], Rejected> {
     let mut head: [u8; TAG] = bytes_at(frame, 0).map_err(|_| Rejected::Forged)?;
     head[CRC..SESSION].fill(0);
-    if is_clear(operation) || payload.is_empty() {
+    if is_clear(operation) || payload.is_empty() || !opener.encrypts() {
         return opener.open_clear(seal, &head, payload).map(|()| payload);
     }
     opened.resize(payload.len(), 0);

@@ -43,18 +43,29 @@ fn median(count: u32, mut run: impl FnMut()) -> f64 {
 
 fn row(suite: Suite, security: Security, len_bytes: usize) {
     let (mut client, mut target) = handshake(suite, security);
-    let (mut payload, mut opened) = (vec![5; len_bytes], vec![0; len_bytes]);
+    let payload = vec![5; len_bytes];
+    let (mut sealed, mut opened) = (payload.clone(), payload.clone());
     let now = block::Instant::default();
-    let sealing = median(MESSAGES, || {
+    let sealed_once = |client: &mut Keys, sealed: &mut [u8]| {
         let stamp = client.sealer.stamp(now);
-        black_box(client.sealer.seal(stamp, &HEAD, &mut payload));
+        let mut seal = stamp.seal();
+        seal.tag = match client.sealer.encrypts() {
+            true => client.sealer.seal(stamp, &HEAD, &payload, sealed),
+            false => client.sealer.seal_clear(stamp, &HEAD, &payload),
+        };
+        seal
+    };
+    let sealing = median(MESSAGES, || {
+        black_box(sealed_once(&mut client, &mut sealed));
     });
     let (mut client, _) = handshake(suite, security);
     let both = median(MESSAGES, || {
-        let stamp = client.sealer.stamp(now);
-        let mut seal = stamp.seal();
-        seal.tag = client.sealer.seal(stamp, &HEAD, &mut payload);
-        target.opener.open(&seal, &HEAD, &payload, &mut opened).expect("it is genuine");
+        let seal = sealed_once(&mut client, &mut sealed);
+        let outcome = match target.opener.encrypts() {
+            true => target.opener.open(&seal, &HEAD, &sealed, &mut opened),
+            false => target.opener.open_clear(&seal, &HEAD, &payload),
+        };
+        outcome.expect("it is genuine");
     });
     let opening = both - sealing;
     println!("| {suite}, {security}, {len_bytes} bytes | {sealing:.2} | {opening:.2} |");

@@ -142,17 +142,35 @@ impl Sealer {
         stamp
     }
 
-    /// Seals a message: `head` is what precedes the payload with the stamp's [`Seal`] in it, as both ends see
-    /// it. The payload is encrypted where that is agreed.
-    pub fn seal(&mut self, stamp: Stamp, head: &[u8], payload: &mut [u8]) -> [u8; TAG_BYTES] {
-        if self.security != Security::Encrypt {
-            return self.seal_clear(stamp, head, payload);
-        }
-        let nonce = self.nonce(stamp);
-        tag_of(self.key.aead.seal_in_place_separate_tag(nonce, Aad::from(head), payload))
+    /// Whether payloads are encrypted, as it was agreed.
+    pub fn encrypts(&self) -> bool {
+        self.security == Security::Encrypt
     }
 
-    /// Seals a message whose payload stays readable, because it is what the keys are made of.
+    /// Encrypts a message's payload into `sealed`, which is as long, and seals it: `head` is what precedes it with the
+    /// stamp's [`Seal`] in it, as both ends see it. For those who agreed to encrypt ([`Sealer::encrypts`]).
+    pub fn seal(
+        &mut self,
+        stamp: Stamp,
+        head: &[u8],
+        payload: &[u8],
+        sealed: &mut [u8],
+    ) -> [u8; TAG_BYTES] {
+        let (nonce, aad, mut tag) = (self.nonce(stamp), Aad::from(head), [0; TAG_BYTES]);
+        let aead = &self.key.aead;
+        let done = aead.seal_out_of_place_scatter(nonce, aad, payload, sealed, &[], &mut tag);
+        // It fails for lengths only that no frame has. Then nothing is said: neither what was there before, nor by a tag
+        // that anybody takes.
+        done.map_or_else(
+            |_| {
+                sealed.fill(0);
+                [0; TAG_BYTES]
+            },
+            |()| tag,
+        )
+    }
+
+    /// Seals a message whose payload stays readable: because that was agreed, or because it is what keys are made of.
     pub fn seal_clear(&mut self, stamp: Stamp, head: &[u8], payload: &[u8]) -> [u8; TAG_BYTES] {
         let nonce = self.nonce(stamp);
         let clear = in_one_piece(&mut self.clear, head, payload);
@@ -200,6 +218,11 @@ impl Opener {
         Some(Opener { security, present, next: None, before: None, clear: Vec::new() })
     }
 
+    /// Whether payloads are encrypted, as it was agreed.
+    pub fn encrypts(&self) -> bool {
+        self.security == Security::Encrypt
+    }
+
     /// Opens a message of which `head` is as at [`Sealer::seal`]; its payload goes to `opened`, which is as long.
     /// A message is taken once.
     pub fn open(
@@ -209,12 +232,7 @@ impl Opener {
         payload: &[u8],
         opened: &mut [u8],
     ) -> Result<(), Rejected> {
-        if self.security == Security::Encrypt {
-            return self.open_as(seal, head, payload, Some(opened));
-        }
-        self.open_clear(seal, head, payload)?;
-        opened.copy_from_slice(payload);
-        Ok(())
+        self.open_as(seal, head, payload, Some(opened))
     }
 
     /// Opens what [`Sealer::seal_clear`] sealed.
