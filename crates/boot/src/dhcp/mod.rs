@@ -312,4 +312,6 @@ fn hears(request: &Request) -> SocketAddrV4 {
 }
 
 #[cfg(test)]
+mod recorded_tests;
+#[cfg(test)]
 mod tests;
