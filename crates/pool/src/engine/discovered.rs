@@ -12,6 +12,7 @@ use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Device, Slot, SlotState};
+use super::twins::Identities;
 use crate::format::PoolId;
 use crate::metadata::Labels;
 use crate::report::{DiskReport, DiskState, PoolDisk, PoolEvent, PoolReport, PoolState};
@@ -29,13 +30,15 @@ impl Engine {
         // Of each pool once, however many disks it has.
         let mut pools: BTreeMap<PoolId, Option<InPool>> = BTreeMap::new();
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
-        devices.iter().map(|device| self.disk_report(device, &mut pools)).collect()
+        let identities = self.identities();
+        devices.iter().map(|device| self.disk_report(device, &mut pools, &identities)).collect()
     }
 
     fn disk_report(
         &self,
         device: &Device,
         pools: &mut BTreeMap<PoolId, Option<InPool>>,
+        identities: &Identities,
     ) -> DiskReport {
         let (content, pool, state) = match &self.content_of(device) {
             Content::Unread => ("not looked at yet".into(), None, DiskState::Seen),
@@ -68,7 +71,8 @@ impl Engine {
         let disk = pool.as_ref().map(|label| label.disk.to_string());
         let there = in_pool.zip(disk).and_then(|(pool, disk)| pool.states.get(&disk).cloned());
         let (state_there, labels) = there.unzip();
-        let twin = self.why_not_itself(device).map(|why| DiskState::Refused { why });
+        let twin = self.why_not_itself(device, identities);
+        let twin = twin.map(|why| DiskState::Refused { why });
         DiskReport {
             name: device.facts.name.clone(),
             node: device.facts.node_name.clone(),

@@ -490,13 +490,14 @@ impl Engine {
     /// The same, where these votes count.
     pub(super) fn seen_disks_by(&self, pool: PoolId, trusted: &Trusted) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
+        let identities = self.identities();
         for device in self.devices.borrow().values() {
             if !device.is_of(pool) {
                 continue;
             }
             let content = trusted.judge(device.content.borrow().clone());
             let Content::Labelled { label, vote } = content else { continue };
-            if self.why_not_itself(device).is_none() {
+            if self.why_not_itself(device, &identities).is_none() {
                 seen.entry(label.label.disk).or_insert_with(|| SeenDisk {
                     place: device.facts.place(),
                     machine: device.facts.node,

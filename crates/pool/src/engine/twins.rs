@@ -3,6 +3,7 @@
 //! So the second one is refused while the first answers; where none is held, the one whose reservation
 //! is older, because it missed an owner; and where that doesn't tell them apart, both.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Engine;
@@ -10,28 +11,43 @@ use super::member::Member;
 use super::observe::read_label;
 use super::open_pool::OpenPool;
 use super::slot::Device;
-use crate::format::LabelState;
+use crate::format::{DiskId, LabelState, PoolId};
 use crate::report::PoolEvent;
 
+/// The devices present by the disks for which they pass, so that of thousands not each is compared with each.
+pub(super) struct Identities(BTreeMap<(PoolId, DiskId), Vec<Rc<Device>>>);
+
 impl Engine {
+    /// Those that are present now.
+    pub(super) fn identities(&self) -> Identities {
+        let mut by_disk: BTreeMap<_, Vec<Rc<Device>>> = BTreeMap::new();
+        for device in self.devices.borrow().values() {
+            if let Some(identity) = self.identity_of(device) {
+                by_disk.entry(identity).or_default().push(Rc::clone(device));
+            }
+        }
+        Identities(by_disk)
+    }
+
     /// Why a labelled device isn't taken for the disk that its label names, if it isn't.
-    pub(super) fn why_not_itself(&self, device: &Device) -> Option<String> {
+    pub(super) fn why_not_itself(
+        &self,
+        device: &Device,
+        identities: &Identities,
+    ) -> Option<String> {
         let identity = self.identity_of(device)?;
         if let Some(why) = self.why_elsewhere(device) {
             return Some(why);
         }
-        let devices = self.devices.borrow();
-        let twins: Vec<&Rc<Device>> = devices
-            .values()
-            .filter(|other| !std::ptr::eq(&***other, device))
-            .filter(|other| self.identity_of(other) == Some(identity))
-            .filter(|other| !self.is_elsewhere(other))
-            .collect();
+        let same = identities.0.get(&identity).into_iter().flatten();
+        let others = same.filter(|other| !std::ptr::eq(&***other, device));
+        let twins: Vec<&Rc<Device>> = others.filter(|other| !self.is_elsewhere(other)).collect();
         if twins.is_empty() {
             return None;
         }
         let held = self.open_pool_of(device).and_then(|(open, disk)| open.pool.member_by_id(disk));
         if let Some(held) = held.and_then(|member| member.device()) {
+            let devices = self.devices.borrow();
             let holder = devices.values().find(|other| other.is_held(&held))?;
             return (!device.is_held(&held)).then(|| refusal(&holder.facts.name));
         }
