@@ -206,6 +206,45 @@ fn last_commands_have_all_rights_and_their_target_has_not() {
     assert_eq!(line.trim(), mine["CapEff"], "as the target was started with");
 }
 
+/// A node whose commands may have all takes nothing from them where it hasn't the right to, and says so.
+#[test]
+fn what_cant_be_given_up_is_told_and_it_serves_all_the_same() {
+    let mut target = Target::new(1500);
+    let exports = target.export("e7.1", 1 << 20, "");
+    target.configure(&format!("after-stop = ['true']\n{exports}"));
+    for (by, said) in [
+        (&["setpriv", "--bounding-set=-setpcap"][..], "not fully confined: it keeps capabilities"),
+        (&["env", "ETHERPOOL_CONFINEMENT=off"], "not confined"),
+    ] {
+        target.run_by(by);
+        assert!(target.client("e7.1").sectors().is_ok(), "it serves");
+        assert!(target.log().contains(said), "{by:?}: {}", target.log());
+        target.stop();
+    }
+    // Of the engine it is what `status` warns of.
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let config = format!(
+        "state-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\n",
+        at("state"),
+        at("run"),
+        at("dev")
+    );
+    std::fs::write(at("supervisor.toml"), config).unwrap();
+    let mut supervisor = etherpool();
+    supervisor.args(["supervisor", "--config", &at("supervisor.toml")]);
+    supervisor.env("ETHERPOOL_CONFINEMENT", "off");
+    let mut supervisor = quiet(supervisor, &dir.path().join("log")).spawn().unwrap();
+    wait_until("status warns of it", || {
+        let mut status = etherpool();
+        let output = status.args(["--socket", &at("run/api.sock"), "status"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("not confined")
+    });
+    let pid = supervisor.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    supervisor.wait().unwrap();
+}
+
 /// A process that was told to leave a core file.
 fn leaves_core(mut program: Command) -> bool {
     use std::os::unix::process::ExitStatusExt;
@@ -286,6 +325,20 @@ fn made(log: &str) -> BTreeMap<String, String> {
         name.chars().all(is_name).then(|| (name.to_owned(), line.to_owned()))
     });
     calls.collect()
+}
+
+/// Each process that gives up calls has neither taken a connection nor a way for frames to come in before.
+fn hears_nobody_before(log: &str) {
+    let of = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let hears = |line: &&str| line.contains(" accept4(") || line.contains("socket(AF_PACKET");
+    let confined: Vec<_> =
+        log.lines().enumerate().filter(|(_, line)| line.contains("seccomp(")).collect();
+    assert!(!confined.is_empty(), "nobody is confined");
+    for (at, line) in confined {
+        let before = log.lines().take(at).filter(|one| of(one) == of(line)).find(hears);
+        assert_eq!(before, None, "before {line}");
+    }
+    assert!(log.lines().any(|line| hears(&line)), "nobody is heard");
 }
 
 fn can_trace() -> bool {
@@ -397,6 +450,7 @@ fn a_targets_unit_allows_what_it_does() {
 fn check_calls(unit: &str, log: &str) {
     let (allowed, made) = (allowed_by(unit), made(log));
     assert!(made.len() > 40, "{unit}: only {} calls were seen", made.len());
+    hears_nobody_before(log);
     let missing: Vec<_> = made.iter().filter(|(name, _)| !allowed.contains(*name)).collect();
     assert!(missing.is_empty(), "{unit} refuses calls: {missing:#?}");
     println!("{unit}: allows the {} calls that were made", made.len());

@@ -82,6 +82,15 @@ fn different_disks_are_used_almost_whole() {
 #[test]
 fn the_lab_starts_twice_and_leaves_nothing() {
     let lab = Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() });
+    // Its network is none that this machine has.
+    let status = lab.json(&["status"]);
+    let names: Vec<_> =
+        status["engine"]["interfaces"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert!(!names.is_empty(), "{status}");
+    let is_here = |name: &&serde_json::Value| {
+        Path::new("/sys/class/net").join(name.as_str().unwrap()).exists()
+    };
+    assert_eq!(names.into_iter().find(is_here), None);
     let before = lab.status();
     lab.lab(&["up"]);
     let after = lab.status();

@@ -23,7 +23,11 @@ fn a_deposed_supervisor_can_do_nothing_any_more() {
         lab.cli_output(&["volume", "create", "cluster/x", "--size", "16M", "--layout", "mirror:2"]);
     assert!(!output.status.success());
     println!("{}", String::from_utf8_lossy(&output.stderr));
-    wait_until("the former owner serves nothing", || lab.status()["ftp"].is_null());
+    wait_until("the former owner serves nothing, and says so", || {
+        let (served, (code, text)) = (lab.status(), lab.said(&["status"]));
+        let is_told = code == 5 && text.contains("another supervisor took it over");
+        served["ftp"].is_null() && served["mount"].is_null() && is_told
+    });
 
     // Switched off and on again: it doesn't open what is another's.
     lab.lab(&["kill", "supervisor"]);

@@ -344,8 +344,25 @@ mod tests {
         state.keep(&turn, &Machine::new(None, vec![MAC]), None).unwrap();
         drop(turn);
         assert!(state.turn_after(&seen).is_err());
-        let mode = std::fs::metadata(dir.path().join("machines")).unwrap().mode();
-        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_is_kept_is_for_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        // As by hand, before there were any keys.
+        std::fs::create_dir(dir.path().join("machines")).unwrap();
+        for path in [dir.path(), &dir.path().join("machines")] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let state = State::open(dir.path()).unwrap();
+        let turn = state.turn().unwrap();
+        let machine = Machine::new(None, vec![MAC]);
+        state.keep(&turn, &machine, None).unwrap();
+        let file = format!("machines/{}", machine.file_name());
+        for (name, expected) in [("", 0o700), ("machines", 0o700), (&file, 0o600)] {
+            let mode = std::fs::metadata(dir.path().join(name)).unwrap().mode();
+            assert_eq!(mode & 0o777, expected, "{name}");
+        }
     }
 
     #[test]

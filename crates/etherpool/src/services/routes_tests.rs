@@ -131,6 +131,23 @@ fn who_operates_may_this() {
     assert_eq!(operators, expected);
 }
 
+/// As is one that is to be a reader's, by who has asked whether anything that it answers is a token or the secret half of a key.
+#[test]
+fn who_reads_gets_no_secret() {
+    let readers: Vec<&str> =
+        all().iter().filter(|route| route.role == Role::Read).map(|route| route.path).collect();
+    let of_all = ["status", "discover", "disks", "members", "events", "alerts"];
+    let of_all = of_all.map(|what| format!("/v1/{what}"));
+    let of_pools = ["", "/history", "/import", "/key", "/destroy", "/moved", "/held"]
+        .map(|what| format!("/v1/pools/{{pool}}{what}"));
+    let of_volumes =
+        ["", "/stats"].map(|what| format!("/v1/pools/{{pool}}/volumes/{{volume}}{what}"));
+    let others = ["/metrics", "/v1/pools"].map(str::to_owned);
+    let expected: Vec<String> =
+        of_all.into_iter().chain(others).chain(of_pools).chain(of_volumes).collect();
+    assert_eq!(readers, expected);
+}
+
 #[tokio::test]
 async fn who_operates_does_not_say_what_makes_him_more() {
     let api = Api::new();

@@ -593,6 +593,29 @@ async fn who_doesnt_log_in_makes_room() {
 }
 
 #[tokio::test]
+async fn who_doesnt_log_in_keeps_no_other_machine_out() {
+    assert_eq!(FtpConfig::default().login, Duration::from_secs(60));
+    let server = Server::new(LONG).await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(server.connect().await);
+    }
+    let more = TcpStream::connect(server.server.address()).await.unwrap();
+    Client(BufReader::new(more)).expect(421..=421).await;
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = other.connect(server.server.address()).await.unwrap();
+    Client(BufReader::new(other)).expect(220..=220).await;
+    // Who has logged in is no stranger.
+    let mut known = silent.pop().unwrap();
+    known.say("USER anonymous", 331).await;
+    known.say("PASS me", 230).await;
+    silent.push(server.connect().await);
+    drop((known, silent));
+    server.end().await;
+}
+
+#[tokio::test]
 async fn a_transfer_ends_with_its_session() {
     let server = Server::new(LONG).await;
     std::fs::File::create(server.path("large")).unwrap().set_len(1 << 30).unwrap();

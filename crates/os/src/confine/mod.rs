@@ -289,6 +289,54 @@ mod tests {
         inside("refused_calls_are_refused_on_all_threads_and_others_made", refused_calls);
     }
 
+    /// A call by the numbers of 32 bits, which mean others.
+    #[cfg(target_arch = "x86_64")]
+    fn other_architecture() {
+        let failed = confine(&rights());
+        assert!(failed.is_empty(), "{failed:?}");
+        const GETPID: u64 = 20;
+        let answer: u64;
+        // SAFETY: getpid takes nothing; the kernel preserves all registers but that of the answer.
+        unsafe { std::arch::asm!("int 0x80", inout("rax") GETPID => answer) };
+        panic!("it is answered: {answer}");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_call_of_another_architecture_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        if std::env::var_os(INSIDE).is_some() {
+            return other_architecture();
+        }
+        let test = "confine::tests::a_call_of_another_architecture_ends_the_process";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--test-threads=1", "--nocapture"]).env(INSIDE, "1");
+        let output = command.output().unwrap();
+        match output.status.signal() {
+            Some(libc::SIGSEGV) => eprintln!("SKIPPED: this kernel runs no programs of 32 bits"),
+            signal => assert_eq!(signal, Some(libc::SIGSYS), "{output:?}"),
+        }
+    }
+
+    fn not_all() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root");
+        }
+        let had = capabilities(None).unwrap().permitted - CapabilitySet::SYS_ADMIN;
+        assert!(keep_capabilities(had, CapabilitySet::empty()).is_ok());
+        let alone_at = Some(std::env::temp_dir());
+        let failed = confine(&Rights { alone_at, ..rights() });
+        assert!(matches!(failed[..], [ConfineError::Files(_)]), "{failed:?}");
+        assert!(failed[0].to_string().contains("CAP_SYS_ADMIN"), "{}", failed[0]);
+        assert_eq!(error_of(libc::SYS_setns), libc::EPERM);
+        assert_eq!(capabilities(None).unwrap().permitted, had & CapabilitySet::NET_RAW);
+    }
+
+    #[test]
+    fn what_cant_be_given_up_is_told_and_the_rest_is_given_up() {
+        inside("what_cant_be_given_up_is_told_and_the_rest_is_given_up", not_all);
+    }
+
     fn kept_capabilities() {
         let had = capabilities(None).unwrap().permitted;
         let refused = vec![calls::MACHINE];
