@@ -24,6 +24,7 @@ mod losses;
 mod metadata;
 mod node_keys;
 mod nodes;
+mod notes;
 pub mod nth_step;
 mod offline;
 mod operations;
@@ -86,6 +87,7 @@ pub fn named() -> Vec<Scenario> {
         rows::SCENARIOS,
         logs::SCENARIOS,
         copies::SCENARIOS,
+        notes::SCENARIOS,
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
         votes::SCENARIOS,
