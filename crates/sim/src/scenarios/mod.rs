@@ -17,6 +17,7 @@ mod grants;
 mod history;
 mod in_place;
 mod jobs;
+mod joining;
 mod layouts;
 mod leases;
 mod logs;
@@ -97,6 +98,7 @@ pub fn named() -> Vec<Scenario> {
         trim::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
+        joining::SCENARIOS,
         stops::SCENARIOS,
         layouts::SCENARIOS,
         offline::SCENARIOS,
