@@ -7,9 +7,8 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use control::config::SupervisorConfig;
-use control::node::Claim;
 use os::dir::Directory;
-use seal::{Identity, KeyPair, Members, PublicKey, SecretKey, Security};
+use seal::{Claim, Identity, KeyPair, Members, PublicKey, SecretKey, Security};
 use zeroize::Zeroizing;
 
 /// Its name in the state directory.

@@ -1,21 +1,17 @@
-//! Who belongs to a node's, or a supervisor's, cluster beside those that its configuration names: machines that have proved
-//! to it, by a token that both had, that somebody wanted them together. Kept in a file of the state directory that only root
-//! reads, as tokens are in it.
+//! Who joined a node or a supervisor by a token (`seal::Joining`, where the rules are), kept in a file of the state directory
+//! that only root reads, as tokens are in it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use control::api::{MembersReport, TokenReport};
-use control::node::Claim;
 use os::ReactorHandle;
 use os::dir::Directory;
 use runtime::Semaphore;
-use seal::{Members, PublicKey, TOKENS_MAX, Token, TokenId};
-use serde::{Deserialize, Serialize};
+use seal::{Claim, Joined, Joining, Members, PublicKey, Roster, Token, TokenId};
 use zeroize::Zeroizing;
 
 /// A node's file; it may have its state directory in common with a supervisor, and with targets.
@@ -24,8 +20,6 @@ pub const NODE_FILE: &str = "node-members.json";
 const SUPERVISOR_FILE: &str = "supervisor-members.json";
 /// More than a file with as many members as there may be has.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Members of one machine.
-const MEMBERS_MAX: usize = 4096;
 
 /// The members, and the tokens by which others become that.
 pub struct Membership(Rc<Shared>);
@@ -35,25 +29,9 @@ struct Shared {
     /// None where nothing outlives the process.
     state_dir: Option<Directory>,
     file: String,
-    /// A token does for one machine here: who has learned of it on another one that joined gets nowhere with it.
-    uses_tokens_up: bool,
-    claim: RefCell<Claim>,
-    state: RefCell<State>,
-    /// By which tokens members came in since the start: their sessions may have to be opened again.
-    used: RefCell<Vec<(PublicKey, Token)>>,
+    joining: RefCell<Joining>,
     /// The file is written by one at a time.
     writing: Rc<Semaphore>,
-}
-
-/// What the file holds.
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    members: BTreeSet<PublicKey>,
-    tokens: Vec<Token>,
-    /// Tokens that were used up or given up, and when they end: a configuration that still names one says nothing new.
-    #[serde(default)]
-    spent: BTreeMap<TokenId, u64>,
 }
 
 impl Membership {
@@ -65,7 +43,11 @@ impl Membership {
         handle: &ReactorHandle,
         state_dir: &Directory,
     ) -> anyhow::Result<Rc<Membership>> {
-        Membership::load(handle, Some((state_dir, SUPERVISOR_FILE.to_owned())), false)
+        Membership::load(
+            handle,
+            Some((state_dir, SUPERVISOR_FILE.to_owned())),
+            Joining::of_supervisor,
+        )
     }
 
     /// That of a node or target, which joins supervisors, in this file of its state directory; only in memory without.
@@ -78,15 +60,13 @@ impl Membership {
         place: Option<(&Directory, String)>,
         claim: &Claim,
     ) -> anyhow::Result<Rc<Membership>> {
-        let membership = Membership::load(handle, place, true)?;
-        membership.set_claim(claim);
-        Ok(membership)
+        Membership::load(handle, place, |roster| Joining::of_node(roster, claim.clone()))
     }
 
     fn load(
         handle: &ReactorHandle,
         place: Option<(&Directory, String)>,
-        uses_tokens_up: bool,
+        joining: impl FnOnce(Roster) -> Joining,
     ) -> anyhow::Result<Rc<Membership>> {
         let read = place.as_ref().map(|(directory, file)| read(directory, file)).transpose()?;
         let (state_dir, file) = place.unzip();
@@ -94,22 +74,19 @@ impl Membership {
             handle: handle.clone(),
             state_dir: state_dir.cloned(),
             file: file.unwrap_or_default(),
-            uses_tokens_up,
-            claim: RefCell::default(),
-            used: RefCell::default(),
-            state: RefCell::new(read.unwrap_or_default()),
+            joining: RefCell::new(joining(read.unwrap_or_default())),
             writing: Semaphore::new(1),
         }))))
     }
 
     /// From now on another setting counts.
     pub fn set_claim(&self, claim: &Claim) {
-        self.0.claim.replace(claim.clone());
+        self.0.joining.borrow_mut().set_claim(claim.clone());
     }
 
     /// All members, and the tokens that are good at present.
     pub fn report(&self) -> MembersReport {
-        let members = self.0.state.borrow().members.iter().copied().collect();
+        let members = self.0.joining.borrow().roster().members().collect();
         let tokens = self.0.good_tokens();
         MembersReport { members, tokens: tokens.iter().map(report_of).collect() }
     }
@@ -120,7 +97,7 @@ impl Membership {
     /// When it is good no more, there are as many as there may be, or it can't be kept.
     pub async fn add_token(&self, token: Token) -> Result<(), TokenRefused> {
         self.0.check(&token)?;
-        Ok(self.0.change(|state| state.add(&token)).await?)
+        Ok(self.0.change(|roster| roster.add_token(&token, now_seconds())).await?)
     }
 
     /// The same before anybody is heard, so that nobody is taken for a stranger who has it. Blocks.
@@ -129,16 +106,16 @@ impl Membership {
     /// As above.
     pub fn add_token_at_start(&self, token: &Token) -> Result<(), TokenRefused> {
         self.0.check(token)?;
-        let mut next = self.0.state.borrow().clone();
-        next.add(token);
+        let mut next = self.0.joining.borrow().roster().clone();
+        next.add_token(token, now_seconds());
         self.0.writer(&next).and_then(|write| write())?;
-        self.0.state.replace(next);
+        *self.0.joining.borrow_mut().roster_mut() = next;
         Ok(())
     }
 
     /// Whether a token was used up, or given up, here.
     pub fn is_spent(&self, token: &Token) -> bool {
-        self.0.state.borrow().spent.contains_key(&token.id())
+        self.0.joining.borrow().roster().is_spent(token)
     }
 
     /// Gives up a token: nobody joins this machine by it from now on. Whether there was one.
@@ -146,7 +123,7 @@ impl Membership {
         if !self.0.good_tokens().iter().any(|token| token.id() == id) {
             return Ok(false);
         }
-        self.0.change(|state| state.spend(|token| token.id() == id)).await?;
+        self.0.change(|roster| roster.spend(|token| token.id() == id, now_seconds())).await?;
         Ok(true)
     }
 
@@ -155,26 +132,19 @@ impl Membership {
     /// # Errors
     /// When there are as many as there may be, or it can't be kept.
     pub async fn add(&self, key: PublicKey) -> anyhow::Result<()> {
-        let count = self.0.state.borrow().members.len();
-        if count >= MEMBERS_MAX {
-            anyhow::bail!("there are {count} members already; forget some: etherpool key forget");
-        }
-        let add = |state: &mut State| {
-            state.members.insert(key);
+        self.0.joining.borrow().roster().check_room()?;
+        let add = |roster: &mut Roster| {
+            roster.add(key);
         };
         self.0.change(add).await
     }
 
     /// Takes somebody for a stranger from now on, and gives up all tokens, as he may have one. Whether it was a member.
     pub async fn forget(&self, key: PublicKey) -> anyhow::Result<bool> {
-        if !self.0.state.borrow().members.contains(&key) {
+        if !self.0.joining.borrow().roster().has(&key) {
             return Ok(false);
         }
-        let forgotten = self.0.change(|state| {
-            state.members.remove(&key);
-            state.spend(|_| true);
-        });
-        forgotten.await?;
+        self.0.change(|roster| roster.forget(&key, now_seconds())).await?;
         Ok(true)
     }
 }
@@ -182,77 +152,47 @@ impl Membership {
 /// Why a token isn't taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenRefused {
-    /// Its time is over, by this machine's clock.
-    #[error(
-        "the token has expired, by the clock of this machine; make another one on the supervisor: etherpool token create"
-    )]
-    Expired,
-    /// There are as many as there may be.
-    #[error("{TOKENS_MAX} tokens are good already; one of them does for any number of machines")]
-    TooMany,
+    /// By the rules of tokens.
+    #[error(transparent)]
+    Refused(#[from] seal::TokenRefused),
     /// It can't be kept.
     #[error(transparent)]
     NotKept(#[from] anyhow::Error),
 }
 
-impl State {
-    fn add(&mut self, token: &Token) {
-        let now = now_seconds();
-        self.tokens.retain(|known| known != token && known.until_seconds() > now);
-        self.tokens.push(token.clone());
-        self.spent.remove(&token.id());
-    }
-
-    /// These tokens are good no more.
-    fn spend(&mut self, is_meant: impl Fn(&Token) -> bool) {
-        let now = now_seconds();
-        self.spent.retain(|_, until| *until > now);
-        for token in self.tokens.extract_if(.., |token| is_meant(token)) {
-            self.spent.insert(token.id(), token.until_seconds());
-        }
-    }
-}
-
 impl Shared {
     /// Whether a token may be taken.
-    fn check(&self, token: &Token) -> Result<(), TokenRefused> {
-        if token.until_seconds() <= now_seconds() {
-            return Err(TokenRefused::Expired);
-        }
-        let tokens = self.good_tokens();
-        let is_full = tokens.len() >= TOKENS_MAX && !tokens.contains(token);
-        if is_full { Err(TokenRefused::TooMany) } else { Ok(()) }
+    fn check(&self, token: &Token) -> Result<(), seal::TokenRefused> {
+        self.joining.borrow().roster().check(token, now_seconds())
     }
 
     fn good_tokens(&self) -> Vec<Token> {
-        let now = now_seconds();
-        let state = self.state.borrow();
-        state.tokens.iter().filter(|token| token.until_seconds() > now).cloned().collect()
+        self.joining.borrow().roster().tokens(now_seconds())
     }
 
     /// Changes what is known, once that lasts: what can't be kept isn't known.
-    async fn change(&self, change: impl Fn(&mut State)) -> anyhow::Result<()> {
+    async fn change(&self, change: impl Fn(&mut Roster)) -> anyhow::Result<()> {
         let _turn = self.writing.acquire(1).await;
-        let mut next = self.state.borrow().clone();
+        let mut next = self.joining.borrow().roster().clone();
         change(&mut next);
         self.keep(&next).await?;
         // Somebody may have joined meanwhile.
-        change(&mut self.state.borrow_mut());
+        change(self.joining.borrow_mut().roster_mut());
         Ok(())
     }
 
-    async fn keep(&self, state: &State) -> anyhow::Result<()> {
-        let write = self.writer(state)?;
+    async fn keep(&self, roster: &Roster) -> anyhow::Result<()> {
+        let write = self.writer(roster)?;
         self.handle.blocking(write).await?
     }
 
     /// What writes the file. It blocks.
     fn writer(
         &self,
-        state: &State,
+        roster: &Roster,
     ) -> anyhow::Result<impl FnOnce() -> anyhow::Result<()> + Send + 'static> {
         let (name, state_dir) = (self.file.clone(), self.state_dir.clone());
-        let text = Zeroizing::new(serde_json::to_vec_pretty(state)?);
+        let text = Zeroizing::new(serde_json::to_vec_pretty(roster)?);
         Ok(move || {
             let Some(state_dir) = state_dir else { return Ok(()) };
             let written = state_dir.replace(OsStr::new(&name), &text);
@@ -263,64 +203,46 @@ impl Shared {
 
 impl Members for Membership {
     fn has(&self, key: &PublicKey) -> bool {
-        *self.0.claim.borrow() == Claim::Token && self.0.state.borrow().members.contains(key)
+        self.0.joining.borrow().has(key)
     }
 
     fn is_own(&self, key: &PublicKey, is_named: bool) -> bool {
-        match &*self.0.claim.borrow() {
-            Claim::Token => is_named,
-            Claim::Keys(keys) => keys.contains(key),
-            Claim::Anyone => true,
-        }
+        self.0.joining.borrow().is_own(key, is_named)
     }
 
     fn tokens(&self) -> Vec<Token> {
-        let takes_tokens = *self.0.claim.borrow() == Claim::Token;
-        if takes_tokens { self.0.good_tokens() } else { Vec::new() }
+        self.0.joining.borrow().tokens(now_seconds())
     }
 
     fn tokens_for(&self, key: &PublicKey) -> Vec<Token> {
-        let mut tokens = Members::tokens(self);
-        let (used, now) = (self.0.used.borrow(), now_seconds());
-        let own = used.iter().filter(|(user, token)| user == key && token.until_seconds() > now);
-        tokens.extend(own.filter(|_| self.has(key)).map(|(_, token)| token.clone()));
-        tokens
+        self.0.joining.borrow().tokens_for(key, now_seconds())
     }
 
     fn joined(&self, key: PublicKey, by: &Token) {
         let shared = Rc::clone(&self.0);
-        let count = shared.state.borrow().members.len();
-        if count >= MEMBERS_MAX {
-            return tracing::error!(%key, "there are {count} members already; forget some: etherpool key forget");
-        }
-        // It counts at once: the session by which it was proved is opened now.
-        let is_new = shared.state.borrow_mut().members.insert(key);
-        let is_good = shared.state.borrow().tokens.contains(by);
-        if shared.uses_tokens_up && is_good {
-            shared.state.borrow_mut().spend(|token| token == by);
-            shared.used.borrow_mut().push((key, by.clone()));
-        } else if !is_new {
-            return;
-        }
-        if is_new {
-            tracing::info!(%key, "a machine has joined, by a token");
+        let joined = shared.joining.borrow_mut().join(key, by, now_seconds());
+        match joined {
+            Joined::Refused(full) => return tracing::error!(%key, "{full}"),
+            Joined::Before => return,
+            Joined::Anew => tracing::info!(%key, "a machine has joined, by a token"),
+            Joined::Again => {}
         }
         let runtime = shared.handle.runtime().clone();
         runtime.spawn(async move {
             let _turn = shared.writing.acquire(1).await;
-            let state = shared.state.borrow().clone();
-            if let Err(error) = shared.keep(&state).await {
+            let roster = shared.joining.borrow().roster().clone();
+            if let Err(error) = shared.keep(&roster).await {
                 tracing::error!(%key, "it has to join again after the next start: {error:#}");
             }
         });
     }
 }
 
-fn read(directory: &Directory, file: &str) -> anyhow::Result<State> {
+fn read(directory: &Directory, file: &str) -> anyhow::Result<Roster> {
     let path = directory.path_of(file);
     let read = directory.read(file, FILE_BYTES_MAX);
     let read = read.with_context(|| format!("cannot read {}", path.display()))?;
-    let Some(text) = read.map(Zeroizing::new) else { return Ok(State::default()) };
+    let Some(text) = read.map(Zeroizing::new) else { return Ok(Roster::default()) };
     serde_json::from_slice(&text).with_context(|| {
         format!(
             "{} is damaged; take it away, and have this machine join again (etherpool token create on the supervisor)",
@@ -423,19 +345,28 @@ mod tests {
         with(&directory, Claim::Token, async move |membership| {
             let past = Token::new([1; 16], now_seconds());
             let refused = membership.add_token(past.clone()).await;
-            assert!(matches!(refused, Err(TokenRefused::Expired)), "{refused:?}");
-            membership.0.state.borrow_mut().tokens.push(past);
+            assert!(
+                matches!(refused, Err(TokenRefused::Refused(seal::TokenRefused::Expired))),
+                "{refused:?}"
+            );
+            membership.0.joining.borrow_mut().roster_mut().add_token(&past, 0);
             assert_eq!(membership.report(), MembersReport::default());
-            for _ in 0..TOKENS_MAX {
+            for _ in 0..seal::TOKENS_MAX {
                 membership.add_token(make_token(Duration::from_secs(60)).unwrap()).await.unwrap();
             }
             let again = Members::tokens(&*membership).remove(0);
             membership.add_token(again).await.unwrap();
             let one_more = make_token(Duration::from_secs(60)).unwrap();
             let refused = membership.add_token_at_start(&one_more);
-            assert!(matches!(refused, Err(TokenRefused::TooMany)), "{refused:?}");
+            assert!(
+                matches!(refused, Err(TokenRefused::Refused(seal::TokenRefused::TooMany))),
+                "{refused:?}"
+            );
             let refused = membership.add_token(one_more).await;
-            assert!(matches!(refused, Err(TokenRefused::TooMany)), "{refused:?}");
+            assert!(
+                matches!(refused, Err(TokenRefused::Refused(seal::TokenRefused::TooMany))),
+                "{refused:?}"
+            );
         });
     }
 

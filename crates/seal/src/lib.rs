@@ -8,16 +8,19 @@
 //! The handshake is Noise's (`snow`), what it yields seals by an AEAD of `aws-lc-rs`. Nothing here was
 //! invented but the way in which nonces are counted and keys follow each other.
 
+mod claim;
 mod digest;
 mod grant;
 mod handshake;
 mod identity;
 mod key;
 mod message;
+mod roster;
 mod signature;
 mod token;
 mod window;
 
+pub use claim::{Claim, NotAClaim};
 pub use digest::{DIGEST_BYTES, Digest};
 pub use grant::{
     GRANT_BYTES_MAX, GRANT_BYTES_MIN, Grant, GrantError, NotAGrant, PoolKey, PoolKeyPair,
@@ -27,6 +30,7 @@ pub use handshake::{ANSWER_BYTES, ASK_BYTES, Asked, Asking, Keys};
 pub use identity::{Entropy, Identity, Members, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};
 pub use message::{Opener, Rejected, SEAL_BYTES, Seal, Sealer, Stamp, TAG_BYTES};
+pub use roster::{Joined, Joining, Roster, TokenRefused, TooManyMembers};
 pub use signature::{SIGNATURE_BYTES, Signature};
 pub use token::{
     NotATokenId, Occasion, PROOF_BYTES, Prover, TOKENS_MAX, Token, TokenError, TokenId,

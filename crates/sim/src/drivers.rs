@@ -16,7 +16,7 @@ use block::BlockDevice;
 use pool::PoolEvent;
 use pool::engine::{DiskFacts, Engine};
 use runtime::Handle;
-use seal::{Identity, KeyPair, PublicKey, SecretKey, Security};
+use seal::{Identity, KeyPair, PoolKey, PublicKey, SecretKey, Security};
 use uuid::Uuid;
 
 use crate::disk::Disk;
@@ -56,16 +56,16 @@ pub fn is_granted(seed: u64) -> bool {
 
 /// The key of a machine's name.
 pub fn public_key(handle: &Handle, name: &str) -> PublicKey {
-    with_key(handle, name).public()
+    identity(handle, name).public()
 }
 
 /// Both halves of it.
 pub fn keys(handle: &Handle, name: &str) -> KeyPair {
-    with_key(handle, name).keys().clone()
+    identity(handle, name).keys().clone()
 }
 
 /// Who has a key of a name, with a seed's randomness.
-fn with_key(handle: &Handle, name: &str) -> Identity {
+pub fn identity(handle: &Handle, name: &str) -> Identity {
     let mut secret = [0; 32];
     secret[..8].copy_from_slice(&fork_seed(0, name).to_be_bytes());
     let random = handle.clone();
@@ -94,12 +94,36 @@ pub fn serve_as(
     newest: SessionVersion,
 ) {
     let Some(handle) = process.handle() else { return };
-    let identity = NodeIdentity { id: facts.machine, name: facts.name.to_string() };
-    let driver = TargetDriver::new(handle.clone(), identity);
-    driver.set_newest(newest);
     // Older programs know no keys.
-    if newest == SessionVersion::NEWEST {
-        let identity = with_key(&handle, facts.name).with_least(facts.security);
+    let has_key = newest == SessionVersion::NEWEST;
+    let known = has_key.then(|| identity(&handle, facts.name).with_least(facts.security));
+    serve_by(process, ports, facts, disks, Terms { newest, identity: known, lost: Vec::new() });
+}
+
+/// By what a node serves.
+pub struct Terms {
+    /// The newest that it speaks.
+    pub newest: SessionVersion,
+    /// Who it is, and what it demands of others.
+    pub identity: Option<Identity>,
+    /// Pools whose keys its configuration says are lost.
+    pub lost: Vec<PoolKey>,
+}
+
+/// The same by these terms; what it is told while it runs.
+pub fn serve_by(
+    process: &Process,
+    ports: Vec<Rc<SimPort>>,
+    facts: NodeFacts<'_>,
+    disks: &[Rc<Disk>],
+    terms: Terms,
+) -> Option<TargetDriver> {
+    let handle = process.handle()?;
+    let Terms { newest, identity, lost } = terms;
+    let (named, lost) = (facts.name.to_string(), Rc::new(lost));
+    let driver = TargetDriver::new(handle.clone(), NodeIdentity { id: facts.machine, name: named });
+    driver.set_newest(newest);
+    if let Some(identity) = identity {
         driver.set_identity(Rc::new(identity));
     }
     for port in ports {
@@ -107,6 +131,7 @@ pub fn serve_as(
     }
     for (slot, disk) in disks.iter().enumerate() {
         let (driver, handle_inside) = (driver.clone(), handle.clone());
+        let lost = Rc::clone(&lost);
         let device = disk.open_in(&handle);
         // As the kernel calls it: where it is plugged in, whichever it is.
         let address = ShelfSlot::new(facts.shelf, slot as u8);
@@ -127,8 +152,11 @@ pub fn serve_as(
             let device = ExportDevice::Fenced(Rc::new(medium));
             let exported = driver.add_export(ExportSetup::new(device, options)).await;
             debug_assert!(exported.is_ok());
+            // What can't be written now is for the next start.
+            let _ = driver.reset_owner(address, &lost).await;
         });
     }
+    Some(driver)
 }
 
 /// A disk that a client process found.
@@ -156,18 +184,29 @@ pub fn look_for_disks_as(
     newest: SessionVersion,
     found: impl Fn(Found) + 'static,
 ) {
-    let identity = (newest == SessionVersion::NEWEST).then(|| with_key(handle, "supervisor"));
-    look(handle, ports, (newest, identity), found);
+    let has_key = newest == SessionVersion::NEWEST;
+    let known = has_key.then(|| Rc::new(identity(handle, "supervisor")));
+    look(handle, ports, (newest, known), found);
+}
+
+/// The same by who is that.
+pub fn look_for_disks_by(
+    handle: &Handle,
+    ports: Vec<Rc<SimPort>>,
+    identity: &Rc<Identity>,
+    found: impl Fn(Found) + 'static,
+) {
+    look(handle, ports, (SessionVersion::NEWEST, Some(Rc::clone(identity))), found);
 }
 
 fn look(
     handle: &Handle,
     ports: Vec<Rc<SimPort>>,
-    (newest, identity): (SessionVersion, Option<Identity>),
+    (newest, identity): (SessionVersion, Option<Rc<Identity>>),
     found: impl Fn(Found) + 'static,
 ) {
     let usual = InitiatorOptions::new(Incarnation(handle.random_bytes16()));
-    let options = InitiatorOptions { newest, identity: identity.map(Rc::new), ..usual };
+    let options = InitiatorOptions { newest, identity, ..usual };
     let initiator = Initiator::new(handle.clone(), options);
     for port in ports {
         initiator.add_port(port);
@@ -207,8 +246,8 @@ pub fn attach(
     engine: &Rc<Engine>,
 ) {
     let engine = Rc::clone(engine);
-    let identity = Some(with_key(handle, name).with_least(least));
-    look(handle, ports, (SessionVersion::NEWEST, identity), move |found| {
+    let known = Rc::new(identity(handle, name).with_least(least));
+    look_for_disks_by(handle, ports, &known, move |found| {
         let Some(export) = found.export else { return };
         let facts = DiskFacts {
             name: found.address.to_string(),

@@ -4,6 +4,7 @@
 mod perform;
 mod setup;
 mod trace;
+mod trust;
 
 pub use setup::{AtaPassThrough, ExportSetup, Memory};
 pub use trace::TraceStream;
@@ -21,7 +22,7 @@ use block::{
 use futures::FutureExt;
 use futures::future::{Either, select};
 use runtime::{EventQueue, Handle, Notify};
-use seal::{Grant, Identity, PoolKey};
+use seal::{Grant, Identity};
 
 use crate::fenced::{FencedDevice, Ownership};
 use crate::{
@@ -278,34 +279,6 @@ impl TargetDriver {
         inner.work.notify_all();
         self.inner.handle.spawn(async move { inner.watch_device(id, entry).await });
         Ok(id)
-    }
-
-    /// The key of the pool that a disk obeys.
-    pub fn obeyed_by(&self, address: ShelfSlot) -> Option<PoolKey> {
-        let exports = self.inner.exports.borrow();
-        let found = exports.values().find(|export| export.address == address)?;
-        match &found.device {
-            ExportDevice::Fenced(medium) => medium.grant().map(|grant| grant.key()),
-            ExportDevice::Device(_) => None,
-        }
-    }
-
-    /// Has a disk obey whoever claims it, with whatever is on it.
-    ///
-    /// # Errors
-    /// [`IoError::Unsupported`] where nothing is exported there that could be owned; others when that can't be written.
-    pub async fn forget_grant(&self, address: ShelfSlot) -> Result<(), IoError> {
-        let found = {
-            let exports = self.inner.exports.borrow();
-            let found = exports.iter().find(|(_, export)| export.address == address);
-            found.map(|(id, export)| (*id, export.device.clone()))
-        };
-        let Some((id, ExportDevice::Fenced(medium))) = found else {
-            return Err(IoError::Unsupported);
-        };
-        medium.forget_grant().await?;
-        self.inner.refresh(id).await;
-        Ok(())
     }
 
     /// Changes how a running export behaves; no request is lost. Its address and what clients left

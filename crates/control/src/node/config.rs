@@ -8,12 +8,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::ShelfSlot;
-use seal::{PoolKey, PublicKey, Security};
+use seal::{Claim, PoolKey, PublicKey, Security};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::claim::Claim;
 use super::drive::DriveConfig;
 use super::plan::{ExportPlan, PlanError, plan};
 use super::settings::{ExportSettings, Groups, Sectors};

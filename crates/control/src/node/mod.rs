@@ -2,7 +2,6 @@
 //! etherpopulate.conf of the system that etherpool replaces.
 
 mod access;
-mod claim;
 mod config;
 mod drive;
 mod etherpopulate;
@@ -13,7 +12,6 @@ mod settings;
 mod status;
 
 pub use access::GroupError;
-pub use claim::{Claim, NotAClaim};
 pub use config::{ExportConfig, NodeConfig, NodeConfigError};
 pub use drive::{DriveConfig, DriveError, DriveNames};
 pub use etherpopulate::{Etherpopulate, EtherpopulateError, parse_etherpopulate};

@@ -26,7 +26,6 @@ use clap::Args;
 use control::api::{PoolReportExt as _, SeenTarget};
 use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
-use control::node::Claim;
 use control::reconcile::EngineInstance;
 use control::registry::Registry;
 use os::dir::Directory;
@@ -34,7 +33,7 @@ use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
 use os::{Reactor, ReactorHandle};
 use pool::{DiskPlace, Engine, EngineConfig, KnownDisk, KnownPool, Limits, OwnNodes, PoolEvent};
-use seal::{Members, PublicKey};
+use seal::{Claim, Members, PublicKey};
 
 use crate::admin::{AdminHandler, AdminServer, Answering};
 use crate::keys::{self, Demands};

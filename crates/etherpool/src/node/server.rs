@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use aoe_target::NodeIdentity;
 use aoe_target::TargetDriver;
 use aoe_wire::ShelfSlot;
-use control::node::{Claim, NodeStatus};
+use control::node::NodeStatus;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use os::ata::AtaDisks;
@@ -25,7 +25,7 @@ use os::manager::Manager;
 use os::process::{LockError, ProcessLock, Signal, Signals};
 use os::{Reactor, ReactorHandle};
 use runtime::{Notify, Semaphore};
-use seal::{KeyPair, Members, PoolKey, Token};
+use seal::{Claim, KeyPair, Members, PoolKey, Token};
 
 use super::drives::Drives;
 use super::exporter::{Automatic, Exporter};
@@ -110,14 +110,14 @@ impl Node {
 
     /// Has a disk obey nobody if the key that it obeys is lost, by the configuration's word.
     pub async fn reset_owner_of(&self, address: ShelfSlot) {
-        let key = self.driver.obeyed_by(address);
-        let Some(key) = key.filter(|key| self.reset_owner.borrow().contains(key)) else { return };
-        match self.driver.forget_grant(address).await {
-            Ok(()) => tracing::warn!(
+        let lost = self.reset_owner.borrow().clone();
+        match self.driver.reset_owner(address, &lost).await {
+            Ok(None) => {}
+            Ok(Some(key)) => tracing::warn!(
                 export = %address, %key,
                 "it obeys nobody any more, as reset-owner of the configuration says"
             ),
-            Err(error) => tracing::error!(export = %address, %key, %error, "reset-owner"),
+            Err(error) => tracing::error!(export = %address, %error, "reset-owner"),
         }
     }
 }

@@ -10,11 +10,11 @@ use aoe_wire::ShelfSlot;
 use control::api::{ApiError, ErrorCode};
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::node::{
-    Claim, ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
+    ExportConfig, ExportPlan, ExportSettings, NodeConfig, NotExported, parse_etherpopulate,
     plan_found, share,
 };
 
-use seal::{Security, Token};
+use seal::{Claim, Security, Token};
 use zeroize::Zeroizing;
 
 use super::interfaces::{Patterns, list_ethernet};

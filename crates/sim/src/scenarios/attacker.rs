@@ -2,22 +2,27 @@
 //! or much later, in order or not; the same with changes; requests and answers of his own with the right numbers. He
 //! has any key but the right ones.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use aoe_wire::{
-    HolderPayload, Offer, OpenPayload, Operation, SessionId, SessionReply, SessionRequest,
-    SessionVersion, Status,
+    AtaCommand, AtaRequest, Command, Header, HolderPayload, MacAddr, Offer, OpenPayload, Operation,
+    SessionId, SessionReply, SessionRequest, SessionVersion, ShelfSlot, Status,
 };
 use block::{Buffer, Epoch, Lba, OwnerId, crc32c};
 use futures::FutureExt;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use runtime::Handle;
 use seal::{PublicKey, Security};
 use uuid::Uuid;
 
 use super::common::expect;
 use super::scenario;
 use super::sessions::{Pair, busy};
-use crate::network::{Quality, Station};
+use crate::network::{Network, Quality, Station};
+use crate::random::fork;
 use crate::runner::{Failure, Scenario, Stage};
 use crate::workload::Mix;
 
@@ -42,48 +47,78 @@ const SECTOR: usize = 512;
 const CRC: usize = 28;
 const SESSION: usize = 32;
 
-struct Attacker {
-    pair: Rc<Pair>,
+/// He, with a cable of his own.
+pub(super) struct Attacker {
+    network: Rc<Network>,
     station: Rc<Station>,
+    director: Handle,
+    random: RefCell<SmallRng>,
 }
 
 impl Attacker {
-    fn new(pair: &Rc<Pair>) -> Attacker {
-        pair.network.listen();
-        let station = pair.network.plug("attacker", 9000);
-        Attacker { pair: Rc::clone(pair), station }
+    /// Hears all that is said there from now on.
+    pub fn new(stage: &Stage, network: &Rc<Network>) -> Attacker {
+        network.listen();
+        Attacker {
+            network: Rc::clone(network),
+            station: network.plug("attacker", 9000),
+            director: stage.world.director(),
+            random: RefCell::new(fork(stage.world.seed(), "attacker")),
+        }
     }
 
     fn send(&self, bytes: Vec<u8>) {
-        self.pair.network.inject(&self.station, bytes);
+        self.network.inject(&self.station, bytes);
+    }
+
+    fn below(&self, bound: u32) -> u32 {
+        self.random.borrow_mut().random_range(0..bound)
+    }
+
+    /// Asks a target, as any client of plain AoE, to write that.
+    pub fn write_plainly(&self, target: MacAddr, address: ShelfSlot, start: Lba, data: &[u8]) {
+        let own = self.station.mac();
+        let header = Header::request(target, own, address, Command::Ata, self.below(1 << 30));
+        let count = (data.len() / SECTOR) as u8;
+        let request = AtaRequest::new(header, AtaCommand::WRITE_EXT, start, count);
+        let frame = request.emit(Buffer::copy_of(data));
+        self.send([frame.head.as_slice(), &frame.payload].concat());
     }
 
     /// Something that was heard, of late or at any time.
     fn frame(&self) -> Option<Vec<u8>> {
-        let count = self.pair.network.heard_count() as u32;
-        let late = self.pair.below(2) == 0;
-        let back = self.pair.below(if late { count.min(200) } else { count }.max(1));
+        let count = self.network.heard_count() as u32;
+        let late = self.below(2) == 0;
+        let back = self.below(if late { count.min(200) } else { count }.max(1));
         let number = count.checked_sub(1 + back)?;
-        Some(self.pair.network.heard(number as usize)?.to_vec())
+        Some(self.network.heard(number as usize)?.to_vec())
     }
 
     /// The newest request of an open session.
     fn request(&self) -> Option<SessionRequest> {
-        let count = self.pair.network.heard_count();
+        let count = self.network.heard_count();
         (0..count).rev().take(500).find_map(|number| {
-            let bytes = self.pair.network.heard(number)?;
+            let bytes = self.network.heard(number)?;
             let (request, _) = SessionRequest::parse(&bytes).ok()?;
             (request.sequence > 0).then_some(request)
         })
     }
 
-    fn act(&self) {
-        match self.pair.below(8) {
+    /// Does something of that.
+    pub fn act(&self) {
+        match self.below(8) {
             0..3 => self.frame().into_iter().for_each(|bytes| self.send(bytes)),
-            3 => (0..self.pair.below(100)).for_each(|_| {
+            3 => (0..self.below(100)).for_each(|_| {
                 self.frame().into_iter().for_each(|bytes| self.send(bytes));
             }),
-            4 => self.frame().into_iter().for_each(|bytes| self.send(self.changed(bytes))),
+            // Plain AoE proves nothing: there anybody may say anything.
+            4 => self
+                .frame()
+                .filter(|bytes| {
+                    Header::parse(bytes).is_ok_and(|header| header.command == Command::Session)
+                })
+                .into_iter()
+                .for_each(|bytes| self.send(self.changed(bytes))),
             5 | 6 => self.forge_request(),
             _ => self.forge_reply(),
         }
@@ -91,11 +126,11 @@ impl Attacker {
 
     /// Some bytes are others, and the checksum, which has no key, says that this is right.
     fn changed(&self, mut bytes: Vec<u8>) -> Vec<u8> {
-        for _ in 0..=self.pair.below(3) {
-            let at = 12 + self.pair.below(bytes.len() as u32 - 12) as usize;
-            bytes[at] ^= 1 + self.pair.below(255) as u8;
+        for _ in 0..=self.below(3) {
+            let at = 12 + self.below(bytes.len() as u32 - 12) as usize;
+            bytes[at] ^= 1 + self.below(255) as u8;
         }
-        if self.pair.below(4) == 0 {
+        if self.below(4) == 0 {
             // As if it had no keys.
             bytes.iter_mut().skip(100).take(28).for_each(|byte| *byte = 0);
         }
@@ -122,10 +157,10 @@ impl Attacker {
     /// In the client's name: other data, another owner, the end.
     fn forge_request(&self) {
         let Some(heard) = self.request() else { return };
-        let sectors = 1 + self.pair.below(16);
+        let sectors = 1 + self.below(16);
         let next = SessionRequest {
-            sequence: heard.sequence + u64::from(self.pair.below(3)),
-            lba: Lba(4096 + u64::from(self.pair.below(512))),
+            sequence: heard.sequence + u64::from(self.below(3)),
+            lba: Lba(4096 + u64::from(self.below(512))),
             sectors,
             durable: false,
             force: false,
@@ -136,10 +171,10 @@ impl Attacker {
         };
         let data = Buffer::copy_of(&vec![0xee; sectors as usize * SECTOR]);
         let thief = OwnerId(Uuid::from_u128(666));
-        let (request, payload) = match self.pair.below(5) {
+        let (request, payload) = match self.below(5) {
             0 | 1 => (SessionRequest { operation: Operation::Write, ..next }, data),
             2 => {
-                let epoch = Epoch(heard.epoch.0 + u64::from(self.pair.below(3)));
+                let epoch = Epoch(heard.epoch.0 + u64::from(self.below(3)));
                 let claim =
                     SessionRequest { operation: Operation::Claim, epoch, sectors: 0, ..next };
                 (claim, HolderPayload::emit_claim(thief, &block::Trust::Unchanged))
@@ -153,15 +188,15 @@ impl Attacker {
                 (trim, Buffer::empty())
             }
         };
-        let version = match self.pair.below(3) {
+        let version = match self.below(3) {
             0 => SessionVersion::One,
             _ => heard.version,
         };
         let frame = SessionRequest { version, ..request }.emit(payload);
         let mut bytes = [frame.head.as_slice(), &frame.payload].concat();
-        if version != SessionVersion::One && self.pair.below(2) == 0 {
+        if version != SessionVersion::One && self.below(2) == 0 {
             bytes[103] = 1;
-            bytes.iter_mut().skip(108).take(20).for_each(|byte| *byte = self.pair.below(256) as u8);
+            bytes.iter_mut().skip(108).take(20).for_each(|byte| *byte = self.below(256) as u8);
             bytes = self.resealed(bytes);
         }
         self.send(bytes);
@@ -170,7 +205,7 @@ impl Attacker {
     /// In the target's name: that all is done, that nothing is there, that he is the target.
     fn forge_reply(&self) {
         let Some(heard) = self.request() else { return };
-        let status = match self.pair.below(4) {
+        let status = match self.below(4) {
             0 => Status::NoSession,
             1 => Status::MediumGone,
             2 => Status::Fenced,
@@ -184,10 +219,10 @@ impl Attacker {
             detail: 0,
             session: heard.session,
             instance: heard.instance,
-            epoch: Epoch(heard.epoch.0 + u64::from(self.pair.below(2))),
-            sequence: heard.sequence + u64::from(self.pair.below(3)),
+            epoch: Epoch(heard.epoch.0 + u64::from(self.below(2))),
+            sequence: heard.sequence + u64::from(self.below(3)),
             executed: 0,
-            clock: self.pair.stage.world.director().now(),
+            clock: self.director.now(),
             sectors: heard.sectors,
             first: 0,
             takes: 17,
@@ -199,7 +234,7 @@ impl Attacker {
             }
             _ => Buffer::empty(),
         };
-        let frame = match self.pair.below(3) {
+        let frame = match self.below(3) {
             0 => return self.forge_offer(),
             _ => reply.emit(data),
         };
@@ -208,9 +243,9 @@ impl Attacker {
 
     /// An answer to the newest HELLO: no keys at all, or his.
     fn forge_offer(&self) {
-        let count = self.pair.network.heard_count();
+        let count = self.network.heard_count();
         let hello = (0..count).rev().take(500).find_map(|number| {
-            let bytes = self.pair.network.heard(number)?;
+            let bytes = self.network.heard(number)?;
             let (request, payload) = SessionRequest::parse(&bytes).ok()?;
             let is_hello = request.operation == Operation::Hello;
             is_hello
@@ -218,8 +253,8 @@ impl Attacker {
                 .filter(|(_, said)| said.is_some())
         });
         let Some((hello, Some((client, incarnation)))) = hello else { return };
-        let target = aoe_wire::Nonce([self.pair.below(256) as u8; 16]);
-        let instance = block::Instance(u64::from(self.pair.below(9)));
+        let target = aoe_wire::Nonce([self.below(256) as u8; 16]);
+        let instance = block::Instance(u64::from(self.below(9)));
         let opening = OpenPayload { client, target, incarnation };
         let offer = Offer { key: PublicKey([9; 32]), least: Security::None, has_aes: true };
         let reply = SessionReply {
@@ -233,13 +268,13 @@ impl Attacker {
             epoch: Epoch(0),
             sequence: 0,
             executed: 0,
-            clock: self.pair.stage.world.director().now(),
+            clock: self.director.now(),
             sectors: 0,
             first: 0,
             takes: 0,
             seal: Default::default(),
         };
-        let offer = Some(&offer).filter(|_| self.pair.below(2) == 0);
+        let offer = Some(&offer).filter(|_| self.below(2) == 0);
         let frame = reply.emit(OpenPayload::emit_hello_reply(target, offer));
         self.send([frame.head.as_slice(), &frame.payload].concat());
     }
@@ -255,7 +290,7 @@ fn demanding(stage: &Stage) -> Rc<Pair> {
 
 async fn attacked(stage: Stage) -> Result<(), Failure> {
     let pair = demanding(&stage);
-    let attacker = Attacker::new(&pair);
+    let attacker = Attacker::new(&stage, &pair.network);
     let client = pair.client().await?;
     let mix = Mix { think: Duration::from_millis(20), span_sectors: 256, ..busy() };
     let clients = pair.load(&client, mix);
@@ -282,7 +317,7 @@ async fn attacked(stage: Stage) -> Result<(), Failure> {
 async fn lives(stage: Stage) -> Result<(), Failure> {
     // Also where nobody has keys: what was said once is of no use again.
     let pair = Pair::new(&stage);
-    let attacker = Attacker::new(&pair);
+    let attacker = Attacker::new(&stage, &pair.network);
     let mut client = pair.client().await?;
     let mut clients = pair.load(&client, busy());
     for round in 0..4 {

@@ -17,6 +17,7 @@ mod grants;
 mod history;
 mod in_place;
 mod jobs;
+mod joining;
 mod layouts;
 mod leases;
 mod logs;
@@ -24,6 +25,7 @@ mod losses;
 mod metadata;
 mod node_keys;
 mod nodes;
+mod notes;
 pub mod nth_step;
 mod offline;
 mod operations;
@@ -86,6 +88,7 @@ pub fn named() -> Vec<Scenario> {
         rows::SCENARIOS,
         logs::SCENARIOS,
         copies::SCENARIOS,
+        notes::SCENARIOS,
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
         votes::SCENARIOS,
@@ -95,6 +98,7 @@ pub fn named() -> Vec<Scenario> {
         trim::SCENARIOS,
         over::SCENARIOS,
         jobs::SCENARIOS,
+        joining::SCENARIOS,
         stops::SCENARIOS,
         layouts::SCENARIOS,
         offline::SCENARIOS,

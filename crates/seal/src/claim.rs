@@ -1,7 +1,8 @@
 //! `claim`: who may have a node's disks that obey nobody yet.
 
-use seal::PublicKey;
 use serde::{Deserialize, Serialize};
+
+use crate::key::PublicKey;
 
 /// How one of several keys is written.
 const KEY: &str = "key:";
