@@ -22,6 +22,9 @@ pub struct Roster {
     /// Tokens that were used up or given up, and when they end: a configuration that still names one says nothing new.
     #[serde(default)]
     spent: BTreeMap<TokenId, u64>,
+    /// By whom those were used up that were.
+    #[serde(default)]
+    users: BTreeMap<TokenId, PublicKey>,
 }
 
 /// Why a token isn't taken.
@@ -59,8 +62,7 @@ impl Roster {
         self.tokens.iter().filter(is_good).cloned().collect()
     }
 
-    /// Whether a token was used up, or given up, here.
-    pub fn is_spent(&self, token: &Token) -> bool {
+    fn is_spent(&self, token: &Token) -> bool {
         self.spent.contains_key(&token.id())
     }
 
@@ -79,6 +81,7 @@ impl Roster {
         self.tokens.retain(|known| known != token && known.until_seconds() > now);
         self.tokens.push(token.clone());
         self.spent.remove(&token.id());
+        self.users.remove(&token.id());
     }
 
     /// These tokens are good no more.
@@ -87,6 +90,7 @@ impl Roster {
         for token in self.tokens.extract_if(.., |token| is_meant(token)) {
             self.spent.insert(token.id(), token.until_seconds());
         }
+        self.users.retain(|token, _| self.spent.contains_key(token));
     }
 
     /// Whether there is room for another member.
@@ -102,6 +106,7 @@ impl Roster {
     /// Takes a member for a stranger from now on, and gives up all tokens, as it may have one.
     pub fn forget(&mut self, key: &PublicKey, now: u64) {
         self.members.remove(key);
+        self.users.retain(|_, user| user != key);
         self.spend(|_| true, now);
     }
 }
@@ -112,7 +117,8 @@ pub struct Joining {
     claim: Claim,
     /// A token does for one machine here: who has learned of it on another one that joined gets nowhere with it.
     uses_tokens_up: bool,
-    /// By which tokens members came in since the start: their sessions may have to be opened again.
+    /// By which tokens members came in, of those that are known since the start: the answer may have been lost, and then
+    /// they come by them again.
     used: Vec<(PublicKey, Token)>,
 }
 
@@ -155,6 +161,17 @@ impl Joining {
         &mut self.roster
     }
 
+    /// Whether a token that the configuration names, at the start and whenever that is read, is to be taken. Of one that was
+    /// used up here it is learned again, for him who did.
+    pub fn is_news(&mut self, named: &Token) -> bool {
+        if let Some(user) = self.roster.users.get(&named.id())
+            && !self.used.iter().any(|(_, token)| token == named)
+        {
+            self.used.push((*user, named.clone()));
+        }
+        !self.roster.is_spent(named)
+    }
+
     /// As [`Members::has`](crate::Members::has).
     pub fn has(&self, key: &PublicKey) -> bool {
         self.claim == Claim::Token && self.roster.has(key)
@@ -192,6 +209,7 @@ impl Joining {
         let uses_up = self.uses_tokens_up && self.roster.tokens.contains(by);
         if uses_up {
             self.roster.spend(|token| token == by, now);
+            self.roster.users.insert(by.id(), key);
             self.used.push((key, by.clone()));
         }
         match (is_new, uses_up) {
@@ -234,6 +252,33 @@ mod tests {
         supervisor.roster_mut().forget(&KEY, 10);
         assert!(!supervisor.has(&KEY) && supervisor.has(&OTHER));
         assert!(supervisor.tokens(10).is_empty(), "who is forgotten may have it");
+    }
+
+    #[test]
+    fn a_token_that_is_named_still_does_for_whom_it_did() {
+        let token = Token::new([7; 16], 600);
+        let mut node = Joining::of_node(with_token(&token), Claim::Token);
+        assert!(node.is_news(&token));
+        node.join(KEY, &token, 10);
+        // The answer is lost, and the node begins anew.
+        let mut node = Joining::of_node(node.roster().clone(), Claim::Token);
+        assert!(
+            node.tokens_for(&KEY, 10).is_empty(),
+            "it keeps nothing by which anybody could join"
+        );
+        assert!(!node.is_news(&token) && !node.is_news(&token));
+        assert_eq!(node.tokens_for(&KEY, 10), std::slice::from_ref(&token));
+        assert!(node.tokens_for(&OTHER, 10).is_empty() && node.tokens_for(&KEY, 600).is_empty());
+        assert_eq!(node.join(KEY, &token, 10), Joined::Before);
+        // Who is forgotten, or whose token people gave up, has no way back by it.
+        node.roster_mut().forget(&KEY, 10);
+        let mut node = Joining::of_node(node.roster().clone(), Claim::Token);
+        assert!(!node.is_news(&token) && node.tokens_for(&KEY, 10).is_empty());
+        let mut given_up = with_token(&token);
+        given_up.add(KEY);
+        given_up.spend(|_| true, 10);
+        let mut node = Joining::of_node(given_up, Claim::Token);
+        assert!(!node.is_news(&token) && node.tokens_for(&KEY, 10).is_empty());
     }
 
     #[test]

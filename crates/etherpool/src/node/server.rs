@@ -397,7 +397,7 @@ impl Node {
         if let (None, Some(file)) = (&wanted.token, &wanted.config.token_file) {
             tracing::warn!("the token-file {} can't be read, or holds no token", file.display());
         }
-        wanted.token.as_ref().filter(|token| !self.membership.is_spent(token))
+        wanted.token.as_ref().filter(|token| self.membership.is_news(token))
     }
 
     /// Takes it before anybody is heard.

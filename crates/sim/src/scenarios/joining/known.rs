@@ -47,10 +47,10 @@ impl Known {
     /// Takes the token that a configuration names, before anybody is heard, unless it says nothing new.
     pub fn take_first(&self, token: &Token) {
         let mut joining = self.0.joining.borrow_mut();
-        let (roster, now) = (joining.roster_mut(), self.now());
-        if !roster.is_spent(token) && roster.check(token, now).is_ok() {
-            roster.add_token(token, now);
-            self.0.file.replace(roster.clone());
+        let (is_news, now) = (joining.is_news(token), self.now());
+        if is_news && joining.roster().check(token, now).is_ok() {
+            joining.roster_mut().add_token(token, now);
+            self.0.file.replace(joining.roster().clone());
         }
     }
 
