@@ -13,7 +13,7 @@
 //!   Western Digital Ultrastar DC HC310, OEM specification 1.4, tables 5 to 7 (7.4 ms reading and 8.2 ms
 //!   writing on average, 0.23 and 0.32 ms to the next track, 8.33 ms a revolution). Rate: Seagate
 //!   Constellation ES.3 product manual, section 4.1 (1,668,096 bytes a track on average, times 120 a
-//!   second). Its cache, what it keeps of what it read and the time of a command are assumptions.
+//!   second). Its cache and the time of a command are assumptions.
 //! - [`SolidState::SATA`]: Intel SSD DC S4600, product specification (72,000 reads and 65,000 writes of
 //!   4 KiB a second at depth 32, 110 and 52 us at depth 1, 500 and 490 MB/s; its cache outlives the power,
 //!   so a flush has nothing to do).

@@ -5,11 +5,9 @@
 //! that is sent after the answer to the one before; what follows in the queue without a gap costs its
 //! transfer alone. Of the commands in its queue the disk serves the one that it reaches first, and one
 //! that was passed over for long. Writes that needn't be durable are answered from the cache and go to
-//! the medium when there is nothing else to do, when it is half full, or when a flush waits. What was read
-//! a moment ago is still in its memory, for those who ask again because the answer was lost on the way.
+//! the medium when there is nothing else to do, when it is half full, or when a flush waits.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::Duration;
 
 use block::Instant;
@@ -20,8 +18,6 @@ use super::{Answers, Job, Usage, Work, transfer};
 const SEEN_MAX: usize = 32;
 /// A command that was passed over for so long is next.
 const PASSED_OVER_MAX: Duration = Duration::from_millis(500);
-/// It keeps what it read last of so many places.
-const KEPT_RANGES_MAX: usize = 32;
 /// The mean square root of the distance of two places anywhere, as a part of the largest.
 const MEAN_ROOT: f64 = 8.0 / 15.0;
 
@@ -42,8 +38,6 @@ pub struct Spinning {
     pub cache_bytes: u64,
     /// What it reads on by itself behind a read, at most.
     pub read_ahead_bytes: u64,
-    /// What it read last and still has in its memory.
-    pub kept_bytes: u64,
 }
 
 impl Spinning {
@@ -56,7 +50,6 @@ impl Spinning {
         command: Duration::from_micros(50),
         cache_bytes: 64 << 20,
         read_ahead_bytes: 2 << 20,
-        kept_bytes: 16 << 20,
     };
 
     fn track_bytes(&self) -> u64 {
@@ -75,42 +68,6 @@ struct Waiting<Token> {
     job: Job,
     token: Token,
     since: Instant,
-}
-
-/// What was read last, oldest first; what was read in a row is one range.
-#[derive(Default)]
-struct Kept {
-    ranges: VecDeque<Range<u64>>,
-    bytes: u64,
-}
-
-impl Kept {
-    fn add(&mut self, job: &Job, most: u64) {
-        let end = job.start_bytes + job.len_bytes;
-        match self.ranges.back_mut() {
-            Some(last) if last.end == job.start_bytes => last.end = end,
-            _ => self.ranges.push_back(job.start_bytes..end),
-        }
-        self.bytes += job.len_bytes;
-        if self.ranges.len() > KEPT_RANGES_MAX {
-            let oldest = self.ranges.pop_front();
-            self.bytes -= oldest.map_or(0, |oldest| oldest.end - oldest.start);
-        }
-        while self.bytes > most
-            && let Some(oldest) = self.ranges.front_mut()
-        {
-            let gone = (self.bytes - most).min(oldest.end - oldest.start);
-            oldest.start += gone;
-            self.bytes -= gone;
-            self.ranges.pop_front_if(|oldest| oldest.is_empty());
-        }
-    }
-
-    fn has(&self, job: &Job) -> bool {
-        let end = job.start_bytes + job.len_bytes;
-        job.work == Work::Read
-            && self.ranges.iter().any(|range| range.start <= job.start_bytes && end <= range.end)
-    }
 }
 
 /// A write that was answered and isn't on the medium yet.
@@ -151,7 +108,6 @@ pub(crate) struct Queue<Token> {
     /// When it was there.
     since: Instant,
     reads_ahead: bool,
-    kept: Kept,
     answers: Answers<Token>,
     usage: Usage,
 }
@@ -171,7 +127,6 @@ impl<Token> Queue<Token> {
             position: 0,
             since: Instant::default(),
             reads_ahead: false,
-            kept: Kept::default(),
             answers: Answers::new(),
             usage: Usage::default(),
         }
@@ -251,11 +206,6 @@ impl<Token> Queue<Token> {
         if self.current.is_some() {
             return;
         }
-        let is_kept = |waiting: &Waiting<Token>| self.kept.has(&waiting.job);
-        while let Some(at) = self.waiting.iter().position(is_kept) {
-            let Some(waiting) = self.waiting.remove(at) else { return };
-            self.answers.give(now + self.disk.command, waiting.token);
-        }
         let (commands, writes) = self.seen(now);
         let commands = self.waiting.iter().take(commands).map(|waiting| &waiting.job).enumerate();
         let command = commands.map(|(at, job)| (self.reach(now, job), at)).min();
@@ -279,9 +229,6 @@ impl<Token> Queue<Token> {
         self.position = job.start_bytes + job.len_bytes;
         self.since = begin + time;
         self.reads_ahead = job.work == Work::Read;
-        if self.reads_ahead {
-            self.kept.add(&job, self.disk.kept_bytes);
-        }
         self.current = Some((end, current));
     }
 

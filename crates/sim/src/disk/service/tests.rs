@@ -90,21 +90,6 @@ fn a_stream_that_pauses_is_read_ahead() {
 }
 
 #[test]
-fn what_was_read_a_moment_ago_is_in_memory_and_what_was_read_long_ago_is_not() {
-    let mut bare = Bare::new(HARD);
-    let kept = Spinning::HARD_DISK.kept_bytes / MIB;
-    for number in 0..=kept {
-        bare.submit(Work::Read, number * MIB, MIB, number as u32);
-        bare.wait_for(number as u32);
-    }
-    // Once more the second half of one and the first half of the next one, as one.
-    bare.submit(Work::Read, MIB + MIB / 2, MIB, 1000);
-    assert_eq!(bare.wait_for(1000), Spinning::HARD_DISK.command);
-    bare.submit(Work::Read, 0, 4096, 1001);
-    assert!(bare.wait_for(1001) > Spinning::HARD_DISK.command);
-}
-
-#[test]
 fn the_cache_answers_at_once_until_it_is_full_and_a_flush_waits_for_the_medium() {
     let mut bare = Bare::new(HARD);
     let fits = (Spinning::HARD_DISK.cache_bytes / MIB) as u32;
