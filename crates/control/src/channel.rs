@@ -134,8 +134,6 @@ pub enum EngineRequest {
     PlanDestroyPool {
         /// Name or id.
         pool: String,
-        /// Whose votes count.
-        votes: pool::VotesOf,
     },
     /// Answered with a [`pool::DestroyReport`].
     DestroyPool {

@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::VotesOf;
-
 /// What destroying a pool would end, as it is shown to whoever agrees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,9 +13,6 @@ pub struct DestroyPlan {
     pub id: String,
     /// The name of another supervisor that owned it last, if one did.
     pub owner: Option<String>,
-    /// Whose votes count.
-    #[serde(default)]
-    pub votes: VotesOf,
     /// Its volumes, with all that is in them; not known of a pool that isn't open here.
     pub volumes: Option<Vec<DoomedVolume>>,
     /// Its disks that are present and would be wiped.

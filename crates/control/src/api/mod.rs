@@ -21,10 +21,10 @@ pub use keys::{
 };
 pub use plan::{GrownPool, PoolPlan, WitnessPlan};
 pub use request::{
-    AcceptLoss, ConvertVolume, CreatePool, CreateVolume, DestroyPool, EmptyDisks, ExportVolume,
-    ExtendPool, ExtendVolume, ImportPool, LabelDisks, MakeFs, MountVolume, NamedDisks,
-    RebalancePool, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch,
-    ServeFtp, SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
+    AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
+    ExtendVolume, ImportPool, LabelDisks, MakeFs, MountVolume, NamedDisks, RebalancePool,
+    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp,
+    SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

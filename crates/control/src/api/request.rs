@@ -47,14 +47,6 @@ pub struct ReleasePool {
     pub dry_run: bool,
 }
 
-/// `GET /v1/pools/POOL/destroy`, answered with a [`pool::DestroyPlan`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DestroyPool {
-    /// Whose votes count.
-    pub votes: pool::VotesOf,
-}
-
 /// `POST /v1/pools/POOL/rename`, answered with the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

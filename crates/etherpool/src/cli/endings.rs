@@ -5,15 +5,13 @@ use clap::Args;
 use control::api::{RenamePool, WipeDisks};
 use control::exit::Exit;
 use control::names::DiskArgument;
-use pool::{
-    DestroyPlan, DestroyReport, DiskReport, LeftDisk, PoolReport, VotesOf, WipePlan, WipeReport,
-};
+use pool::{DestroyPlan, DestroyReport, DiskReport, LeftDisk, PoolReport, WipePlan, WipeReport};
 
 use super::args::{Confirmation, parse_name};
 use super::confirm::confirm;
 use super::disk::resolve_all;
 use super::output::{self, print_json};
-use super::pool::{plan_path, pool_path};
+use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Arguments of `pool destroy`.
@@ -21,11 +19,6 @@ use super::{Context, Failure};
 pub struct DestroyArgs {
     /// Name or id of the pool, open here or not
     pool: String,
-
-    /// The key of a pool that isn't open here, as `pool key list` shows it where it was: what isn't said in its name is
-    /// a forgery. "any" if that is to count, too
-    #[arg(long, value_name = "KEY|any", default_value_t = VotesOf::Known, hide_default_value = true)]
-    pool_key: VotesOf,
 
     #[command(flatten)]
     confirmation: Confirmation,
@@ -48,8 +41,8 @@ pub struct WipeArgs {
 
 /// `pool destroy`.
 pub async fn destroy(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
-    let path = format!("{}/destroy", pool_path(&args.pool)?);
-    let plan: DestroyPlan = context.client.get(&plan_path(&path, args.pool_key)).await?;
+    let plan: DestroyPlan =
+        context.client.get(&format!("{}/destroy", pool_path(&args.pool)?)).await?;
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
         return Ok(Exit::Ok);
@@ -217,7 +210,6 @@ mod tests {
             name: "tank".into(),
             id: "4711".into(),
             owner: None,
-            votes: VotesOf::Known,
             volumes: Some(vec![volume]),
             disks: vec![disk("e1.0")],
             away: vec![disk("e2.0")],

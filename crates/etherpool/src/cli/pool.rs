@@ -433,8 +433,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Where to ask what a command would do for which these votes count.
-pub(super) fn plan_path(path: &str, votes: VotesOf) -> String {
+/// Where to ask what an import would do in which these votes count.
+fn plan_path(path: &str, votes: VotesOf) -> String {
     match votes {
         VotesOf::Known => path.to_owned(),
         votes => {

@@ -177,9 +177,7 @@ impl Work<'_> {
                 value(engine.accept_disks(&pool, &shown)?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
-            EngineRequest::PlanDestroyPool { pool, votes } => {
-                value(engine.plan_destroy(&pool, votes).await?)
-            }
+            EngineRequest::PlanDestroyPool { pool } => value(engine.plan_destroy(&pool).await?),
             EngineRequest::DestroyPool { shown } => value(engine.destroy_pool(&shown).await?),
             EngineRequest::RenamePool { pool, name, dry_run } => {
                 let renamed = match dry_run {

@@ -13,11 +13,10 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use block::{VolumeName, check_name};
 use control::api::{
-    AcceptLoss, ApiError, CreateVolume, DestroyPool, ErrorCode, ExportVolume, ExtendVolume,
-    FuseOverIoUring, HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview,
-    ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch,
-    Role, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
-    VerifyVolume,
+    AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
+    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
+    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, Role,
+    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -266,14 +265,10 @@ pub(super) async fn plan_import(
     Path(pool): Path<String>,
     request: Result<Query<ImportPool>, QueryRejection>,
 ) -> Answer<ImportPlan> {
-    services.plan_import(pool, asked(request)?.votes).await
-}
-
-/// What a query asks for.
-fn asked<T>(request: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
-    request.map(|Query(asked)| asked).map_err(|error| {
+    let request = request.map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
-    })
+    })?;
+    services.plan_import(pool, request.votes).await
 }
 
 pub(super) async fn plan_volume(on: OnPool<CreateVolume>) -> Answer<VolumeForecast> {
@@ -293,9 +288,8 @@ pub(super) async fn release_pool(on: OnPool<ReleasePool>) -> Answer<Option<Previ
 pub(super) async fn plan_destroy(
     State(services): App,
     Path(pool): Path<String>,
-    request: Result<Query<DestroyPool>, QueryRejection>,
 ) -> Answer<DestroyPlan> {
-    Ok(Json(services.plan_destroy(pool, asked(request)?.votes).await?))
+    Ok(Json(services.plan_destroy(pool).await?))
 }
 
 pub(super) async fn destroy_pool(on: OnPool<DestroyPlan>) -> Answer<DestroyReport> {

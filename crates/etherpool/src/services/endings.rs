@@ -4,22 +4,18 @@
 use control::api::{ApiError, ErrorCode, PoolReportExt as _};
 use control::channel::EngineRequest;
 use control::settings::VolumeSettings;
-use pool::{DestroyPlan, DestroyReport, PoolReport, VotesOf};
+use pool::{DestroyPlan, DestroyReport, PoolReport};
 
 use super::Services;
 use super::operations::check_detached;
 
 impl Services {
     /// What destroying a pool would end, or why it isn't destroyed.
-    pub async fn plan_destroy(
-        &self,
-        pool: String,
-        votes: VotesOf,
-    ) -> Result<DestroyPlan, ApiError> {
+    pub async fn plan_destroy(&self, pool: String) -> Result<DestroyPlan, ApiError> {
         let pools = self.fresh_pools().await?;
         let named = |one: &&PoolReport| one.name == pool || one.id == pool;
         pools.iter().filter(named).try_for_each(check_not_used)?;
-        self.engine.call(EngineRequest::PlanDestroyPool { pool, votes }).await
+        self.engine.call(EngineRequest::PlanDestroyPool { pool }).await
     }
 
     /// Destroys a pool that nobody uses, if it still is what was shown.

@@ -112,7 +112,7 @@ pub fn what(request: &EngineRequest) -> String {
             format!("to take disks of pool {pool} where they are now")
         }
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
-        EngineRequest::PlanDestroyPool { pool, .. } => {
+        EngineRequest::PlanDestroyPool { pool } => {
             format!("what would end with pool {pool}")
         }
         EngineRequest::DestroyPool { shown } => format!("to destroy pool {}", shown.name),

@@ -21,14 +21,13 @@ use futures::future::join_all;
 use super::grants;
 use super::lease::Ended;
 use super::observe::{Content, read_content};
-use super::open::{OpenRequest, SeenDisk, credible, voted_epoch};
+use super::open::{SeenDisk, credible, voted_epoch};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
-use super::slot::{Device, Slot, SlotState};
-use super::trusted::Trusted;
+use super::slot::{Slot, SlotState};
 use super::unlabel::{Unlabelled, show};
 use super::whose::owner_name;
-use super::{DiskPlace, Engine, VotesOf};
+use super::{DiskPlace, Engine};
 use crate::endings::{DestroyPlan, DestroyReport, DoomedDisk, DoomedVolume, LeftDisk};
 use crate::error::PoolError;
 use crate::format::{
@@ -60,13 +59,9 @@ impl Doomed {
 
 impl Engine {
     /// What [`Engine::destroy_pool`] would end, or why it wouldn't.
-    pub async fn plan_destroy(
-        self: &Rc<Self>,
-        name_or_id: &str,
-        votes: VotesOf,
-    ) -> Result<DestroyPlan, PoolError> {
+    pub async fn plan_destroy(self: &Rc<Self>, name_or_id: &str) -> Result<DestroyPlan, PoolError> {
         let slot = self.the_only(name_or_id)?;
-        self.plan_end(&slot, votes).await
+        self.plan_end(&slot).await
     }
 
     /// Ends a pool for good, if it still is what was shown: a majority of its votes says that it is no more, and then
@@ -78,7 +73,7 @@ impl Engine {
         let slot = self.the_only(&shown.id)?;
         let names: Vec<String> = shown.disks.iter().map(|disk| disk.name.clone()).collect();
         let _taking = self.taken.take(&names, None)?;
-        if self.plan_end(&slot, shown.votes).await? != *shown {
+        if self.plan_end(&slot).await? != *shown {
             return Err(is_another(shown));
         }
         let state = slot.state.borrow().clone();
@@ -113,19 +108,18 @@ impl Engine {
         let asked = quorum.is_enough() && quorum.destruction() != Destruction::None;
         // A pool whose votes say otherwise was brought back from copies of its disks.
         let lives = quorum.suffices() && !asked;
-        asked || !lives && self.is_proven(pool, &self.trusted(pool))
+        asked || !lives && self.is_proven(pool)
     }
 
-    fn is_proven(&self, pool: PoolId, trusted: &Trusted) -> bool {
-        self.destroyed.borrow().contains_key(&pool) || !self.remnants(pool, trusted).is_empty()
+    fn is_proven(&self, pool: PoolId) -> bool {
+        self.destroyed.borrow().contains_key(&pool) || !self.remnants(pool).is_empty()
     }
 
-    /// The disks present that show that their pool is no more, where these votes count.
-    pub(super) fn remnants(&self, pool: PoolId, trusted: &Trusted) -> Vec<SeenDisk> {
+    /// The disks present that show that their pool is no more.
+    pub(super) fn remnants(&self, pool: PoolId) -> Vec<SeenDisk> {
         let devices = self.devices.borrow();
         let of_pool = devices.values().filter(|device| device.is_of(pool));
-        let content_of = |device: &Device| trusted.judge(device.content.borrow().clone());
-        let shows = of_pool.filter_map(|device| match content_of(device) {
+        let shows = of_pool.filter_map(|device| match self.content_of(device) {
             Content::Destroyed { label, .. } if !self.is_elsewhere(device) => Some(SeenDisk {
                 place: device.facts.place(),
                 machine: device.facts.node,
@@ -153,21 +147,15 @@ impl Engine {
         }
     }
 
-    async fn plan_end(
-        self: &Rc<Self>,
-        slot: &Slot,
-        votes: VotesOf,
-    ) -> Result<DestroyPlan, PoolError> {
+    async fn plan_end(self: &Rc<Self>, slot: &Slot) -> Result<DestroyPlan, PoolError> {
         let state = slot.state.borrow().clone();
         match state {
-            SlotState::Open(open) => {
-                open.check_writable().map(|()| DestroyPlan { votes, ..self.plan_of_open(&open) })
-            }
+            SlotState::Open(open) => open.check_writable().map(|()| self.plan_of_open(&open)),
             SlotState::Opening => Err(PoolError::Suspended {
                 name: slot.name.borrow().clone(),
                 reason: "it is being opened; try again".into(),
             }),
-            SlotState::Closed | SlotState::Ended(_) => self.plan_of_closed(slot, votes).await,
+            SlotState::Closed | SlotState::Ended(_) => self.plan_of_closed(slot).await,
         }
     }
 
@@ -197,7 +185,6 @@ impl Engine {
             name: open.pool.name.clone(),
             id: open.pool.id.to_string(),
             owner: None,
-            votes: VotesOf::default(),
             volumes: Some(volumes.collect()),
             disks: in_order(disks.iter().map(doomed_by_label)),
             away: in_order(away),
@@ -205,26 +192,20 @@ impl Engine {
     }
 
     /// Of a closed pool nobody shows what is in it.
-    async fn plan_of_closed(
-        self: &Rc<Self>,
-        slot: &Slot,
-        votes: VotesOf,
-    ) -> Result<DestroyPlan, PoolError> {
+    async fn plan_of_closed(self: &Rc<Self>, slot: &Slot) -> Result<DestroyPlan, PoolError> {
         self.look_again(slot.id).await;
-        let trusted = self.trusted_for(slot.id, votes);
-        let disks = self.seen_disks_by(slot.id, &trusted);
+        let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
-        if !self.is_proven(slot.id, &trusted) && !quorum.is_enough() {
-            return Err(self.undecidable(slot, disks));
+        if !self.is_proven(slot.id) && !quorum.is_enough() {
+            return Err(self.undecidable(slot, &quorum));
         }
-        if let Some(refusal) = self.refusal(slot, &disks).await {
+        if let Some(refusal) = self.refusal(slot).await {
             return Err(refusal);
         }
         let others = quorum.newest.as_ref().is_some_and(|newest| {
             newest.owner != self.config.owner && newest.owner != block::OwnerId::NONE
         });
-        let seen: Vec<SeenDisk> =
-            disks.into_iter().chain(self.remnants(slot.id, &trusted)).collect();
+        let seen: Vec<SeenDisk> = disks.into_iter().chain(self.remnants(slot.id)).collect();
         let present: BTreeSet<DiskId> = seen.iter().map(|disk| disk.label.disk).collect();
         let known = self.known.borrow().get(&slot.id).cloned().unwrap_or_default();
         let away = known.iter().filter(|(disk, _)| !present.contains(disk));
@@ -232,16 +213,14 @@ impl Engine {
             name: slot.name.borrow().clone(),
             id: slot.id.to_string(),
             owner: others.then(|| owner_name(&quorum)),
-            votes,
             volumes: None,
             disks: in_order(seen.iter().map(doomed_by_label)),
             away: in_order(away.map(|(disk, place)| doomed_disk(place, *disk, 0))),
         })
     }
 
-    fn undecidable(&self, slot: &Slot, disks: Vec<SeenDisk>) -> PoolError {
-        let quorum = Quorum::of(&disks);
-        match (OpenRequest { disks, ..self.request(slot) }).no_quorum(&quorum) {
+    fn undecidable(&self, slot: &Slot, quorum: &Quorum) -> PoolError {
+        match self.request(slot).no_quorum(quorum) {
             PoolError::NoQuorum { pool, why, missing } => {
                 let why = format!(
                     "{why}; without them it may be in use elsewhere, and isn't destroyed; `etherpool disk \
@@ -266,13 +245,12 @@ impl Engine {
         shown: &DestroyPlan,
     ) -> Result<DestroyReport, PoolError> {
         self.look_again(slot.id).await;
-        let trusted = self.trusted_for(slot.id, shown.votes);
-        let mut seen = self.seen_disks_by(slot.id, &trusted);
-        seen.extend(self.remnants(slot.id, &trusted));
+        let seen: Vec<SeenDisk> =
+            self.seen_disks(slot.id).into_iter().chain(self.remnants(slot.id)).collect();
         if in_order(seen.iter().map(doomed_by_label)) != shown.disks {
             return Err(is_another(shown));
         }
-        let done = self.end_claimed(slot, shown, &seen, &trusted).await;
+        let done = self.end_claimed(slot, shown, &seen).await;
         seen.iter().for_each(|disk| disk.device.disown());
         done
     }
@@ -282,17 +260,15 @@ impl Engine {
         slot: &Slot,
         shown: &DestroyPlan,
         seen: &[SeenDisk],
-        trusted: &Trusted,
     ) -> Result<DestroyReport, PoolError> {
-        let (epoch, mut disks) = self.claim_doomed(seen, trusted).await?;
-        let signer = self.signer_of(slot, trusted);
+        let (epoch, mut disks) = self.claim_doomed(seen).await?;
         let proof = disks.iter().find(|disk| disk.is_proof);
         let proof = proof.and_then(|disk| disk.vote.clone()).map(|(_, vote)| vote);
         let is_recorded = self.destroyed.borrow().contains_key(&slot.id);
         let decided = match proof {
             Some(proof) => proof,
             None if is_recorded => recorded(&disks),
-            None => self.decide(slot, epoch, &mut disks, signer.as_ref()).await?,
+            None => self.decide(slot, epoch, &mut disks).await?,
         };
         self.known.borrow_mut().remove(&slot.id);
         self.destroyed.borrow_mut().insert(slot.id, shown.name.clone());
@@ -302,6 +278,7 @@ impl Engine {
             destruction: Destruction::Decided,
             ..decided
         };
+        let signer = self.signer_of(slot);
         let ended =
             disks.iter().map(|disk| self.prove_and_wipe(slot.id, disk, &proof, signer.as_ref()));
         let ended = disks.iter().zip(join_all(ended).await);
@@ -320,11 +297,7 @@ impl Engine {
     }
 
     /// Claims all disks under one epoch, and looks at each again: one that doesn't answer, or isn't what it was, ends it.
-    async fn claim_doomed(
-        &self,
-        seen: &[SeenDisk],
-        trusted: &Trusted,
-    ) -> Result<(Epoch, Vec<Doomed>), PoolError> {
+    async fn claim_doomed(&self, seen: &[SeenDisk]) -> Result<(Epoch, Vec<Doomed>), PoolError> {
         let renewals = seen.iter().map(|disk| self.in_time(disk.device.renew()));
         let renewals = join_all(renewals).await;
         let voted = voted_epoch(seen).unwrap_or_default();
@@ -350,7 +323,7 @@ impl Engine {
                 continue;
             }
             let looks = seen.iter().zip(answers).map(|(disk, answer)| async move {
-                let look = async { self.look_claimed(disk, answer?.instance, trusted).await };
+                let look = async { self.look_claimed(disk, answer?.instance).await };
                 look.await.map_err(|error| {
                     PoolError::io("looking at it once it was claimed", &disk.place.name, error)
                 })?
@@ -366,10 +339,9 @@ impl Engine {
         &self,
         seen: &SeenDisk,
         instance: Instance,
-        trusted: &Trusted,
     ) -> Result<Result<Doomed, PoolError>, IoError> {
         let content = self.in_time(read_content(&*seen.device, false)).await?;
-        let content = trusted.judge(content);
+        let content = self.judged(content);
         let label = content
             .label()
             .filter(|label| (label.pool, label.disk) == (seen.label.pool, seen.label.disk));
@@ -401,12 +373,11 @@ impl Engine {
         slot: &Slot,
         epoch: Epoch,
         disks: &mut [Doomed],
-        signer: Option<&Signer>,
     ) -> Result<Configuration, PoolError> {
         let seen: Vec<SeenDisk> = disks.iter().map(|disk| disk.seen.clone()).collect();
         let quorum = Quorum::of(&seen);
         let newest = quorum.newest.clone().filter(|_| quorum.is_enough());
-        let newest = newest.ok_or_else(|| self.undecidable(slot, seen))?;
+        let newest = newest.ok_or_else(|| self.undecidable(slot, &quorum))?;
         let asked = Configuration {
             epoch,
             number: newest.number.next(),
@@ -416,11 +387,12 @@ impl Engine {
             destruction: Destruction::Asked,
             ..newest
         };
+        let signer = self.signer_of(slot);
         let voters = disks.iter_mut().filter(|disk| asked.voters.contains(disk.label.disk));
         let told = voters.map(|disk| async {
             let next = disk.next_slot();
             let identity = (slot.id, disk.label.disk);
-            let place = (next, signer);
+            let place = (next, signer.as_ref());
             let shown = show(&*disk.seen.device, disk.instance, identity, &asked, place);
             self.in_time(shown).await.ok()?;
             disk.vote = Some((next, asked.clone()));

@@ -11,7 +11,7 @@ use seal::Grant;
 use super::create::{Creation, check_machines, check_name, check_once, side_by_side};
 use super::format_disk::Candidate;
 use super::labels::put_labels;
-use super::open::{OpenRequest, SeenDisk};
+use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
 use super::slot::{Import, Slot, SlotState};
@@ -268,9 +268,10 @@ impl Engine {
     }
 
     /// Why a pool isn't taken over now without force; what can't be told is found out by opening it.
-    pub(super) async fn refusal(&self, slot: &Slot, disks: &[SeenDisk]) -> Option<PoolError> {
-        let quorum = Quorum::of(disks);
-        let heard = self.live_owner(disks, &quorum).await?;
+    pub(super) async fn refusal(&self, slot: &Slot) -> Option<PoolError> {
+        let disks = self.seen_disks(slot.id);
+        let quorum = Quorum::of(&disks);
+        let heard = self.live_owner(&disks, &quorum).await?;
         Some(owner_lives(&slot.name.borrow(), &owner_name(&quorum), heard))
     }
 

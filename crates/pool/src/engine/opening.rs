@@ -39,7 +39,7 @@ impl Engine {
         // owner that was silent may be back.
         self.look_again(slot.id).await;
         let refused = match slot.import.get() {
-            Some(import) if !import.force => self.refusal(slot, &self.seen_disks(slot.id)).await,
+            Some(import) if !import.force => self.refusal(slot).await,
             _ => None,
         };
         if !self.is_wanted(slot) {

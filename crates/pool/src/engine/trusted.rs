@@ -276,9 +276,9 @@ impl Engine {
     }
 
     /// As whom a closed pool's votes are signed here.
-    pub(super) fn signer_of(&self, slot: &Slot, trusted: &Trusted) -> Option<Signer> {
-        let grant = match &trusted.root {
-            Root::Grant(last) => Some(Rc::clone(last)),
+    pub(super) fn signer_of(&self, slot: &Slot) -> Option<Signer> {
+        let grant = match self.trusted(slot.id).root {
+            Root::Grant(last) => Some(last),
             Root::All | Root::Forked(_) => slot.grant.borrow().clone(),
         };
         Signer::new(self.config.keys.as_ref(), grant.as_ref())
@@ -303,7 +303,7 @@ pub(super) fn explain(
     let named = others.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     let remedy = format!(
         "if the pool has another key by now (`etherpool pool key list` where it was open): etherpool pool import {pool} \
-         --pool-key KEY, or pool destroy with the same; if it has none any more: --pool-key any"
+         --pool-key KEY; if it has none any more: --pool-key any"
     );
     (!others.is_empty()).then(|| {
         format!(

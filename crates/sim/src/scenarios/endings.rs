@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use pool::engine::{VolumeSize, VotesOf, WipeDisks};
+use pool::engine::{VolumeSize, WipeDisks};
 use pool::metadata::Layout;
 use pool::{DestroyPlan, DiskState, ExtendPool, PoolState};
 
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 impl Rig {
     async fn plan_destroy(&self) -> Result<DestroyPlan, Failure> {
-        self.with(|engine| async move { engine.plan_destroy(POOL, VotesOf::Known).await }).await
+        self.with(|engine| async move { engine.plan_destroy(POOL).await }).await
     }
 
     async fn destroy(&self, shown: DestroyPlan) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use block::{BLOCK_BYTES, Instant};
 
 use super::super::config::vote_place;
 use super::super::testing::{Bench, Mode, TestDisk};
-use super::super::{CreatePool, ExtendPool, ImportOptions, KnownPool, VotesOf, WipeDisks};
+use super::super::{CreatePool, ExtendPool, ImportOptions, KnownPool, WipeDisks};
 use super::pattern;
 use crate::endings::{DestroyPlan, DestroyReport, WipePlan, WipeReport};
 use crate::error::PoolError;
@@ -19,25 +19,17 @@ use crate::metadata::Layout;
 use crate::report::{DiskState, PoolState};
 
 impl Bench {
-    fn plan_destroy(&self, pool: &str) -> Result<DestroyPlan, PoolError> {
-        self.plan_destroy_by(pool, VotesOf::Known)
-    }
-
-    pub(super) fn plan_destroy_by(
-        &self,
-        pool: &str,
-        votes: VotesOf,
-    ) -> Result<DestroyPlan, PoolError> {
+    pub(super) fn plan_destroy(&self, pool: &str) -> Result<DestroyPlan, PoolError> {
         let (engine, pool) = (Rc::clone(&self.engine), pool.to_owned());
-        self.run(async move { engine.plan_destroy(&pool, votes).await })
+        self.run(async move { engine.plan_destroy(&pool).await })
     }
 
-    pub(super) fn destroy_shown(&self, shown: DestroyPlan) -> Result<DestroyReport, PoolError> {
+    fn destroy_shown(&self, shown: DestroyPlan) -> Result<DestroyReport, PoolError> {
         let engine = Rc::clone(&self.engine);
         self.run(async move { engine.destroy_pool(&shown).await })
     }
 
-    fn destroy(&self, pool: &str) -> Result<DestroyReport, PoolError> {
+    pub(super) fn destroy(&self, pool: &str) -> Result<DestroyReport, PoolError> {
         self.destroy_shown(self.plan_destroy(pool)?)
     }
 

@@ -101,7 +101,7 @@ fn nothing_of_a_read_only_import_reaches_a_disk() {
         assert!(matches!(refusal, Some(PoolError::ReadOnly { .. })), "{index}: {refusal:?}");
     }
     let engine = Rc::clone(&second.engine);
-    let destroyed = second.run(async move { engine.plan_destroy("pool", VotesOf::Known).await });
+    let destroyed = second.run(async move { engine.plan_destroy("pool").await });
     assert!(matches!(destroyed, Err(PoolError::ReadOnly { .. })), "{destroyed:?}");
     let usual = second.import_read_only(ImportOptions::default());
     assert!(matches!(usual, Err(PoolError::ReadOnly { .. })), "{usual:?}");

@@ -12,7 +12,6 @@ use super::super::testing::{Bench, Mode, TestDisk, keys};
 use super::super::{ImportOptions, VolumeSize, VotesOf};
 use super::{MIB, pattern};
 use crate::check::{CheckOptions, DiskImage, check};
-use crate::endings::DestroyPlan;
 use crate::error::PoolError;
 use crate::format::{
     APPLIED_BYTES, Applied, AppliedSlots, Configuration, Destruction, DiskGeometry, DiskId, PoolId,
@@ -219,23 +218,18 @@ fn who_knows_nothing_of_a_pool_goes_by_its_votes_unless_they_contradict() {
 }
 
 #[test]
-fn of_a_closed_pool_of_two_keys_it_is_said_which_is_to_end() {
+fn a_closed_pool_of_two_keys_ends_once_it_was_imported_by_one() {
     let bench = made(817, Some(first()));
     let (pool, ids) = bench.ids();
     let foreign = signer(3, &pool_key(9).found(&named(&[3])).unwrap());
     let forged = &forgeries(&bench.configuration(), ids[4])[0];
     show(&bench.disks[4], (pool, ids[4]), forged, Some(&foreign));
     let other = bench.seen_by(2, Vec::new());
-    let refused = other.plan_destroy_by("pool", VotesOf::Known).unwrap_err().to_string();
+    let refused = other.plan_destroy("pool").unwrap_err().to_string();
     assert!(refused.contains("--pool-key KEY"), "{refused}");
     assert!(!refused.contains("bring back"), "all of them are there: {refused}");
-    let key = VotesOf::Key(first().key());
-    let shown = other.plan_destroy_by("pool", key).unwrap();
-    assert_eq!((shown.votes, shown.disks.len()), (key, 5));
-    // What is agreed to holds for no other key.
-    let misled = DestroyPlan { votes: VotesOf::Known, ..shown.clone() };
-    assert!(other.destroy_shown(misled).is_err());
-    assert_eq!(other.destroy_shown(shown).unwrap().wiped.len(), 5);
+    other.import_by(VotesOf::Key(first().key())).unwrap();
+    assert_eq!(other.destroy("pool").unwrap().wiped.len(), 5);
 }
 
 #[test]
