@@ -113,9 +113,9 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether a token that the configuration names is to be taken: it may have been used up, or given up, here.
-    pub fn is_news(&self, named: &Token) -> bool {
-        self.0.joining.borrow_mut().is_news(named)
+    /// As [`Joining::look_at_named`].
+    pub fn look_at_named(&self, named: &Token) -> bool {
+        self.0.joining.borrow_mut().look_at_named(named)
     }
 
     /// Gives up a token: nobody joins this machine by it from now on. Whether there was one.
@@ -309,10 +309,10 @@ mod tests {
         let known = token.clone();
         with(&directory, Claim::Token, async move |membership| {
             membership.add_token_at_start(&known).unwrap();
-            assert!(!membership.has(&KEY) && membership.is_news(&known));
+            assert!(!membership.has(&KEY) && membership.look_at_named(&known));
             membership.joined(KEY, &known);
             assert!(membership.has(&KEY));
-            assert!(!membership.is_news(&known) && Members::tokens(&*membership).is_empty());
+            assert!(!membership.look_at_named(&known) && Members::tokens(&*membership).is_empty());
             // The answer may have been lost, to who joined by it, and by that alone.
             assert_eq!(membership.tokens_for(&KEY), [known]);
             assert!(membership.tokens_for(&OTHER).is_empty());
@@ -320,17 +320,21 @@ mod tests {
         let path = directory.path().join(NODE_FILE);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         with(&directory, Claim::Token, async move |membership| {
-            assert!(membership.has(&KEY) && !membership.has(&OTHER) && !membership.is_news(&token));
+            assert!(
+                membership.has(&KEY)
+                    && !membership.has(&OTHER)
+                    && !membership.look_at_named(&token)
+            );
             membership.add_token(token.clone()).await.unwrap();
             assert_eq!(Members::tokens(&*membership), *std::slice::from_ref(&token));
             assert!(membership.revoke_token(token.id()).await.unwrap());
             assert!(!membership.revoke_token(token.id()).await.unwrap());
             membership.add_token(token.clone()).await.unwrap();
             assert!(!membership.forget(OTHER).await.unwrap());
-            assert!(membership.is_news(&token), "nobody was forgotten");
+            assert!(membership.look_at_named(&token), "nobody was forgotten");
             assert!(membership.forget(KEY).await.unwrap());
             assert!(!membership.forget(KEY).await.unwrap());
-            assert!(!membership.is_news(&token));
+            assert!(!membership.look_at_named(&token));
             membership.add(OTHER).await.unwrap();
         });
         with(&directory, Claim::Token, async move |membership| {

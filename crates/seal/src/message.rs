@@ -156,6 +156,7 @@ impl Sealer {
         payload: &[u8],
         sealed: &mut [u8],
     ) -> [u8; TAG_BYTES] {
+        debug_assert!(self.encrypts());
         let (nonce, aad, mut tag) = (self.nonce(stamp), Aad::from(head), [0; TAG_BYTES]);
         let aead = &self.key.aead;
         let done = aead.seal_out_of_place_scatter(nonce, aad, payload, sealed, &[], &mut tag);
@@ -232,6 +233,7 @@ impl Opener {
         payload: &[u8],
         opened: &mut [u8],
     ) -> Result<(), Rejected> {
+        debug_assert!(self.encrypts());
         self.open_as(seal, head, payload, Some(opened))
     }
 

@@ -22,8 +22,8 @@ pub struct Roster {
     /// Tokens that were used up or given up, and when they end: a configuration that still names one says nothing new.
     #[serde(default)]
     spent: BTreeMap<TokenId, u64>,
-    /// By whom those were used up that were.
-    #[serde(default)]
+    /// By whom those were used up that were. Absent where it is empty, as former versions know nothing of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     users: BTreeMap<TokenId, PublicKey>,
 }
 
@@ -117,8 +117,8 @@ pub struct Joining {
     claim: Claim,
     /// A token does for one machine here: who has learned of it on another one that joined gets nowhere with it.
     uses_tokens_up: bool,
-    /// By which tokens members came in, of those that are known since the start: the answer may have been lost, and then
-    /// they come by them again.
+    /// By which tokens members came in, of those that this process knows: the answer may have been lost, and then they come
+    /// by them again.
     used: Vec<(PublicKey, Token)>,
 }
 
@@ -161,9 +161,9 @@ impl Joining {
         &mut self.roster
     }
 
-    /// Whether a token that the configuration names, at the start and whenever that is read, is to be taken. Of one that was
-    /// used up here it is learned again, for him who did.
-    pub fn is_news(&mut self, named: &Token) -> bool {
+    /// Looks at a token that the configuration names, at the start and whenever that is read: whether it is to be taken.
+    /// One that was used up here is known again, for who did.
+    pub fn look_at_named(&mut self, named: &Token) -> bool {
         if let Some(user) = self.roster.users.get(&named.id())
             && !self.used.iter().any(|(_, token)| token == named)
         {
@@ -202,10 +202,11 @@ impl Joining {
 
     /// As [`Members::joined`](crate::Members::joined). It counts at once: the session by which it was proved is opened now.
     pub fn join(&mut self, key: PublicKey, by: &Token, now: u64) -> Joined {
-        if let Err(full) = self.roster.check_room() {
+        let is_new = !self.roster.has(&key);
+        if is_new && let Err(full) = self.roster.check_room() {
             return Joined::Refused(full);
         }
-        let is_new = self.roster.add(key);
+        self.roster.add(key);
         let uses_up = self.uses_tokens_up && self.roster.tokens.contains(by);
         if uses_up {
             self.roster.spend(|token| token == by, now);
@@ -258,7 +259,7 @@ mod tests {
     fn a_token_that_is_named_still_does_for_whom_it_did() {
         let token = Token::new([7; 16], 600);
         let mut node = Joining::of_node(with_token(&token), Claim::Token);
-        assert!(node.is_news(&token));
+        assert!(node.look_at_named(&token));
         node.join(KEY, &token, 10);
         // The answer is lost, and the node begins anew.
         let mut node = Joining::of_node(node.roster().clone(), Claim::Token);
@@ -266,19 +267,19 @@ mod tests {
             node.tokens_for(&KEY, 10).is_empty(),
             "it keeps nothing by which anybody could join"
         );
-        assert!(!node.is_news(&token) && !node.is_news(&token));
+        assert!(!node.look_at_named(&token) && !node.look_at_named(&token));
         assert_eq!(node.tokens_for(&KEY, 10), std::slice::from_ref(&token));
         assert!(node.tokens_for(&OTHER, 10).is_empty() && node.tokens_for(&KEY, 600).is_empty());
         assert_eq!(node.join(KEY, &token, 10), Joined::Before);
         // Who is forgotten, or whose token people gave up, has no way back by it.
         node.roster_mut().forget(&KEY, 10);
         let mut node = Joining::of_node(node.roster().clone(), Claim::Token);
-        assert!(!node.is_news(&token) && node.tokens_for(&KEY, 10).is_empty());
+        assert!(!node.look_at_named(&token) && node.tokens_for(&KEY, 10).is_empty());
         let mut given_up = with_token(&token);
         given_up.add(KEY);
         given_up.spend(|_| true, 10);
         let mut node = Joining::of_node(given_up, Claim::Token);
-        assert!(!node.is_news(&token) && node.tokens_for(&KEY, 10).is_empty());
+        assert!(!node.look_at_named(&token) && node.tokens_for(&KEY, 10).is_empty());
     }
 
     #[test]

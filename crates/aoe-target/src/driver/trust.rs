@@ -26,11 +26,12 @@ impl TargetDriver {
         address: ShelfSlot,
         lost: &[PoolKey],
     ) -> Result<Option<PoolKey>, IoError> {
-        let Some(key) = self.obeyed_by(address).filter(|key| lost.contains(key)) else {
+        // What nobody owns, or obeys another one, isn't kept waiting.
+        if self.obeyed_by(address).is_none_or(|key| !lost.contains(&key)) {
             return Ok(None);
-        };
-        self.forget_grant(address).await?;
-        Ok(Some(key))
+        }
+        let lost = lost.to_vec();
+        self.forget_grant_if(address, move |key| lost.contains(&key)).await
     }
 
     /// Has a disk obey whoever claims it, with whatever is on it.
@@ -38,6 +39,14 @@ impl TargetDriver {
     /// # Errors
     /// [`IoError::Unsupported`] where nothing is exported there that could be owned; others when that can't be written.
     pub async fn forget_grant(&self, address: ShelfSlot) -> Result<(), IoError> {
+        self.forget_grant_if(address, |_| true).await.map(drop)
+    }
+
+    async fn forget_grant_if(
+        &self,
+        address: ShelfSlot,
+        is_meant: impl FnOnce(PoolKey) -> bool + 'static,
+    ) -> Result<Option<PoolKey>, IoError> {
         let found = {
             let exports = self.inner.exports.borrow();
             let found = exports.iter().find(|(_, export)| export.address == address);
@@ -46,8 +55,8 @@ impl TargetDriver {
         let Some((id, ExportDevice::Fenced(medium))) = found else {
             return Err(IoError::Unsupported);
         };
-        medium.forget_grant().await?;
+        let forgotten = medium.forget_grant(is_meant).await?;
         self.inner.refresh(id).await;
-        Ok(())
+        Ok(forgotten)
     }
 }

@@ -21,7 +21,7 @@ use block::{
 use futures::channel::oneshot;
 use futures::future::LocalBoxFuture;
 use runtime::Handle;
-use seal::Grant;
+use seal::{Grant, PoolKey};
 
 mod gate;
 mod reservation;
@@ -145,19 +145,26 @@ impl FencedDevice {
         self.shared.grant.borrow().clone()
     }
 
-    /// Gives up whom it obeys, and nothing else: its owner, and all that is on it, stay.
+    /// Gives up whom it obeys if that is meant, and nothing else: its owner, and all that is on it, stay. Tells the key that
+    /// it obeyed. What is meant is asked once nothing else is under way: a claim may hand it on meanwhile.
     ///
     /// # Errors
     /// When that can't be written.
-    pub async fn forget_grant(&self) -> Result<(), IoError> {
+    pub async fn forget_grant(
+        &self,
+        is_meant: impl FnOnce(PoolKey) -> bool + 'static,
+    ) -> Result<Option<PoolKey>, IoError> {
         let shared = Rc::clone(&self.shared);
         let (sender, forgotten) = oneshot::channel();
         self.shared.gate.barrier(async move {
             let device = shared.device();
-            let obeys = shared.grant.borrow().is_some();
-            let done = match (shared.ownership.get(), obeys) {
-                (Ownership::Held(holder), true) => shared.record(&device, holder, None).await,
-                _ => Ok(()),
+            let obeyed = shared.grant.borrow().as_ref().map(|grant| grant.key());
+            let obeyed = obeyed.filter(|key| is_meant(*key));
+            let done = match (shared.ownership.get(), obeyed) {
+                (Ownership::Held(holder), Some(key)) => {
+                    shared.record(&device, holder, None).await.map(|()| Some(key))
+                }
+                _ => Ok(None),
             };
             // Who asked may have gone away.
             let _ = sender.send(done);

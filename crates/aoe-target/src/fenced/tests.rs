@@ -512,7 +512,7 @@ fn whom_it_obeys_lasts_and_changes_under_one_epoch() {
     // The node's administrator gives it up: the epoch stays, by which a former owner is known.
     block_on(&bench.executor, {
         let medium = Rc::clone(&bench.medium);
-        async move { medium.forget_grant().await }
+        async move { medium.forget_grant(|_| true).await }
     })
     .unwrap()
     .unwrap();

@@ -397,7 +397,8 @@ impl Node {
         if let (None, Some(file)) = (&wanted.token, &wanted.config.token_file) {
             tracing::warn!("the token-file {} can't be read, or holds no token", file.display());
         }
-        wanted.token.as_ref().filter(|token| self.membership.is_news(token))
+        let named = wanted.token.as_ref()?;
+        self.membership.look_at_named(named).then_some(named)
     }
 
     /// Takes it before anybody is heard.

@@ -103,20 +103,20 @@ pub(super) async fn run(services: Arc<Services>) {
         if services.copy_forgotten.swap(false, Ordering::AcqRel) {
             told.pools.clear();
         }
+        let pools = services.pools.borrow().clone();
+        let is_open = |id: &str| pools.iter().any(|pool| pool.id == id && takes_copies(pool));
+        services.copy_troubles.keep(|what| what == DIRECTORY || is_open(what));
         if let Ok(Some(wanted)) = found {
-            services.copy(&mut told, &wanted).await;
+            services.copy(&mut told, &pools, &wanted).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 impl Services {
-    async fn copy(&self, told: &mut Told, wanted: &Arc<ToCopy>) {
+    async fn copy(&self, told: &mut Told, pools: &[PoolReport], wanted: &Arc<ToCopy>) {
         let Some(engine) = self.engine.instance() else { return };
-        let pools = self.pools.borrow().clone();
-        let is_open = |id: &str| pools.iter().any(|pool| pool.id == id && takes_copies(pool));
-        self.copy_troubles.keep(|what| what == DIRECTORY || is_open(what));
-        for PoolReport { id, name, .. } in told.lacking(engine, &pools, wanted) {
+        for PoolReport { id, name, .. } in told.lacking(engine, pools, wanted) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let want = KeepNotes {
                 keeper: wanted.id,

@@ -230,8 +230,8 @@ impl Services {
             copy_forgotten: false.into(),
             teller: alerts::Teller::start(&config, &args.host),
             refusals: refusals::Refusals::default(),
-            tls_troubles: Arc::default(),
-            copy_troubles: Lasting::default(),
+            tls_troubles: Arc::new(Lasting::logged(|why| tracing::error!("{why}"))),
+            copy_troubles: Lasting::logged(|why| tracing::warn!("{why}")),
             config,
         }))
     }

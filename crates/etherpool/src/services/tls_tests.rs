@@ -35,6 +35,10 @@ struct Api {
     authority: Authority,
 }
 
+fn untold() -> Arc<Lasting> {
+    Arc::new(Lasting::logged(|_| {}))
+}
+
 impl Api {
     async fn new() -> Api {
         let directory = tempfile::tempdir().unwrap();
@@ -56,7 +60,7 @@ impl Api {
         let router = Router::new()
             .route("/who", get(who))
             .route("/take", post(async |body: axum::body::Bytes| body.len().to_string()));
-        let door = Arc::new(Door::new(config, router, Handle::current(), Arc::default()));
+        let door = Arc::new(Door::new(config, router, Handle::current(), untold()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = Arc::clone(&door);
@@ -342,7 +346,7 @@ async fn an_address_that_is_taken_is_tried_again() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let config = ApiConfig { listen: vec![address], ..api.door.config.clone() };
-    let troubles = Arc::new(Lasting::default());
+    let troubles = untold();
     let router = Router::new().route("/who", get(async || "main"));
     let server =
         TlsServer::start(config, router, Handle::current(), Arc::clone(&troubles)).unwrap();

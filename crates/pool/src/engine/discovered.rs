@@ -30,7 +30,7 @@ impl Engine {
         // Of each pool once, however many disks it has.
         let mut pools: BTreeMap<PoolId, Option<InPool>> = BTreeMap::new();
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
-        let identities = self.identities();
+        let identities = self.identities(&devices);
         devices.iter().map(|device| self.disk_report(device, &mut pools, &identities)).collect()
     }
 
@@ -164,7 +164,7 @@ impl Engine {
         let is_ended = self.is_ended(slot.id);
         let disks = self.seen_disks(slot.id);
         let quorum = Quorum::of(&disks);
-        let disks = [disks, self.remnants(slot.id, &self.trusted(slot.id))].concat();
+        let disks = [disks, self.remnants(slot.id)].concat();
         let is_known = self.known.borrow().contains_key(&slot.id);
         if disks.is_empty() && (is_ended || slot.wiped.get() && !is_known) {
             return None;

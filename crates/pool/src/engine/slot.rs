@@ -490,11 +490,10 @@ impl Engine {
     /// The same, where these votes count.
     pub(super) fn seen_disks_by(&self, pool: PoolId, trusted: &Trusted) -> Vec<SeenDisk> {
         let mut seen: BTreeMap<DiskId, SeenDisk> = BTreeMap::new();
-        let identities = self.identities();
-        for device in self.devices.borrow().values() {
-            if !device.is_of(pool) {
-                continue;
-            }
+        let devices = self.devices.borrow();
+        let of_pool: Vec<_> = devices.values().filter(|device| device.is_of(pool)).collect();
+        let identities = self.identities(of_pool.iter().copied());
+        for device in of_pool {
             let content = trusted.judge(device.content.borrow().clone());
             let Content::Labelled { label, vote } = content else { continue };
             if self.why_not_itself(device, &identities).is_none() {

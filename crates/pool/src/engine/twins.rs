@@ -18,10 +18,13 @@ use crate::report::PoolEvent;
 pub(super) struct Identities(BTreeMap<(PoolId, DiskId), Vec<Rc<Device>>>);
 
 impl Engine {
-    /// Those that are present now.
-    pub(super) fn identities(&self) -> Identities {
+    /// Those of these devices: of all, or of all that have a pool's label.
+    pub(super) fn identities<'d>(
+        &self,
+        devices: impl IntoIterator<Item = &'d Rc<Device>>,
+    ) -> Identities {
         let mut by_disk: BTreeMap<_, Vec<Rc<Device>>> = BTreeMap::new();
-        for device in self.devices.borrow().values() {
+        for device in devices {
             if let Some(identity) = self.identity_of(device) {
                 by_disk.entry(identity).or_default().push(Rc::clone(device));
             }

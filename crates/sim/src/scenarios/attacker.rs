@@ -47,12 +47,18 @@ const SECTOR: usize = 512;
 const CRC: usize = 28;
 const SESSION: usize = 32;
 
+fn is_of_session(frame: &[u8]) -> bool {
+    Header::parse(frame).is_ok_and(|header| header.command == Command::Session)
+}
+
 /// He, with a cable of his own.
 pub(super) struct Attacker {
     network: Rc<Network>,
     station: Rc<Station>,
     director: Handle,
     random: RefCell<SmallRng>,
+    /// He changes nothing but what has keys: by plain AoE anybody may write to a blank disk, and then it isn't blank.
+    spares_plain: bool,
 }
 
 impl Attacker {
@@ -64,7 +70,13 @@ impl Attacker {
             station: network.plug("attacker", 9000),
             director: stage.world.director(),
             random: RefCell::new(fork(stage.world.seed(), "attacker")),
+            spares_plain: false,
         }
+    }
+
+    /// The same where blank disks are to stay blank.
+    pub fn sparing_plain(stage: &Stage, network: &Rc<Network>) -> Attacker {
+        Attacker { spares_plain: true, ..Attacker::new(stage, network) }
     }
 
     fn send(&self, bytes: Vec<u8>) {
@@ -111,14 +123,10 @@ impl Attacker {
             3 => (0..self.below(100)).for_each(|_| {
                 self.frame().into_iter().for_each(|bytes| self.send(bytes));
             }),
-            // Plain AoE proves nothing: there anybody may say anything.
-            4 => self
-                .frame()
-                .filter(|bytes| {
-                    Header::parse(bytes).is_ok_and(|header| header.command == Command::Session)
-                })
-                .into_iter()
-                .for_each(|bytes| self.send(self.changed(bytes))),
+            4 => {
+                let heard = self.frame().filter(|bytes| !self.spares_plain || is_of_session(bytes));
+                heard.into_iter().for_each(|bytes| self.send(self.changed(bytes)));
+            }
             5 | 6 => self.forge_request(),
             _ => self.forge_reply(),
         }

@@ -47,8 +47,8 @@ impl Known {
     /// Takes the token that a configuration names, before anybody is heard, unless it says nothing new.
     pub fn take_first(&self, token: &Token) {
         let mut joining = self.0.joining.borrow_mut();
-        let (is_news, now) = (joining.is_news(token), self.now());
-        if is_news && joining.roster().check(token, now).is_ok() {
+        let (is_new, now) = (joining.look_at_named(token), self.now());
+        if is_new && joining.roster().check(token, now).is_ok() {
             joining.roster_mut().add_token(token, now);
             self.0.file.replace(joining.roster().clone());
         }

@@ -63,7 +63,7 @@ impl Strangers {
             grant: Rc::new(grant.map_err(|error| Failure(error.to_string()))?),
             tokens: RefCell::default(),
             processes: RefCell::default(),
-            attacker: Attacker::new(stage, network),
+            attacker: Attacker::sparing_plain(stage, network),
             random: RefCell::new(fork(world.seed(), "strangers")),
         })
     }
