@@ -120,14 +120,14 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             ipxe: config.ipxe.clone(),
         },
         files: Files { ipxe, images: state.images.clone() },
-        sightings: Kept::load(&state.root, sightings::FILE),
-        hellos: Kept::load(&state.root, hellos::FILE),
-        slots: Kept::load(&state.root, slots::FILE),
+        sightings: Kept::load_seen(&state.root, sightings::FILE)?,
+        hellos: Kept::load_seen(&state.root, hellos::FILE)?,
+        slots: Kept::load(&state.root, slots::FILE)?,
         troubles: Refusals::default(),
         news: Refusals::default(),
         state,
     });
-    let leases: Kept<KeptLeases> = Kept::load(&shared.state.root, LEASES_FILE);
+    let leases: Kept<KeptLeases> = Kept::load_seen(&shared.state.root, LEASES_FILE)?;
     let server = server.with_leases(&leases.look());
     let dhcp = Arc::new(Dhcp::new(server, leases, Arc::clone(&shared)));
     let writer = Arc::new(Writer { shared, dhcp, turn: Mutex::default() });
