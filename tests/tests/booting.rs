@@ -528,7 +528,7 @@ fn a_machine_is_told_nothing_wrong_by_a_file_that_is_wrong() {
     let public = own["public"].as_str().unwrap();
     let text = booting.cli(&["node", "pending"]);
     assert!(text.contains(&format!("etherpool node accept {UUID} --key {public}")), "{text}");
-    booting.cli(&["node", "accept", UUID, "--yes", "--key", public]);
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public, "--shelf", "1"]);
     assert_eq!(client.hello(&said)["state"], "accepted");
     let file = booting.path(&format!("state/machines/{UUID}.toml"));
     let good = std::fs::read(&file).unwrap();
@@ -574,7 +574,7 @@ fn who_says_the_uuid_of_another_is_told_nothing() {
     let told = booting.refused(&["node", "accept", UUID, "--yes"]);
     let public = own["public"].as_str().unwrap();
     assert!(told.contains(&format!("--key {public}")), "{told}");
-    booting.cli(&["node", "accept", UUID, "--yes", "--key", public]);
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public, "--shelf", "1"]);
     for identity in [Some(&other), Some(&own), None] {
         let mut strange = hello(UUID, &mac(9), identity);
         strange["phase"] = "started".into();
@@ -691,10 +691,14 @@ fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
     let shown = booting.cli(&["node", "pending"]);
     assert!(shown.contains("ext4[2J") && shown.contains("no TPM"), "{shown}");
     // Nothing is accepted unasked, and nothing else than what is meant.
-    booting.refused(&["node", "accept", UUID]);
+    booting.refused(&["node", "accept", UUID, "--shelf", "1"]);
     let wrong = other["public"].as_str().unwrap();
     booting.refused(&["node", "accept", UUID, "--yes", "--key", wrong]);
-    booting.cli(&["node", "accept", UUID, "--yes", "--key", own["public"].as_str().unwrap()]);
+    // Without a supervisor nobody knows which shelves are in use.
+    let accept = ["node", "accept", UUID, "--yes", "--key", own["public"].as_str().unwrap()];
+    let told = booting.refused(&accept);
+    assert!(told.contains("--shelf N"), "{told}");
+    booting.cli(&[&accept[..], &["--shelf", "1"]].concat());
     assert!(booting.cli(&["node", "pending"]).contains("No node waits"));
     let told = client.hello(&said);
     assert_eq!((&told["state"], &told["name"]), (&json!("accepted"), &json!("disks")));
@@ -736,7 +740,7 @@ fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
     client.hello(&hello(second, &mac(8), Some(&other)));
     wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(second));
     let wrong = ["--yes", "--key", wrong];
-    let accept = [&["node", "accept", second], &wrong[..]].concat();
+    let accept = [&["node", "accept", second, "--shelf", "2"], &wrong[..]].concat();
     let told = booting.refused(&[&accept[..], &["--name", "disks"]].concat());
     assert!(told.contains("choose another name"), "{told}");
     booting.cli(&accept);
@@ -762,7 +766,8 @@ fn a_sealed_key_gives_way_to_no_other_unseen() {
     own["kept"] = json!({ "tpm": { "public": "AA==", "private": "AB==" } });
     client.hello(&hello(UUID, &mac(7), Some(&own)));
     wait_until("it is pending", || booting.cli(&["node", "pending"]).contains("sealed to its TPM"));
-    booting.cli(&["node", "accept", UUID, "--yes", "--key", own["public"].as_str().unwrap()]);
+    let public = own["public"].as_str().unwrap();
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public, "--shelf", "1"]);
     let machine = booting.path(&format!("state/machines/{UUID}.toml"));
     let text = std::fs::read_to_string(machine).unwrap();
     assert!(text.contains("tpm-private = \"AB==\"") && !text.contains("secret"), "{text}");

@@ -94,7 +94,7 @@ struct Held {
     until: Instant,
 }
 
-/// A lease, as it is remembered over restarts.
+/// What is given to a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Whose.
@@ -103,6 +103,17 @@ pub struct Lease {
     pub address: Ipv4Addr,
     /// For how long from now on.
     pub left: Duration,
+}
+
+/// A lease, as it is remembered over restarts; also when it is over, until somebody else has the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Whose.
+    pub mac: MacAddr,
+    /// Of what.
+    pub address: Ipv4Addr,
+    /// When it is over, or was.
+    pub until: Instant,
 }
 
 /// The table.
@@ -129,8 +140,8 @@ impl Leases {
         &self.range
     }
 
-    /// The address to offer to a machine: its own, the one that it had last, the one that it wants, or any that is free; of
-    /// these one that nobody has had, as long as there is one. None where all are taken.
+    /// The address to offer to a machine: its own, the one that it had last, the one that it wants and nobody else has had, or
+    /// any that is free; of these one that nobody has had, as long as there is one. None where all are taken.
     pub fn offer(
         &mut self,
         now: Instant,
@@ -138,6 +149,11 @@ impl Leases {
         wants: Option<Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
         let known = self.of.get(&mac).copied();
+        let is_anothers = |address: &Ipv4Addr| {
+            let by = self.held.get(address).and_then(|held| held.by);
+            by.is_some_and(|by| by != mac)
+        };
+        let wants = wants.filter(|address| !is_anothers(address));
         let address = [self.fixed.get(&mac).copied(), known, wants]
             .into_iter()
             .flatten()
@@ -147,6 +163,15 @@ impl Leases {
             self.hold(address, Held { by: Some(mac), is_bound: false, until: now + OFFERED_FOR });
         }
         Some(address)
+    }
+
+    /// Takes up a lease that was remembered. One that is over, too: by a clock that was wrong it may only look so, and whoever
+    /// had the address still uses it.
+    pub fn recall(&mut self, now: Instant, lease: Remembered) {
+        let Remembered { mac, address, until } = lease;
+        if self.may_have(now, mac, address) {
+            self.hold(address, Held { by: Some(mac), is_bound: true, until });
+        }
     }
 
     /// Gives a machine the address that it asks for, if it may have it.
@@ -189,11 +214,10 @@ impl Leases {
     }
 
     /// All leases, to be remembered.
-    pub fn all(&self, now: Instant) -> Vec<Lease> {
-        let bound = self.held.iter().filter(|(_, held)| held.is_bound && held.until > now);
+    pub fn all(&self) -> Vec<Remembered> {
+        let bound = self.held.iter().filter(|(_, held)| held.is_bound);
         let lease = |(address, held): (&Ipv4Addr, &Held)| {
-            let left = held.until.since(now);
-            Some(Lease { mac: held.by?, address: *address, left })
+            Some(Remembered { mac: held.by?, address: *address, until: held.until })
         };
         bound.filter_map(lease).collect()
     }

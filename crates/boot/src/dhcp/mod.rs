@@ -16,7 +16,7 @@ use block::Instant;
 use smoltcp::wire::DhcpMessageType;
 
 pub use client::{Architecture, Client, Program};
-pub use leases::{Lease, Leases, Range, RangeError};
+pub use leases::{Lease, Leases, Range, RangeError, Remembered};
 
 use message::{Reply, Request, RequestKind, option};
 
@@ -86,7 +86,7 @@ pub struct Addresses {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unkept {
     /// All leases.
-    pub leases: Vec<Lease>,
+    pub leases: Vec<Remembered>,
     /// To machines that were given an address. **Not before it is remembered**: else a server that begins anew gives it
     /// to another one.
     pub answers: Vec<Answer>,
@@ -125,7 +125,7 @@ impl Server {
     pub fn unkept(&mut self, now: Instant) -> Option<Unkept> {
         let addresses = self.addresses.as_ref().filter(|_| self.is_changed)?;
         self.is_changed = false;
-        let leases = addresses.leases.all(now);
+        let leases = addresses.leases.all();
         let waiting = std::mem::take(&mut self.waiting).into_iter();
         // It may have given it back meanwhile, or waited too long.
         let has = |mac, at| addresses.leases.is_bound(now, mac, at);

@@ -11,7 +11,7 @@ use control::boot::{BootConfig, CopiedFiles};
 use os::dir::Directory;
 use pool::KeeperId;
 
-use super::kept::read_seen;
+use super::kept::read_needed;
 use super::known::{Mark, is_settled, to_mark};
 use super::lineage::{self, Lineage};
 use super::slots::{self, AllSlots};
@@ -124,7 +124,7 @@ fn read(state: &State) -> anyhow::Result<Option<(CopiedFiles, bool)>> {
     if machines.is_empty() {
         return Ok(None);
     }
-    let slots: AllSlots = read_seen(&state.root, slots::FILE)?;
+    let slots: AllSlots = read_needed(&state.root, slots::FILE)?;
     let machines = machines.into_iter().map(|machine| {
         let slots = slots.of(&machine);
         (machine, slots)

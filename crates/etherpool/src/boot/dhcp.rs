@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aoe_wire::MacAddr;
-use boot::dhcp::{Answer, Client, Given, Lease, Leases, Outcome, Program, Server, Unkept};
+use boot::dhcp::{Answer, Client, Given, Leases, Outcome, Program, Remembered, Server, Unkept};
 use serde::{Deserialize, Serialize};
 
 use super::kept::{Kept, now_seconds};
@@ -37,27 +37,51 @@ struct KeptLease {
 }
 
 impl KeptLeases {
-    fn set(&mut self, leases: &[Lease]) {
-        let now = now_seconds();
-        let kept = |lease: &Lease| KeptLease {
+    fn set(&mut self, leases: &[Remembered], clock: &Clock) {
+        // The clock on the wall may have been put right since the server began.
+        let (now, wall) = (clock.now(), now_seconds());
+        let kept = |lease: &Remembered| KeptLease {
             mac: lease.mac,
             address: lease.address,
             // Not before it is over: of both times less than a second isn't counted.
-            until_seconds: now.saturating_add(lease.left.as_secs()).saturating_add(2),
+            until_seconds: wall
+                .saturating_add(lease.until.since(now).as_secs().saturating_add(2))
+                .saturating_sub(now.since(lease.until).as_secs()),
         };
         self.leases = leases.iter().map(kept).collect();
     }
 
     /// Gives a table what it had before: for no longer than a lease is, as clocks have been wrong, and files written by hand.
-    pub fn put_into(&self, leases: &mut Leases, lease: Duration, now: u64) {
+    /// What looks over is taken up as that, for the same reason.
+    pub fn put_into(&self, leases: &mut Leases, lease: Duration, clock: &Clock) {
+        let now = clock.now();
         for KeptLease { mac, address, until_seconds } in &self.leases {
-            let left = Duration::from_secs(until_seconds.saturating_sub(now)).min(lease);
-            if !left.is_zero() {
-                let lease = Lease { mac: *mac, address: *address, left };
-                leases.bind(block::Instant::default(), lease);
-            }
+            let until = since_1970(*until_seconds).min(now + lease);
+            leases.recall(now, Remembered { mac: *mac, address: *address, until });
         }
     }
+}
+
+/// The time of the state machine: since 1970 as it was known when the server began, so that what was before has a time, too;
+/// from then on it goes on evenly, whatever becomes of the clock on the wall.
+pub struct Clock {
+    began: block::Instant,
+    begun: Instant,
+}
+
+impl Clock {
+    /// Now, by the clock on the wall.
+    pub fn begin(wall_seconds: u64) -> Clock {
+        Clock { began: since_1970(wall_seconds), begun: Instant::now() }
+    }
+
+    fn now(&self) -> block::Instant {
+        self.began + self.begun.elapsed()
+    }
+}
+
+fn since_1970(seconds: u64) -> block::Instant {
+    block::Instant::default() + Duration::from_secs(seconds)
 }
 
 /// The server and what it keeps.
@@ -66,7 +90,7 @@ pub struct Dhcp {
     /// The leases have changed.
     changed: Condvar,
     leases: Kept<KeptLeases>,
-    begun: Instant,
+    clock: Clock,
     shared: Arc<Shared>,
     /// Other servers that were heard of.
     others: Mutex<BTreeSet<Ipv4Addr>>,
@@ -76,10 +100,15 @@ pub struct Dhcp {
 const OTHERS_MAX: usize = 16;
 
 impl Dhcp {
-    /// Around a server whose clock begins now.
-    pub fn new(server: Server, leases: Kept<KeptLeases>, shared: Arc<Shared>) -> Dhcp {
+    /// Around a server, with the clock by which it was given its leases.
+    pub fn new(
+        server: Server,
+        clock: Clock,
+        leases: Kept<KeptLeases>,
+        shared: Arc<Shared>,
+    ) -> Dhcp {
         let (server, others) = (Mutex::new(server), Mutex::default());
-        Dhcp { server, changed: Condvar::new(), leases, begun: Instant::now(), shared, others }
+        Dhcp { server, changed: Condvar::new(), leases, clock, shared, others }
     }
 
     /// Answers what comes to a socket, for ever.
@@ -97,7 +126,7 @@ impl Dhcp {
                 }
             };
             let message = buffer.get(..len).unwrap_or_default();
-            let now = self.now();
+            let now = self.clock.now();
             let outcome =
                 self.lock().receive(now, (from, port), message, |client| self.given(client));
             match outcome {
@@ -117,7 +146,7 @@ impl Dhcp {
         loop {
             let mut server = self.lock();
             let unkept = loop {
-                match server.unkept(self.now()) {
+                match server.unkept(self.clock.now()) {
                     Some(unkept) => break unkept,
                     None => {
                         let waited = self.changed.wait(server);
@@ -136,12 +165,12 @@ impl Dhcp {
 
     /// Writes leases that have changed and weren't written, at the end. Blocks.
     pub fn write_last(&self) {
-        let unkept = self.lock().unkept(self.now());
+        let unkept = self.lock().unkept(self.clock.now());
         unkept.map(|unkept| self.write(&unkept));
     }
 
     fn write(&self, unkept: &Unkept) -> bool {
-        self.leases.change().set(&unkept.leases);
+        self.leases.change().set(&unkept.leases, &self.clock);
         let written = self.leases.write(&self.shared.state.root);
         if let Err(error) = &written {
             self.lock().not_kept();
@@ -162,11 +191,6 @@ impl Dhcp {
                 tracing::warn!(to = %answer.to, %error, untold, "DHCP can't answer");
             });
         }
-    }
-
-    fn now(&self) -> block::Instant {
-        let nanos = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        block::Instant::from_nanos(nanos)
     }
 
     fn given(&self, client: &Client) -> Option<Given> {
@@ -206,22 +230,48 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn no_lease_is_longer_than_leases_are() {
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn table() -> Leases {
         let range = Range::new([10, 0, 0, 10].into(), [10, 0, 0, 20].into(), 24).unwrap();
-        let mut leases = Leases::new(range, [].into(), Vec::new());
-        let kept = |last, until_seconds| KeptLease {
-            mac: MacAddr([2, 0, 0, 0, 0, last]),
-            address: Ipv4Addr::new(10, 0, 0, last),
-            until_seconds,
-        };
-        let kept = KeptLeases { leases: vec![kept(10, u64::MAX), kept(11, 1060), kept(12, 999)] };
-        kept.put_into(&mut leases, Duration::from_secs(3600), 1000);
-        let left: Vec<u64> = leases
-            .all(block::Instant::default())
-            .iter()
-            .map(|lease| lease.left.as_secs())
-            .collect();
-        assert_eq!(left, [3600, 60]);
+        Leases::new(range, [].into(), Vec::new())
+    }
+
+    fn kept(last: u8, until_seconds: u64) -> KeptLease {
+        let address = Ipv4Addr::new(10, 0, 0, last);
+        KeptLease { mac: MacAddr([2, 0, 0, 0, 0, last]), address, until_seconds }
+    }
+
+    /// Of each how many seconds are left, or have passed.
+    fn left(leases: &Leases, clock: &Clock) -> Vec<i64> {
+        let began = i64::try_from(clock.began.as_nanos()).unwrap();
+        let left = |lease: Remembered| i64::try_from(lease.until.as_nanos()).unwrap() - began;
+        leases.all().into_iter().map(|lease| left(lease).div_euclid(1_000_000_000)).collect()
+    }
+
+    /// The clock was behind when leases were written, and right after a restart: all looked over, none was taken up, and
+    /// addresses in use were free.
+    #[test]
+    fn no_lease_is_longer_than_leases_are_and_none_is_forgotten_that_looks_over() {
+        let (mut leases, clock) = (table(), Clock::begin(1_000_000));
+        let all = [kept(10, u64::MAX), kept(11, 1_000_060), kept(12, 999_000), kept(13, 0)];
+        KeptLeases { leases: all.into() }.put_into(&mut leases, HOUR, &clock);
+        assert_eq!(left(&leases, &clock), [3600, 60, -1000, -1_000_000]);
+    }
+
+    #[test]
+    fn leases_are_written_by_the_clock_on_the_wall_as_it_is_then() {
+        // The server began with a clock that was behind by years.
+        let (mut leases, clock) = (table(), Clock::begin(1_000_000));
+        let all = [kept(10, 1_001_000), kept(11, 999_000)];
+        KeptLeases { leases: all.into() }.put_into(&mut leases, HOUR, &clock);
+        let mut written = KeptLeases::default();
+        written.set(&leases.all(), &clock);
+        let (mut again, clock) = (table(), Clock::begin(now_seconds()));
+        written.put_into(&mut again, HOUR, &clock);
+        for (is, was) in left(&again, &clock).into_iter().zip([1000, -1000]) {
+            assert!((was - 60..=was + 2).contains(&is), "{is} {was}");
+        }
+        assert_eq!(again.all().len(), 2);
     }
 }

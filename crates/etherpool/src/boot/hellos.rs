@@ -84,7 +84,7 @@ pub struct Hellos {
 
 /// Those that the server has heard, for commands; none where it never ran.
 pub fn read(directory: &Directory) -> anyhow::Result<Hellos> {
-    kept::read_seen(directory, FILE)
+    Ok(kept::read_seen(directory, FILE)?)
 }
 
 /// What is kept of who says hello.

@@ -24,7 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::dhcp::{Dhcp, KeptLeases, LEASES_FILE};
+use super::dhcp::{Clock, Dhcp, KeptLeases, LEASES_FILE};
 use super::files::Files;
 use super::hellos::{self, Hellos};
 use super::kept::{Kept, now_seconds};
@@ -120,16 +120,17 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             ipxe: config.ipxe.clone(),
         },
         files: Files { ipxe, images: state.images.clone() },
-        sightings: Kept::load(&state.root, sightings::FILE),
-        hellos: Kept::load(&state.root, hellos::FILE),
-        slots: Kept::load(&state.root, slots::FILE),
+        sightings: Kept::load_seen(&state.root, sightings::FILE)?,
+        hellos: Kept::load_seen(&state.root, hellos::FILE)?,
+        slots: Kept::load(&state.root, slots::FILE)?,
         troubles: Refusals::default(),
         news: Refusals::default(),
         state,
     });
-    let leases: Kept<KeptLeases> = Kept::load(&shared.state.root, LEASES_FILE);
-    let server = server.with_leases(&leases.look());
-    let dhcp = Arc::new(Dhcp::new(server, leases, Arc::clone(&shared)));
+    let leases: Kept<KeptLeases> = Kept::load_seen(&shared.state.root, LEASES_FILE)?;
+    let clock = Clock::begin(now_seconds());
+    let server = server.with_leases(&leases.look(), &clock);
+    let dhcp = Arc::new(Dhcp::new(server, clock, leases, Arc::clone(&shared)));
     let writer = Arc::new(Writer { shared, dhcp, turn: Mutex::default() });
     let served = serve(&writer, ports, interface, address);
     writer.write();
@@ -210,10 +211,10 @@ struct Configured {
 }
 
 impl Configured {
-    fn with_leases(mut self, kept: &KeptLeases) -> Server {
+    fn with_leases(mut self, kept: &KeptLeases, clock: &Clock) -> Server {
         if let Some(addresses) = &mut self.addresses {
             let lease = addresses.network.lease;
-            kept.put_into(&mut addresses.leases, lease, now_seconds());
+            kept.put_into(&mut addresses.leases, lease, clock);
         }
         Server::new(self.address, self.addresses)
     }

@@ -52,7 +52,7 @@ pub struct Sightings {
 
 /// Those that the server has seen, for commands; none where it never ran.
 pub fn read(directory: &Directory) -> anyhow::Result<Sightings> {
-    kept::read_seen(directory, FILE)
+    Ok(kept::read_seen(directory, FILE)?)
 }
 
 impl Sightings {

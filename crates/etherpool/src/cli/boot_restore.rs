@@ -13,7 +13,7 @@ use super::confirm::confirm;
 use super::output::{self, CopyShown, RestoreShown};
 use super::pool::{done, pool_path};
 use super::{Context, Failure};
-use crate::boot::kept::read_seen;
+use crate::boot::kept::read_needed;
 use crate::boot::lineage::Lineage;
 use crate::boot::restoring::{Fate, Restored, judge};
 use crate::boot::slots::{self, AllSlots};
@@ -200,7 +200,7 @@ pub async fn restore(context: &Context, args: &RestoreArgs) -> Result<Exit, Fail
             let default = state.default().map_err(|error| {
                 Failure::refused(error.to_string(), "correct it, or take that file away")
             })?;
-            (read_seen(&state.root, slots::FILE)?, default)
+            (read_needed(&state.root, slots::FILE)?, default)
         }
         None => Default::default(),
     };

@@ -42,7 +42,7 @@ pub struct AcceptArgs {
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     name: Option<String>,
 
-    /// The shelf of its disks; one that nobody has by default
+    /// The shelf of its disks; one that nobody has by default, which only a supervisor can tell
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..65535))]
     shelf: Option<u16>,
 
@@ -131,7 +131,7 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
             shelf
         }
         (None, Some(shelf)) => shelf,
-        (None, None) => free_shelf(context, &machines).await,
+        (None, None) => free_shelf(context, &machines).await?,
     };
     let name = name_of(&args, &machines, former, &question, shelf)?;
     (machine.name, machine.shelf) = (Some(name.clone()), Some(shelf));
@@ -350,15 +350,27 @@ fn check_shelf(machines: &[Machine], former: Option<&Machine>, shelf: u16) -> Re
     }
 }
 
-/// One that no machine has here, and that nobody answers by.
-async fn free_shelf(context: &Context, machines: &[Machine]) -> u16 {
+/// One that no machine has here, and that nobody answers by. None where nobody says who answers: two nodes of one shelf
+/// answer for one another's disks.
+async fn free_shelf(context: &Context, machines: &[Machine]) -> Result<u16, Failure> {
     let heard: Result<Vec<SeenTarget>, Failure> = context.client.get("/v1/discover").await;
-    let heard = heard.unwrap_or_default();
+    let heard = heard.map_err(|failure| {
+        let why = match failure.exit {
+            Exit::NotRunning => "no supervisor runs on this machine".to_owned(),
+            _ => {
+                format!("the supervisor of this machine doesn't say it: {}", failure.error.message)
+            }
+        };
+        Failure::refused(
+            format!("which shelves are in use isn't known: {why}"),
+            "name one that no other machine has: --shelf N",
+        )
+    })?;
     let is_taken = |shelf: &u16| {
         machines.iter().any(|machine| machine.shelf == Some(*shelf))
             || heard.iter().any(|target| target.address.shelf == *shelf)
     };
-    (1..u16::MAX).find(|shelf| !is_taken(shelf)).unwrap_or(0)
+    Ok((1..u16::MAX).find(|shelf| !is_taken(shelf)).unwrap_or(0))
 }
 
 fn name_of(
@@ -443,5 +455,23 @@ impl Said {
             secret.clear();
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Address, ApiClient};
+
+    /// Where no supervisor answered the first shelf was given that no machine's file has: perhaps that of a node which never
+    /// booted from here, whose disks then answered for those of the new one.
+    #[tokio::test]
+    async fn no_shelf_is_chosen_where_nobody_says_which_are_in_use() {
+        let socket = Address::Socket(PathBuf::from("/nonexistent/etherpool.sock"));
+        let context = Context { client: ApiClient::new(socket, None, false), json: false };
+        let refused = free_shelf(&context, &[]).await;
+        let refused = refused.map_err(|failure| (failure.exit, failure.error.remedy));
+        let remedy = "name one that no other machine has: --shelf N".to_owned();
+        assert_eq!(refused, Err((Exit::Refused, Some(remedy))));
     }
 }

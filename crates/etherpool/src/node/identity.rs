@@ -101,7 +101,7 @@ impl Identity {
         let used =
             |slot: &u8| self.stored.slots.values().any(|given| given == slot) || taken(*slot);
         let slot = (0..255u8).find(|slot| !used(slot)).with_context(|| {
-            format!("no slot is left for {key}: 255 disks were given one; remove those that are gone for good from {FILE} in the node's state directory")
+            format!("no slot is left for {key}: 255 disks were given one; take those that are gone for good out of {FILE} in the node's state directory, or out of slots.json at the boot server if the node booted from it")
         })?;
         self.stored.slots.insert(key.to_owned(), slot);
         Ok((slot, Some(self.unstored())))
@@ -208,6 +208,14 @@ mod tests {
         assert_eq!(slot(&mut again, "wwn-b", |_| false).unwrap(), 0);
         assert_eq!(slot(&mut again, "wwn-c", |_| false).unwrap(), 7);
         assert_eq!(slot(&mut again, "wwn-a", |_| false).unwrap(), 1);
+    }
+
+    /// A node that booted from the network has its file in memory, and no shell: what lasts is at the boot server.
+    #[test]
+    fn who_has_no_slot_left_is_told_both_places_where_they_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = slot(&mut load(&dir), "wwn-a", |_| true).unwrap_err().to_string();
+        assert!(told.contains("node.json") && told.contains("slots.json"), "{told}");
     }
 
     #[test]
