@@ -167,8 +167,17 @@ impl NodeProcess {
         self.state = State::Ending { pid, kill_at: now + END_MAX, kills: kills + 1 };
     }
 
+    /// A disk of the machine has come.
+    pub fn disk_came(&mut self, now: Instant) {
+        self.course.disk_came(now);
+    }
+
     /// Does what is due: starts it, or ends it for good.
     pub fn tick(&mut self, now: Instant) {
+        if self.course.tries_again(now) {
+            tracing::info!("the node starts anew, by what it couldn't start by before");
+            self.end(now);
+        }
         match self.state {
             State::Off { start_at } if now >= start_at && self.course.plan().is_some() => {
                 self.start(now);
@@ -204,7 +213,7 @@ impl NodeProcess {
         self.status.clear();
         let why = format!("the node ended with {}", ended.status);
         if !has_served {
-            self.course.failed(&why);
+            self.course.failed(now, &why);
         }
         if is_expected {
             self.state = State::Off { start_at: now };
