@@ -473,6 +473,9 @@ fn a_machine_gets_what_it_is_assigned_and_nothing_before() {
     assert_eq!(client.get(path).0, 200, "and then what is said of its address");
     booting.cli(&["boot", "assign", "pc7", "none"]);
     assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(7))).0, 404);
+    // Who waits for what he was told before goes on with it as long as he isn't told otherwise.
+    let (status, script) = client.get(&format!("/boot.ipxe?mac={}&again=1", mac(7)));
+    assert_eq!((status, &script[..]), (200, &b"#!ipxe\nexit 1\n"[..]));
     assert_eq!(client.get(&format!("/boot.ipxe?mac={}", mac(8))).0, 200);
     booting.stop();
 }
@@ -1332,7 +1335,8 @@ fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
     let initrd = 3 << 20;
     std::fs::write(booting.path("state/images/node/vmlinuz"), kernel(initrd)).unwrap();
     std::fs::write(booting.path("state/images/node/initrd.img"), vec![7; initrd as usize]).unwrap();
-    booting.cli(&["boot", "assign", UUID, "node"]);
+    // What nobody exports: it waits, and is told something else meanwhile.
+    booting.cli(&["boot", "assign", UUID, "volume", "tank/pc7", "--address", "e7.1"]);
     booting.start();
     let other = OtherServer::start(&booting, "firmware");
     let mut pc = Pc::switch_on(
@@ -1340,6 +1344,10 @@ fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
         "-device isa-debug-exit,iobase=0xf4,iosize=1 \
          -device virtio-net-pci,netdev=n0,bootindex=1,mac=52:54:00:e7:00:01",
     );
+    let volume = "volume tank/pc7 at e7.1";
+    booting
+        .listed("52:54:00:e7:00:01", |one| one["result"] == format!("has the script ({volume})"));
+    booting.cli(&["boot", "assign", UUID, "node"]);
     wait_until("the kernel has run", || pc.0.try_wait().unwrap().is_some());
     let status = pc.0.wait().unwrap();
     assert_eq!(status.code(), Some(AS_LONG_AS_IT_SHOULD_BE), "{}", booting.log());
@@ -1347,7 +1355,10 @@ fn real_firmware_boots_a_kernel_beside_a_real_dhcp_server() {
     assert!(leases.contains("52:54:00:e7:00:01"), "its address is of the other server: {leases}");
     let seen =
         booting.listed("52:54:00:e7:00:01", |one| one["result"] == "fetches node/initrd.img");
-    assert_eq!((&seen["uuid"], &seen["given"]), (&json!(UUID), &json!("script (node)")));
+    assert_eq!(
+        (&seen["uuid"], &seen["given"]),
+        (&json!(UUID), &json!(format!("script ({volume})")))
+    );
     booting.stop();
 }
 

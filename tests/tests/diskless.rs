@@ -84,6 +84,14 @@ fn boot_from_a_volume() -> Result<(), DriverHung> {
     Ok(())
 }
 
+/// Roots of which some come only after the script that waits for others.
+#[test]
+fn what_is_put_together_of_disks_is_left_to_who_does_that() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/try-hook");
+    let status = Command::new(script).status().expect("try-hook can be run");
+    assert!(status.success(), "try-hook: {status}");
+}
+
 /// Linux goes onto the volume as onto any disk.
 fn install(segment: &Segment) {
     let image = segment.path("disk");

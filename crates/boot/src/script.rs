@@ -3,7 +3,11 @@
 //! Whatever goes into one comes from people or machines. A word that would end a line, begin a variable or join commands
 //! is refused, not quoted: iPXE has no quotes.
 
-use aoe_wire::ShelfSlot;
+use std::fmt;
+use std::net::SocketAddrV4;
+
+use aoe_wire::{MacAddr, ShelfSlot};
+use uuid::Uuid;
 
 /// What a machine boots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +63,46 @@ impl Word {
     }
 }
 
-/// The script for what a machine boots. It ends in an attempt of the same again where that fails: servers and cables come
-/// back, and nobody stands beside the machine.
-pub fn script(boots: &Boots) -> String {
+/// Where a machine has its script from, by what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where HTTP is served.
+    pub http: SocketAddrV4,
+    /// An address of the machine.
+    pub mac: Option<MacAddr>,
+    /// What its firmware says that it is.
+    pub uuid: Option<Uuid>,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "http://{}/boot.ipxe", self.http)?;
+        let mac = self.mac.map(|mac| format!("mac={mac}"));
+        let uuid = self.uuid.map(|uuid| format!("uuid={uuid}"));
+        let said = mac.into_iter().chain(uuid);
+        said.zip(['?', '&']).try_for_each(|(word, before)| write!(out, "{before}{word}"))
+    }
+}
+
+impl Source {
+    /// By which one that has its script asks for it again.
+    fn again(&self) -> String {
+        let source = self.to_string();
+        let before = if source.contains('?') { '&' } else { '?' };
+        format!("{source}{before}{AGAIN}=1")
+    }
+}
+
+/// What is said by who asks for his script again, and needs to be told where there is none any more.
+pub const AGAIN: &str = "again";
+
+/// For who asks again, and is to boot nothing from here any more: his firmware goes on with the next of its devices.
+pub const NOTHING: &str = "#!ipxe\nexit 1\n";
+
+/// The script for what a machine boots. Where that fails it is asked for anew: images and assignments change while a machine
+/// waits for them. It ends in an attempt of the same again where nobody answers: servers and cables come back, and nobody
+/// stands beside the machine.
+pub fn script(boots: &Boots, source: &Source) -> String {
     match boots {
         // Of a BIOS `exit` goes on with the next of its boot devices only where that is set so; the first disk is there.
         Boots::Local => concat!(
@@ -70,7 +111,7 @@ pub fn script(boots: &Boots) -> String {
             "sanboot --no-describe --drive 0x80 || exit 1\n",
         )
         .into(),
-        Boots::Volume(at) => repeated(&[format!("sanboot aoe:{at}")]),
+        Boots::Volume(at) => repeated(&[format!("sanboot aoe:{at}")], source),
         Boots::Kernel { kernel, initrds, arguments } => {
             let names: Vec<String> = (0..initrds.len()).map(|at| format!("initrd{at}")).collect();
             // Kernels with an EFI stub look for them by that where iPXE is older than Linux 5.8's way to be told.
@@ -83,7 +124,7 @@ pub fn script(boots: &Boots) -> String {
             lines
                 .extend(initrds.map(|(initrd, name)| format!("initrd --name {name} {}", initrd.0)));
             lines.push("boot".into());
-            repeated(&lines)
+            repeated(&lines, source)
         }
     }
 }
@@ -91,14 +132,19 @@ pub fn script(boots: &Boots) -> String {
 /// Seconds between two attempts.
 const AGAIN_SECONDS: u32 = 5;
 
-fn repeated(lines: &[String]) -> String {
+/// How long a boot server may be silent that is asked for the script again, in milliseconds: a volume needs none.
+const SILENCE_MAX_MS: u32 = 10_000;
+
+fn repeated(lines: &[String], source: &Source) -> String {
     let mut script = String::from("#!ipxe\n:again\n");
     for line in lines {
         script.push_str(line);
         script.push_str(" || goto failed\n");
     }
+    // It takes the place of this one: scripts that call each other are one deeper each time, and there is an end to that.
+    let chain = format!("chain --replace --autofree --timeout {SILENCE_MAX_MS} {}", source.again());
     script.push_str(&format!(
-        ":failed\necho Once more in {AGAIN_SECONDS} seconds\nimgfree\nsleep {AGAIN_SECONDS}\ngoto again\n"
+        ":failed\necho Once more in {AGAIN_SECONDS} seconds\nimgfree\nsleep {AGAIN_SECONDS}\n{chain} || goto again\n"
     ));
     script
 }
@@ -140,15 +186,35 @@ mod tests {
         }
     }
 
+    fn source() -> Source {
+        let mac = Some(MacAddr([2, 0, 0, 0, 0, 7]));
+        Source { http: "10.0.0.1:8069".parse().unwrap(), mac, uuid: None }
+    }
+
     #[test]
-    fn what_fails_is_tried_again() {
+    fn who_asks_says_what_is_known_of_him() {
+        let uuid = Uuid::from_u128(7);
+        let (mac, uuid) = (source().mac, Some(uuid));
+        for (mac, uuid, said) in [
+            (None, None, ""),
+            (mac, None, "?mac=02:00:00:00:00:07"),
+            (None, uuid, "?uuid=00000000-0000-0000-0000-000000000007"),
+            (mac, uuid, "?mac=02:00:00:00:00:07&uuid=00000000-0000-0000-0000-000000000007"),
+        ] {
+            let source = Source { mac, uuid, ..source() };
+            assert_eq!(source.to_string(), format!("http://10.0.0.1:8069/boot.ipxe{said}"));
+        }
+    }
+
+    #[test]
+    fn what_fails_is_asked_for_anew_and_tried_again() {
         let boots = Boots::Kernel {
             kernel: word("http://10.0.0.1/vmlinuz"),
             initrds: vec![word("http://10.0.0.1/initrd")],
             arguments: vec![word("quiet"), word("panic=5")],
         };
         assert_eq!(
-            script(&boots),
+            script(&boots, &source()),
             "#!ipxe\n\
              :again\n\
              kernel http://10.0.0.1/vmlinuz initrd=initrd0 quiet panic=5 || goto failed\n\
@@ -158,9 +224,12 @@ mod tests {
              echo Once more in 5 seconds\n\
              imgfree\n\
              sleep 5\n\
-             goto again\n"
+             chain --replace --autofree --timeout 10000 \
+             http://10.0.0.1:8069/boot.ipxe?mac=02:00:00:00:00:07&again=1 || goto again\n"
         );
         let volume = Boots::Volume("e7.3".parse().unwrap());
-        assert!(script(&volume).contains("\nsanboot aoe:e7.3 || goto failed\n"));
+        let script = script(&volume, &source());
+        assert!(script.contains("\nsanboot aoe:e7.3 || goto failed\n"));
+        assert!(script.ends_with("&again=1 || goto again\n"));
     }
 }

@@ -169,6 +169,14 @@ pub fn end(pid: Option<u32>, hard: bool) -> io::Result<()> {
     }
 }
 
+/// Ends all processes of a group at once (SIGKILL), by who leads it or led it.
+pub fn end_group(leader: u32) -> io::Result<()> {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    // To the kernel the group of the first process is everybody.
+    let leader = i32::try_from(leader).ok().filter(|leader| *leader > 1).and_then(Pid::from_raw);
+    Ok(kill_process_group(leader.ok_or(io::ErrorKind::InvalidInput)?, Signal::KILL)?)
+}
+
 /// Has a process read its configuration again.
 pub fn hang_up(pid: u32) -> io::Result<()> {
     use rustix::process::{Pid, Signal, kill_process};
@@ -246,6 +254,7 @@ mod tests {
         assert_eq!(EndStatus::Exited(3).to_string(), "code 3");
         assert_eq!(EndStatus::Killed(9).to_string(), "signal 9");
         assert!(end(Some(u32::MAX), false).is_err() && hang_up(u32::MAX).is_err());
+        assert!(end_group(u32::MAX).is_err() && end_group(0).is_err());
         assert!(!kernel_release().is_empty());
     }
 }

@@ -165,8 +165,11 @@ impl Http {
         match told::boots(place, &assignment, query.mac, build.as_deref()) {
             Ok(Some(boots)) => {
                 self.note(query, &format!("has the script ({assignment})"));
-                text("text/plain", boot::script::script(&boots))
+                let source = told::source(place, query.mac, query.uuid);
+                text("text/plain", boot::script::script(&boots, &source))
             }
+            // He would go on with what he was told before: a volume is another machine's by now, perhaps.
+            Ok(None) if query.is_again => text("text/plain", boot::script::NOTHING.to_owned()),
             Ok(None) => plain(StatusCode::NOT_FOUND, "nothing is assigned to it"),
             Err(error) => {
                 tracing::error!(%error, "a script can't be made of {assignment}");
@@ -310,6 +313,8 @@ fn unclear() -> Response<Body> {
 struct Query {
     mac: Option<MacAddr>,
     uuid: Option<Uuid>,
+    /// He has had his script, and what it says doesn't work.
+    is_again: bool,
 }
 
 impl Query {
@@ -319,6 +324,7 @@ impl Query {
             let value = decoded(value).and_then(|value| String::from_utf8(value).ok());
             match name {
                 "mac" => query.mac = value.and_then(|mac| mac.parse().ok()),
+                boot::script::AGAIN => query.is_again = true,
                 "uuid" => query.uuid = value.and_then(|uuid| uuid.parse().ok()),
                 _ => {}
             }
@@ -464,10 +470,11 @@ mod tests {
         let uuid = Some(Uuid::from_u128(7));
         for (text, expected) in [
             ("", Query::default()),
-            ("mac=02:00:00:00:00:07", Query { mac, uuid: None }),
+            ("mac=02:00:00:00:00:07", Query { mac, ..Query::default() }),
+            ("mac=02:00:00:00:00:07&again=1", Query { mac, is_again: true, ..Query::default() }),
             (
                 "x=1&mac=02%3a00%3A00:00:00:07&uuid=00000000-0000-0000-0000-000000000007",
-                Query { mac, uuid },
+                Query { mac, uuid, is_again: false },
             ),
             ("mac=&uuid=00000000-0000-0000-0000-000000000000", Query::default()),
             ("mac=%0", Query::default()),

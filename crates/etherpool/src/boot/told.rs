@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use aoe_wire::MacAddr;
 use boot::dhcp::{Architecture, Client, Given, Program};
 use boot::node::{Answer, Hello, Identity, Phase, Slots, State, VERSION};
-use boot::script::{Boots, NoWord, Word};
+use boot::script::{Boots, NoWord, Source, Word};
 use control::boot::{Assignment, IpxeConfig, KeptIdentity, Machine};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub fn given(place: &Place, decided: &Decided, client: &Client) -> (Option<Given
         Architecture::EfiIa32 | Architecture::EfiArm64 | Architecture::Other(_) => None,
     };
     let (given, what) = match (client.program, program) {
-        (Program::Ipxe, _) => (script_url(place, client.mac, client.uuid), "script"),
+        (Program::Ipxe, _) => (source(place, Some(client.mac), client.uuid).to_string(), "script"),
         (Program::Pxe, Some(program)) => (program.clone(), program.as_str()),
         (Program::Http, Some(program)) => {
             (format!("http://{}/ipxe/{program}", place.http), program.as_str())
@@ -53,9 +53,9 @@ pub fn given(place: &Place, decided: &Decided, client: &Client) -> (Option<Given
     (Some(Given(given)), format!("{what} ({assignment})"))
 }
 
-fn script_url(place: &Place, mac: MacAddr, uuid: Option<Uuid>) -> String {
-    let uuid = uuid.map(|uuid| format!("&uuid={uuid}")).unwrap_or_default();
-    format!("http://{}/boot.ipxe?mac={mac}{uuid}", place.http)
+/// Where who says that of himself has his script from.
+pub fn source(place: &Place, mac: Option<MacAddr>, uuid: Option<Uuid>) -> Source {
+    Source { http: place.http, mac, uuid }
 }
 
 /// The script of somebody who says nothing of himself: it asks again, and says it.
@@ -196,7 +196,7 @@ mod tests {
     fn a_node_is_told_by_its_command_line_who_has_booted_it() {
         let script = |build| {
             let boots = boots(&place(), &node(), Some(MAC), build).unwrap().unwrap();
-            boot::script::script(&boots)
+            boot::script::script(&boots, &source(&place(), Some(MAC), None))
         };
         let of_build = script(Some("0123abcd"));
         for file in ["vmlinuz", "initrd.img"] {

@@ -40,6 +40,8 @@ pub enum News {
     None(String),
     /// A device came or went.
     Changed,
+    /// A disk of the machine came; told beside the other.
+    DiskCame,
 }
 
 /// Loads drivers from now on, on a thread of its own: some wait long for their devices.
@@ -77,12 +79,16 @@ pub fn follow(tell: impl Fn(News) + Send + 'static) -> std::io::Result<()> {
                     if event.is_of_interest {
                         tell(News::Changed);
                     }
+                    if event.is_new_disk() {
+                        tell(News::DiskCame);
+                    }
                 }
                 // Some were lost: all is looked at again.
                 Ok(None) => {
                     drivers.aliases.clear();
                     drivers.load_all_below(Path::new(DEVICES));
                     tell(News::Changed);
+                    tell(News::DiskCame);
                 }
                 Err(error) => {
                     tracing::error!(%error, "devices that come later get no drivers");
@@ -173,6 +179,10 @@ struct Event<'b> {
     modalias: Option<&'b str>,
     /// An interface, or a disk.
     is_of_interest: bool,
+    /// A disk as a whole.
+    is_disk: bool,
+    /// Made of others by commands, or of nothing: an array, a loop.
+    is_virtual: bool,
 }
 
 impl Event<'_> {
@@ -186,10 +196,16 @@ impl Event<'_> {
                 Some(("SUBSYSTEM", what)) => {
                     event.is_of_interest = ["net", "block", "input", "watchdog"].contains(&what);
                 }
+                Some(("DEVTYPE", kind)) => event.is_disk = kind == "disk",
+                Some(("DEVPATH", path)) => event.is_virtual = path.starts_with("/devices/virtual/"),
                 _ => {}
             }
         }
         event
+    }
+
+    fn is_new_disk(&self) -> bool {
+        self.is_added && self.is_disk && !self.is_virtual
     }
 }
 
@@ -207,6 +223,17 @@ mod tests {
         let event = Event::parse(b"remove@/x\0ACTION=remove\0SUBSYSTEM=net\0\xff\0");
         assert!(!event.is_added && event.is_of_interest);
         assert_eq!(Event::parse(b""), Event::default());
+        for (action, path, kind, is_new_disk) in [
+            ("add", "/devices/pci0000:00/ata1/host0/block/sda", "disk", true),
+            ("remove", "/devices/pci0000:00/ata1/host0/block/sda", "disk", false),
+            ("add", "/devices/pci0000:00/ata1/host0/block/sda/sda1", "partition", false),
+            ("add", "/devices/virtual/block/md0", "disk", false),
+        ] {
+            let text = format!(
+                "{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM=block\0DEVTYPE={kind}\0"
+            );
+            assert_eq!(Event::parse(text.as_bytes()).is_new_disk(), is_new_disk, "{text}");
+        }
     }
 
     #[test]

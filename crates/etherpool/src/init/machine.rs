@@ -56,6 +56,8 @@ enum Event {
     NoDrivers(String),
     /// A device came or went.
     DevicesChanged,
+    /// A disk came.
+    DiskCame,
     /// An interface has got an address, or has it again; with whom its server says that the machine was booted by.
     HasAddress(Option<Ipv4Addr>),
     /// The power button.
@@ -210,6 +212,7 @@ impl Life {
                 drivers::News::Settled => Event::Settled,
                 drivers::News::None(why) => Event::NoDrivers(why),
                 drivers::News::Changed => Event::DevicesChanged,
+                drivers::News::DiskCame => Event::DiskCame,
             };
             let _ = told.send(event);
         };
@@ -259,6 +262,7 @@ impl Life {
                 self.ends_at = Some(boot_time() + NO_DRIVERS_PAUSE);
             }
             Event::DevicesChanged => self.look_at = boot_time(),
+            Event::DiskCame => self.node.disk_came(boot_time()),
             Event::Pressed => {
                 tracing::info!("the power button was pressed");
                 return Some(End::PowerOff);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use anyhow::Context;
 use block::Instant;
 use boot::node::{SLOTS_MAX, Slots};
 use os::dir::Directory;
-use os::machine::Ended;
+use os::machine::{EndStatus, Ended};
 use tokio::net::UnixDatagram;
 
 use super::course::Course;
@@ -163,12 +164,22 @@ impl NodeProcess {
     }
 
     fn kill(&mut self, now: Instant, pid: u32, kills: u32) {
-        let _ = os::machine::end(Some(pid), true);
+        // With its commands: they would go on beside those of the next one.
+        let _ = os::machine::end_group(pid);
         self.state = State::Ending { pid, kill_at: now + END_MAX, kills: kills + 1 };
+    }
+
+    /// A disk of the machine has come.
+    pub fn disk_came(&mut self, now: Instant) {
+        self.course.disk_came(now);
     }
 
     /// Does what is due: starts it, or ends it for good.
     pub fn tick(&mut self, now: Instant) {
+        if self.course.tries_again(now) {
+            tracing::info!("the node starts anew, by what it couldn't start by before");
+            self.end(now);
+        }
         match self.state {
             State::Off { start_at } if now >= start_at && self.course.plan().is_some() => {
                 self.start(now);
@@ -200,11 +211,15 @@ impl NodeProcess {
             State::Ending { pid, .. } if pid == ended.pid => (now, true),
             _ => return,
         };
+        // What was killed has ended none of its commands. What others leave, they leave on purpose.
+        if matches!(ended.status, EndStatus::Killed(_)) {
+            let _ = os::machine::end_group(ended.pid);
+        }
         let has_served = std::mem::replace(&mut self.is_ready, false);
         self.status.clear();
         let why = format!("the node ended with {}", ended.status);
         if !has_served {
-            self.course.failed(&why);
+            self.course.failed(now, &why);
         }
         if is_expected {
             self.state = State::Off { start_at: now };
@@ -227,17 +242,15 @@ impl NodeProcess {
         let started = self.write().and_then(|()| {
             self.remember();
             let program = std::env::current_exe().context("this program")?;
-            let child = Command::new(program)
+            let mut command = Command::new(program);
+            command
                 .args(["node", "--config"])
                 .arg(configuration())
                 .env_clear()
                 .envs(start::environment())
                 .env("NOTIFY_SOCKET", Path::new(PLACE).join(NOTIFY))
-                .env("WATCHDOG_USEC", ALIVE_WITHIN.as_micros().to_string())
-                .stdin(Stdio::null())
-                .spawn()
-                .context("etherpool node")?;
-            Ok(child.id())
+                .env("WATCHDOG_USEC", ALIVE_WITHIN.as_micros().to_string());
+            spawn(&mut command).context("etherpool node")
         });
         match started {
             Ok(pid) => {
@@ -302,6 +315,11 @@ impl NodeProcess {
     }
 }
 
+/// Starts a process that leads a group of its own, which has its commands, too.
+fn spawn(command: &mut Command) -> io::Result<u32> {
+    command.stdin(Stdio::null()).process_group(0).spawn().map(|child| child.id())
+}
+
 /// Which slots it has given its disks.
 pub fn slots() -> Slots {
     let known = Identity::peek(Path::new(STATE_DIR)).map(|identity| identity.slots().clone());
@@ -329,6 +347,35 @@ fn put(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn its_commands_are_killed_with_it() {
+        use std::io::Read;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |seconds| Instant::from_nanos(0) + Duration::from_secs(seconds);
+        // Killed for its silence, and by somebody else.
+        for is_silent in [true, false] {
+            let place = dir.path().join(is_silent.to_string());
+            let mut node = NodeProcess::at(&place).unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
+            let mut command = Command::new("/bin/sh");
+            // Its own command holds the pipe; `true` keeps the shell from becoming that.
+            command.args(["-c", "echo; sleep 600; true"]).stdout(writer);
+            let pid = spawn(&mut command).unwrap();
+            drop(command);
+            reader.read_exact(&mut [0]).unwrap();
+            node.state = State::On { pid, since: at(0), heard: at(0) };
+            if is_silent {
+                node.tick(at(SILENCE_MAX.as_secs()));
+            } else {
+                os::machine::end(Some(pid), true).unwrap();
+                node.ended(at(1), Ended { pid, status: EndStatus::Killed(9) });
+            }
+            let (told, closed) = std::sync::mpsc::channel();
+            std::thread::spawn(move || told.send(reader.read_to_end(&mut Vec::new()).is_ok()));
+            assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(true), "{is_silent}");
+        }
+    }
 
     #[tokio::test]
     async fn one_that_takes_no_signal_is_not_waited_for_for_ever() {
