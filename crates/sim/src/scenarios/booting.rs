@@ -10,7 +10,7 @@ use std::time::Duration;
 use aoe_wire::MacAddr;
 use block::Instant;
 use boot::dhcp::{
-    self, Addresses, CLIENT_PORT, Lease, Leases, Network, Outcome, Range, SERVER_PORT,
+    self, Addresses, CLIENT_PORT, Leases, Network, Outcome, Range, Remembered, SERVER_PORT,
 };
 use boot::tftp::packet::{PORT, data_header};
 use boot::tftp::{self, Effect, Outgoing, TransferId};
@@ -119,8 +119,8 @@ impl Segment {
     }
 }
 
-/// What a server's disk has: leases, with the world's time of their end.
-type Disk = RefCell<Vec<(MacAddr, Ipv4Addr, Instant)>>;
+/// What a server's disk has: leases, by the world's time, which is the clock of the state machine too.
+type Disk = RefCell<Vec<Remembered>>;
 
 /// The boot server around its cores, as the program has it.
 struct BootServer {
@@ -136,12 +136,7 @@ impl BootServer {
     fn new(all: &All, runtime: Handle) -> Rc<BootServer> {
         let now = all.world.timeline().now();
         let mut leases = Leases::new(all.range.clone(), BTreeMap::new(), vec![SERVER]);
-        for (mac, address, until) in &*all.disk.borrow() {
-            let left = until.since(now).min(LEASE);
-            if !left.is_zero() {
-                leases.bind(runtime.now(), Lease { mac: *mac, address: *address, left });
-            }
-        }
+        all.disk.borrow().iter().for_each(|lease| leases.recall(now, *lease));
         let network = Network {
             router: None,
             name_servers: Vec::new(),
@@ -164,16 +159,14 @@ impl BootServer {
     async fn keep(self: Rc<Self>) {
         loop {
             let changed = self.changed.notified();
-            let unkept = self.dhcp.borrow_mut().unkept(self.runtime.now());
+            let unkept = self.dhcp.borrow_mut().unkept(self.segment.timeline.now());
             let Some(unkept) = unkept else {
                 changed.await;
                 continue;
             };
-            let asked = self.segment.timeline.now();
             let takes = self.runtime.random_below(300);
             self.runtime.sleep(Duration::from_millis(takes)).await;
-            let leases = unkept.leases.iter().map(|one| (one.mac, one.address, asked + one.left));
-            *self.disk.borrow_mut() = leases.collect();
+            *self.disk.borrow_mut() = unkept.leases;
             unkept.answers.iter().for_each(|answer| self.send_answer(answer));
         }
     }
@@ -195,6 +188,7 @@ impl BootServer {
             tftp.poll(now, &mut out);
             match heard {
                 Some((from, to, bytes)) if to.port() == SERVER_PORT => {
+                    let now = self.segment.timeline.now();
                     let outcome =
                         self.dhcp.borrow_mut().receive(now, (from, SERVER_PORT), &bytes, |_| None);
                     match outcome {
