@@ -133,10 +133,7 @@ impl Membership {
     /// When there are as many as there may be, or it can't be kept.
     pub async fn add(&self, key: PublicKey) -> anyhow::Result<()> {
         self.0.joining.borrow().roster().check_room()?;
-        let add = |roster: &mut Roster| {
-            roster.add(key);
-        };
-        self.0.change(add).await
+        self.0.change(|roster| roster.add(key)).await
     }
 
     /// Takes somebody for a stranger from now on, and gives up all tokens, as he may have one. Whether it was a member.

@@ -98,9 +98,9 @@ impl Roster {
         if self.members.len() < MEMBERS_MAX { Ok(()) } else { Err(TooManyMembers) }
     }
 
-    /// Takes somebody for a member; whether that is new.
-    pub fn add(&mut self, key: PublicKey) -> bool {
-        self.members.insert(key)
+    /// Takes somebody for a member.
+    pub fn add(&mut self, key: PublicKey) {
+        self.members.insert(key);
     }
 
     /// Takes a member for a stranger from now on, and gives up all tokens, as it may have one.
