@@ -276,6 +276,26 @@ impl Site {
         node.named.borrow().as_ref().is_some_and(|token| good.contains(token))
     }
 
+    /// Both ends of a joining end when the node has kept it, and its supervisor not yet.
+    async fn lose_an_answer(&self) {
+        let Some(node) = self.nodes.iter().find(|node| !self.have_joined(node)) else { return };
+        self.hand_on(node).await;
+        // One that was typed in isn't kept: it is named from now on.
+        node.named.replace(node.given.borrow().last().cloned());
+        let supervisor = &self.supervisors[node.whose];
+        for _ in 0..5000 {
+            if node.file.borrow().has(&self.supervisor_key(node.whose)) {
+                if !self.have_joined(node) {
+                    self.tell(&format!("{} has joined, and who asked doesn't know", node.name));
+                    node.kill();
+                    supervisor.kill();
+                }
+                return;
+            }
+            self.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// All nodes and supervisors come to know each other.
     async fn all_join(&self) -> Result<(), Failure> {
         let begin = self.stage.world.timeline().now();
@@ -396,6 +416,8 @@ async fn joining(stage: Stage) -> Result<(), Failure> {
     }
     site.heal();
     site.strangers.start(&site.nodes, true).await?;
+    site.lose_an_answer().await;
+    site.heal();
     site.all_join().await?;
     late(&site).await?;
     site.heal();
