@@ -21,12 +21,12 @@ pub struct Sealing<'a> {
 
 impl Sealing<'_> {
     /// Seals a message whose header is complete but for the seal and the checksum.
-    pub(super) fn seal(self, head: &mut Head, payload: Buffer, is_clear: bool) -> Buffer {
+    pub(super) fn seal(self, head: &mut Head, payload: Buffer, operation: Operation) -> Buffer {
         let stamp = self.sealer.stamp(self.now);
         let seal = stamp.seal();
         head[SEAL..COUNTER].copy_from_slice(&seal.key.to_be_bytes());
         head[COUNTER..TAG].copy_from_slice(&seal.counter.to_be_bytes());
-        let (tag, payload) = if is_clear || payload.is_empty() || !self.sealer.encrypts() {
+        let (tag, payload) = if is_readable(operation, &payload, self.sealer.encrypts()) {
             (self.sealer.seal_clear(stamp, &head[..TAG], &payload), payload)
         } else {
             let mut sealed = BufferMut::for_overwriting(payload.len());
@@ -50,12 +50,17 @@ pub fn open_sealed<'a>(
 ) -> Result<&'a [u8], Rejected> {
     let mut head: [u8; TAG] = bytes_at(frame, 0).map_err(|_| Rejected::Forged)?;
     head[CRC..SESSION].fill(0);
-    if is_clear(operation) || payload.is_empty() || !opener.encrypts() {
+    if is_readable(operation, payload, opener.encrypts()) {
         return opener.open_clear(seal, &head, payload).map(|()| payload);
     }
     opened.resize(payload.len(), 0);
     opener.open(seal, &head, payload, opened)?;
     Ok(opened)
+}
+
+/// Whether a payload goes as it is, under the tag alone: both ends have to say the same of it.
+fn is_readable(operation: Operation, payload: &[u8], encrypts: bool) -> bool {
+    is_clear(operation) || payload.is_empty() || !encrypts
 }
 
 pub(super) fn parse(head: &[u8]) -> Result<Seal, ParseError> {

@@ -562,7 +562,7 @@ impl Raw {
             put(&mut head, &[0; SEAL_BYTES]);
         }
         let payload = match sealing.filter(|_| self.version.has_fragments()) {
-            Some(sealing) => sealing.seal(&mut head, payload, is_clear(self.operation)),
+            Some(sealing) => sealing.seal(&mut head, payload, self.operation),
             None => payload,
         };
         let crc = checksum(self.operation, self.session, &head, &payload);

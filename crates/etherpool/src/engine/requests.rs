@@ -20,8 +20,9 @@ use serde_json::Value;
 use super::Process;
 use super::channel::{Incoming, Peer};
 use crate::admin::AdminHandler;
-use crate::membership::{self, TokenRefused};
+use crate::membership;
 use aoe_wire::ShelfSlot;
+use seal::TokenRefused;
 
 /// Answers until the engine stops.
 pub async fn answer_all(process: Rc<Process>, mut requests: Mailbox<Incoming>) {
@@ -83,9 +84,9 @@ impl Work<'_> {
         }
         let token = membership::make_token(valid).map_err(not_kept)?;
         let added = self.process.members.add_token(token.clone()).await;
-        added.map_err(|error| match error {
-            TokenRefused::NotKept(error) => not_kept(error),
-            refused => ApiError::new(ErrorCode::Refused, refused.to_string())
+        added.map_err(|error| match error.downcast::<TokenRefused>() {
+            Err(error) => not_kept(error),
+            Ok(refused) => ApiError::new(ErrorCode::Refused, refused.to_string())
                 .remedy("use one that there is, or give one up: etherpool token revoke"),
         })?;
         Ok(CreatedToken { report: membership::report_of(&token), token })

@@ -405,7 +405,7 @@ impl Node {
     fn take_first_token(&self, wanted: &Wanted) {
         let Some(token) = self.new_token(wanted) else { return };
         let taken = self.may_join();
-        let taken = taken.and_then(|()| Ok(self.membership.add_token_at_start(token)?));
+        let taken = taken.and_then(|()| self.membership.add_token_at_start(token));
         taken.unwrap_or_else(|error| tell_not_taken(&error));
     }
 

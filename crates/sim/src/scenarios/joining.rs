@@ -268,6 +268,34 @@ impl Site {
             || node.file.borrow().has(&other) && supervisor.file.borrow().has(&own)
     }
 
+    /// Whether a node's configuration names a token that its supervisor has, too, for long enough: that does, also where the node
+    /// has used it up and its answer was lost. It is told by what was given to whom, not by what the node makes of it.
+    fn has_what_it_takes(&self, node: &Node) -> bool {
+        let later = self.now() + (JOINED_MAX / 3).as_secs();
+        let good = self.supervisors[node.whose].file.borrow().tokens(later);
+        node.named.borrow().as_ref().is_some_and(|token| good.contains(token))
+    }
+
+    /// Both ends of a joining end when the node has kept it, and its supervisor not yet.
+    async fn lose_an_answer(&self) {
+        let Some(node) = self.nodes.iter().find(|node| !self.have_joined(node)) else { return };
+        self.hand_on(node).await;
+        // One that was typed in isn't kept: it is named from now on.
+        node.named.replace(node.given.borrow().last().cloned());
+        let supervisor = &self.supervisors[node.whose];
+        for _ in 0..5000 {
+            if node.file.borrow().has(&self.supervisor_key(node.whose)) {
+                if !self.have_joined(node) {
+                    self.tell(&format!("{} has joined, and who asked doesn't know", node.name));
+                    node.kill();
+                    supervisor.kill();
+                }
+                return;
+            }
+            self.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// All nodes and supervisors come to know each other.
     async fn all_join(&self) -> Result<(), Failure> {
         let begin = self.stage.world.timeline().now();
@@ -281,11 +309,11 @@ impl Site {
             }
             let names: Vec<_> = left.iter().map(|node| &node.name).collect();
             expect(took() < JOINED_MAX, || format!("{names:?} haven't joined"))?;
-            // A token may be used up on one side, and the other hear nothing of it, or end before it has kept that: then it takes
-            // another one.
+            // A token that was typed in may be used up on one side, and the other hear nothing of it, or end before it has kept
+            // that: then it takes another one.
             if asked.is_zero() || took() - asked > JOINED_MAX / 3 {
                 asked = took().max(LOOK);
-                for node in left {
+                for node in left.into_iter().filter(|node| !self.has_what_it_takes(node)) {
                     self.hand_on(node).await;
                 }
             }
@@ -336,6 +364,7 @@ impl Site {
             self.tell(&format!("on {} {lost:?} are lost", node.name));
             node.kill();
             node.lost.replace(lost.clone());
+            node.disks.iter().for_each(|blank| blank.give_up(&lost));
             self.start_node(node);
             self.wait(3000).await;
             self.sleep(Duration::from_secs(2)).await;
@@ -387,6 +416,8 @@ async fn joining(stage: Stage) -> Result<(), Failure> {
     }
     site.heal();
     site.strangers.start(&site.nodes, true).await?;
+    site.lose_an_answer().await;
+    site.heal();
     site.all_join().await?;
     late(&site).await?;
     site.heal();

@@ -42,6 +42,8 @@ pub struct Blank {
     record: Rc<Record>,
     /// Whom it is to obey once it is claimed, if anybody in particular.
     pub grant: Option<Rc<Grant>>,
+    /// Its pool's key is lost, and nobody has claimed it since.
+    is_given_up: Cell<bool>,
     /// All that is used of it was written by its owner.
     is_filled: Cell<bool>,
     /// It was read as a whole, and all was right, since its owner was started.
@@ -103,6 +105,7 @@ impl Blank {
             record: Record::new(world, oracle, Rc::clone(&stage.verdict)),
             address,
             grant,
+            is_given_up: Cell::default(),
             is_filled: Cell::default(),
             is_verified: Cell::default(),
         }
@@ -115,6 +118,18 @@ impl Blank {
         });
         let newest = records.max_by_key(|record| record.sequence)?;
         Some((newest.holder.owner, newest.grant.map(|grant| grant.key())))
+    }
+
+    /// Its node is told that these keys are lost.
+    pub fn give_up(&self, lost: &[PoolKey]) {
+        if self.key().is_some_and(|key| lost.contains(&key)) {
+            self.is_given_up.set(true);
+        }
+    }
+
+    /// Whom it is to obey.
+    fn key(&self) -> Option<PoolKey> {
+        self.grant.as_ref().map(|grant| grant.key())
     }
 
     /// Nobody in this scenario writes labels, but who has no business here.
@@ -320,6 +335,9 @@ impl Owning {
                 let what = format!("{}: claimed: {claimed:?}", blank.address);
                 self.world.story().tell(self.process.name(), &what);
             }
+            if claimed.is_ok() {
+                blank.is_given_up.set(false);
+            }
             if claimed.is_ok() && !blank.is_filled.get() {
                 blank.is_filled.set(fill(&watched).await.is_ok());
             }
@@ -355,9 +373,10 @@ pub fn check_disk(blank: &Blank, owner: OwnerId) -> Result<(), Failure> {
     if holder != owner {
         return failed(format!("{holder:?} has it, not {owner:?}"));
     }
-    let own = blank.grant.as_ref().map(|grant| grant.key());
-    match obeyed {
-        Some(key) if Some(key) != own => failed(format!("it obeys {key:?}, not {own:?}")),
-        _ => Ok(()),
+    // The record that says who has it says whom it obeys.
+    let own = blank.key();
+    if obeyed == own || obeyed.is_none() && blank.is_given_up.get() {
+        return Ok(());
     }
+    failed(format!("it obeys {obeyed:?}, not {own:?}"))
 }
