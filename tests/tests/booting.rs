@@ -81,19 +81,22 @@ impl Booting {
         self.start_in(&state);
     }
 
-    fn start_in(&mut self, state: &str) {
-        let begun = self.log().matches("serving machines").count();
-        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+    fn command(&self, state: &str) -> Command {
         let mut command = inside(&self.machine);
-        let child = command
+        command
             .arg(etherpool().get_program())
             .args(["boot", "serve", "-i", "eth0", "--config"])
             .arg(self.path("boot.toml"))
             .args(["--state-dir", state])
-            .args(&self.words)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
+            .args(&self.words);
+        command
+    }
+
+    fn start_in(&mut self, state: &str) {
+        let begun = self.log().matches("serving machines").count();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command(state);
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
         self.server = Some(child.unwrap());
         let server = self.server.as_mut().unwrap();
         let log = self.dir.path().join("log");
@@ -556,6 +559,55 @@ fn a_machine_is_told_nothing_wrong_by_a_file_that_is_wrong() {
     // A default that is wrong is said, and is a failure.
     std::fs::write(booting.path("state/default"), "nonsense").unwrap();
     assert!(booting.refused(&["boot", "list"]).contains("default: line 1"));
+    booting.stop();
+}
+
+/// A disk with another's slot is written to in its place.
+#[test]
+fn slots_that_are_damaged_are_never_begun_anew() {
+    let mut booting = Booting::new("slots");
+    let (state, file) =
+        (booting.path("state").display().to_string(), booting.path("state/slots.json"));
+    booting.start();
+    booting.stop();
+    std::fs::write(&file, "{ nonsense").unwrap();
+    for check in [&["--check"][..], &[]] {
+        let output = booting.command(&state).args(check).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("slots.json"), "{check:?}: {said}");
+        assert!(said.contains("bring it back from a backup"), "{check:?}: {said}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "{ nonsense", "{check:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let output = booting.command(&state).arg("--check").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    booting.start();
+    booting.stop();
+}
+
+/// Its sockets are bound to the one that was there: it would look like a server, and hear nobody.
+#[test]
+fn an_interface_that_is_made_anew_ends_the_server() {
+    let mut booting = Booting::new("anew");
+    booting.start();
+    let netns = booting.machine.netns().to_owned();
+    vm::ip(&["-n", &netns, "link", "del", "eth0"]);
+    booting.switch.cable("br0", &booting.machine, "eth0", 1500);
+    vm::ip(&["-n", &netns, "addr", "add", "10.9.9.1/24", "dev", "eth0"]);
+    let mut status = None;
+    wait_until("the server ends", || {
+        status = booting.server.as_mut().unwrap().try_wait().unwrap();
+        status.is_some()
+    });
+    let log = booting.log();
+    assert!(!status.unwrap().success(), "{log}");
+    // It may have looked in the moment in which there was none, or none with an address.
+    let whys = ["was removed and made anew", "there is no interface eth0", "has no IPv4 address"];
+    assert!(whys.iter().any(|why| log.contains(why)), "{log}");
+    // As its unit does.
+    booting.start();
+    let client = booting.client(10);
+    assert_eq!(client.get("/boot.ipxe").0, 200);
     booting.stop();
 }
 

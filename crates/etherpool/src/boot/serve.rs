@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use super::dhcp::{Clock, Dhcp, KeptLeases, LEASES_FILE};
 use super::files::Files;
 use super::hellos::{self, Hellos};
-use super::kept::{Kept, now_seconds};
+use super::kept::{Kept, now_seconds, read_needed};
 use super::known::Known;
 use super::sightings::{self, Sightings};
 use super::slots::{self, AllSlots};
@@ -95,8 +95,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         ApiError::new(ErrorCode::Invalid, "no interface is named")
             .remedy("name the one to answer on: -i IF, or `interface` in the configuration")
     })?;
-    let (address, prefix) = address_of(interface)?;
-    let server = dhcp_server(&config, (address, prefix))?;
+    let at = place_of(interface)?;
+    let address = at.address;
+    let server = dhcp_server(&config, (address, at.prefix))?;
     let state_dir = args.state_dir.clone().unwrap_or_else(|| config.state_dir.clone());
     if args.check {
         return check(&config, interface, address, &state_dir);
@@ -132,7 +133,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let server = server.with_leases(&leases.look(), &clock);
     let dhcp = Arc::new(Dhcp::new(server, clock, leases, Arc::clone(&shared)));
     let writer = Arc::new(Writer { shared, dhcp, turn: Mutex::default() });
-    let served = serve(&writer, ports, interface, address);
+    let served = serve(&writer, ports, interface, at);
     writer.write();
     writer.dhcp.write_last();
     served?;
@@ -175,23 +176,36 @@ fn load(args: &ServeArgs) -> anyhow::Result<BootConfig> {
     Ok(config)
 }
 
-/// The first IPv4 address of an interface, by which the kernel answers, and the bits of its network.
-fn address_of(interface: &str) -> anyhow::Result<(Ipv4Addr, u8)> {
-    let mut is_there = false;
+/// Where an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InterfacePlace {
+    /// The kernel's number of it, to which sockets are bound: one of the same name that comes later has another.
+    index: usize,
+    /// Its first IPv4 address, by which the kernel answers.
+    address: Ipv4Addr,
+    /// The bits of its network.
+    prefix: u8,
+}
+
+fn place_of(interface: &str) -> anyhow::Result<InterfacePlace> {
+    let (mut index, mut v4) = (None, None);
     for found in nix::ifaddrs::getifaddrs().context("cannot list this machine's interfaces")? {
         if found.interface_name != interface {
             continue;
         }
-        is_there = true;
-        let v4 = |address: Option<nix::sys::socket::SockaddrStorage>| {
+        let link =
+            found.address.and_then(|address| address.as_link_addr().map(|link| link.ifindex()));
+        index = index.or(link);
+        let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
             address.and_then(|address| address.as_sockaddr_in().map(|address| address.ip()))
         };
-        if let (Some(address), Some(mask)) = (v4(found.address), v4(found.netmask)) {
-            let prefix = u8::try_from(mask.to_bits().leading_ones()).unwrap_or(32);
-            return Ok((address, prefix));
-        }
+        v4 = v4.or(ip(found.address).zip(ip(found.netmask)));
     }
-    let (message, remedy) = match is_there {
+    if let (Some(index), Some((address, mask))) = (index, v4) {
+        let prefix = u8::try_from(mask.to_bits().leading_ones()).unwrap_or(32);
+        return Ok(InterfacePlace { index, address, prefix });
+    }
+    let (message, remedy) = match index.is_some() {
         true => (
             format!("{interface} has no IPv4 address"),
             format!("give it one: `ip address add ADDRESS/BITS dev {interface}`"),
@@ -304,7 +318,14 @@ fn check(
             Err(_) => {}
         }
         let wrong = wrong.into_iter().chain(default.err());
-        let wrong: Vec<String> = wrong.map(|error| format!("{error}; correct it")).collect();
+        let mut wrong: Vec<String> = wrong.map(|error| format!("{error}; correct it")).collect();
+        // Without it the server doesn't start.
+        if let Err(error) = read_needed::<AllSlots>(&state.root, slots::FILE) {
+            wrong.push(match &error.remedy {
+                Some(remedy) => format!("{}: {remedy}", error.message),
+                None => error.message,
+            });
+        }
         is_wrong = !wrong.is_empty();
         warnings.extend(wrong);
     }
@@ -403,8 +424,9 @@ fn serve(
     writer: &Arc<Writer>,
     ports: Ports,
     interface: &str,
-    address: Ipv4Addr,
+    at: InterfacePlace,
 ) -> anyhow::Result<()> {
+    let address = at.address;
     let Ports { dhcp, proxy, tftp, http } = ports;
     let (ends, mut ended) = mpsc::unbounded_channel();
     let (answers, leases) = (dhcp.try_clone()?, Arc::clone(&writer.dhcp));
@@ -439,7 +461,7 @@ fn serve(
             () = http::serve(listener, Arc::clone(&writer.shared)) => Ok(()),
             // What is left would look like a server: as a whole it is started again.
             Some(why) = ended.recv() => Err(why),
-            lost = watch(interface, address) => Err(lost),
+            lost = watch(interface, at) => Err(lost),
         }
     });
     // Nobody is waited for: who fetches something asks again.
@@ -467,15 +489,20 @@ fn thread(
     thread.with_context(|| format!("the thread {name} can't begin")).map(drop)
 }
 
-/// Ends where the interface hasn't our address any more: what we tell machines is of no use to them then.
-async fn watch(interface: &str, address: Ipv4Addr) -> anyhow::Error {
+/// Ends where the interface hasn't our address any more: what we tell machines is of no use to them then. And where it is
+/// another one of the same name: our sockets hear nothing of that, and to open others we have no right left.
+async fn watch(interface: &str, at: InterfacePlace) -> anyhow::Error {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        match address_of(interface) {
-            Ok((now, _)) if now == address => {}
-            Ok((now, _)) => {
+        match place_of(interface) {
+            Ok(now) if now.index != at.index => {
+                return anyhow::anyhow!("{interface} was removed and made anew: start anew");
+            }
+            Ok(now) if now.address != at.address => {
+                let now = now.address;
                 return anyhow::anyhow!("{interface} has another address now, {now}: start anew");
             }
+            Ok(_) => {}
             Err(error) => return error,
         }
     }
