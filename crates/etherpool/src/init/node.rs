@@ -14,6 +14,7 @@ use block::Instant;
 use boot::node::{SLOTS_MAX, Slots};
 use os::dir::Directory;
 use os::machine::{EndStatus, Ended};
+use rustix::net::RecvFlags;
 use tokio::net::UnixDatagram;
 
 use super::course::Course;
@@ -239,6 +240,7 @@ impl NodeProcess {
     }
 
     fn start(&mut self, now: Instant) {
+        self.forget_said();
         let started = self.write().and_then(|()| {
             self.remember();
             let program = std::env::current_exe().context("this program")?;
@@ -295,11 +297,17 @@ impl NodeProcess {
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
     }
 
-    /// It said that (sd_notify(3)).
+    /// What the process before has said and nobody has heard: it would count for the next one, which could be taken for
+    /// one that serves and never does.
+    fn forget_said(&self) {
+        // Asked of the socket itself: tokio knows of no message that came since its last look.
+        while rustix::net::recv(&self.notify, &mut [0; 1][..], RecvFlags::DONTWAIT).is_ok() {}
+    }
+
+    /// It said that (sd_notify(3)). One that is to end has nothing to say any more.
     pub fn heard(&mut self, now: Instant, said: &str) {
-        if let State::On { heard, .. } = &mut self.state {
-            *heard = now;
-        }
+        let State::On { heard, .. } = &mut self.state else { return };
+        *heard = now;
         for line in said.lines() {
             match line.split_once('=') {
                 Some(("READY", "1")) if !self.is_ready => {
@@ -375,6 +383,29 @@ mod tests {
             std::thread::spawn(move || told.send(reader.read_to_end(&mut Vec::new()).is_ok()));
             assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(true), "{is_silent}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_process_has_said_does_not_count_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = NodeProcess::at(dir.path()).unwrap();
+        let now = Instant::from_nanos(0);
+        let says = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let say = |said: &str| says.send_to(said.as_bytes(), dir.path().join(NOTIFY)).map(drop);
+        (0..3).for_each(|_| say("READY=1").unwrap());
+        node.forget_said();
+        say("STATUS=it begins").unwrap();
+        assert_eq!(node.listen().await.unwrap(), "STATUS=it begins");
+        for state in
+            [State::Off { start_at: now }, State::Ending { pid: u32::MAX, kill_at: now, kills: 0 }]
+        {
+            node.state = state;
+            node.heard(now, "READY=1");
+            assert!(!node.is_ready() && node.next_news().is_none(), "{state:?}");
+        }
+        node.state = State::On { pid: u32::MAX, since: now, heard: now };
+        node.heard(now, "READY=1");
+        assert!(node.is_ready() && node.next_news() == Some(News::Ready));
     }
 
     #[tokio::test]
