@@ -318,14 +318,12 @@ fn check(
             Err(_) => {}
         }
         let wrong = wrong.into_iter().chain(default.err());
-        let mut wrong: Vec<String> = wrong.map(|error| format!("{error}; correct it")).collect();
         // Without it the server doesn't start.
-        if let Err(error) = read_needed::<AllSlots>(&state.root, slots::FILE) {
-            wrong.push(match &error.remedy {
-                Some(remedy) => format!("{}: {remedy}", error.message),
-                None => error.message,
-            });
-        }
+        let slots = read_needed::<AllSlots>(&state.root, slots::FILE).err();
+        let wrong: Vec<String> = wrong
+            .map(|error| format!("{error}; correct it"))
+            .chain(slots.map(|error| error.to_string()))
+            .collect();
         is_wrong = !wrong.is_empty();
         warnings.extend(wrong);
     }

@@ -301,16 +301,22 @@ impl NodeProcess {
     /// one that serves and never does.
     fn forget_said(&self) {
         // Asked of the socket itself: tokio knows of no message that came since its last look.
-        while rustix::net::recv(&self.notify, &mut [0; 1][..], RecvFlags::DONTWAIT).is_ok() {}
+        while rustix::net::recv(&self.notify, &mut [0; 1], RecvFlags::DONTWAIT).is_ok() {}
     }
 
-    /// It said that (sd_notify(3)). One that is to end has nothing to say any more.
+    /// It said that (sd_notify(3)). One that is to end isn't ready any more, whatever it says.
     pub fn heard(&mut self, now: Instant, said: &str) {
-        let State::On { heard, .. } = &mut self.state else { return };
-        *heard = now;
+        let is_on = match &mut self.state {
+            State::On { heard, .. } => {
+                *heard = now;
+                true
+            }
+            State::Ending { .. } => false,
+            State::Off { .. } => return,
+        };
         for line in said.lines() {
             match line.split_once('=') {
-                Some(("READY", "1")) if !self.is_ready => {
+                Some(("READY", "1")) if is_on && !self.is_ready => {
                     self.is_ready = true;
                     self.course.serves();
                     self.pause = PAUSE_FIRST;
@@ -402,6 +408,9 @@ mod tests {
             node.state = state;
             node.heard(now, "READY=1");
             assert!(!node.is_ready() && node.next_news().is_none(), "{state:?}");
+            node.heard(now, "STATUS=it ends");
+            let is_ending = matches!(state, State::Ending { .. });
+            assert_eq!(node.status() == "it ends", is_ending, "{state:?}");
         }
         node.state = State::On { pid: u32::MAX, since: now, heard: now };
         node.heard(now, "READY=1");
