@@ -160,18 +160,33 @@ impl Leases {
             .find(|address| self.may_have(now, mac, *address))
             .or_else(|| self.free(now, mac))?;
         if !self.is_bound(now, mac, address) {
+            let left = known.and_then(|known| Some((known, *self.held.get(&known)?)));
             self.hold(address, Held { by: Some(mac), is_bound: false, until: now + OFFERED_FOR });
+            // Who hasn't taken the offer yet may use what he has.
+            if let Some((known, held)) =
+                left.filter(|(known, held)| *known != address && held.is_bound)
+            {
+                self.hold(known, Held { by: None, ..held });
+            }
         }
         Some(address)
     }
 
     /// Takes up a lease that was remembered. One that is over, too: by a clock that was wrong it may only look so, and whoever
-    /// had the address still uses it.
-    pub fn recall(&mut self, now: Instant, lease: Remembered) {
+    /// had the address still uses it. Also one that nobody would be given now: who has it was given it by other settings.
+    pub fn recall(&mut self, lease: Remembered) {
         let Remembered { mac, address, until } = lease;
-        if self.may_have(now, mac, address) {
+        let is_ours = self.range.gives(address) || self.is_promised(address);
+        let is_new = !self.held.contains_key(&address) && !self.of.contains_key(&mac);
+        if is_ours && is_new && !self.kept.contains(&address) {
             self.hold(address, Held { by: Some(mac), is_bound: true, until });
         }
+    }
+
+    /// The address that a machine always has, where it can't be given that at the moment.
+    pub fn misses(&self, now: Instant, mac: MacAddr) -> Option<Ipv4Addr> {
+        let own = self.fixed.get(&mac).copied();
+        own.filter(|own| !self.is_free(now, mac, *own))
     }
 
     /// Gives a machine the address that it asks for, if it may have it.
@@ -245,17 +260,27 @@ impl Leases {
 
     /// Whether nobody else has an address, or may have it.
     fn may_have(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
-        let held = self.held.get(&address).filter(|held| held.until > now);
-        match self.fixed.get(&mac) {
-            // Whoever has it from before it was promised to this machine: not for longer than he was told.
-            Some(fixed) => *fixed == address && held.is_none_or(|held| held.by == Some(mac)),
+        let own = self.fixed.get(&mac).copied();
+        // Whoever has it from before it was promised to this machine, or uses it unasked, keeps it for as long as he was
+        // told; so long this one gets another.
+        match own.filter(|own| self.is_free(now, mac, *own)) {
+            Some(own) => own == address,
             None => {
                 self.range.gives(address)
-                    && held.is_none_or(|held| held.by == Some(mac))
+                    && self.is_free(now, mac, address)
                     && !self.kept.contains(&address)
-                    && !self.fixed.values().any(|fixed| *fixed == address)
+                    && !self.is_promised(address)
             }
         }
+    }
+
+    fn is_free(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let held = self.held.get(&address).filter(|held| held.until > now);
+        held.is_none_or(|held| held.by == Some(mac))
+    }
+
+    fn is_promised(&self, address: Ipv4Addr) -> bool {
+        self.fixed.values().any(|fixed| *fixed == address)
     }
 
     /// Begins where the machine's address says, so that each gets the same one again also where all was forgotten. One whose

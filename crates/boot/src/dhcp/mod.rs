@@ -67,6 +67,8 @@ pub enum Outcome {
     Answered(Answer),
     /// The leases have changed: see [`Server::unkept`].
     Changed,
+    /// It is answered; but the address that the machine is always to have is another's at the moment.
+    Instead(Answer, Ipv4Addr),
     /// All addresses are taken.
     Exhausted,
     /// A machine has chosen another server, though it should be us who give out addresses.
@@ -231,7 +233,13 @@ fn serve(
     };
     match request.kind {
         RequestKind::Discover => Served::Said(match leases.offer(now, mac, request.wants) {
-            Some(offered) => Outcome::Answered(full(DhcpMessageType::Offer, Some(offered))),
+            Some(offered) => {
+                let answer = full(DhcpMessageType::Offer, Some(offered));
+                match leases.misses(now, mac) {
+                    Some(own) => Outcome::Instead(answer, own),
+                    None => Outcome::Answered(answer),
+                }
+            }
             None => Outcome::Exhausted,
         }),
         RequestKind::Request => {

@@ -57,7 +57,7 @@ impl KeptLeases {
         let now = clock.now();
         for KeptLease { mac, address, until_seconds } in &self.leases {
             let until = since_1970(*until_seconds).min(now + lease);
-            leases.recall(now, Remembered { mac: *mac, address: *address, until });
+            leases.recall(Remembered { mac: *mac, address: *address, until });
         }
     }
 }
@@ -131,6 +131,12 @@ impl Dhcp {
                 self.lock().receive(now, (from, port), message, |client| self.given(client));
             match outcome {
                 Outcome::Answered(answer) => self.send(socket, &answer),
+                Outcome::Instead(answer, own) => {
+                    self.send(socket, &answer);
+                    self.shared.troubles.tell(|untold| {
+                        tracing::warn!(%own, untold, "DHCP: another machine has the address of a [[static]] one, which is offered another until that is free");
+                    });
+                }
                 Outcome::Changed => self.changed.notify_all(),
                 Outcome::Exhausted => self.shared.troubles.tell(|untold| {
                     tracing::warn!(untold, "DHCP: all addresses of the range are taken");

@@ -134,9 +134,8 @@ struct BootServer {
 
 impl BootServer {
     fn new(all: &All, runtime: Handle) -> Rc<BootServer> {
-        let now = all.world.timeline().now();
         let mut leases = Leases::new(all.range.clone(), BTreeMap::new(), vec![SERVER]);
-        all.disk.borrow().iter().for_each(|lease| leases.recall(now, *lease));
+        all.disk.borrow().iter().for_each(|lease| leases.recall(*lease));
         let network = Network {
             router: None,
             name_servers: Vec::new(),
