@@ -1,10 +1,11 @@
 //! Machines boot from `etherpool boot serve`: firmware of PCs and of UEFI, iPXE, nodes, and those who mean it no good.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind::ReadOnlyFilesystem;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use blackbox::{Lab, LabOptions, Rival, VOLUME, alone, etherpool, require_root, wait_until};
+use boot::dhcp::{Addresses, Given, Leases, Network, Outcome, Range, SERVER_PORT, Server};
 use rustix::net::{AddressFamily, SocketType};
+use seal::{KeyPair, SecretKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -264,7 +267,17 @@ impl Client {
 
     /// A file as a ROM fetches it, or the message that it gets instead.
     fn tftp(&self, name: &[u8], options: &[(&str, &str)]) -> Result<Vec<u8>, String> {
-        let socket = self.udp(0);
+        self.tftp_from(self.address, name, options)
+    }
+
+    fn tftp_from(
+        &self,
+        source: Ipv4Addr,
+        name: &[u8],
+        options: &[(&str, &str)],
+    ) -> Result<Vec<u8>, String> {
+        let socket = self.there(|| UdpSocket::bind((source, 0)).unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
         let mut request = [b"\0\x01", name, b"\0octet\0"].concat();
         for (name, value) in options {
             request.extend(format!("{name}\0{value}\0").as_bytes());
@@ -368,11 +381,17 @@ struct Told(Vec<u8>);
 impl Told {
     /// The next answer.
     fn hear(socket: &UdpSocket) -> Told {
+        let (from, told) = Told::hear_any(socket);
+        assert_eq!(from, SERVER);
+        told
+    }
+
+    /// The next of whoever answers.
+    fn hear_any(socket: &UdpSocket) -> (IpAddr, Told) {
         let mut bytes = vec![0; 2000];
         let (len, from) = socket.recv_from(&mut bytes).unwrap();
-        assert_eq!(from.ip(), SERVER);
         bytes.truncate(len);
-        Told(bytes)
+        (from.ip(), Told(bytes))
     }
 
     fn transaction(&self) -> u8 {
@@ -728,6 +747,43 @@ fn hello(uuid: &str, mac: &str, identity: Option<&Value>) -> Value {
     })
 }
 
+/// A hello that says the slot of a disk, signed by a key.
+fn with_slots(mut said: Value, disk: &str, slot: u8, signs: &Value) -> Value {
+    let secret = signs["kept"]["plain"]["secret"].as_str().unwrap();
+    let key = KeyPair::of(SecretKey::parse(secret).unwrap()).unwrap();
+    let signed = format!("{slot} {disk}\n");
+    said["slots"] = json!({ disk: slot });
+    said["slots_signature"] =
+        json!(key.sign("etherpool slots of a node", signed.as_bytes()).to_string());
+    said
+}
+
+/// What is kept of a node's slots is what the node itself said: with a TPM nobody else can.
+#[test]
+fn slots_that_the_node_did_not_sign_are_not_kept() {
+    let mut booting = Booting::new("signed-slots");
+    booting.start();
+    let client = booting.client(2);
+    let [own, other] = ["own", "other"].map(|name| key(&booting, name));
+    client.hello(&hello(UUID, &mac(7), Some(&own)));
+    wait_until("it is pending", || booting.cli(&["node", "pending"]).contains(UUID));
+    let public = own["public"].as_str().unwrap();
+    booting.cli(&["node", "accept", UUID, "--yes", "--key", public, "--shelf", "7"]);
+    let says = hello(UUID, &mac(7), None);
+    let slots = |said: &Value| client.hello(said)["slots"].take();
+    let mut unsigned = with_slots(says.clone(), "a", 0, &own);
+    unsigned.as_object_mut().unwrap().remove("slots_signature");
+    let mut altered = with_slots(says.clone(), "a", 0, &own);
+    altered["slots"] = json!({ "a": 1 });
+    for said in [unsigned, altered, with_slots(says.clone(), "a", 0, &other)] {
+        assert_eq!(slots(&said), json!({}), "{said}");
+    }
+    assert!(booting.log().contains("slots that this node didn't sign"));
+    assert_eq!(slots(&with_slots(says.clone(), "b", 2, &own)), json!({ "b": 2 }));
+    assert_eq!(slots(&says), json!({ "b": 2 }));
+    booting.stop();
+}
+
 #[test]
 fn a_node_is_accepted_once_and_is_handed_its_key_from_then_on() {
     let mut booting = Booting::new("accepted");
@@ -873,11 +929,65 @@ fn addresses_are_given_out_where_nobody_else_does() {
     assert_eq!(Told::hear(&socket).option(53), Some(&[6][..]));
     Asks::new(3, 7, 5).with(50, &address.octets()).broadcast(&socket);
     assert_eq!(Told::hear(&socket).option(53), Some(&[5][..]));
-    // A rogue server of the segment is noticed.
-    let rogue = Asks::new(3, 6, 6).with(54, &[10, 9, 9, 66]).with(50, &[10, 9, 9, 60]);
-    rogue.broadcast(&socket);
+    // A rogue server of the segment answers, too. Who takes our offer has it, whatever that one says.
+    let rogue = booting.client(4);
+    serve_beside(&rogue, Ipv4Addr::new(10, 9, 9, 60));
+    let offers = |of, transaction| -> BTreeMap<IpAddr, Ipv4Addr> {
+        Asks::new(1, of, transaction).pxe(0).broadcast(&socket);
+        (0..2)
+            .map(|_| Told::hear_any(&socket))
+            .map(|(from, told)| {
+                assert_eq!(told.transaction(), transaction);
+                (from, told.gives())
+            })
+            .collect()
+    };
+    let (ours, theirs) = (IpAddr::V4(SERVER), IpAddr::V4(rogue.address));
+    let offered = offers(6, 6);
+    let takes = |of, transaction, server: Ipv4Addr, address: Ipv4Addr| {
+        let asks = Asks::new(3, of, transaction).pxe(0).with(54, &server.octets());
+        asks.with(50, &address.octets()).broadcast(&socket);
+        Told::hear_any(&socket)
+    };
+    let (from, ack) = takes(6, 7, SERVER, offered[&ours]);
+    assert_eq!((from, ack.gives(), ack.option(53)), (ours, offered[&ours], Some(&[5][..])));
+    assert!(!booting.log().contains("another DHCP server"));
+    // Who takes the rogue's is told of.
+    let offered = offers(5, 8);
+    let (from, _) = takes(5, 9, rogue.address, offered[&theirs]);
+    assert_eq!(from, theirs);
     wait_until("the other server is told of", || booting.log().contains("another DHCP server"));
     booting.stop();
+}
+
+/// Another machine gives out an address and the ten behind it, to whoever asks, until the end of the test.
+fn serve_beside(client: &Client, first: Ipv4Addr) {
+    let socket = client.there(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT)).unwrap());
+    socket.set_broadcast(true).unwrap();
+    let last = Ipv4Addr::from_bits(first.to_bits() + 10);
+    let range = Range::new(first, last, 24).unwrap();
+    let network = Network {
+        router: None,
+        name_servers: Vec::new(),
+        domain: None,
+        lease: Duration::from_secs(3600),
+        names: BTreeMap::new(),
+    };
+    let leases = Leases::new(range, BTreeMap::new(), Vec::new());
+    let mut server = Server::new(client.address, Some(Addresses { leases, network }));
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        while let Ok((len, SocketAddr::V4(from))) = socket.recv_from(&mut bytes) {
+            let now = os::boot_time();
+            let given = |_: &_| Some(Given("evil".to_owned()));
+            let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], given);
+            let unkept = server.unkept(now).map(|unkept| unkept.answers).unwrap_or_default();
+            let said = if let Outcome::Answered(answer) = outcome { Some(answer) } else { None };
+            for answer in said.into_iter().chain(unkept) {
+                let _ = socket.send_to(&answer.bytes, answer.to);
+            }
+        }
+    });
 }
 
 #[test]
@@ -993,17 +1103,15 @@ fn who_loses_the_supervisors_machine_has_the_same_nodes_again() {
     std::os::unix::fs::symlink(&state, supervisor.join("boot")).unwrap();
     booting.start();
     let client = booting.client(12);
-    let (plain, mut sealed) = (key(&booting, "plain"), key(&booting, "sealed"));
-    sealed["kept"] = json!({ "tpm": { "public": "AA==", "private": "BB==" } });
-    let with_slots = |mut said: Value| {
-        said["slots"] = json!({ "wwn-0x5000": 3 });
-        said
-    };
-    let says = |identity| with_slots(hello(UUID, &mac(7), identity));
-    let says_sealed = |identity| with_slots(hello(SEALED, &mac(8), identity));
+    let (plain, sealed) = (key(&booting, "plain"), key(&booting, "sealed"));
+    let mut shown_sealed = sealed.clone();
+    shown_sealed["kept"] = json!({ "tpm": { "public": "AA==", "private": "BB==" } });
+    let says = |identity| with_slots(hello(UUID, &mac(7), identity), "wwn-0x5000", 3, &plain);
+    let says_sealed =
+        |identity| with_slots(hello(SEALED, &mac(8), identity), "wwn-0x5000", 3, &sealed);
     for (said, own, name, shelf) in [
         (says(Some(&plain)), &plain, "seven", "71"),
-        (says_sealed(Some(&sealed)), &sealed, "eight", "72"),
+        (says_sealed(Some(&shown_sealed)), &sealed, "eight", "72"),
     ] {
         client.hello(&said);
         let (uuid, public) = (said["uuid"].as_str().unwrap(), own["public"].as_str().unwrap());
@@ -1109,7 +1217,10 @@ fn who_loses_the_supervisors_machine_has_the_same_nodes_again() {
     let mut started = says_sealed(None);
     started["phase"] = "started".into();
     let told = client.hello(&started);
-    assert_eq!((&told["identity"], told["supervisors"].as_array().unwrap().len()), (&sealed, 1));
+    assert_eq!(
+        (&told["identity"], told["supervisors"].as_array().unwrap().len()),
+        (&shown_sealed, 1)
+    );
     assert_eq!(asked(&started), before_sealed);
     let new = key(&booting, "new");
     assert_eq!(client.hello(&says(Some(&new)))["state"], "pending");
@@ -1169,11 +1280,25 @@ fn fifty_machines_boot_at_once() {
         vm::ip(&["-n", client.netns.netns(), "addr", "add", &address, "dev", "c6"]);
     }
     let whole = std::fs::read(booting.path("state/images/node/initrd.img")).unwrap();
+    let rom = std::fs::read(booting.path("ipxe/undionly.kpxe")).unwrap();
+    // Their firmware asks, all of it before the first has its answer; then it fetches iPXE, which asks for itself.
+    let everybody = client.udp(68);
+    for address in &addresses {
+        let last = address.octets()[3];
+        Asks::new(1, last, last).pxe(0).broadcast(&everybody);
+    }
+    let told: BTreeMap<u8, String> = (0..addresses.len())
+        .map(|_| Told::hear(&everybody))
+        .map(|told| (told.transaction(), told.file()))
+        .collect();
+    assert!(addresses.iter().all(|address| told.contains_key(&address.octets()[3])));
     std::thread::scope(|scope| {
         for source in addresses {
-            let (client, whole) = (&client, &whole);
+            let (client, whole, rom, told) = (&client, &whole, &rom, &told);
             scope.spawn(move || {
                 let last = source.octets()[3];
+                let fetched = client.tftp_from(source, told[&last].as_bytes(), &[("tsize", "0")]);
+                assert!(fetched.is_ok_and(|fetched| fetched == *rom), "{source}");
                 let socket = client.there(|| UdpSocket::bind((source, 0)).unwrap());
                 socket.set_read_timeout(Some(LIMIT)).unwrap();
                 Asks::new(3, last, last).ipxe().from(source).send(&socket, (SERVER, 4011));

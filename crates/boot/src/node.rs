@@ -1,8 +1,8 @@
 //! What passes between a node that was booted from the network and the boot server: by HTTP, as JSON. The node says hello,
 //! and hears who it is.
 //!
-//! Nothing of it is proved: whoever reaches the server says what he likes. So what arrives is bounded before it is read, and
-//! text of it is plain.
+//! Nothing of it is proved but a hello's slots: whoever reaches the server says what he likes. So what arrives is bounded
+//! before it is read, and text of it is plain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -71,6 +71,9 @@ pub struct Hello {
     /// Which slots it has given its disks. It forgets them when it is off.
     #[serde(default)]
     pub slots: Slots,
+    /// That those are its own: they are kept for it, and a stranger's would have its disks take turns.
+    #[serde(default)]
+    pub slots_signature: Option<String>,
     /// The key that it has made itself in this boot; none where it was handed one.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -227,6 +230,7 @@ impl Hello {
         check_count("interfaces", hello.macs.len(), MACS_MAX)?;
         check_count("slots", hello.slots.len(), SLOTS_MAX)?;
         hello.slots = sound(hello.slots);
+        hello.slots_signature.as_deref().map_or(Ok(()), check_key)?;
         hello.identity.as_ref().map_or(Ok(()), Identity::check)?;
         hello.uuid = hello.uuid.filter(names_a_machine);
         hello.macs.retain(|mac| !mac.is_group() && mac.0 != [0; 6]);
@@ -286,11 +290,16 @@ fn check_count(what: &'static str, count: usize, most: usize) -> Result<(), Malf
 }
 
 /// Each slot once, and such as there are; of disks whose names are what they are in tables.
-fn sound(mut slots: Slots) -> Slots {
+pub fn sound(mut slots: Slots) -> Slots {
     let mut given = BTreeSet::new();
     let is_slot = |slot: u8| usize::from(slot) < SLOTS_MAX;
     slots.retain(|disk, slot| is_slot(*slot) && plain(disk) == *disk && given.insert(*slot));
     slots
+}
+
+/// What is signed of slots: lines of slot and disk, in the order of disks.
+pub fn signed_slots(slots: &Slots) -> Vec<u8> {
+    slots.iter().map(|(disk, slot)| format!("{slot} {disk}\n")).collect::<String>().into_bytes()
 }
 
 /// Whether slots are such as a node is told: none of it would be left out.

@@ -31,7 +31,7 @@ pub use identity::{Entropy, Identity, Members, least_of};
 pub use key::{KEY_BYTES, KeyError, KeyPair, PublicKey, SecretKey};
 pub use message::{Opener, Rejected, SEAL_BYTES, Seal, Sealer, Stamp, TAG_BYTES};
 pub use roster::{Joined, Joining, Roster, TokenRefused, TooManyMembers};
-pub use signature::{SIGNATURE_BYTES, Signature};
+pub use signature::{NoSignature, SIGNATURE_BYTES, Signature};
 pub use token::{
     NotATokenId, Occasion, PROOF_BYTES, Prover, TOKENS_MAX, Token, TokenError, TokenId,
 };

@@ -12,8 +12,11 @@
 //! | 32 | 64 | signature of the context, a zero byte, and what is said |
 
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA512, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
 use ed25519_dalek::{Sha512, VerifyingKey};
 use zeroize::Zeroizing;
@@ -70,6 +73,27 @@ fn in_context(context: &str, said: &[u8]) -> Vec<u8> {
     [context.as_bytes(), b"\0", said].concat()
 }
 
+/// Text that is no signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a signature is 128 letters and digits of base64")]
+pub struct NoSignature;
+
+/// For messages that are text: base64, as keys are.
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&STANDARD.encode(self.0))
+    }
+}
+
+impl FromStr for Signature {
+    type Err = NoSignature;
+
+    fn from_str(text: &str) -> Result<Signature, NoSignature> {
+        let bytes = STANDARD.decode(text).map_err(|_| NoSignature)?;
+        bytes.try_into().map(Signature).map_err(|_| NoSignature)
+    }
+}
+
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signature(..)")
@@ -100,6 +124,16 @@ mod tests {
             assert_eq!(signature.signer(context, said.as_bytes()), None, "{context} {said}");
         }
         assert_ne!(pair(1).sign("vote", b"said").0[..32], pair(2).sign("vote", b"said").0[..32]);
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let signature = pair(1).sign("vote", b"said");
+        let text = signature.to_string();
+        assert_eq!((text.len(), text.parse()), (128, Ok(signature)));
+        for text in ["", "?", &text[4..], &format!("{text}AAAA")] {
+            assert_eq!(text.parse::<Signature>(), Err(NoSignature), "{text}");
+        }
     }
 
     /// Who knows a point by which everything verifies would be anybody.

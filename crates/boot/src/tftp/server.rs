@@ -3,13 +3,15 @@
 //! A request costs its sender a datagram with any address in it. So what it gets before it has answered is one packet,
 //! repeated a few times; transfers that wait for a first answer are few; and when another comes, it is the oldest of
 //! those that has to go. A real client answers within milliseconds and is safe from then on, however many requests
-//! somebody invents.
+//! somebody invents. Who answers and then takes next to nothing isn't, where all places are taken: see [`crate::crowd`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use block::Instant;
+
+use crate::crowd::{Holder, displaced};
 
 use super::names::{BadName, Name};
 use super::packet::{self, ErrorCode, Malformed, Options, Packet};
@@ -92,7 +94,7 @@ pub enum End {
     Illegal,
     /// The client has asked for something else from the same port.
     Superseded,
-    /// It had to make room before its client had answered.
+    /// It had to make room: its client hadn't answered yet, or took next to nothing, or had more than its share.
     Displaced,
     /// [`Server::fail`].
     Failed,
@@ -225,7 +227,7 @@ impl Server {
         if self.repeats(now, &opening, out) {
             return Ok(None);
         }
-        self.who_makes_room(*from.ip())?;
+        self.who_makes_room(now, *from.ip())?;
         Ok(Some(opening))
     }
 
@@ -248,7 +250,7 @@ impl Server {
                 self.end(id, End::Superseded, out);
             }
         }
-        if let Some(oldest) = self.who_makes_room(*client.ip())? {
+        if let Some(oldest) = self.who_makes_room(now, *client.ip())? {
             self.end(oldest, End::Displaced, out);
         }
         let id = TransferId(self.next);
@@ -356,7 +358,11 @@ impl Server {
 
     /// Whose transfer has to go when another of this address begins. One is enough, as there is never more than there
     /// may be.
-    fn who_makes_room(&self, address: Ipv4Addr) -> Result<Option<TransferId>, Refused> {
+    fn who_makes_room(
+        &self,
+        now: Instant,
+        address: Ipv4Addr,
+    ) -> Result<Option<TransferId>, Refused> {
         let whole = |port, id| (SocketAddrV4::new(address, port), TransferId(id));
         let ours =
             || self.clients.range(whole(0, 0)..=whole(u16::MAX, u64::MAX)).map(|(_, id)| *id);
@@ -367,7 +373,17 @@ impl Server {
         }
         let oldest = self.unanswered.first().copied();
         if self.running.len() >= self.limits.transfers {
-            return oldest.map(Some).ok_or(Refused::Busy);
+            let holders = || -> Vec<_> {
+                let of = |(id, running): (&TransferId, &Running)| Holder {
+                    id: *id,
+                    machine: *running.request.client.ip(),
+                    since: running.begun,
+                    taken_bytes: running.transfer.taken_bytes(),
+                };
+                self.running.iter().map(of).collect()
+            };
+            let goes = oldest.or_else(|| displaced(now, &address, &holders()));
+            return goes.map(Some).ok_or(Refused::Busy);
         }
         Ok(oldest.filter(|_| self.unanswered.len() >= self.limits.unanswered))
     }

@@ -293,6 +293,7 @@ mod tests {
             message: None,
             disks: Vec::new(),
             slots: Default::default(),
+            slots_signature: None,
             identity: public.map(identity),
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use aoe_wire::MacAddr;
 use boot::node::{Answer, HELLO_BYTES_MAX, HELLO_PATH, Hello, State};
 use boot::tftp::Name;
-use control::boot::{Assignment, KeptIdentity, NoIdentity};
+use control::boot::{Assignment, KeptIdentity, NoIdentity, slots_signer};
 use frontend::places::{Places, network_of};
 use futures::stream::{Stream, try_unfold};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -31,16 +31,13 @@ use tokio::time::Sleep;
 use uuid::Uuid;
 
 use super::files::Served;
+use super::guests::{Guests, Taken};
 use super::hellos::{Heard, Standing};
 use super::kept::now_seconds;
 use super::known::{Decided, Who};
 use super::serve::Shared;
 use super::told;
 
-/// Connections at a time, whoever has them.
-const CONNECTIONS_MAX: usize = 256;
-/// Those of one machine: more than any firmware has, or a program that fetches for it.
-const OF_A_MACHINE_MAX: usize = 16;
 /// Hellos that are read at a time.
 const HELLOS_MAX: usize = 64;
 /// Those of one machine: else it would keep all others from saying theirs, by beginning some.
@@ -72,8 +69,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         hellos: Semaphore::new(HELLOS_MAX),
         greeting: Places::new(HELLOS_OF_A_MACHINE_MAX),
     });
-    let machines = Places::<IpAddr>::new(OF_A_MACHINE_MAX);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Arc::<Guests>::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -85,9 +81,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let place = machines.admit(network_of(peer.ip()));
-        let place = place.zip(Arc::clone(&connections).try_acquire_owned().ok());
-        let Some(place) = place else {
+        let Some(guest) = guests.admit(network_of(peer.ip())) else {
             http.shared.troubles.tell(|untold| {
                 tracing::warn!(%peer, untold, "refused: too many connections by HTTP");
             });
@@ -95,14 +89,18 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         };
         let http = Arc::clone(&http);
         tokio::spawn(async move {
-            http.connection(stream, peer).await;
-            drop(place);
+            tokio::select! {
+                () = http.connection(stream, peer, guest.taken()) => {}
+                () = guest.displaced() => http.shared.troubles.tell(|untold| {
+                    tracing::warn!(%peer, untold, "a slow connection by HTTP has to make room");
+                }),
+            }
         });
     }
 }
 
 impl Http {
-    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, taken: Taken) {
         let service = service_fn(move |request| {
             let http = Arc::clone(self);
             async move { Ok::<_, Infallible>(http.answer(peer, request).await) }
@@ -110,7 +108,7 @@ impl Http {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
         server.max_buf_size(HEAD_BYTES_MAX);
-        let stream = TokioIo::new(Hurried { stream, still: None });
+        let stream = TokioIo::new(Hurried { stream, still: None, taken });
         if let Err(error) = server.serve_connection(stream, service).await {
             tracing::debug!(%peer, %error, "HTTP");
         }
@@ -281,7 +279,7 @@ fn answer_hello(
     let (macs, phase) = (hello.macs.clone(), hello.phase);
     let message = hello.message.as_deref().map(|message| format!(": {message}"));
     let hands_key = told::hands_key(&hello);
-    let said = hello.slots.clone();
+    let (said, signer) = (hello.slots.clone(), slots_signer(&hello));
     let heard = shared.hellos.change().hear(hello, standing, now_seconds());
     let Heard { is_remembered, is_stranger } = heard;
     let how_far = format!("node: {phase}{}", message.unwrap_or_default());
@@ -291,8 +289,17 @@ fn answer_hello(
     let machine = machine.filter(|_| !is_stranger);
     let mut answer = told::answer(machine, is_remembered, hands_key);
     if let (State::Accepted, Some(machine)) = (answer.state, machine) {
-        if shared.slots.look().lacks(machine, &said) {
-            shared.slots.change().learn(machine, &said, table.machines());
+        let is_its_own =
+            signer.is_some() && signer == machine.identity.as_ref().map(KeptIdentity::public);
+        let is_news = shared.slots.look().lacks(machine, &said);
+        match is_news {
+            true if is_its_own => shared.slots.change().learn(machine, &said, table.machines()),
+            // Also a node of an image of before there were signatures.
+            true => shared.troubles.tell(|untold| {
+                let node = machine.called();
+                tracing::warn!(%peer, node, untold, "refused: slots that this node didn't sign");
+            }),
+            false => {}
         }
         answer.slots = shared.slots.look().of(machine);
     }
@@ -399,6 +406,7 @@ fn not_allowed(allowed: &'static str) -> Response<Body> {
 struct Hurried {
     stream: TcpStream,
     still: Option<Pin<Box<Sleep>>>,
+    taken: Taken,
 }
 
 impl Hurried {
@@ -407,9 +415,10 @@ impl Hurried {
         context: &mut Context<'_>,
         wrote: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if wrote.is_ready() {
+        if let Poll::Ready(wrote) = wrote {
             self.still = None;
-            return wrote;
+            self.taken.add(wrote.as_ref().copied().unwrap_or_default());
+            return Poll::Ready(wrote);
         }
         let still = self.still.get_or_insert_with(|| Box::pin(tokio::time::sleep(STILL_LIMIT)));
         ready!(still.as_mut().poll(context));

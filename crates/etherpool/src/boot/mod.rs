@@ -7,6 +7,7 @@
 pub mod copied;
 mod dhcp;
 mod files;
+mod guests;
 pub mod hellos;
 mod http;
 pub mod kept;

@@ -10,6 +10,7 @@ use boot::node::{
     ANSWER_BYTES_MAX, Answer, DISKS_MAX, Disk, HELLO_PATH, Hello, MACS_MAX, Phase, Slots, State,
     VERSION,
 };
+use control::boot::sign_slots;
 use control::node::{NodeReply, NodeRequest, NodeStatus, ONLINE};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -177,6 +178,7 @@ pub fn compose(
         phase: condition.phase,
         message: condition.message,
         disks,
+        slots_signature: Some(sign_slots(&plan.key, &slots)),
         slots,
         identity: machine.shown.clone().filter(|_| !plan.is_handed),
     }

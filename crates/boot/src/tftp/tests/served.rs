@@ -269,6 +269,13 @@ fn all_together_have_their_limit() {
     let refused = served.refused(at(0), address(100, 4000), &read("f", ""));
     assert_eq!(refused, Refused::Busy);
     assert_eq!(served.server.len(), 20);
+    // All answer, and take nothing: sooner or later one makes room.
+    let refused = served.refused(at(9_999), address(100, 4000), &read("f", ""));
+    assert_eq!(refused, Refused::Busy);
+    served.takes();
+    let id = served.begins(at(10_000), address(100, 4000), &read("f", ""));
+    let seen = served.seen();
+    assert!(matches!(seen[..], [(_, Err(End::Displaced)), (new, Ok(1))] if new == id), "{seen:?}");
     // Not even none is a limit that would make it useless.
     let limits = Limits { transfers: 0, per_address: 0, unanswered: 0, blksize: 0, windowsize: 0 };
     let mut served = Served::new(limits);

@@ -1,0 +1,150 @@
+//! Who is connected by HTTP. There are places for so many, and for so many of one machine; and who comes where all are
+//! taken gets that of who takes next to nothing, or has more than his share.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use boot::crowd::{Holder, displaced};
+use tokio::sync::Notify;
+
+/// Connections at a time, whoever has them.
+const GUESTS_MAX: usize = 256;
+/// Those of one machine: more than any firmware has, or a program that fetches for it.
+const OF_A_MACHINE_MAX: usize = 16;
+
+/// Those that there are.
+#[derive(Default)]
+pub struct Guests {
+    there: Mutex<There>,
+}
+
+#[derive(Default)]
+struct There {
+    places: BTreeMap<u64, Place>,
+    next: u64,
+}
+
+struct Place {
+    machine: IpAddr,
+    since: block::Instant,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taken_bytes: AtomicU64,
+    displaced: Notify,
+}
+
+/// A place, until it is dropped.
+pub struct Guest {
+    all: Arc<Guests>,
+    id: u64,
+    state: Arc<State>,
+}
+
+/// That a guest has taken something, for who sends it.
+#[derive(Clone)]
+pub struct Taken(Arc<State>);
+
+impl Guests {
+    /// One more, if there is a place.
+    pub fn admit(self: &Arc<Self>, machine: IpAddr) -> Option<Guest> {
+        self.admit_at(os::boot_time(), machine)
+    }
+
+    fn admit_at(self: &Arc<Self>, now: block::Instant, machine: IpAddr) -> Option<Guest> {
+        let mut there = self.lock();
+        let has = there.places.values().filter(|place| place.machine == machine).count();
+        if has >= OF_A_MACHINE_MAX {
+            return None;
+        }
+        if there.places.len() >= GUESTS_MAX {
+            let holders: Vec<_> =
+                there.places.iter().map(|(id, place)| place.holder(*id)).collect();
+            let gone = there.places.remove(&displaced(now, &machine, &holders)?)?;
+            gone.state.displaced.notify_one();
+        }
+        let (id, state) = (there.next, Arc::<State>::default());
+        there.next += 1;
+        there.places.insert(id, Place { machine, since: now, state: Arc::clone(&state) });
+        Some(Guest { all: Arc::clone(self), id, state })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, There> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn holder(&self, id: u64) -> Holder<u64, IpAddr> {
+        let taken_bytes = self.state.taken_bytes.load(Ordering::Relaxed);
+        Holder { id, machine: self.machine, since: self.since, taken_bytes }
+    }
+}
+
+impl Guest {
+    /// Comes back when another one has got the place.
+    pub async fn displaced(&self) {
+        self.state.displaced.notified().await;
+    }
+
+    /// By which is counted what it takes.
+    pub fn taken(&self) -> Taken {
+        Taken(Arc::clone(&self.state))
+    }
+}
+
+impl Taken {
+    /// So much more.
+    pub fn add(&self, bytes: usize) {
+        self.0.taken_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.all.lock().places.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    fn machine(number: usize) -> IpAddr {
+        IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()])
+    }
+
+    #[test]
+    fn a_machine_has_its_share_and_who_takes_nothing_makes_room() {
+        let all = Arc::<Guests>::default();
+        let at = |seconds| block::Instant::default() + Duration::from_secs(seconds);
+        let mut guests: Vec<_> = (0..GUESTS_MAX)
+            .filter_map(|number| all.admit_at(at(0), machine(number / OF_A_MACHINE_MAX)))
+            .collect();
+        assert_eq!(guests.len(), GUESTS_MAX);
+        assert!(all.admit_at(at(1), machine(99)).is_none());
+        guests[3].taken().add(1 << 40);
+        let new = all.admit_at(at(60), machine(99)).unwrap();
+        assert!(all.admit_at(at(60), machine(0)).is_none(), "it has its share");
+        assert_eq!(all.lock().places.len(), GUESTS_MAX);
+        guests.retain(|guest| all.lock().places.contains_key(&guest.id));
+        assert_eq!(guests.len(), GUESTS_MAX - 1);
+        drop((new, guests));
+        assert!(all.lock().places.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_to_go_is_told() {
+        let all = Arc::<Guests>::default();
+        let guest = all.admit(machine(1)).unwrap();
+        guest.state.displaced.notify_one();
+        guest.displaced().await;
+    }
+}
