@@ -20,6 +20,8 @@ use crate::dir::Spot;
 
 /// Longest text that is sent; a datagram has room for more, people haven't.
 const STATUS_BYTES_MAX: usize = 500;
+/// Beside a status: it is why the daemon ends. Managers ignore what they don't know and begins so.
+pub const FAILED: &str = "X_ETHERPOOL_FAILED";
 
 /// The way to the manager. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -89,16 +91,14 @@ impl Manager {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
+    /// The daemon ends, and why, in a line for people. A manager of ours ([`FAILED`]) knows by that what its end was of.
+    pub fn failed(&self, why: &str) {
+        self.send(&format!("{}\n{FAILED}=1", status_line(why)));
+    }
+
     /// How things stand, in a line for people.
     pub fn status(&self, text: &str) {
-        let mut end = text.len().min(STATUS_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        // A line break would begin another message.
-        let line: String =
-            text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.send(&format!("STATUS={line}"));
+        self.send(&status_line(text));
     }
 
     /// How often the manager is to hear that the loop turns: twice in the time after which it takes
@@ -185,6 +185,16 @@ fn watchdog_period(usec: Option<&str>, pid: Option<&str>, own: u32) -> Option<Du
     }
     let usec: u64 = usec?.parse().ok()?;
     (usec > 0).then(|| Duration::from_micros((usec / 2).max(1)))
+}
+
+fn status_line(text: &str) -> String {
+    let mut end = text.len().min(STATUS_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    // A line break would begin another message.
+    let line: String = text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("STATUS={line}")
 }
 
 #[cfg(test)]

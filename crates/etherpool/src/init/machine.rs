@@ -29,7 +29,7 @@ use super::watchdog::{self, Watchdog};
 use super::{AT_REST, READY, drivers, start};
 use crate::keys;
 
-/// How often it looks at what nobody tells it of: links that somebody switched off, processes that hang.
+/// How often it looks at what nobody tells it of: slots that were given, processes that hang.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long after it serves its memory is told: then all is where it stays.
 const AT_REST_AFTER: Duration = Duration::from_secs(10);
@@ -58,6 +58,8 @@ enum Event {
     DevicesChanged,
     /// A disk came.
     DiskCame,
+    /// There are other wired interfaces than before, with these addresses.
+    Interfaces(Vec<MacAddr>),
     /// An interface has got an address, or has it again; with whom its server says that the machine was booted by.
     HasAddress(Option<Ipv4Addr>),
     /// The power button.
@@ -160,18 +162,21 @@ impl Life {
             Boot::Found | Boot::None => None,
         };
         let told = teller.clone();
-        let network = Network::new(
+        let found = teller.clone();
+        let network = Network::follow(
             options.mtu_bytes,
             // Who listens is gone with the machine, here and below.
             Arc::new(move |boot| drop(told.send(Event::HasAddress(boot)))),
-        );
+            move |macs| drop(found.send(Event::Interfaces(macs))),
+        )
+        .context("the network")?;
         let uuid = std::fs::read_to_string(UUID_FILE).unwrap_or_default();
         let uuid = Uuid::try_parse(uuid.trim()).ok().filter(names_a_machine);
         let now = boot_time();
         Ok(Life {
             machine: Machine {
                 uuid,
-                mac: MacAddr([0; 6]),
+                mac: options.booted_by.unwrap_or(MacAddr([0; 6])),
                 macs: Vec::new(),
                 key: keys::fresh()?,
                 shown: None,
@@ -261,7 +266,19 @@ impl Life {
                 );
                 self.ends_at = Some(boot_time() + NO_DRIVERS_PAUSE);
             }
-            Event::DevicesChanged => self.look_at = boot_time(),
+            Event::DevicesChanged => {
+                self.network.look();
+                self.look_at = boot_time();
+            }
+            Event::Interfaces(macs) => {
+                self.machine.macs = macs;
+                if self.plan.is_none() && self.answer.is_none() {
+                    // Not another one later: its name and identity may follow from it.
+                    let first = self.machine.macs.first().copied();
+                    let own = self.options.booted_by.or(first);
+                    self.machine.mac = own.unwrap_or(self.machine.mac);
+                }
+            }
             Event::DiskCame => self.node.disk_came(boot_time()),
             Event::Pressed => {
                 tracing::info!("the power button was pressed");
@@ -300,13 +317,6 @@ impl Life {
         let now = boot_time();
         if now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
-            self.network.look();
-            self.machine.macs = self.network.macs().to_vec();
-            if self.plan.is_none() && self.answer.is_none() {
-                // Not another one later: its name and identity may follow from it.
-                let own = self.options.booted_by.or(self.machine.macs.first().copied());
-                self.machine.mac = own.unwrap_or(self.machine.mac);
-            }
             // Nobody else remembers new ones if the power goes now.
             if self.hello_at.is_some() && self.slots != node::slots() {
                 self.hello_at = Some(now);

@@ -1,10 +1,14 @@
-//! Every wired interface, switched on as it appears, and asked on for an address.
+//! Every wired interface, switched on as it appears, and asked on for an address. On a thread of its own: the kernel has one
+//! lock for all interfaces, and a driver that hangs with that holds up whoever asks for them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use aoe_wire::MacAddr;
 use os::net::netlink::{Link, links};
@@ -12,11 +16,50 @@ use os::net::setup::switch_on;
 
 use super::lease;
 
+/// How often it looks at what nobody tells it of: links that somebody switched off.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What hears of addresses that interfaces have got, with whom the machine was booted by, where a server says so.
 pub type Told = Arc<dyn Fn(Option<Ipv4Addr>) + Send + Sync>;
 
+/// Who looks after the interfaces.
+pub struct Network(SyncSender<()>);
+
+impl Network {
+    /// Begins. With a size, all are to carry payloads of that many bytes; `told` hears of their addresses, and `found` of the
+    /// Ethernet addresses of wired ones, when these are others than before.
+    pub fn follow(
+        mtu_bytes: Option<u32>,
+        told: Told,
+        found: impl Fn(Vec<MacAddr>) + Send + 'static,
+    ) -> io::Result<Network> {
+        let (poke, poked) = mpsc::sync_channel(1);
+        let mut interfaces =
+            Interfaces { mtu_bytes, asking: BTreeMap::new(), told, macs: Vec::new() };
+        std::thread::Builder::new().name("network".to_owned()).spawn(move || {
+            loop {
+                let before = interfaces.macs.clone();
+                interfaces.look();
+                if interfaces.macs != before {
+                    found(interfaces.macs.clone());
+                }
+                if poked.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
+        })?;
+        Ok(Network(poke))
+    }
+
+    /// A device came or went: has it look at once.
+    pub fn look(&self) {
+        // It is to look already, or there is nobody any more.
+        let _ = self.0.try_send(());
+    }
+}
+
 /// The interfaces of the machine.
-pub struct Network {
+struct Interfaces {
     mtu_bytes: Option<u32>,
     /// By number: where an address is asked for.
     asking: BTreeMap<u32, JoinHandle<()>>,
@@ -24,19 +67,9 @@ pub struct Network {
     macs: Vec<MacAddr>,
 }
 
-impl Network {
-    /// None yet. With a size, all are to carry payloads of that many bytes; `told` hears of their addresses.
-    pub fn new(mtu_bytes: Option<u32>, told: Told) -> Network {
-        Network { mtu_bytes, asking: BTreeMap::new(), told, macs: Vec::new() }
-    }
-
-    /// The addresses of the wired interfaces that were there at the last look.
-    pub fn macs(&self) -> &[MacAddr] {
-        &self.macs
-    }
-
+impl Interfaces {
     /// Looks which there are, switches on those that are off, and asks where nobody asks.
-    pub fn look(&mut self) {
+    fn look(&mut self) {
         let links = match links(None) {
             Ok(links) => links,
             Err(error) => {

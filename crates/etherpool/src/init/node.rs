@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use block::Instant;
-use boot::node::{SLOTS_MAX, Slots};
+use boot::node::{SLOTS_MAX, Slots, sound};
 use os::dir::Directory;
 use os::machine::{EndStatus, Ended};
+use os::manager;
 use rustix::net::RecvFlags;
 use tokio::net::UnixDatagram;
 
@@ -27,6 +28,8 @@ use crate::node::Identity;
 const PLACE: &str = "/run/etherpool-init";
 const CONFIGURATION: &str = "node.toml";
 const NOTIFY: &str = "notify";
+/// Longest that it says at once.
+const MESSAGE_BYTES_MAX: usize = 4096;
 /// How long it may be silent before it is taken for dead. A start under way, too, in which it waits for its commands.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How often it is to say that it is alive: it does at half of that.
@@ -60,6 +63,8 @@ pub struct NodeProcess {
     notify: UnixDatagram,
     /// What it says of itself.
     status: String,
+    /// Why it ends, by its own word.
+    reason: Option<String>,
     is_ready: bool,
     /// Things to be told, in order.
     news: VecDeque<News>,
@@ -93,6 +98,7 @@ impl NodeProcess {
             course: Course::default(),
             notify,
             status: String::new(),
+            reason: None,
             is_ready: false,
             news: VecDeque::new(),
         })
@@ -216,9 +222,17 @@ impl NodeProcess {
         if matches!(ended.status, EndStatus::Killed(_)) {
             let _ = os::machine::end_group(ended.pid);
         }
+        // It is gone before what it said last is heard.
+        let mut last = [0; MESSAGE_BYTES_MAX];
+        while let Ok((len, _)) = rustix::net::recv(&self.notify, &mut last, RecvFlags::DONTWAIT) {
+            self.heard(now, &String::from_utf8_lossy(last.get(..len).unwrap_or_default()));
+        }
         let has_served = std::mem::replace(&mut self.is_ready, false);
         self.status.clear();
-        let why = format!("the node ended with {}", ended.status);
+        let why = match self.reason.take() {
+            Some(reason) => format!("the node ended with {} ({reason})", ended.status),
+            None => format!("the node ended with {}", ended.status),
+        };
         if !has_served {
             self.course.failed(now, &why);
         }
@@ -292,7 +306,7 @@ impl NodeProcess {
 
     /// Waits until it says something, and takes it.
     pub async fn listen(&self) -> io::Result<String> {
-        let mut bytes = vec![0; 4096];
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
         let len = self.notify.recv(&mut bytes).await?;
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
     }
@@ -323,6 +337,7 @@ impl NodeProcess {
                     self.news.push_back(News::Ready);
                 }
                 Some(("STATUS", status)) => status.clone_into(&mut self.status),
+                Some((manager::FAILED, "1")) => self.reason = Some(self.status.clone()),
                 _ => {}
             }
         }
@@ -338,7 +353,7 @@ fn spawn(command: &mut Command) -> io::Result<u32> {
 pub fn slots() -> Slots {
     let known = Identity::peek(Path::new(STATE_DIR)).map(|identity| identity.slots().clone());
     // More than a shelf has can't be told, nor used.
-    known.ok().filter(|slots| slots.len() <= SLOTS_MAX).unwrap_or_default()
+    known.ok().map(sound).filter(|slots| slots.len() <= SLOTS_MAX).unwrap_or_default()
 }
 
 fn configuration() -> PathBuf {
@@ -415,6 +430,25 @@ mod tests {
         node.state = State::On { pid: u32::MAX, since: now, heard: now };
         node.heard(now, "READY=1");
         assert!(node.is_ready() && node.next_news() == Some(News::Ready));
+    }
+
+    #[tokio::test]
+    async fn why_it_ended_is_told_also_where_it_was_gone_before_that_was_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = NodeProcess::at(dir.path()).unwrap();
+        let now = Instant::from_nanos(0);
+        let says = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let ended = Ended { pid: u32::MAX, status: EndStatus::Exited(1) };
+        for (said, why) in [
+            ("STATUS=no sh\nX_ETHERPOOL_FAILED=1", "the node ended with code 1 (no sh)"),
+            ("STATUS=2 exports", "the node ended with code 1"),
+        ] {
+            node.state = State::On { pid: u32::MAX, since: now, heard: now };
+            says.send_to(said.as_bytes(), dir.path().join(NOTIFY)).unwrap();
+            node.ended(now, ended);
+            assert_eq!(node.next_news(), Some(News::Failed(why.to_owned())));
+            assert_eq!(node.status(), "");
+        }
     }
 
     #[tokio::test]

@@ -50,6 +50,8 @@ const REPLACE_LIMIT: Duration = Duration::from_secs(60);
 /// What the lock in the run directory is called. One name for nodes and targets: they would take
 /// each other's sockets.
 const LOCK: &str = "node";
+/// What has commands done.
+const SHELL: &str = "/bin/sh";
 /// How old what the service manager shows may be.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
@@ -124,6 +126,14 @@ impl Node {
 
 /// Runs until it is told to stop.
 pub fn run(spec: Spec) -> anyhow::Result<ExitCode> {
+    let ran = run_whole(spec);
+    if let Err(error) = &ran {
+        Manager::from_environment().failed(&format!("{error:#}"));
+    }
+    ran
+}
+
+fn run_whole(spec: Spec) -> anyhow::Result<ExitCode> {
     let wanted = spec.source.read_first()?;
     let (reactor, handle) = Reactor::new().context("cannot set up io_uring")?;
     // Before any other thread: threads inherit which signals are taken here.
@@ -539,6 +549,9 @@ fn confine(source: &Source, wanted: &Wanted) {
 }
 
 fn shell(command: &str) -> anyhow::Result<()> {
-    let status = Command::new("/bin/sh").arg("-c").arg(command).status()?;
+    let status = Command::new(SHELL).arg("-c").arg(command).status();
+    let status = status.with_context(|| {
+        format!("{SHELL} (the image of a booted node has it if it was built --with sh)")
+    })?;
     if status.success() { Ok(()) } else { bail!("ended with {status}") }
 }
