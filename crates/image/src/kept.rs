@@ -198,8 +198,12 @@ impl Unfinished {
             if place.symlink_metadata().is_ok() {
                 renameat_with(CWD, fresh, CWD, place, RenameFlags::EXCHANGE)?;
                 // What was there is in the temporary directory now. It stays, and the one before goes.
-                remove(&kept.former())?;
-                fs::rename(fresh, kept.former())?;
+                let stays = remove(&kept.former()).and_then(|()| fs::rename(fresh, kept.former()));
+                if let Err(error) = stays {
+                    // Who hears that it failed has what he had; the temporary directory is removed in a moment.
+                    renameat_with(CWD, fresh, CWD, place, RenameFlags::EXCHANGE)?;
+                    return Err(error);
+                }
             } else {
                 fs::rename(fresh, place)?;
             }
@@ -302,6 +306,35 @@ mod tests {
         assert_eq!(names(dir.path()), [".node.former", "node"]);
         drop(Unfinished::begin(dir.path(), "node").unwrap());
         assert_eq!(names(dir.path()), [".node.former", "node"]);
+    }
+
+    /// What is in the way of the former image keeps the new one out, too, and takes nothing from who boots.
+    #[test]
+    fn an_image_that_cannot_take_its_place_leaves_the_one_that_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::of(dir.path(), "node").unwrap();
+        let build = |contents: &str| {
+            let unfinished = Unfinished::begin(dir.path(), "node").unwrap();
+            fs::write(unfinished.path(KERNEL), contents).unwrap();
+            fs::write(unfinished.path(INITRAMFS), "abc").unwrap();
+            unfinished.finish("6.1".into(), "0.1".into(), 1)
+        };
+        build("one").unwrap();
+        let mount = |words: &[&str]| {
+            let done = std::process::Command::new(words[0]).args(&words[1..]).status();
+            done.unwrap().success()
+        };
+        // Nobody removes a directory that something is mounted on.
+        let former = kept.former();
+        fs::create_dir(&former).unwrap();
+        let at = former.to_str().unwrap();
+        assert!(mount(&["mount", "-t", "tmpfs", "none", at]), "tests are run by root");
+        let built = build("two");
+        assert!(mount(&["umount", at]));
+        assert!(matches!(built, Err(Error::File { .. })), "{built:?}");
+        assert_eq!(fs::read_to_string(kept.kernel()).unwrap(), "one");
+        build("three").unwrap();
+        assert_eq!(fs::read_to_string(kept.former().join(KERNEL)).unwrap(), "one");
     }
 
     #[test]

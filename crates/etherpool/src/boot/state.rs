@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use control::boot::{Assignment, DefaultFile, Machine, MachineError, MachineId, without_covered};
 use control::config::ConfigError;
-use os::dir::Directory;
+use os::dir::{Directory, is_mount};
 use os::process::ProcessLock;
 
 /// Where it is by default.
@@ -53,6 +53,16 @@ pub enum FileError {
     },
 }
 
+fn unopened(path: &Path, error: &io::Error) -> anyhow::Error {
+    let path = path.display();
+    match is_mount(error) {
+        true => anyhow::anyhow!(
+            "the state directory {path} can't be opened: machines or images in it is another file system, or a link that leads out of it; mount or link {path} as a whole"
+        ),
+        false => anyhow::anyhow!("the state directory {path} can't be opened: {error}"),
+    }
+}
+
 impl State {
     /// Opens it; made if it isn't there. Blocks.
     pub fn open(path: &Path) -> anyhow::Result<State> {
@@ -65,9 +75,7 @@ impl State {
             }
             Ok(State { root, machines, images })
         };
-        open().map_err(|error: io::Error| {
-            anyhow::anyhow!("the state directory {} can't be opened: {error}", path.display())
-        })
+        open().map_err(|error| unopened(path, &error))
     }
 
     /// One that is there already; none where nobody has booted anything.
@@ -80,8 +88,7 @@ impl State {
         match open() {
             Ok(state) => Ok(Some(state)),
             Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error)
-                .with_context(|| format!("the state directory {} can't be opened", path.display())),
+            Err(error) => Err(unopened(path, &error)),
         }
     }
 

@@ -370,7 +370,12 @@ async fn free_shelf(context: &Context, machines: &[Machine]) -> Result<u16, Fail
         machines.iter().any(|machine| machine.shelf == Some(*shelf))
             || heard.iter().any(|target| target.address.shelf == *shelf)
     };
-    Ok((1..u16::MAX).find(|shelf| !is_taken(shelf)).unwrap_or(0))
+    (1..u16::MAX).find(|shelf| !is_taken(shelf)).ok_or_else(|| {
+        Failure::refused(
+            "all shelves are in use",
+            "take one of a machine that is no more: its file in the boot server's `machines`, and --shelf N",
+        )
+    })
 }
 
 fn name_of(

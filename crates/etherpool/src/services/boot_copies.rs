@@ -93,7 +93,17 @@ pub(super) async fn run(services: Arc<Services>) {
             let found = looker.look();
             (looker, found)
         });
-        let Ok((back, found)) = looked.await else { return };
+        let (back, found) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(
+                        "nothing more of the boot server is copied into pools until the supervisor starts anew: looking at its directory ended by a fault"
+                    );
+                }
+                return;
+            }
+        };
         looker = back;
         let trouble = found.as_ref().err();
         let trouble = trouble.map(|error| {
