@@ -162,10 +162,12 @@ impl Booting {
         let name = format!("c{number}");
         self.switch.cable("br0", &netns, &name, 1500);
         let address = Ipv4Addr::new(10, 9, 9, 100 + number);
-        vm::ip(&["-n", netns.netns(), "addr", "add", &format!("{address}/24"), "dev", &name]);
+        let client = Client { netns, name, address };
+        client.has(address);
+        let Client { netns, name, .. } = &client;
         // So that what is sent to all has somewhere to go.
-        vm::ip(&["-n", netns.netns(), "route", "add", "default", "dev", &name]);
-        Client { netns, address }
+        vm::ip(&["-n", netns.netns(), "route", "add", "default", "dev", name]);
+        client
     }
 }
 
@@ -190,10 +192,18 @@ fn inside(netns: &Switch) -> Command {
 
 struct Client {
     netns: Switch,
+    /// Of its interface.
+    name: String,
     address: Ipv4Addr,
 }
 
 impl Client {
+    /// It has this address, too.
+    fn has(&self, address: Ipv4Addr) {
+        let address = format!("{address}/24");
+        vm::ip(&["-n", self.netns.netns(), "addr", "add", &address, "dev", &self.name]);
+    }
+
     /// Does something in its namespace: sockets that are made there stay there.
     fn there<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let path = Path::new("/run/netns").join(self.netns.netns());
@@ -778,7 +788,8 @@ fn slots_that_the_node_did_not_sign_are_not_kept() {
     for said in [unsigned, altered, with_slots(says.clone(), "a", 0, &other)] {
         assert_eq!(slots(&said), json!({}), "{said}");
     }
-    assert!(booting.log().contains("slots that this node didn't sign"));
+    let listed = booting.json(&["boot", "list"]).to_string();
+    assert!(listed.contains("didn't sign them"), "{listed}");
     assert_eq!(slots(&with_slots(says.clone(), "b", 2, &own)), json!({ "b": 2 }));
     assert_eq!(slots(&says), json!({ "b": 2 }));
     booting.stop();
@@ -1275,10 +1286,7 @@ fn fifty_machines_boot_at_once() {
     booting.start();
     let client = booting.client(6);
     let addresses: Vec<Ipv4Addr> = (150..200).map(|last| Ipv4Addr::new(10, 9, 9, last)).collect();
-    for address in &addresses {
-        let address = format!("{address}/24");
-        vm::ip(&["-n", client.netns.netns(), "addr", "add", &address, "dev", "c6"]);
-    }
+    addresses.iter().for_each(|address| client.has(*address));
     let whole = std::fs::read(booting.path("state/images/node/initrd.img")).unwrap();
     let rom = std::fs::read(booting.path("ipxe/undionly.kpxe")).unwrap();
     // Their firmware asks, all of it before the first has its answer; then it fetches iPXE, which asks for itself.
@@ -1365,10 +1373,18 @@ fn strangers_get_nothing_and_real_machines_are_served_all_the_same() {
     assert!(file == std::fs::read(images.join("node/vmlinuz")).unwrap());
     let before = resident_kib(pid_of(&booting));
     // Requests that nobody goes on with, messages of any kind, connections that say nothing.
+    let sources: Vec<Ipv4Addr> = (130..194).map(|last| Ipv4Addr::new(10, 9, 9, last)).collect();
+    for source in &sources {
+        attacker.has(*source);
+    }
     let flood = attacker.udp(0);
     for number in 0..1000_u32 {
         let request = b"\0\x01images/node/initrd.img\0octet\0blksize\x001468\0windowsize\x0064\0";
-        let each = if number % 8 == 0 { attacker.udp(0) } else { flood.try_clone().unwrap() };
+        let source = sources[number as usize % sources.len()];
+        let each = match number % 8 {
+            0 => attacker.there(|| UdpSocket::bind((source, 0)).unwrap()),
+            _ => flood.try_clone().unwrap(),
+        };
         each.send_to(request, (SERVER, 69)).unwrap();
         let noise: Vec<u8> = (0..number % 700).map(|at| (at * number) as u8).collect();
         for port in [67, 69, 4011] {
@@ -1379,13 +1395,16 @@ fn strangers_get_nothing_and_real_machines_are_served_all_the_same() {
         asks.0[30] = high;
         asks.broadcast(&flood);
     }
-    let silent: Vec<Option<TcpStream>> = (0..1000).map(|_| attacker.connect().ok()).collect();
+    // From as many addresses as he likes: all places are his, and who comes has one all the same.
+    let silent: Vec<Option<TcpStream>> =
+        (0..1000).map(|number| attacker.connect_from(sources[number % 64]).ok()).collect();
     let (status, _) = client.get(&format!("/boot.ipxe?mac={}", mac(7)));
     assert_eq!(status, 200);
     let (status, body) = client.get("/images/node/initrd.img");
     assert!(status == 200 && body.len() == 5_000_000);
     let file = client.tftp(b"undionly.kpxe", &[("blksize", "1468")]).unwrap();
     assert_eq!(file.len(), 70_001);
+    assert!(booting.log().contains("has to make room"), "nobody had to go");
     drop(silent);
     let long = vec![b' '; 300 << 10];
     assert_eq!(client.http("POST", "/node/hello", &long).0, 413);

@@ -4,11 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use blackbox::{LabOptions, Load, Rival, key_of};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -22,6 +26,10 @@ use segment::{SERVER, Segment, inside};
 
 /// Of each machine.
 const DISKS: usize = 2;
+/// Of kernel and initramfs.
+const IMAGE_BYTES_MAX: u64 = 60 << 20;
+/// On disks before one of them misses something. Of that nothing is to be copied.
+const FILLER_BYTES: usize = 64 << 20;
 const UUIDS: [&str; 3] = [
     "5a1e77e5-0000-4000-8000-000000000001",
     "5a1e77e5-0000-4000-8000-000000000002",
@@ -60,8 +68,20 @@ impl Segment {
             kernel,
             "--modules-dir",
             modules,
+            "--json",
         ];
-        println!("{}", self.cli(&words));
+        let about: Value = serde_json::from_str(&self.cli(&words)).unwrap();
+        println!("{about}");
+        let bytes = |part: &str| about[part].as_u64().unwrap();
+        // Packed as little as it can be: as it is by default it has less.
+        assert!(bytes("vmlinuz_bytes") + bytes("initrd_bytes") < IMAGE_BYTES_MAX, "{about}");
+    }
+
+    /// What of the volume was copied to disks that had missed it.
+    fn resynced_bytes(&self) -> u64 {
+        let volumes = self.lab.json(&["volume", "list"]);
+        let all = volumes.as_array().unwrap().iter();
+        all.map(|volume| volume["resynced_bytes"].as_u64().unwrap()).sum()
     }
 
     /// The nodes that wait, by UUID, with their keys.
@@ -87,6 +107,12 @@ impl Segment {
         let mut names: Vec<String> = names.filter(|name| name.starts_with("e7")).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Check sums of what a machine's disks have.
+    fn contents(&self, of: usize) -> [u32; DISKS] {
+        let disk = |number| self.path(&format!("disk{of}.{number}"));
+        std::array::from_fn(|number| block::crc32c(&std::fs::read(disk(number)).unwrap()))
     }
 
     fn is_online(&self) -> bool {
@@ -189,6 +215,25 @@ impl Drop for Pc {
     }
 }
 
+/// What is switched on.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Machine(usize),
+    Supervisor,
+    BootServer,
+}
+
+/// Another one each time; that of `ETHERPOOL_SEED` again, as it was printed.
+fn any_order() -> Vec<Part> {
+    let seed = std::env::var("ETHERPOOL_SEED").map(|seed| seed.parse().unwrap());
+    let seed = seed.unwrap_or_else(|_| os::random_u64().unwrap());
+    let all = [0, 1, 2].map(Part::Machine).into_iter();
+    let mut order: Vec<Part> = all.chain([Part::Supervisor, Part::BootServer]).collect();
+    order.shuffle(&mut SmallRng::seed_from_u64(seed));
+    println!("switched on: {order:?} (ETHERPOOL_SEED={seed})");
+    order
+}
+
 #[test]
 fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     for file in
@@ -234,6 +279,9 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     // another order, and have the addresses that they had.
     let places = segment.places(1);
     assert_eq!(places.len(), DISKS);
+    let filler = segment.lab.mount().join("filler");
+    std::fs::write(&filler, vec![0x5a; FILLER_BYTES]).unwrap();
+    File::open(&filler).unwrap().sync_all().unwrap();
     let load = Load::paced(&file, 512, 66, Duration::from_millis(20));
     load.wait_for(50);
     pcs[1] = None;
@@ -247,6 +295,7 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     let places = segment.places(0);
     segment.kill_server();
     load.wait_for(50);
+    let resynced = segment.resynced_bytes();
     pcs[0] = None;
     pcs[0] = Some(segment.switch_on(0, [1, 0]));
     segment.until("it is missed", |all| !all.is_online());
@@ -254,6 +303,9 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     assert!(!segment.is_online(), "it has booted without a boot server");
     segment.start_server();
     segment.until("it boots when there is one again", Segment::is_online);
+    let resynced = segment.resynced_bytes() - resynced;
+    println!("{resynced} bytes were copied to it");
+    assert!((1..FILLER_BYTES as u64 / 4).contains(&resynced), "{resynced}: not what it missed");
     let other = places.into_iter().rev().map(|(_, id)| id);
     assert!(segment.places(0).into_values().eq(other), "the disks haven't changed places");
     let report = load.stop();
@@ -271,13 +323,17 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
         segment.cli(&["node", "config", &format!("pc{of}"), "--file", file]);
     }
 
-    // Everything is off, and on again: no command is needed.
+    // Everything is off, and on again in any order: no command is needed.
     segment.lab.lab(&["kill", "supervisor"]);
     segment.kill_server();
-    pcs.clear();
-    pcs.extend((0..UUIDS.len()).map(|of| Some(segment.switch_on(of, [0, 1]))));
-    segment.lab.lab(&["start", "supervisor"]);
-    segment.start_server();
+    pcs.fill_with(|| None);
+    for part in any_order() {
+        match part {
+            Part::Machine(of) => pcs[of] = Some(segment.switch_on(of, [0, 1])),
+            Part::Supervisor => drop(segment.lab.lab(&["start", "supervisor"])),
+            Part::BootServer => segment.start_server(),
+        }
+    }
     segment.until("the pool is whole again", Segment::is_online);
     segment.until("the volume is mounted again", |all| all.lab.is_mounted());
     report.verify();
@@ -288,16 +344,31 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     let engine = segment.lab.status()["supervisor"]["engine"].as_i64().unwrap();
     let engine = Pid::from_raw(i32::try_from(engine).unwrap()).unwrap();
     kill_process(engine, Signal::STOP).unwrap();
+    // What is under way there when it goes on.
+    let late = segment.lab.mount().join("late");
+    let late = std::thread::spawn(move || {
+        let mut file = File::create(late)?;
+        file.write_all(&[0xe7; 1 << 20])?;
+        file.sync_all()
+    });
     pcs[2] = None;
     rival.must(&["pool", "import", "cluster", "--yes", "--force"]);
     pcs[2] = Some(segment.switch_on(2, [1, 0]));
     segment.until("the rival has all of it", |_| rival.pool_state() == "online");
     rival.kill();
     pcs[..2].fill_with(|| None);
+    let mut disks = segment.contents(2);
+    segment.until("nobody writes any more", |all| {
+        let before = std::mem::replace(&mut disks, all.contents(2));
+        before == disks
+    });
     kill_process(engine, Signal::CONT).unwrap();
     segment.until("the machine refuses the former owner", |all| {
         let disks = all.lab.cli_output(&["disk", "list", "--json"]).stdout;
         let refused = "another owner has claimed it";
         String::from_utf8_lossy(&disks).matches(refused).count() == DISKS
     });
+    segment.until("who wrote there is told so", |_| late.is_finished());
+    assert!(late.join().unwrap().is_err());
+    assert_eq!(segment.contents(2), disks, "the former owner has written there");
 }

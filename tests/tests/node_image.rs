@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,10 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 const UUID: &str = "5a1e77e5-0000-4000-8000-00000000e7e7";
 const MIB: usize = 1 << 20;
+/// Of its address: it ends while the test goes on.
+const LEASE: Duration = Duration::from_secs(60);
+/// Of a node at rest.
+const MEMORY_MIB_MAX: u64 = 300;
 /// By their sizes, in MiB, disks are told apart.
 const LABELLED: usize = 96;
 const BLANK: usize = 64;
@@ -44,6 +49,9 @@ const ARRAY: &str = r#"
 write-cache = "off"
 automatic = true
 before-start = ["""
+    # It is killed, once.
+    [ -e /run/killed ] || { : >/run/killed; (sleep 30; kill -9 $PPID) & }
+""", """
     [ -b /dev/md0 ] || mdadm --assemble /dev/md0 --uuid=11111111:22222222:33333333:44444444 ||
     mdadm --create /dev/md0 --run --uuid=11111111:22222222:33333333:44444444 --level=1 --raid-devices=2 /dev/vdd /dev/vde
 """]
@@ -145,8 +153,8 @@ fn answer(state: State) -> Answer {
     }
 }
 
-/// Gives out the node's address.
-fn serve_dhcp(netns: &str) {
+/// Gives out the node's address, until it is to be silent.
+fn serve_dhcp(netns: &str, is_silent: Arc<AtomicBool>) {
     let socket = run_in(Some(netns), || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
         socket.set_broadcast(true)?;
@@ -159,7 +167,7 @@ fn serve_dhcp(netns: &str) {
         router: None,
         name_servers: Vec::new(),
         domain: None,
-        lease: Duration::from_secs(3600),
+        lease: LEASE,
     };
     let leases = Leases::new(range, BTreeMap::new(), Vec::new());
     let mut server = Server::new(SERVER, Some(Addresses { leases, network }));
@@ -168,6 +176,9 @@ fn serve_dhcp(netns: &str) {
         loop {
             let (len, from) = socket.recv_from(&mut bytes).unwrap();
             let std::net::SocketAddr::V4(from) = from else { continue };
+            if is_silent.load(Ordering::Relaxed) {
+                continue;
+            }
             let now = os::boot_time();
             let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], |_| None);
             let unkept = server.unkept(now).map(|unkept| unkept.answers).unwrap_or_default();
@@ -206,7 +217,7 @@ impl Machine {
         command.arg("-kernel").arg(image.join("vmlinuz"));
         command.arg("-initrd").arg(image.join("initrd.img"));
         let words = format!(
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on BOOTIF=01-52-54-00-e7-00-77 etherpool.boot=http://{SERVER}:8069"
+            "console=ttyS0 quiet panic=-1 random.trust_cpu=on BOOTIF=01-52-54-00-e7-00-77 etherpool.boot=http://{SERVER}:8069 etherpool.syslog=boot"
         );
         command.args(["-append", &words]);
         let log = File::create(dir.join("qemu.log")).unwrap();
@@ -235,8 +246,17 @@ impl Machine {
     }
 
     fn press_button(&mut self) {
+        self.ends_by(b"system_powerdown\n");
+    }
+
+    /// By its keyboard. QEMU ends then, as it is told not to start it again.
+    fn restart(&mut self) {
+        self.ends_by(b"sendkey ctrl-alt-delete\n");
+    }
+
+    fn ends_by(&mut self, command: &[u8]) {
         let mut monitor = UnixStream::connect(&self.monitor).unwrap();
-        monitor.write_all(b"system_powerdown\n").unwrap();
+        monitor.write_all(command).unwrap();
         let end = self.end;
         let ended = std::iter::repeat_with(|| self.qemu.try_wait().unwrap()).find(|ended| {
             std::thread::sleep(Duration::from_millis(100));
@@ -274,7 +294,7 @@ fn build(dir: &Path) -> PathBuf {
             "--level",
             "1",
             "--with",
-            "mdadm,sh",
+            "mdadm,sh,sleep",
             "--json",
             "--state-dir",
         ])
@@ -290,6 +310,12 @@ fn build(dir: &Path) -> PathBuf {
     println!("initramfs: {} bytes, {} modules", about["initrd_bytes"], about["modules"]);
     assert!(about["modules"].as_u64().unwrap() > 300);
     dir.join("images/tried")
+}
+
+/// What a machine says of its memory when nothing is done any more.
+fn memory_at_rest_mib(console: &str) -> Option<u64> {
+    let (_, said) = console.rsplit_once("memory at rest: ")?;
+    said.split_once(" MiB")?.0.parse().ok()
 }
 
 /// The size of the export at an address, in MiB; none where nobody answers.
@@ -324,7 +350,10 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     vm::ip(&["-n", switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
     vm::ip(&["-n", switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
     let server = BootServer::start(switch.netns());
-    serve_dhcp(switch.netns());
+    let is_silent = Arc::<AtomicBool>::default();
+    serve_dhcp(switch.netns(), Arc::clone(&is_silent));
+    let logs = run_in(Some(switch.netns()), || UdpSocket::bind((SERVER, 514))).unwrap();
+    logs.set_read_timeout(Some(LIMIT)).unwrap();
 
     let blank = file(dir.path().join("blank"), BLANK);
     let ext4 = file(dir.path().join("ext4"), EXT4);
@@ -400,6 +429,13 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
         || (0..4).map(|slot| size_at(&interface, &format!("e7.{slot}"))).collect::<Vec<_>>();
     let exported = slots();
 
+    let console = machine.console.clone();
+    let memory = || memory_at_rest_mib(&String::from_utf8_lossy(&std::fs::read(&console).unwrap()));
+    machine.wait_until("it says what its memory is", || memory().is_some());
+    let mib = memory().unwrap();
+    println!("{mib} MiB at rest");
+    assert!((1..MEMORY_MIB_MAX).contains(&mib), "{mib} MiB");
+
     // Whatever becomes of the boot server, its disks stay where they are, and its node isn't even disturbed.
     let starts = |machine: &Machine| machine.console().matches(&key).count();
     let started = starts(&machine);
@@ -431,6 +467,19 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     }
     assert_eq!(starts(&machine), started, "its node was started anew");
 
+    // Nor when its address is nobody's any more; by that it has told its log.
+    is_silent.store(true, Ordering::Relaxed);
+    machine.wait_until("its lease is over", || {
+        String::from_utf8_lossy(&std::fs::read(&console).unwrap()).contains("the lease is over")
+    });
+    assert_eq!(slots(), exported);
+    assert_eq!(starts(&machine), started, "its node was started anew");
+    let mut told = [0; 2048];
+    let (len, from) = logs.recv_from(&mut told).unwrap();
+    assert_eq!(from.ip(), NODE);
+    assert!(String::from_utf8_lossy(&told[..len]).contains("etherpool"));
+    is_silent.store(false, Ordering::Relaxed);
+
     // After another boot it is the same. Its found disks have slots in the order in which it found them, which is another
     // one for a node that is accepted at once (docs/boot-image.md).
     machine.press_button();
@@ -456,10 +505,29 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
             1 => array().write(2048, &written).unwrap(),
             _ => assert_eq!(array().read(2048, 2).unwrap(), written),
         }
-        machine.press_button();
+        let console = machine.console.clone();
+        machine.wait_until("its node is killed, and starts again", || {
+            let console = String::from_utf8_lossy(&std::fs::read(&console).unwrap()).into_owned();
+            let again = console.matches("the node is ready").count() >= 2;
+            again && Client::probe(&interface, "e7.9".parse().unwrap())
+        });
+        let says = match boot {
+            1 => {
+                machine.press_button();
+                "switches itself off"
+            }
+            _ => {
+                machine.restart();
+                "this machine starts anew"
+            }
+        };
         let console = machine.console();
-        let is_fine = console.contains("switches itself off") && !console.contains(" ERROR ");
-        assert!(is_fine, "{console}");
+        let killed = "the node ended with signal 9";
+        let errors = console.lines().filter(|line| line.contains(" ERROR "));
+        let others: Vec<&str> = errors.filter(|line| !line.contains(killed)).collect();
+        assert!(console.contains(says) && console.contains(killed), "{console}");
+        assert!(others.is_empty(), "{others:?}");
+        assert!(console.contains("the watchdog runs"), "{console}");
     }
     assert!(
         contents()[..2] == untouched[..2],

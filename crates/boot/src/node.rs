@@ -289,7 +289,8 @@ fn check_count(what: &'static str, count: usize, most: usize) -> Result<(), Malf
     if count > most { Err(Malformed::TooMany(what)) } else { Ok(()) }
 }
 
-/// Each slot once, and such as there are; of disks whose names are what they are in tables.
+/// Each slot once, and such as there are; of disks whose names are what they are in tables. What is signed is what is left:
+/// nodes and servers have to have one idea of it.
 pub fn sound(mut slots: Slots) -> Slots {
     let mut given = BTreeSet::new();
     let is_slot = |slot: u8| usize::from(slot) < SLOTS_MAX;

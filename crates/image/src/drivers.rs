@@ -7,7 +7,7 @@ use crate::modules::Modules;
 
 /// Where such drivers are, below the directory of the kernel's modules. What is needed beside them (buses, libraries) is
 /// found by what they depend on.
-const DIRECTORIES: [&str; 28] = [
+const DIRECTORIES: [&str; 30] = [
     // Disks, and what they are connected by.
     "kernel/drivers/ata/",
     "kernel/drivers/scsi/",
@@ -31,6 +31,7 @@ const DIRECTORIES: [&str; 28] = [
     "kernel/drivers/net/mdio/",
     "kernel/drivers/net/pcs/",
     "kernel/drivers/net/phy/",
+    "kernel/drivers/net/usb/",
     "kernel/drivers/net/vmxnet3/",
     "kernel/drivers/hid/usbhid/",
     // A machine that hangs starts anew; keys are sealed, and random.
@@ -39,12 +40,13 @@ const DIRECTORIES: [&str; 28] = [
     "kernel/drivers/char/hw_random/",
     // Memory that keeps its contents is a disk, too.
     "kernel/drivers/nvdimm/",
+    "kernel/drivers/acpi/nfit/",
     "kernel/lib/raid6/",
     // Frames.
     "kernel/net/packet/",
 ];
 /// More, one by one.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 20] = [
     "virtio_blk",
     "xen_blkfront",
     "virtio_net",
@@ -53,22 +55,14 @@ const NAMES: [&str; 27] = [
     "virtio_rng",
     "af_packet",
     "loop",
-    // USB's Ethernet.
-    "usbnet",
-    "asix",
-    "ax88179_178a",
-    "cdc_ether",
-    "cdc_ncm",
-    "r8152",
-    "lan78xx",
-    "smsc95xx",
-    "smsc75xx",
     // The power button, and the keyboard that people restart machines by.
     "button",
     "evdev",
     "hid_generic",
     // Disks of a kind of their own; and what Intel's watchdogs are seen by.
     "mtip32xx",
+    "firewire_ohci",
+    "firewire_sbp2",
     "lpc_ich",
     "i2c_i801",
     // Found by name, not by what depends on them.
@@ -77,9 +71,25 @@ const NAMES: [&str; 27] = [
     "crct10dif_pclmul",
     "crct10dif_generic",
 ];
-/// Not these: they make what isn't there, or are disks of others.
-const LEFT_OUT: [&str; 6] =
-    ["scsi_debug", "iscsi_tcp", "nvme_tcp", "nvme_fc", "nvme_rdma", "mac80211_hwsim"];
+/// Not these: they make what isn't there, or are disks of others, or telephones.
+const LEFT_OUT: [&str; 16] = [
+    "scsi_debug",
+    "iscsi_tcp",
+    "nvme_tcp",
+    "nvme_fc",
+    "nvme_rdma",
+    "mac80211_hwsim",
+    "cdc_mbim",
+    "cdc_phonet",
+    "cx82310_eth",
+    "hso",
+    "huawei_cdc_ncm",
+    "ipheth",
+    "kalmia",
+    "lg_vl600",
+    "qmi_wwan",
+    "sierra_net",
+];
 
 /// The names of all drivers that a node has, with all that goes with them; and `more`, which people named.
 pub fn chosen(modules: &Modules, more: &[String]) -> Result<BTreeSet<String>, Error> {
@@ -113,6 +123,8 @@ mod tests {
         let dependencies = &format!(
             "{dependencies}kernel/drivers/mfd/lpc_ich.ko:\nkernel/drivers/i2c/busses/i2c-i801.ko:\n\
              kernel/drivers/block/mtip32xx/mtip32xx.ko:\n\
+             kernel/drivers/acpi/nfit/nfit.ko:\nkernel/drivers/net/usb/r8153_ecm.ko:\n\
+             kernel/drivers/net/usb/cdc-phonet.ko:\n\
              kernel/drivers/char/tpm/tpm_crb.ko: kernel/drivers/char/tpm/tpm.ko kernel/lib/asn1.ko\n\
              kernel/drivers/char/tpm/tpm.ko: kernel/lib/asn1.ko\nkernel/lib/asn1.ko:\n"
         );
@@ -121,8 +133,9 @@ mod tests {
             let more: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
             chosen(&modules, &more).map(|names| names.into_iter().collect::<Vec<_>>())
         };
-        let disks = ["crc", "mtip32xx", "sd_mod", "t10_pi"];
-        let others = ["asn1", "e1000", "i2c_i801", "lpc_ich", "tpm", "tpm_crb", "virtio_net"];
+        let disks = ["crc", "mtip32xx", "nfit", "sd_mod", "t10_pi"];
+        let others =
+            ["asn1", "e1000", "i2c_i801", "lpc_ich", "r8153_ecm", "tpm", "tpm_crb", "virtio_net"];
         let mut always = [&disks[..], &others].concat();
         always.sort_unstable();
         assert_eq!(names(&[]).unwrap(), always);

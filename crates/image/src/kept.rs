@@ -195,24 +195,32 @@ impl Unfinished {
             let fresh = directory.path();
             fs::set_permissions(fresh, fs::Permissions::from_mode(0o755))?;
             File::open(fresh)?.sync_all()?;
-            if place.symlink_metadata().is_ok() {
-                renameat_with(CWD, fresh, CWD, place, RenameFlags::EXCHANGE)?;
-                // What was there is in the temporary directory now. It stays, and the one before goes.
-                let stays = remove(&kept.former()).and_then(|()| fs::rename(fresh, kept.former()));
-                if let Err(error) = stays {
-                    // Who hears that it failed has what he had; the temporary directory is removed in a moment.
-                    renameat_with(CWD, fresh, CWD, place, RenameFlags::EXCHANGE)?;
-                    return Err(error);
+            let is_another_there = place.symlink_metadata().is_ok();
+            exchange(fresh, place)?;
+            // That is in the temporary directory now. It stays, and the one before it goes with that directory.
+            if is_another_there && let Err(error) = exchange(fresh, &kept.former()) {
+                // Who hears that it failed has what he had.
+                if exchange(fresh, place).is_err() {
+                    let _ = directory.keep();
                 }
-            } else {
-                fs::rename(fresh, place)?;
+                return Err(error);
             }
-            // It isn't there any more.
-            let _ = directory.keep();
-            File::open(place.parent().unwrap_or(Path::new(".")))?.sync_all()
+            sync_parent(place)
         })();
         put.map_err(failed)
     }
+}
+
+/// Has each have the other's place; or one the other's, if that has none.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    match other.symlink_metadata() {
+        Ok(_) => Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?),
+        Err(_) => fs::rename(one, other),
+    }
+}
+
+fn sync_parent(place: &Path) -> io::Result<()> {
+    File::open(place.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Removes what builds left that were killed.

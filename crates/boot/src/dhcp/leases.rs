@@ -14,6 +14,8 @@ use block::Instant;
 const OFFERED_FOR: Duration = Duration::from_secs(60);
 /// How long an address isn't given out that somebody found in use.
 const DECLINED_FOR: Duration = Duration::from_secs(600);
+/// The same where a machine is always to have it: each time that it tries costs it the one that it has instead.
+const PROMISED_DECLINED_FOR: Duration = Duration::from_secs(4 * 3600);
 /// Most addresses of a range: what a table of leases can hold.
 const ADDRESSES_MAX: u32 = 1 << 16;
 
@@ -123,7 +125,7 @@ pub struct Leases {
     fixed: BTreeMap<MacAddr, Ipv4Addr>,
     /// Never more than the range has, and those of `fixed`.
     held: BTreeMap<Ipv4Addr, Held>,
-    /// Who is named there, and for which address: of each there is one.
+    /// Which address is a machine's own. It may be named at one more, which it had before, and uses perhaps.
     of: BTreeMap<MacAddr, Ipv4Addr>,
     /// Addresses that nobody may be given: our own, the router's.
     kept: Vec<Ipv4Addr>,
@@ -148,7 +150,8 @@ impl Leases {
         mac: MacAddr,
         wants: Option<Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
-        let known = self.of.get(&mac).copied();
+        let bound = || self.held.keys().copied().find(|address| self.is_bound(now, mac, *address));
+        let known = self.of.get(&mac).copied().or_else(bound);
         let is_anothers = |address: &Ipv4Addr| {
             let by = self.held.get(address).and_then(|held| held.by);
             by.is_some_and(|by| by != mac)
@@ -163,11 +166,7 @@ impl Leases {
             let left = known.and_then(|known| Some((known, *self.held.get(&known)?)));
             self.hold(address, Held { by: Some(mac), is_bound: false, until: now + OFFERED_FOR });
             // Who hasn't taken the offer yet may use what he has.
-            if let Some((known, held)) =
-                left.filter(|(known, held)| *known != address && held.is_bound)
-            {
-                self.hold(known, Held { by: None, ..held });
-            }
+            self.held.extend(left.filter(|(known, held)| *known != address && held.is_bound));
         }
         Some(address)
     }
@@ -177,9 +176,12 @@ impl Leases {
     pub fn recall(&mut self, lease: Remembered) {
         let Remembered { mac, address, until } = lease;
         let is_ours = self.range.gives(address) || self.is_promised(address);
-        let is_new = !self.held.contains_key(&address) && !self.of.contains_key(&mac);
-        if is_ours && is_new && !self.kept.contains(&address) {
-            self.hold(address, Held { by: Some(mac), is_bound: true, until });
+        if is_ours && !self.held.contains_key(&address) && !self.kept.contains(&address) {
+            let own = self.of.get(&mac).and_then(|own| self.held.get(own));
+            if own.is_none_or(|own| own.until < until) {
+                self.of.insert(mac, address);
+            }
+            self.held.insert(address, Held { by: Some(mac), is_bound: true, until });
         }
     }
 
@@ -189,14 +191,17 @@ impl Leases {
         own.filter(|own| !self.is_free(now, mac, *own))
     }
 
-    /// Gives a machine the address that it asks for, if it may have it.
-    pub fn bind(&mut self, now: Instant, lease: Lease) -> bool {
+    /// Gives a machine the address that it asks for, if it may have it; for how long. What it has and is promised to another
+    /// one by now it keeps until its lease is over: not longer.
+    pub fn bind(&mut self, now: Instant, lease: Lease) -> Option<Duration> {
         let Lease { mac, address, left } = lease;
-        let may = self.may_have(now, mac, address);
-        if may {
+        if self.may_have(now, mac, address) {
             self.hold(address, Held { by: Some(mac), is_bound: true, until: now + left });
+            return Some(left);
         }
-        may
+        let is_left = self.is_bound(now, mac, address) && !self.fixed.contains_key(&mac);
+        let held = self.held.get(&address).filter(|_| is_left);
+        held.map(|held| held.until.since(now))
     }
 
     /// A machine doesn't need this address of its own any more. It gets the same one again, if it is free then. Whether it
@@ -223,7 +228,9 @@ impl Leases {
     pub fn decline(&mut self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
         let is_its = self.of.get(&mac) == Some(&address);
         if is_its {
-            self.hold(address, Held { by: None, is_bound: false, until: now + DECLINED_FOR });
+            let is_promised = self.fixed.get(&mac) == Some(&address);
+            let long = if is_promised { PROMISED_DECLINED_FOR } else { DECLINED_FOR };
+            self.hold(address, Held { by: None, is_bound: false, until: now + long });
         }
         is_its
     }
@@ -242,13 +249,14 @@ impl Leases {
         self.held.len()
     }
 
+    /// Makes it a machine's own, and nobody else's; what it had before is free.
     fn hold(&mut self, address: Ipv4Addr, held: Held) {
-        let former = self.held.insert(address, held);
-        if let Some(mac) = former.and_then(|former| former.by) {
+        let former = self.held.insert(address, held).and_then(|former| former.by);
+        if let Some(mac) = former.filter(|mac| self.of.get(mac) == Some(&address)) {
             self.of.remove(&mac);
         }
         let elsewhere = held.by.and_then(|mac| self.of.insert(mac, address));
-        if let Some(elsewhere) = elsewhere {
+        if let Some(elsewhere) = elsewhere.filter(|elsewhere| *elsewhere != address) {
             self.held.remove(&elsewhere);
         }
     }

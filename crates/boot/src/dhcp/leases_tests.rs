@@ -32,6 +32,13 @@ fn table() -> Leases {
     Leases::new(range, [(mac(200), host(50))].into(), vec![host(11)])
 }
 
+/// What is remembered of a table, in another one.
+fn restarted(table: &Leases) -> Leases {
+    let mut again = self::table();
+    table.all().into_iter().for_each(|lease| again.recall(lease));
+    again
+}
+
 #[test]
 fn a_range_is_of_one_network() {
     let range = |first: [u8; 4], last: [u8; 4], prefix| {
@@ -61,11 +68,11 @@ fn every_address_of_a_range_is_looked_at_wherever_that_begins() {
 fn a_machine_gets_the_same_address_again() {
     let mut table = table();
     let first = table.offer(at(0), mac(1), None).unwrap();
-    assert!(table.bind(at(1), Lease { mac: mac(1), address: first, left: HOUR }));
+    assert!(table.bind(at(1), Lease { mac: mac(1), address: first, left: HOUR }).is_some());
     // Also when its lease is over, where nobody needed it meanwhile; and when all was forgotten.
     assert_eq!(table.offer(at(9000), mac(1), None), Some(first));
     assert_eq!(self::table().offer(at(0), mac(1), None), Some(first));
-    assert!(table.bind(at(9001), Lease { mac: mac(1), address: first, left: HOUR }));
+    assert!(table.bind(at(9001), Lease { mac: mac(1), address: first, left: HOUR }).is_some());
     let other = host(if first == host(10) { 12 } else { 10 });
     assert!(!table.release(at(9002), mac(1), other) && !table.release(at(9002), mac(2), first));
     assert!(table.release(at(9002), mac(1), first) && !table.release(at(9003), mac(1), first));
@@ -75,10 +82,10 @@ fn a_machine_gets_the_same_address_again() {
 #[test]
 fn an_address_that_somebody_has_is_nobody_elses() {
     let mut table = table();
-    assert!(table.bind(at(0), lease(1, 10)));
-    assert!(!table.bind(at(3599), lease(2, 10)));
+    assert!(table.bind(at(0), lease(1, 10)).is_some());
+    assert!(table.bind(at(3599), lease(2, 10)).is_none());
     assert_ne!(table.offer(at(3599), mac(2), Some(host(10))), Some(host(10)));
-    assert!(table.bind(at(3600), lease(2, 10)));
+    assert!(table.bind(at(3600), lease(2, 10)).is_some());
     assert_eq!(table.all(), [remembered(2, 10, 7200)]);
 }
 
@@ -86,17 +93,17 @@ fn an_address_that_somebody_has_is_nobody_elses() {
 fn some_addresses_are_never_given() {
     let mut table = table();
     for (number, address) in [(1, 11), (1, 9), (1, 14), (1, 50), (200, 10)] {
-        assert!(!table.bind(at(0), lease(number, address)), "{address}");
+        assert!(table.bind(at(0), lease(number, address)).is_none(), "{address}");
     }
     assert_eq!(table.offer(at(0), mac(200), Some(host(10))), Some(host(50)));
-    assert!(table.bind(at(0), lease(200, 50)));
+    assert!(table.bind(at(0), lease(200, 50)).is_some());
 }
 
 #[test]
 fn a_full_range_takes_what_was_free_the_longest() {
     let mut table = table();
     for (second, (number, address)) in [(1, 12), (2, 10), (3, 13)].into_iter().enumerate() {
-        assert!(table.bind(at(second as u64), lease(number, address)));
+        assert!(table.bind(at(second as u64), lease(number, address)).is_some());
     }
     assert_eq!(table.offer(at(100), mac(4), None), None);
     assert_eq!(table.offer(at(4000), mac(4), None), Some(host(12)));
@@ -122,7 +129,7 @@ fn what_looks_over_after_a_restart_is_given_to_others_last() {
 #[test]
 fn what_is_remembered_takes_nothing_from_who_has_it() {
     let mut table = table();
-    assert!(table.bind(at(0), lease(1, 10)));
+    assert!(table.bind(at(0), lease(1, 10)).is_some());
     for (number, address) in [(2, 10), (2, 11), (2, 50), (200, 12)] {
         table.recall(remembered(number, address, 9000));
     }
@@ -138,17 +145,33 @@ fn an_address_that_is_promised_is_its_owners_until_his_lease_is_over() {
     table.recall(remembered(2, 50, 100));
     let so_long = table.offer(at(0), mac(200), None).unwrap();
     assert!(so_long != host(50) && table.misses(at(0), mac(200)) == Some(host(50)));
-    assert!(table.bind(at(1), Lease { mac: mac(200), address: so_long, left: HOUR }));
-    assert!(!table.bind(at(2), lease(2, 50)), "it isn't longer");
+    assert!(table.bind(at(1), Lease { mac: mac(200), address: so_long, left: HOUR }).is_some());
+    // It isn't longer, and as long as it was said to be.
+    assert_eq!(table.bind(at(2), lease(2, 50)), Some(Duration::from_secs(98)));
+    assert_eq!(table.offer(at(3), mac(2), None).map(|other| other == host(50)), Some(false));
+    table = restarted(&table);
+    assert!(table.offer(at(4), mac(200), None).is_some_and(|other| other != host(50)));
     // It is told so when it renews, and asks anew.
-    assert!(!table.bind(at(101), Lease { mac: mac(200), address: so_long, left: HOUR }));
+    assert!(table.bind(at(101), Lease { mac: mac(200), address: so_long, left: HOUR }).is_none());
     assert_eq!(table.offer(at(101), mac(200), Some(so_long)), Some(host(50)));
     assert!(table.misses(at(101), mac(200)).is_none());
-    assert!(!table.bind(at(101), Lease { mac: mac(3), address: so_long, left: HOUR }));
+    assert!(table.bind(at(101), Lease { mac: mac(3), address: so_long, left: HOUR }).is_none());
     // Somebody uses it whom nobody gave it.
-    assert!(table.bind(at(102), lease(200, 50)) && table.decline(at(103), mac(200), host(50)));
-    assert!(table.offer(at(104), mac(200), None).is_some_and(|other| other != host(50)));
-    assert_eq!(table.offer(at(704), mac(200), None), Some(host(50)));
+    assert!(
+        table.bind(at(102), lease(200, 50)).is_some() && table.decline(at(103), mac(200), host(50))
+    );
+    let other = table.offer(at(104), mac(200), None).unwrap();
+    assert_ne!(other, host(50));
+    let binds = |table: &mut Leases, second| {
+        table.bind(at(second), Lease { mac: mac(200), address: other, left: HOUR })
+    };
+    assert!(binds(&mut table, 105).is_some() && binds(&mut table, 2000).is_some());
+    // Now and then it tries, and has what it had instead where that fails.
+    assert_eq!(binds(&mut table, 103 + 4 * 3600), None);
+    assert!(binds(&mut table, 102 + 4 * 3600).is_some());
+    assert_eq!(table.offer(at(103 + 4 * 3600), mac(200), Some(other)), Some(host(50)));
+    assert!(table.decline(at(104 + 4 * 3600), mac(200), host(50)));
+    assert_eq!(table.offer(at(105 + 4 * 3600), mac(200), None), Some(other));
 }
 
 #[test]
@@ -168,19 +191,19 @@ fn who_declines_gets_another_address_and_can_decline_only_his_own() {
     assert!(table.decline(at(0), mac(1), first));
     let second = table.offer(at(1), mac(1), Some(first)).unwrap();
     assert_ne!(second, first);
-    assert!(!table.bind(at(599), Lease { mac: mac(3), address: first, left: HOUR }));
-    assert!(table.bind(at(600), Lease { mac: mac(3), address: first, left: HOUR }));
+    assert!(table.bind(at(599), Lease { mac: mac(3), address: first, left: HOUR }).is_none());
+    assert!(table.bind(at(600), Lease { mac: mac(3), address: first, left: HOUR }).is_some());
 }
 
 #[test]
 fn who_chooses_another_server_keeps_what_he_has_taken() {
     let mut table = table();
-    assert!(table.bind(at(0), lease(1, 10)));
+    assert!(table.bind(at(0), lease(1, 10)).is_some());
     table.withdraw(at(1), mac(1));
-    assert!(!table.bind(at(2), lease(2, 10)));
+    assert!(table.bind(at(2), lease(2, 10)).is_none());
     let offered = table.offer(at(2), mac(3), None).unwrap();
     table.withdraw(at(3), mac(3));
-    assert!(table.bind(at(3), Lease { mac: mac(4), address: offered, left: HOUR }));
+    assert!(table.bind(at(3), Lease { mac: mac(4), address: offered, left: HOUR }).is_some());
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +214,7 @@ enum Step {
     Withdraw(u8),
     Decline(u8, u8),
     Pass(u64),
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -203,6 +227,7 @@ fn step() -> impl Strategy<Value = Step> {
         machine().prop_map(Step::Withdraw),
         (machine(), address()).prop_map(|(of, address)| Step::Decline(of, address)),
         (0_u64..3000).prop_map(Step::Pass),
+        Just(Step::Restart),
     ]
 }
 
@@ -225,14 +250,14 @@ proptest! {
                     }
                 }
                 Step::Bind(of, address) => {
-                    let lease = Lease { left: HOUR, ..lease(of, address) };
-                    if table.bind(at(now), lease) {
+                    let lease = lease(of, address);
+                    if let Some(left) = table.bind(at(now), lease) {
                         told.retain(|(by, ..)| *by != mac(of));
                         let is_anothers = told.iter().any(|(_, has, until)| {
                             *has == lease.address && *until > now
                         });
                         prop_assert!(!is_anothers, "{address} is given to {of}");
-                        told.push((mac(of), lease.address, now + HOUR.as_secs()));
+                        told.push((mac(of), lease.address, now + left.as_secs()));
                     }
                 }
                 Step::Release(of, address) => {
@@ -247,13 +272,17 @@ proptest! {
                     }
                 }
                 Step::Pass(seconds) => now += seconds,
+                Step::Restart => table = restarted(&table),
             }
             prop_assert!(table.held.len() <= 5, "{table:?}");
             for (mac, address) in &table.of {
                 prop_assert_eq!(table.held.get(address).and_then(|held| held.by), Some(*mac));
             }
-            let named = table.held.values().filter(|held| held.by.is_some()).count();
-            prop_assert_eq!(named, table.of.len());
+            // Whoever is named without having it has had it before.
+            for (address, held) in table.held.iter().filter(|(_, held)| !held.is_bound) {
+                let owner = held.by.and_then(|by| table.of.get(&by));
+                prop_assert!(held.by.is_none() || owner == Some(address) || held.until <= at(now));
+            }
         }
     }
 }

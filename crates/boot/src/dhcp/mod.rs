@@ -217,13 +217,13 @@ fn serve(
     let mac = request.client.mac;
     let range = leases.range().clone();
     let netmask = range.netmask();
-    let full = |kind, got: Option<Ipv4Addr>| {
+    let full = |kind, got: Option<(Ipv4Addr, Duration)>| {
         let mut reply = Reply::new(request, kind, address);
-        reply.set_addresses(got, request.uses);
+        reply.set_addresses(got.map(|(got, _)| got), request.uses);
         if let Some(given) = given(&request.client) {
             put_boot(&mut reply, address, &request.client, &given);
         }
-        put_network(&mut reply, netmask, network, got.is_some());
+        put_network(&mut reply, netmask, network, got.map(|(_, left)| left));
         reply.put(option::HOST_NAME, network.names.get(&mac).map_or(&[], |name| name.as_bytes()));
         // Nobody elsewhere is written to by us, whatever address is said to be his.
         let is_near = request.uses.is_some_and(|used| range.has(used));
@@ -234,7 +234,7 @@ fn serve(
     match request.kind {
         RequestKind::Discover => Served::Said(match leases.offer(now, mac, request.wants) {
             Some(offered) => {
-                let answer = full(DhcpMessageType::Offer, Some(offered));
+                let answer = full(DhcpMessageType::Offer, Some((offered, network.lease)));
                 match leases.misses(now, mac) {
                     Some(own) => Outcome::Instead(answer, own),
                     None => Outcome::Answered(answer),
@@ -251,8 +251,9 @@ fn serve(
                 return Served::Said(Outcome::Nothing);
             };
             // Also a machine that nothing is known of may keep what it has: where we forgot, or another server was before.
-            if leases.bind(now, Lease { mac, address: wanted, left: network.lease }) {
-                Served::Bound(wanted, full(DhcpMessageType::Ack, Some(wanted)))
+            let left = leases.bind(now, Lease { mac, address: wanted, left: network.lease });
+            if let Some(left) = left {
+                Served::Bound(wanted, full(DhcpMessageType::Ack, Some((wanted, left))))
             } else {
                 let bytes = Reply::new(request, DhcpMessageType::Nak, address).finish();
                 // Everybody hears that: the address that the client has may be of no use (RFC 2131, 4.3.2).
@@ -280,10 +281,10 @@ fn serve(
 }
 
 /// What goes with an address.
-fn put_network(reply: &mut Reply, netmask: Ipv4Addr, network: &Network, is_leased: bool) {
+fn put_network(reply: &mut Reply, netmask: Ipv4Addr, network: &Network, lease: Option<Duration>) {
     reply.put_address(option::SUBNET_MASK, netmask);
-    if is_leased {
-        let seconds = u32::try_from(network.lease.as_secs()).unwrap_or(u32::MAX);
+    if let Some(lease) = lease {
+        let seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
         reply.put_seconds(option::LEASE_TIME, seconds);
         // RFC 2131, 4.4.5.
         reply.put_seconds(option::RENEWAL_TIME, seconds / 2);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use block::Instant;
 
-use crate::crowd::{Holder, displaced};
+use crate::crowd::{Holder, Pace, displaced};
 
 use super::names::{BadName, Name};
 use super::packet::{self, ErrorCode, Malformed, Options, Packet};
@@ -178,6 +178,7 @@ pub struct Server {
 struct Running {
     request: Opening,
     begun: Instant,
+    pace: Pace,
     transfer: Transfer,
 }
 
@@ -260,7 +261,8 @@ impl Server {
         self.clients.insert((client, id));
         self.unanswered.insert(id);
         self.due.insert((transfer.due(), id));
-        self.running.insert(id, Running { request: opening, begun: now, transfer });
+        self.running
+            .insert(id, Running { request: opening, begun: now, pace: Pace::begin(now), transfer });
         self.send(id, 0, out);
         Ok(Some(id))
     }
@@ -359,7 +361,7 @@ impl Server {
     /// Whose transfer has to go when another of this address begins. One is enough, as there is never more than there
     /// may be.
     fn who_makes_room(
-        &self,
+        &mut self,
         now: Instant,
         address: Ipv4Addr,
     ) -> Result<Option<TransferId>, Refused> {
@@ -373,19 +375,19 @@ impl Server {
         }
         let oldest = self.unanswered.first().copied();
         if self.running.len() >= self.limits.transfers {
-            let holders = || -> Vec<_> {
-                let of = |(id, running): (&TransferId, &Running)| Holder {
-                    id: *id,
-                    machine: *running.request.client.ip(),
-                    since: running.begun,
-                    taken_bytes: running.transfer.taken_bytes(),
-                };
-                self.running.iter().map(of).collect()
-            };
-            let goes = oldest.or_else(|| displaced(now, &address, &holders()));
-            return goes.map(Some).ok_or(Refused::Busy);
+            return oldest.or_else(|| self.worst(now, address)).map(Some).ok_or(Refused::Busy);
         }
         Ok(oldest.filter(|_| self.unanswered.len() >= self.limits.unanswered))
+    }
+
+    fn worst(&mut self, now: Instant, comes: Ipv4Addr) -> Option<TransferId> {
+        let holder = |(id, running): (&TransferId, &mut Running)| {
+            let taken_bytes = running.transfer.taken_bytes();
+            let bytes_per_second = running.pace.bytes_per_second(now, taken_bytes);
+            Holder { id: *id, machine: *running.request.client.ip(), bytes_per_second }
+        };
+        let holders: Vec<_> = self.running.iter_mut().map(holder).collect();
+        displaced(&comes, &holders)
     }
 
     fn transfers_of(&self, client: SocketAddrV4) -> Vec<TransferId> {

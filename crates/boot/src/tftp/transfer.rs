@@ -192,12 +192,12 @@ impl Transfer {
         self.sent == self.last()
     }
 
-    /// Something new was acknowledged, and the next window begins behind it.
     /// What the client has said that it has.
     pub(super) fn taken_bytes(&self) -> u64 {
         self.acknowledged * self.blksize()
     }
 
+    /// Something new was acknowledged, and the next window begins behind it.
     fn go_on(&mut self, now: Instant) -> Step {
         let already = self.sent;
         self.sent = (self.acknowledged + self.windowsize()).min(self.last());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use boot::crowd::{Holder, displaced};
+use boot::crowd::{Holder, Pace, displaced};
 use tokio::sync::Notify;
 
 /// Connections at a time, whoever has them.
@@ -28,7 +28,7 @@ struct There {
 
 struct Place {
     machine: IpAddr,
-    since: block::Instant,
+    pace: Pace,
     state: Arc<State>,
 }
 
@@ -63,13 +63,15 @@ impl Guests {
         }
         if there.places.len() >= GUESTS_MAX {
             let holders: Vec<_> =
-                there.places.iter().map(|(id, place)| place.holder(*id)).collect();
-            let gone = there.places.remove(&displaced(now, &machine, &holders)?)?;
+                there.places.iter_mut().map(|(id, place)| place.holder(*id, now)).collect();
+            let gone = there.places.remove(&displaced(&machine, &holders)?)?;
             gone.state.displaced.notify_one();
         }
         let (id, state) = (there.next, Arc::<State>::default());
         there.next += 1;
-        there.places.insert(id, Place { machine, since: now, state: Arc::clone(&state) });
+        there
+            .places
+            .insert(id, Place { machine, pace: Pace::begin(now), state: Arc::clone(&state) });
         Some(Guest { all: Arc::clone(self), id, state })
     }
 
@@ -79,9 +81,10 @@ impl Guests {
 }
 
 impl Place {
-    fn holder(&self, id: u64) -> Holder<u64, IpAddr> {
+    fn holder(&mut self, id: u64, now: block::Instant) -> Holder<u64, IpAddr> {
         let taken_bytes = self.state.taken_bytes.load(Ordering::Relaxed);
-        Holder { id, machine: self.machine, since: self.since, taken_bytes }
+        let bytes_per_second = self.pace.bytes_per_second(now, taken_bytes);
+        Holder { id, machine: self.machine, bytes_per_second }
     }
 }
 
@@ -115,36 +118,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn machine(number: usize) -> IpAddr {
         IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()])
     }
 
-    #[test]
-    fn a_machine_has_its_share_and_who_takes_nothing_makes_room() {
+    #[tokio::test]
+    async fn a_machine_has_its_share_and_who_takes_nothing_makes_room() {
         let all = Arc::<Guests>::default();
         let at = |seconds| block::Instant::default() + Duration::from_secs(seconds);
-        let mut guests: Vec<_> = (0..GUESTS_MAX)
-            .filter_map(|number| all.admit_at(at(0), machine(number / OF_A_MACHINE_MAX)))
-            .collect();
+        // Of many machines two each: nobody has more than his share.
+        let mut guests: Vec<_> =
+            (0..GUESTS_MAX).filter_map(|number| all.admit_at(at(0), machine(number / 2))).collect();
         assert_eq!(guests.len(), GUESTS_MAX);
-        assert!(all.admit_at(at(1), machine(99)).is_none());
-        guests[3].taken().add(1 << 40);
-        let new = all.admit_at(at(60), machine(99)).unwrap();
-        assert!(all.admit_at(at(60), machine(0)).is_none(), "it has its share");
+        assert!(all.admit_at(at(1), machine(200)).is_none(), "all have just begun");
+        let slow = guests.remove(7);
+        guests.iter().for_each(|guest| guest.taken().add(1 << 30));
+        let new = all.admit_at(at(60), machine(200)).unwrap();
+        assert!(slow.displaced().now_or_never().is_some(), "it is told");
+        assert!(guests.iter().all(|guest| guest.displaced().now_or_never().is_none()));
+        assert!(all.admit_at(at(60), machine(201)).is_none());
+        drop(slow);
         assert_eq!(all.lock().places.len(), GUESTS_MAX);
-        guests.retain(|guest| all.lock().places.contains_key(&guest.id));
-        assert_eq!(guests.len(), GUESTS_MAX - 1);
         drop((new, guests));
         assert!(all.lock().places.is_empty());
-    }
-
-    #[tokio::test]
-    async fn who_has_to_go_is_told() {
-        let all = Arc::<Guests>::default();
-        let guest = all.admit(machine(1)).unwrap();
-        guest.state.displaced.notify_one();
-        guest.displaced().await;
+        let own: Vec<_> = (0..=OF_A_MACHINE_MAX).map(|_| all.admit(machine(1))).collect();
+        assert_eq!(own.iter().flatten().count(), OF_A_MACHINE_MAX);
     }
 }

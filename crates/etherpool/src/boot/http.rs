@@ -247,6 +247,10 @@ impl Http {
     }
 }
 
+/// What is said of a node's disks then. A stranger says it, or an image of before nodes signed it.
+const NOT_SIGNED: &str =
+    "; the slots of its disks aren't kept, as it didn't sign them (build its image anew)";
+
 /// None where it isn't clear who it is. Blocks.
 fn answer_hello(
     shared: &Shared,
@@ -282,27 +286,23 @@ fn answer_hello(
     let (said, signer) = (hello.slots.clone(), slots_signer(&hello));
     let heard = shared.hellos.change().hear(hello, standing, now_seconds());
     let Heard { is_remembered, is_stranger } = heard;
-    let how_far = format!("node: {phase}{}", message.unwrap_or_default());
-    let mut sightings = shared.sightings.change();
-    macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
-    drop(sightings);
+    let mut how_far = format!("node: {phase}{}", message.unwrap_or_default());
     let machine = machine.filter(|_| !is_stranger);
     let mut answer = told::answer(machine, is_remembered, hands_key);
     if let (State::Accepted, Some(machine)) = (answer.state, machine) {
         let is_its_own =
             signer.is_some() && signer == machine.identity.as_ref().map(KeptIdentity::public);
         let is_news = shared.slots.look().lacks(machine, &said);
-        match is_news {
-            true if is_its_own => shared.slots.change().learn(machine, &said, table.machines()),
-            // Also a node of an image of before there were signatures.
-            true => shared.troubles.tell(|untold| {
-                let node = machine.called();
-                tracing::warn!(%peer, node, untold, "refused: slots that this node didn't sign");
-            }),
-            false => {}
+        if is_news && is_its_own {
+            shared.slots.change().learn(machine, &said, table.machines());
+        } else if is_news {
+            how_far.push_str(NOT_SIGNED);
         }
         answer.slots = shared.slots.look().of(machine);
     }
+    let mut sightings = shared.sightings.change();
+    macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
+    drop(sightings);
     if let (Some(identity), Some(machine)) = (&answer.identity, machine) {
         // Each time: whoever has it without being that machine leaves no other trace.
         let (node, key) = (machine.called(), &identity.public);

@@ -37,6 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Time for QEMU to be there, and for the machine to switch itself off.
 const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 const OFF_LIMIT: Duration = Duration::from_secs(60);
+/// Machines with less than twice that are to be nodes, too.
+const MEMORY_MIB_MAX: u64 = 300;
 /// Of the monitor, without an end of a line.
 const MONITOR_BYTES_MAX: usize = 1 << 20;
 
@@ -69,8 +71,8 @@ pub struct VerifyArgs {
 struct Verified {
     /// From switching it on to its node serving, in seconds of ours.
     ready_seconds: u64,
-    /// What it says of its memory ten seconds later.
-    memory: String,
+    /// What of its memory it needs ten seconds later, as it says.
+    memory_mib: u64,
     /// Whether it switched itself off when its button was pressed.
     switched_off: bool,
 }
@@ -90,12 +92,13 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Result<Exit, Failure> {
             true => "it switched itself off by its button",
             false => "it did NOT switch itself off by its button",
         };
+        let Verified { ready_seconds, memory_mib, .. } = seen;
+        let more = if memory_mib < MEMORY_MIB_MAX { "" } else { " (it should be less than 300)" };
         format!(
-            "The node is ready after {} s; memory at rest: {}; {off}\n",
-            seen.ready_seconds, seen.memory
+            "The node is ready after {ready_seconds} s; memory at rest: {memory_mib} MiB{more}; {off}\n"
         )
     })?;
-    Ok(Exit::of_health(seen.switched_off))
+    Ok(Exit::of_health(seen.switched_off && seen.memory_mib < MEMORY_MIB_MAX))
 }
 
 /// An emulated machine; ended when it is dropped.
@@ -133,10 +136,15 @@ fn boot(args: &VerifyArgs, kept: &Kept) -> Result<Verified, Failure> {
     let ready_seconds = begun.elapsed().as_secs();
     let line = machine.wait_for(AT_REST, end)?;
     drop(waiting);
-    let memory = line.split_once(AT_REST).map_or("", |(_, rest)| rest);
-    let memory = memory.split(';').next().unwrap_or_default().trim().to_owned();
+    let memory_mib = memory_mib(&line).with_context(|| format!("no size is in '{line}'"))?;
     let switched_off = machine.press_button().context("QEMU's monitor")?;
-    Ok(Verified { ready_seconds, memory, switched_off })
+    Ok(Verified { ready_seconds, memory_mib, switched_off })
+}
+
+/// What is said in such a line: `memory at rest: 153 MiB of 488 MiB; ...`.
+fn memory_mib(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(AT_REST)?;
+    rest.split_once(" MiB")?.0.trim().parse().ok()
 }
 
 impl Emulated {
@@ -305,6 +313,15 @@ fn hear_signals(to: SyncSender<Heard>) -> std::io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::init::Memory;
+
+    #[test]
+    fn the_memory_is_what_a_node_says_of_it() {
+        let memory = Memory { total_kib: 499_712, used_kib: 156_712 };
+        let line = format!("INFO {AT_REST} {memory}; 2 exports online");
+        assert_eq!(memory_mib(&line), Some(153));
+        assert_eq!(memory_mib("INFO memory at rest: x MiB"), None);
+    }
 
     #[test]
     fn only_who_switches_himself_off_is_off() {

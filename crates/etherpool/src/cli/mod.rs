@@ -305,6 +305,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
 
+    use clap::error::ErrorKind;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -487,6 +489,46 @@ mod tests {
         let (_, sources) = understand(&matches).unwrap();
         let failure = sources.check_local().unwrap_err();
         assert!(failure.error.message.contains("`etherpool pool check`"), "{failure:?}");
+    }
+
+    /// Of shell blocks of a page: what follows the program's name, without what the shell has of it.
+    fn commands(page: &str) -> Vec<String> {
+        let blocks = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let joined: Vec<String> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+        let lines = joined.iter().flat_map(|block| block.lines());
+        let parts = lines.flat_map(|line| {
+            let line = line.split(" #").next().unwrap_or_default();
+            line.split([';', '|', '>', '<']).flat_map(|part| part.split("&&")).collect::<Vec<_>>()
+        });
+        let own = parts.filter_map(|part| part.split_once("etherpool ").map(|(_, rest)| rest));
+        own.map(|rest| rest.replace(['[', ']', '"', '\''], "")).collect()
+    }
+
+    /// What pages show is there. What stands for something (NAME, UUID) need not be one.
+    #[test]
+    fn every_command_of_a_page_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().flatten();
+        let pages = pages.map(|page| page.path()).chain([root.join("README.md")]);
+        let (mut count, mut wrong) = (0, Vec::new());
+        for page in pages.filter(|page| page.extension().is_some_and(|kind| kind == "md")) {
+            for command in commands(&std::fs::read_to_string(&page).unwrap()) {
+                count += 1;
+                let words = ["etherpool"].into_iter().chain(command.split_whitespace());
+                let Err(error) = grammar().try_get_matches_from(words) else { continue };
+                let is_none = matches!(
+                    error.kind(),
+                    ErrorKind::UnknownArgument
+                        | ErrorKind::InvalidSubcommand
+                        | ErrorKind::ArgumentConflict
+                );
+                if is_none {
+                    wrong.push(format!("{}: etherpool {command}", page.display()));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert!(count > 100, "{count} commands");
     }
 
     #[test]

@@ -24,11 +24,22 @@ use crate::boot::state::State;
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Those that said hello to the boot server and aren't accepted
-    Pending(StateArgs),
+    Pending(PendingArgs),
     /// Take one for a node of this cluster: it keeps the key that it showed, and gets a name and a shelf
     Accept(Box<AcceptArgs>),
     /// Show the configuration that a node gets when it boots, or set it
     Config(ConfigArgs),
+}
+
+/// Arguments of `node pending`.
+#[derive(Debug, Args)]
+pub struct PendingArgs {
+    /// Also those that are accepted: what each said last of itself and of its disks
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// Arguments of `node accept`.
@@ -89,14 +100,21 @@ pub async fn run(context: &Context, command: NodeCommand) -> Result<Exit, Failur
     }
 }
 
-fn pending(context: &Context, args: &StateArgs) -> Result<Exit, Failure> {
+fn pending(context: &Context, args: &PendingArgs) -> Result<Exit, Failure> {
     let mut hellos = Hellos::default();
-    if let Some(state) = args.present()? {
+    if let Some(state) = args.state.present()? {
         hellos = hellos::read(&state.root)?;
         hellos.settle(&state.machines()?.0);
     }
-    let waiting: Vec<Said> = hellos.waiting().cloned().map(Said::without_secret).collect();
-    output::show(context.json, &waiting, || output::pending(&waiting))?;
+    let shown: Vec<Said> = match args.all {
+        true => hellos.all().cloned().collect(),
+        false => hellos.waiting().cloned().collect(),
+    };
+    let shown: Vec<Said> = shown.into_iter().map(Said::without_secret).collect();
+    output::show(context.json, &shown, || match args.all {
+        true => output::said(&shown),
+        false => output::pending(&shown),
+    })?;
     Ok(Exit::Ok)
 }
 

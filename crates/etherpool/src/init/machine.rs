@@ -19,7 +19,7 @@ use super::hello::{self, Condition, Disks, Pauses};
 use super::identity::{self, Heard};
 use super::log::{self, Collector};
 use super::memory::Memory;
-use super::network::Network;
+use super::network::{Found, Network};
 use super::node::{self, News, NodeProcess};
 use super::options::{Boot, Options, Syslog};
 use super::patience::Patience;
@@ -41,6 +41,8 @@ const STRANGERS_END_WITHIN: Duration = Duration::from_secs(2);
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a machine without its drivers shows why, before it starts anew.
 const NO_DRIVERS_PAUSE: Duration = Duration::from_secs(30);
+/// How long nobody may say which interfaces there are.
+const NO_INTERFACES_MAX: Duration = Duration::from_secs(300);
 /// How often is looked whether they have.
 const END_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For the console to take the last lines.
@@ -58,8 +60,8 @@ enum Event {
     DevicesChanged,
     /// A disk came.
     DiskCame,
-    /// There are other wired interfaces than before, with these addresses.
-    Interfaces(Vec<MacAddr>),
+    /// Which interfaces there are.
+    Interfaces(Found),
     /// An interface has got an address, or has it again; with whom its server says that the machine was booted by.
     HasAddress(Option<Ipv4Addr>),
     /// The power button.
@@ -111,6 +113,10 @@ struct Life {
     pet_at: Instant,
     look_at: Instant,
     patience: Patience,
+    /// All has its drivers once the network has answered that question.
+    settles: Option<u64>,
+    /// When it was last said which interfaces there are.
+    looked_at: Instant,
     /// When it ends for want of drivers.
     ends_at: Option<Instant>,
     /// What is to be done; none as long as it waits for who says so.
@@ -167,7 +173,7 @@ impl Life {
             options.mtu_bytes,
             // Who listens is gone with the machine, here and below.
             Arc::new(move |boot| drop(told.send(Event::HasAddress(boot)))),
-            move |macs| drop(found.send(Event::Interfaces(macs))),
+            move |interfaces| drop(found.send(Event::Interfaces(interfaces))),
         )
         .context("the network")?;
         let uuid = std::fs::read_to_string(UUID_FILE).unwrap_or_default();
@@ -194,6 +200,8 @@ impl Life {
             pet_at: now,
             look_at: now,
             patience: Patience::new(now),
+            settles: None,
+            looked_at: now,
             ends_at: None,
             plan: None,
             answer: None,
@@ -254,11 +262,8 @@ impl Life {
 
     fn take(&mut self, event: Event) -> Option<End> {
         match event {
-            Event::Settled => {
-                let now = boot_time();
-                self.patience.settled(now);
-                self.look_at = now;
-            }
+            // Which interfaces there are by now decides who this machine is.
+            Event::Settled => self.settles = Some(self.network.look()),
             Event::NoDrivers(why) => {
                 let seconds = NO_DRIVERS_PAUSE.as_secs();
                 tracing::error!(
@@ -270,7 +275,11 @@ impl Life {
                 self.network.look();
                 self.look_at = boot_time();
             }
-            Event::Interfaces(macs) => {
+            Event::Interfaces(Found { macs, asked }) => {
+                self.looked_at = boot_time();
+                if self.settles.is_some_and(|settles| asked >= settles) {
+                    self.patience.settled(self.looked_at);
+                }
                 self.machine.macs = macs;
                 if self.plan.is_none() && self.answer.is_none() {
                     // Not another one later: its name and identity may follow from it.
@@ -286,7 +295,10 @@ impl Life {
             }
             Event::HasAddress(boot) => {
                 let found = boot.map(Options::found);
-                if let Some(found) = found.filter(|found| self.may_follow(*found)) {
+                let is_accepted = self.said.is_accepted();
+                if let Some(found) =
+                    found.filter(|found| self.options.may_follow(self.server, *found, is_accepted))
+                {
                     tracing::info!(server = %found, "the DHCP server names a boot server");
                     self.server = Some(found);
                     self.collect();
@@ -302,13 +314,6 @@ impl Life {
             Event::Answered(answered) => self.hear(answered),
         }
         None
-    }
-
-    /// Whether to ask a boot server that a DHCP server names. Who has accepted the node stays the one: whoever answers to
-    /// DHCP doesn't get it by that.
-    fn may_follow(&self, found: SocketAddr) -> bool {
-        let is_asked = self.options.boot == Boot::Found && self.server != Some(found);
-        is_asked && (self.server.is_none() || !self.said.is_accepted())
     }
 
     /// Says how the machine is to end, if it is.
@@ -330,6 +335,13 @@ impl Life {
         }
         if self.plan.is_none() && self.may_plan(now) {
             self.follow_answer();
+        }
+        // It begins without them for nobody, and goes on without them once it has begun.
+        if self.plan.is_none() && now >= self.looked_at + NO_INTERFACES_MAX {
+            tracing::error!(
+                "the kernel doesn't say which interfaces there are: a driver hangs, and the machine starts anew"
+            );
+            return Some(End::Restart);
         }
         self.node.tick(now);
         while let Some(news) = self.node.next_news() {
@@ -484,7 +496,10 @@ impl Life {
             watchdog.pet();
         } else if Watchdog::is_there() {
             match Watchdog::open() {
-                Ok(watchdog) => self.watchdog = Some(watchdog),
+                Ok(watchdog) => {
+                    tracing::info!("the watchdog runs: a machine that hangs starts anew");
+                    self.watchdog = Some(watchdog);
+                }
                 Err(error) => tracing::warn!(%error, "the watchdog can't be used"),
             }
         }

@@ -35,6 +35,9 @@ use clap::Args;
 use control::exit::Exit;
 use os::machine::End;
 
+#[cfg(test)]
+pub use memory::Memory;
+
 /// What the console says when the node serves.
 pub const READY: &str = "the node is ready";
 /// What it says of its memory a little later.

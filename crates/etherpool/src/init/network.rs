@@ -6,7 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,39 +23,73 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub type Told = Arc<dyn Fn(Option<Ipv4Addr>) + Send + Sync>;
 
 /// Who looks after the interfaces.
-pub struct Network(SyncSender<()>);
+pub struct Network {
+    /// Numbers of what is asked of it.
+    asks: Sender<u64>,
+    asked: u64,
+}
+
+/// What there is.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The Ethernet addresses of wired interfaces.
+    pub macs: Vec<MacAddr>,
+    /// Which question this answers, if it was asked.
+    pub asked: u64,
+}
 
 impl Network {
-    /// Begins. With a size, all are to carry payloads of that many bytes; `told` hears of their addresses, and `found` of the
-    /// Ethernet addresses of wired ones, when these are others than before.
+    /// Begins. With a size, all are to carry payloads of that many bytes; `told` hears of their addresses, and `found` what
+    /// there is, at each look and before anything is done with it.
     pub fn follow(
         mtu_bytes: Option<u32>,
         told: Told,
-        found: impl Fn(Vec<MacAddr>) + Send + 'static,
+        found: impl Fn(Found) + Send + 'static,
     ) -> io::Result<Network> {
-        let (poke, poked) = mpsc::sync_channel(1);
-        let mut interfaces =
-            Interfaces { mtu_bytes, asking: BTreeMap::new(), told, macs: Vec::new() };
+        let (asks, asking) = mpsc::channel();
+        let mut interfaces = Interfaces { mtu_bytes, asking: BTreeMap::new(), told };
         std::thread::Builder::new().name("network".to_owned()).spawn(move || {
+            let mut asked = 0;
             loop {
-                let before = interfaces.macs.clone();
-                interfaces.look();
-                if interfaces.macs != before {
-                    found(interfaces.macs.clone());
+                if let Some(links) = look() {
+                    found(Found { macs: macs(&links), asked });
+                    interfaces.follow(&links);
                 }
-                if poked.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
-                    return;
-                }
+                asked = match asking.recv_timeout(LOOK_EVERY) {
+                    Ok(number) => asking.try_iter().last().unwrap_or(number),
+                    Err(RecvTimeoutError::Timeout) => asked,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
             }
         })?;
-        Ok(Network(poke))
+        Ok(Network { asks, asked: 0 })
     }
 
-    /// A device came or went: has it look at once.
-    pub fn look(&self) {
-        // It is to look already, or there is nobody any more.
-        let _ = self.0.try_send(());
+    /// Has it look at once; which question that is.
+    pub fn look(&mut self) -> u64 {
+        self.asked += 1;
+        // Whether anybody answers is seen by the answers.
+        let _ = self.asks.send(self.asked);
+        self.asked
     }
+}
+
+fn look() -> Option<Vec<Link>> {
+    match links(None) {
+        Ok(links) => Some(links),
+        Err(error) => {
+            tracing::warn!(%error, "the interfaces can't be listed");
+            None
+        }
+    }
+}
+
+fn macs(links: &[Link]) -> Vec<MacAddr> {
+    let wired = links.iter().filter(|link| is_wired(link));
+    let mut macs: Vec<MacAddr> = wired.filter_map(|link| link.mac).collect();
+    // Drivers find cards in any order.
+    macs.sort();
+    macs
 }
 
 /// The interfaces of the machine.
@@ -64,27 +98,16 @@ struct Interfaces {
     /// By number: where an address is asked for.
     asking: BTreeMap<u32, JoinHandle<()>>,
     told: Told,
-    macs: Vec<MacAddr>,
 }
 
 impl Interfaces {
-    /// Looks which there are, switches on those that are off, and asks where nobody asks.
-    fn look(&mut self) {
-        let links = match links(None) {
-            Ok(links) => links,
-            Err(error) => {
-                tracing::warn!(%error, "the interfaces can't be listed");
-                return;
-            }
-        };
+    /// Switches on those that are off, and asks where nobody asks.
+    fn follow(&mut self, links: &[Link]) {
         for link in links.iter().filter(|link| link.loopback && !link.up) {
             // Programs of this machine speak to each other by sockets with paths.
             let _ = switch_on(link.index, None);
         }
         let wired: Vec<&Link> = links.iter().filter(|link| is_wired(link)).collect();
-        self.macs = wired.iter().filter_map(|link| link.mac).collect();
-        // Drivers find cards in any order.
-        self.macs.sort();
         self.asking.retain(|index, asking| {
             !asking.is_finished() && wired.iter().any(|link| link.index == *index)
         });
@@ -117,9 +140,14 @@ impl Interfaces {
     }
 }
 
+/// What the kernel calls cards with a cable where nobody names them otherwise. What else is plugged in (telephones) is
+/// nobody's way to disks.
+pub const WIRED: &str = "eth";
+
 /// Whether it is a card with a cable, not one that somebody made of others, or of radio.
 fn is_wired(link: &Link) -> bool {
     let place = Path::new("/sys/class/net").join(&link.name);
     let has = |name: &str| place.join(name).exists();
-    link.mac.is_some() && !link.loopback && has("device") && !has("phy80211") && !has("wireless")
+    let is_card = link.mac.is_some() && link.name.starts_with(WIRED);
+    is_card && !link.loopback && has("device") && !has("phy80211") && !has("wireless")
 }

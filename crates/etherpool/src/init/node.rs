@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use block::Instant;
-use boot::node::{SLOTS_MAX, Slots, sound};
+use boot::node::{Slots, sound};
 use os::dir::Directory;
 use os::machine::{EndStatus, Ended};
 use os::manager;
@@ -222,11 +222,7 @@ impl NodeProcess {
         if matches!(ended.status, EndStatus::Killed(_)) {
             let _ = os::machine::end_group(ended.pid);
         }
-        // It is gone before what it said last is heard.
-        let mut last = [0; MESSAGE_BYTES_MAX];
-        while let Ok((len, _)) = rustix::net::recv(&self.notify, &mut last, RecvFlags::DONTWAIT) {
-            self.heard(now, &String::from_utf8_lossy(last.get(..len).unwrap_or_default()));
-        }
+        self.hear_last_words();
         let has_served = std::mem::replace(&mut self.is_ready, false);
         self.status.clear();
         let why = match self.reason.take() {
@@ -255,6 +251,7 @@ impl NodeProcess {
 
     fn start(&mut self, now: Instant) {
         self.forget_said();
+        self.reason = None;
         let started = self.write().and_then(|()| {
             self.remember();
             let program = std::env::current_exe().context("this program")?;
@@ -311,6 +308,24 @@ impl NodeProcess {
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
     }
 
+    /// Why it ended, where it was gone before that was heard. That it serves doesn't count any more.
+    fn hear_last_words(&mut self) {
+        let mut last = [0; MESSAGE_BYTES_MAX];
+        while let Ok((len, _)) = rustix::net::recv(&self.notify, &mut last, RecvFlags::DONTWAIT) {
+            self.note(&String::from_utf8_lossy(last.get(..len).unwrap_or_default()));
+        }
+    }
+
+    fn note(&mut self, said: &str) {
+        for line in said.lines() {
+            match line.split_once('=') {
+                Some(("STATUS", status)) => status.clone_into(&mut self.status),
+                Some((manager::FAILED, "1")) => self.reason = Some(self.status.clone()),
+                _ => {}
+            }
+        }
+    }
+
     /// What the process before has said and nobody has heard: it would count for the next one, which could be taken for
     /// one that serves and never does.
     fn forget_said(&self) {
@@ -328,18 +343,12 @@ impl NodeProcess {
             State::Ending { .. } => false,
             State::Off { .. } => return,
         };
-        for line in said.lines() {
-            match line.split_once('=') {
-                Some(("READY", "1")) if is_on && !self.is_ready => {
-                    self.is_ready = true;
-                    self.course.serves();
-                    self.pause = PAUSE_FIRST;
-                    self.news.push_back(News::Ready);
-                }
-                Some(("STATUS", status)) => status.clone_into(&mut self.status),
-                Some((manager::FAILED, "1")) => self.reason = Some(self.status.clone()),
-                _ => {}
-            }
+        self.note(said);
+        if is_on && !self.is_ready && said.lines().any(|line| line == "READY=1") {
+            self.is_ready = true;
+            self.course.serves();
+            self.pause = PAUSE_FIRST;
+            self.news.push_back(News::Ready);
         }
     }
 }
@@ -353,7 +362,7 @@ fn spawn(command: &mut Command) -> io::Result<u32> {
 pub fn slots() -> Slots {
     let known = Identity::peek(Path::new(STATE_DIR)).map(|identity| identity.slots().clone());
     // More than a shelf has can't be told, nor used.
-    known.ok().map(sound).filter(|slots| slots.len() <= SLOTS_MAX).unwrap_or_default()
+    known.ok().map(sound).unwrap_or_default()
 }
 
 fn configuration() -> PathBuf {
@@ -441,7 +450,7 @@ mod tests {
         let ended = Ended { pid: u32::MAX, status: EndStatus::Exited(1) };
         for (said, why) in [
             ("STATUS=no sh\nX_ETHERPOOL_FAILED=1", "the node ended with code 1 (no sh)"),
-            ("STATUS=2 exports", "the node ended with code 1"),
+            ("STATUS=2 exports\nREADY=1", "the node ended with code 1"),
         ] {
             node.state = State::On { pid: u32::MAX, since: now, heard: now };
             says.send_to(said.as_bytes(), dir.path().join(NOTIFY)).unwrap();

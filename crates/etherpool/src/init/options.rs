@@ -48,6 +48,18 @@ pub enum Syslog {
 }
 
 impl Options {
+    /// Whether to ask a boot server that a DHCP server names, in place of this one. Who has accepted the node stays the one:
+    /// whoever answers to DHCP doesn't get it by that.
+    pub fn may_follow(
+        &self,
+        server: Option<SocketAddr>,
+        found: SocketAddr,
+        is_accepted: bool,
+    ) -> bool {
+        let is_asked = self.boot == Boot::Found && server != Some(found);
+        is_asked && (server.is_none() || !is_accepted)
+    }
+
     /// Of /proc/cmdline. Words of others say nothing here, and the last of several counts.
     pub fn parse(command_line: &str) -> Options {
         let mut options = Options::default();
@@ -123,6 +135,19 @@ fn address(text: &str, port: u16) -> Option<SocketAddr> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_answers_to_dhcp_does_not_get_a_node_that_somebody_has() {
+        let [ours, theirs] = ["10.0.0.1:8069", "10.0.0.9:8069"].map(|at| at.parse().unwrap());
+        let may = |words, server, is_accepted| {
+            Options::parse(words).may_follow(server, theirs, is_accepted)
+        };
+        assert!(may("", None, false) && may("", None, true) && may("", Some(ours), false));
+        assert!(!may("", Some(ours), true) && !may("", Some(theirs), false));
+        for words in ["etherpool.boot=none", "etherpool.boot=http://10.0.0.1:8069"] {
+            assert!(!may(words, None, false), "{words}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_understood() {

@@ -14,14 +14,13 @@ use toml::{Table, Value};
 use uuid::Uuid;
 
 use super::identity::Heard;
+use super::network::WIRED;
 use crate::node::check_text;
 
 /// Where the node keeps what it must not lose while it runs.
 pub const STATE_DIR: &str = "/var/lib/etherpool";
 /// Where its sockets are.
 pub const RUN_DIR: &str = "/run/etherpool";
-/// What the kernel calls Ethernet's interfaces where nobody names them otherwise.
-const INTERFACES: [&str; 1] = ["eth*"];
 /// What the node takes at its start only.
 const AT_START_ONLY: [&str; 8] = [
     "name",
@@ -294,7 +293,7 @@ fn complete(configuration: &mut Table, machine: &Machine, name: &str) {
     configuration.insert("run-dir".into(), text(RUN_DIR));
     let own = [
         ("node-id", text(&machine.node_id().to_string())),
-        ("interfaces", Value::Array(INTERFACES.map(text).to_vec())),
+        ("interfaces", Value::Array(vec![text(&format!("{WIRED}*"))])),
     ];
     for (key, value) in own {
         configuration.entry(key).or_insert(value);

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use futures::FutureExt;
-use pool::metadata::{KeepNotes, KeeperId, KeptNotes, Layout, NOTES_BYTES_MAX, NotesKept};
+use pool::metadata::{
+    KeepNotes, KeeperId, KeptNotes, Layout, NOTE_BYTES_MAX, NOTES_BYTES_MAX, NotesKept,
+};
 
 use super::common::{CONVERGENCE_MAX, POOL, Rig, VOLUME, expect};
 use super::jobs::disturb;
@@ -54,7 +56,7 @@ impl Desk {
             expect(found == *kept, || differs(*id, &found, kept))?;
         }
         expect(shown.is_empty(), || format!("somebody has kept {shown:?}"))?;
-        let taken: usize = self.keepers.iter().map(|keeper| bytes_of(&keeper.kept)).sum();
+        let taken: usize = self.keepers.iter().map(|keeper| bytes_of_all(&keeper.kept)).sum();
         expect(taken <= NOTES_BYTES_MAX, || format!("{taken} bytes are kept"))
     }
 
@@ -140,13 +142,17 @@ fn differs(id: KeeperId, found: &Notes, expected: &Notes) -> String {
     format!("{id} has {:?}, not {:?}", short(found), short(expected))
 }
 
-/// What they take, with the names of their properties.
-fn bytes_of(notes: &Notes) -> usize {
-    let property = "note-0123456789abcdef.".len();
-    notes.iter().map(|(name, text)| property + name.len() + text.len()).sum()
+/// What a note takes, with the name of its property.
+fn bytes_of(name: &str, text: &str) -> usize {
+    "note-0123456789abcdef.".len() + name.len() + text.len()
 }
 
-/// Whether a keeper has what it wanted; where there is no room for all of it, each note as it wanted it, or as it was before.
+fn bytes_of_all(notes: &Notes) -> usize {
+    notes.iter().map(|(name, text)| bytes_of(name, text)).sum()
+}
+
+/// Whether a keeper has what it wanted: each note as it wanted it, unless there is no room for that even now; then as it was
+/// before, unless there is none for that either.
 fn is_right(
     want: &KeepNotes,
     before: &Notes,
@@ -159,11 +165,20 @@ fn is_right(
             all.entry(name.clone()).or_insert_with(|| text.clone());
         });
     }
-    let taken: usize = others.values().map(bytes_of).sum();
-    if taken + bytes_of(&all) + bytes_of(before) < NOTES_BYTES_MAX {
-        return *found == all;
-    }
-    found.iter().all(|(name, text)| all.get(name) == Some(text) || before.get(name) == Some(text))
+    let taken: usize = others.values().chain([found]).map(bytes_of_all).sum();
+    let room = NOTES_BYTES_MAX.saturating_sub(taken);
+    let fits = |name: &str, text: &str, instead: Option<&String>| {
+        let room = room + instead.map_or(0, |instead| bytes_of(name, instead));
+        text.len() <= NOTE_BYTES_MAX && bytes_of(name, text) <= room
+    };
+    let is_as_good = |(name, text): (&String, &String)| match (found.get(name), before.get(name)) {
+        (Some(now), _) if now == text => true,
+        (Some(now), was) => was == Some(now) && !fits(name, text, Some(now)),
+        (None, was) => !fits(name, text, None) && was.is_none_or(|was| !fits(name, was, None)),
+    };
+    taken <= NOTES_BYTES_MAX
+        && found.keys().all(|name| all.contains_key(name))
+        && all.iter().all(is_as_good)
 }
 
 async fn notes(stage: Stage) -> Result<(), Failure> {

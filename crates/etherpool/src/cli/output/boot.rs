@@ -44,6 +44,14 @@ pub fn pending(waiting: &[Said]) -> String {
     if waiting.is_empty() {
         return "No node waits for being accepted.\n".to_owned();
     }
+    format!(
+        "{}To take one for a node of this cluster compare its key with the one on its console.\n",
+        said(waiting)
+    )
+}
+
+/// What nodes have said last.
+pub fn said(nodes: &[Said]) -> String {
     let one = |said: &Said| {
         let hello = &said.hello;
         let conflict = said.conflict.map(|conflict| format!("** {} **\n", conflict.reason()));
@@ -53,7 +61,8 @@ pub fn pending(waiting: &[Said]) -> String {
             ("  said hello", time(said.at_seconds)),
             ("  runs", format!("etherpool {}, Linux {}", hello.program_version, hello.kernel)),
         ]));
-        if let Some(identity) = &hello.identity {
+        let is_waiting = !said.is_accepted || said.conflict.is_some();
+        if let Some(identity) = hello.identity.as_ref().filter(|_| is_waiting) {
             let whom = match (hello.uuid, hello.macs.first()) {
                 (Some(uuid), _) if said.conflict != Some(Conflict::OtherAddresses) => {
                     uuid.to_string()
@@ -67,11 +76,7 @@ pub fn pending(waiting: &[Said]) -> String {
         text.push_str(&disks(&hello.disks));
         text
     };
-    let all: Vec<String> = waiting.iter().map(one).collect();
-    format!(
-        "{}To take one for a node of this cluster compare its key with the one on its console.\n",
-        all.join("\n")
-    )
+    nodes.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// What accepting a node means.

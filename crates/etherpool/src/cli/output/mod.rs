@@ -30,7 +30,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 pub use alerts::{alert_test, alerts};
-pub use boot::{accepting, booting, pending};
+pub use boot::{accepting, booting, pending, said};
 pub use boot_copies::{CopyShown, RestoreShown, boot_copies, forgetting, restored, restoring};
 pub use check::pool_check;
 pub use disks::{disks, targets, with_missing};
