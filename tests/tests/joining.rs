@@ -116,6 +116,13 @@ fn blank_disks_are_for_those_whom_their_node_joined() {
     let (done, text) = rival.cli(&create_one);
     assert!(!done, "{text}");
     assert!(members(&lab, "n1").is_empty());
+    // Who did that is in its log, and what it waits for once it starts again.
+    for command in ["join ", "key forget "] {
+        assert!(lab.log("n1").contains(command), "{command}");
+    }
+    lab.lab(&["kill", "n1"]);
+    lab.lab(&["start", "n1"]);
+    wait_until("it says so", || lab.log("n1").contains("until it joins a supervisor"));
 }
 
 fn forget(lab: &Lab, node: &str, key: &str) -> Output {

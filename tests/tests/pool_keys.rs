@@ -70,7 +70,8 @@ fn disks_obey_whom_their_pool_lets_in() {
     let (code, text) = lab.said(&["pool", "key", "export", POOL, path]);
     assert!(code != 0 && text.contains("exists"), "{text}");
     let text = std::fs::read_to_string(&copy).unwrap();
-    assert!(!lab.show(&["pool", "history", POOL]).contains(text.trim()));
+    let history = lab.show(&["pool", "history", POOL]);
+    assert!(history.contains("pool key export") && !history.contains(text.trim()), "{history}");
 
     // One disk is away while the pool gets another key, and hears of it when it is back.
     lab.lab(&["kill", "n3"]);
@@ -113,16 +114,11 @@ fn disks_obey_whom_their_pool_lets_in() {
     drop(rival);
     for (node, disk) in [("n1", "e1.0"), ("n2", "e2.0")] {
         let run = lab.dir().join(node).join("run");
-        lab.cli(&[
-            "disk",
-            "reset-owner",
-            disk,
-            "--force-disk",
-            disk,
-            "--node",
-            run.to_str().unwrap(),
-            "--yes",
-        ]);
+        let at = ["--force-disk", disk, "--node", run.to_str().unwrap()];
+        let reset = [&["disk", "reset-owner", disk][..], &at].concat();
+        let plan = lab.cli(&[&reset[..], &["--dry-run"]].concat());
+        assert!(plan.contains("would obey nobody"), "{plan}");
+        lab.cli(&[&reset[..], &["--yes"]].concat());
         // Who has done so is in its log.
         let log = std::fs::read_to_string(lab.dir().join(format!("log/{node}.log"))).unwrap();
         assert!(log.contains(&format!("disk reset-owner {disk}")), "{log}");
@@ -146,4 +142,35 @@ fn disks_obey_whom_their_pool_lets_in() {
     assert_eq!((supervisors(&anew), &anew["unheard"]), (vec![&*owner], &Value::Array(vec![])));
     lab.wait_clean();
     lab.cli(&["volume", "verify", VOLUME]);
+}
+
+/// The supervisor's machine is lost, and with it its state. A copy of the pool's key is all that another machine has of it.
+#[test]
+fn who_has_a_copy_of_the_key_imports_the_pool_on_another_machine() {
+    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() });
+    let state = lab.dir().join("supervisor/state");
+    let owner = key_of(&state);
+    std::fs::write(lab.mount().join("words"), vec![b'w'; 1 << 20]).unwrap();
+    lab.wait_clean();
+    let copy = lab.dir().join("copy");
+    let path = copy.to_str().unwrap();
+    lab.cli(&["pool", "key", "export", POOL, path]);
+    lab.lab(&["kill", "supervisor"]);
+    let rival = Rival::start_unknown(&lab);
+    let other = key_of(&lab.dir().join("rival/state"));
+    let_in(&lab, &[&owner, &other]);
+    wait_until("it sees the pool", || rival.must(&["pool", "list", "--json"]).contains(POOL));
+    let import = ["pool", "import", POOL, "--force", "--yes"];
+    let (done, text) = rival.cli(&import);
+    assert!(!done && text.contains("--key"), "{text}");
+    rival.must(&[&import[..], &["--key", path]].concat());
+    // It is let in by what the key signed, and has the copy, so it can let others in.
+    wait_until("all have heard", || keys(&rival)["unheard"] == Value::Array(vec![]));
+    assert!(supervisors(&keys(&rival)).contains(&&*other), "{}", keys(&rival));
+    assert!(keys(&rival)["file"].as_str().is_some_and(|file| Path::new(file).exists()));
+    rival.must(&["pool", "key", "revoke", POOL, &owner, "--yes"]);
+    wait_until("all have heard", || keys(&rival)["unheard"] == Value::Array(vec![]));
+    rival.must(&["volume", "verify", VOLUME]);
+    let (_, text) = rival.cli(&["pool", "history", POOL]);
+    assert!(text.contains("import"), "{text}");
 }

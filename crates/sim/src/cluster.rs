@@ -59,6 +59,8 @@ pub struct Plan {
     pub line: Option<Line>,
     /// Pools have keys; without that in half of the runs.
     pub granted: bool,
+    /// All machines demand keys of all; without that, as it follows from their numbers.
+    pub demanding: bool,
     /// Supervisors show this key, which every pool lets in, instead of their own.
     pub is_fork: bool,
 }
@@ -85,6 +87,7 @@ impl Plan {
             disk: Model::Quick,
             line: None,
             granted: false,
+            demanding: false,
             is_fork: false,
         }
     }

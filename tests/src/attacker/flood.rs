@@ -22,9 +22,12 @@ pub enum FloodOf {
     Hellos,
     /// Openings with what the target gave, and a handshake that is none.
     Garbage,
-    /// Openings by somebody who has a key, as anybody can make one.
+    /// Openings by many who have a key each, as anybody can make as many as he likes.
     Strangers,
 }
+
+/// More than an export has sessions.
+const KEYS: usize = 64;
 
 /// Until it is stopped.
 pub struct Flood {
@@ -36,7 +39,7 @@ struct Work {
     socket: FrameSocket,
     of: FloodOf,
     targets: Vec<(ShelfSlot, MacAddr)>,
-    own: KeyPair,
+    keys: Vec<KeyPair>,
     sent: u64,
 }
 
@@ -45,8 +48,9 @@ impl Flood {
     pub fn start(attacker: &Attacker, of: FloodOf, targets: &[(ShelfSlot, MacAddr)]) -> Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (socket, targets, own) = (attacker.socket(), targets.to_vec(), any_key());
-        let mut work = Work { socket, of, targets, own, sent: 0 };
+        let (socket, targets) = (attacker.socket(), targets.to_vec());
+        let keys = (0..KEYS).map(|_| any_key()).collect();
+        let mut work = Work { socket, of, targets, keys, sent: 0 };
         let thread = std::thread::spawn(move || {
             let begun = Time::now();
             while !stopped.load(Ordering::Relaxed) {
@@ -116,7 +120,9 @@ impl Work {
             FloodOf::Strangers => {
                 let offer = offer?;
                 let said = prologue(&opening, &offer, reply.detail, version, instance, address);
-                Asking::begin(&self.own, &offer.key, &said, &choice.bytes(&[]), drawn())?.1
+                let [at] = drawn::<1>();
+                let own = &self.keys[usize::from(at) % KEYS];
+                Asking::begin(own, &offer.key, &said, &choice.bytes(&[]), drawn())?.1
             }
             _ => drawn::<{ ASK_BYTES + 2 }>().to_vec(),
         };

@@ -5,7 +5,10 @@ use std::rc::Rc;
 
 use block::probe::{LABEL_MAGIC, RESERVATION_MAGIC};
 use block::{Answer, Epoch, Lba};
-use seal::{Asking, Grant, Identity, KeyPair, Keys, PoolKeyPair, SecretKey, Security, Suite};
+use seal::{
+    Asking, Grant, Identity, KeyPair, Keys, Members, PoolKeyPair, PublicKey, SecretKey, Security,
+    Suite, Token,
+};
 
 use super::session::{opening, received};
 use super::*;
@@ -19,6 +22,29 @@ fn key(number: u8) -> KeyPair {
     KeyPair::of(SecretKey::new([number; 32])).unwrap()
 }
 
+/// Of a target that nobody has joined.
+struct Nobody;
+
+impl Members for Nobody {
+    fn has(&self, _: &PublicKey) -> bool {
+        false
+    }
+
+    fn is_own(&self, _: &PublicKey, is_named: bool) -> bool {
+        is_named
+    }
+
+    fn tokens(&self) -> Vec<Token> {
+        Vec::new()
+    }
+
+    fn tokens_for(&self, _: &PublicKey) -> Vec<Token> {
+        Vec::new()
+    }
+
+    fn joined(&self, _: PublicKey, _: &Token) {}
+}
+
 /// A disk that obeys its owner, of a target that demands keys and speaks with everybody who has one.
 fn bench() -> Bench {
     let mut bench = Bench::new(held(5, 1), |_| ());
@@ -28,6 +54,7 @@ fn bench() -> Bench {
         bytes.fill(drawn);
     });
     let identity = Identity::new(key(NODE), entropy).with_least(Security::Encrypt);
+    let identity = identity.with_members(Rc::new(Nobody));
     bench.target.set_identity(Rc::new(identity));
     let pool = PoolKeyPair::of(SecretKey::new([9; 32])).unwrap();
     let grant: Grant = pool.found(&[key(OWNER).public()]).unwrap();
@@ -133,6 +160,23 @@ fn strangers_openings_hold_nobody_up() {
     opened(&mut bench, again);
 }
 
+/// An export has 32 sessions: who makes keys, as many as he likes, has strangers make room, and nobody who is served.
+#[test]
+fn strangers_with_many_keys_throw_out_nobody_who_is_served() {
+    let mut bench = bench();
+    let begun = begin(&mut bench, OWNER);
+    bench.serve();
+    let mut owner = opened(&mut bench, begun);
+    for number in 0..40 {
+        bench.pass(Duration::from_millis(100));
+        let stranger = begin(&mut bench, 10 + number);
+        opened(&mut bench, stranger);
+        bench.sent.clear();
+    }
+    write(&mut bench, &mut owner, 1);
+    assert_eq!(bench.io.len(), 1, "its session is gone");
+}
+
 /// However many are sent: what a handshake costs is paid for so many, and then others have their turn. It was 64 in a quarter
 /// of a second once, and all others waited for those in one piece.
 #[test]
@@ -174,6 +218,7 @@ fn nobody_without_a_key_makes_a_disk_of_a_pool() {
             if demands_keys {
                 let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(1));
                 let identity = Identity::new(key(NODE), entropy).with_least(Security::Encrypt);
+                let identity = identity.with_members(Rc::new(Nobody));
                 bench.target.set_identity(Rc::new(identity));
             }
             if trusted {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use aoe_wire::MacAddr;
 use boot::node::{Answer, HELLO_BYTES_MAX, HELLO_PATH, Hello, State};
 use boot::tftp::Name;
-use control::boot::{Assignment, KeptIdentity, NoIdentity, slots_signer};
+use control::boot::{Assignment, KeptIdentity, Machine, NoIdentity, slots_signer};
 use frontend::places::{Places, network_of};
 use futures::stream::{Stream, try_unfold};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -249,13 +249,13 @@ impl Http {
 
 /// What is said of a node's disks then. A stranger says it, or an image of before nodes signed it.
 const NOT_SIGNED: &str =
-    "; the slots of its disks aren't kept, as it didn't sign them (build its image anew)";
+    "the slots of its disks aren't kept, as it didn't sign them (build its image anew)";
 
 /// None where it isn't clear who it is. Blocks.
 fn answer_hello(
     shared: &Shared,
     peer: SocketAddr,
-    hello: Hello,
+    mut hello: Hello,
 ) -> Result<Option<Answer>, NoIdentity> {
     if let Some(Err(error)) = hello.identity.as_ref().map(KeptIdentity::shown) {
         shared.troubles.tell(|untold| {
@@ -280,29 +280,34 @@ fn answer_hello(
         }
         None => Standing::Unknown,
     };
+    let signer = slots_signer(&hello);
+    let has_signed =
+        |of: &Machine| signer.is_some() && signer == of.identity.as_ref().map(KeptIdentity::public);
+    let has_news = |of: &Machine| shared.slots.look().lacks(of, &hello.slots);
+    let learns = machine.filter(|of| of.identity.is_some() && has_news(of)).map(has_signed);
+    if learns == Some(false) {
+        let message = hello.message.take().unwrap_or_default();
+        hello.message =
+            Some(format!("{message}; {NOT_SIGNED}").trim_start_matches("; ").to_owned());
+    }
     let (macs, phase) = (hello.macs.clone(), hello.phase);
     let message = hello.message.as_deref().map(|message| format!(": {message}"));
     let hands_key = told::hands_key(&hello);
-    let (said, signer) = (hello.slots.clone(), slots_signer(&hello));
+    let said = hello.slots.clone();
     let heard = shared.hellos.change().hear(hello, standing, now_seconds());
     let Heard { is_remembered, is_stranger } = heard;
-    let mut how_far = format!("node: {phase}{}", message.unwrap_or_default());
-    let machine = machine.filter(|_| !is_stranger);
-    let mut answer = told::answer(machine, is_remembered, hands_key);
-    if let (State::Accepted, Some(machine)) = (answer.state, machine) {
-        let is_its_own =
-            signer.is_some() && signer == machine.identity.as_ref().map(KeptIdentity::public);
-        let is_news = shared.slots.look().lacks(machine, &said);
-        if is_news && is_its_own {
-            shared.slots.change().learn(machine, &said, table.machines());
-        } else if is_news {
-            how_far.push_str(NOT_SIGNED);
-        }
-        answer.slots = shared.slots.look().of(machine);
-    }
+    let how_far = format!("node: {phase}{}", message.unwrap_or_default());
     let mut sightings = shared.sightings.change();
     macs.iter().for_each(|mac| sightings.got(*mac, &how_far));
     drop(sightings);
+    let machine = machine.filter(|_| !is_stranger);
+    let mut answer = told::answer(machine, is_remembered, hands_key);
+    if let (State::Accepted, Some(machine)) = (answer.state, machine) {
+        if learns == Some(true) {
+            shared.slots.change().learn(machine, &said, table.machines());
+        }
+        answer.slots = shared.slots.look().of(machine);
+    }
     if let (Some(identity), Some(machine)) = (&answer.identity, machine) {
         // Each time: whoever has it without being that machine leaves no other trace.
         let (node, key) = (machine.called(), &identity.public);

@@ -143,6 +143,37 @@ fn look_again<T>(
     Some(Seen { mark, says: Err(error) })
 }
 
+/// Whatever commands do to machines is in the log of who goes by it, where anybody may look.
+fn tell_changes(was: Option<&Machine>, is: &Machine) {
+    let changes = changes(was, is);
+    if !changes.is_empty() {
+        let changes = changes.join(", ");
+        tracing::info!(machine = is.called(), "what is known of a machine has changed: {changes}");
+    }
+}
+
+fn changes(was: Option<&Machine>, is: &Machine) -> Vec<String> {
+    let none = Machine::new(is.uuid, Vec::new());
+    let was = was.unwrap_or(&none);
+    let key = |machine: &Machine| machine.identity.as_ref().map(|kept| kept.public());
+    let boots = |boot: &Assignment| format!("it boots {boot}");
+    let all = [
+        (was.name != is.name).then(|| "its name".to_owned()),
+        (was.macs != is.macs).then(|| "its addresses".to_owned()),
+        (was.shelf != is.shelf).then(|| format!("its shelf ({:?})", is.shelf.unwrap_or_default())),
+        (was.boot != is.boot)
+            .then(|| is.boot.as_ref().map_or("it boots what others do".to_owned(), boots)),
+        (key(was) != key(is)).then(|| match key(is) {
+            Some(key) => format!("accepted with the key {key}"),
+            None => "accepted no more".to_owned(),
+        }),
+        (was.supervisors != is.supervisors).then(|| "whom it obeys".to_owned()),
+        (was.configuration != is.configuration).then(|| "its configuration".to_owned()),
+        (was.slots != is.slots).then(|| "slots of its disks".to_owned()),
+    ];
+    all.into_iter().flatten().collect()
+}
+
 pub(super) fn to_mark(stat: &Stat) -> Mark {
     let times =
         [stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64];
@@ -181,11 +212,20 @@ impl Read {
         for name in names {
             let read = || state.machine(&name);
             let so_long = "the machine gets nothing until then";
-            let seen = look_again(&state.machines, &name, before.remove(&name), read, so_long);
+            let former = before.remove(&name);
+            let was = former.as_ref().and_then(|former| former.says.as_ref().ok()).cloned();
+            let seen = look_again(&state.machines, &name, former, read, so_long);
             if let Some(seen) = seen {
+                if self.looked.is_some()
+                    && let Ok(machine) = &seen.says
+                {
+                    tell_changes(was.as_ref(), machine);
+                }
                 self.files.insert(name, seen);
             }
         }
+        let gone = before.values().filter_map(|former| former.says.as_ref().ok());
+        gone.for_each(|machine| tracing::info!(machine = machine.called(), "its file is gone"));
         let read = || state.default().map(Some);
         let so_long = "there is no default until then";
         let name = OsStr::new(DEFAULT_FILE);
@@ -287,6 +327,21 @@ mod tests {
 
     fn boots(machine: Machine, boot: Assignment) -> Machine {
         Machine { boot: Some(boot), ..machine }
+    }
+
+    #[test]
+    fn what_commands_change_is_told() {
+        let new = boots(Machine::new(Some(UUID), vec![MAC]), Assignment::Local);
+        assert_eq!(changes(None, &new), ["its addresses", "it boots local"]);
+        assert!(changes(Some(&new), &new).is_empty());
+        let key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+        let kept = boot::node::Kept::Plain { secret: key.into() };
+        let identity = Some(control::boot::KeptIdentity::of(key.parse().unwrap(), &kept));
+        let next = Machine { identity, shelf: Some(7), boot: None, ..new.clone() };
+        let told = changes(Some(&new), &next);
+        assert_eq!(told[..2], ["its shelf (7)", "it boots what others do"]);
+        assert_eq!(told[2..], [format!("accepted with the key {key}")]);
+        assert_eq!(changes(Some(&next), &new)[2..], ["accepted no more"]);
     }
 
     #[test]

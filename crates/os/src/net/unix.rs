@@ -274,6 +274,11 @@ async fn keep_connected(handle: ReactorHandle, inner: Rc<Inner>, spot: Spot) {
     }
 }
 
+fn is_ours(socket: &OwnedFd) -> bool {
+    let peer = rustix::net::sockopt::socket_peercred(socket);
+    peer.is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
 fn seqpacket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
@@ -333,11 +338,14 @@ impl UnixPortListener {
         self.directory.path_of(&self.name)
     }
 
-    /// The next connection.
+    /// The next connection of this user, or of root. The socket's mode says the same, where nobody has changed it.
     pub async fn accept(&self) -> UnixPort {
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(self.watch.fd(), flags) {
+                Ok(socket) if !is_ours(&socket) => {
+                    tracing::warn!(path = %self.path().display(), "refused: a connection of another user");
+                }
                 Ok(socket) => {
                     sys::enlarge_buffers(socket.as_fd(), SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES);
                     let inner = Inner::new(&self.handle, self.path().display().to_string());

@@ -73,6 +73,41 @@ fn frames_cross_padded_and_whole_and_the_client_comes_back() {
     reactor.run_until(limited).unwrap().unwrap();
 }
 
+/// Whoever is connected is trusted with what is on disks.
+#[test]
+fn other_users_are_refused_whatever_the_sockets_mode_is() {
+    let (mut reactor, handle) = Reactor::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Directory::open(dir.path()).unwrap();
+    let path = dir.path().join("node");
+    let spot = Spot::of(&path).unwrap();
+    let scenario = async move {
+        let listener = UnixPortListener::bind(&handle, &directory, "node").unwrap();
+        for (open, mode) in [(dir.path(), 0o755), (&path, 0o666)] {
+            let mode = rustix::fs::Mode::from_raw_mode(mode);
+            rustix::fs::chmod(open, mode).unwrap();
+        }
+        let at = path.clone();
+        let other = std::thread::spawn(move || {
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            // Of this thread alone.
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+            let socket = socket.unwrap();
+            rustix::net::connect(&socket, &SocketAddrUnix::new(&at).unwrap()).unwrap();
+            socket
+        });
+        let other = other.join().unwrap();
+        let client = UnixPort::connect(&handle, spot);
+        let server = listener.accept().await;
+        connected(&client).await;
+        client.transmit(&mut vec![frame(2, 100)]);
+        assert_eq!(next_frames(&server).await[0][..136], [2; 136]);
+        assert_eq!(rustix::io::read(&other, &mut [0; 8]), Ok(0), "it is connected");
+    };
+    reactor.run_until(scenario).unwrap();
+}
+
 #[test]
 fn a_peer_that_reads_nothing_costs_frames_only() {
     let (mut reactor, handle) = Reactor::new().unwrap();

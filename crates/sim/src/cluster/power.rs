@@ -1,5 +1,7 @@
 //! What starts and ends machines and processes, and what repairs them.
 
+use seal::Security;
+
 use super::*;
 
 impl Cluster {
@@ -16,7 +18,10 @@ impl Cluster {
             machine: node.machine,
             name: &node.name,
             shelf: node.shelf,
-            security: drivers::security_of(node.machine),
+            security: match drivers::security_of(node.machine) {
+                Security::None if self.plan.demanding => Security::Authenticate,
+                security => security,
+            },
         };
         drivers::serve(&process, ports, facts, &devices);
         *node.process.borrow_mut() = Some(process);
@@ -81,7 +86,7 @@ impl Cluster {
         };
         let engine = Engine::new(handle.clone(), config);
         let ports = open(&self.networks, &supervisor.stations);
-        let least = if granted { seal::Security::Authenticate } else { seal::Security::None };
+        let least = if granted { Security::Authenticate } else { Security::None };
         drivers::attach(&handle, ports, (shows, least), &engine);
         drivers::follow_events(&process, &engine, self.world(), &supervisor.name, &self.evict);
         *supervisor.last_claim.borrow_mut() = None;

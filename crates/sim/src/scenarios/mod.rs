@@ -1,6 +1,7 @@
 //! The named courses of events, one file per group, and the random one.
 
 mod attacker;
+mod besieged;
 mod booting;
 mod checksums;
 mod common;
@@ -89,6 +90,7 @@ pub fn named() -> Vec<Scenario> {
         logs::SCENARIOS,
         copies::SCENARIOS,
         notes::SCENARIOS,
+        besieged::SCENARIOS,
         nth_step::SCENARIOS,
         metadata::SCENARIOS,
         votes::SCENARIOS,

@@ -212,7 +212,7 @@ async fn notes(stage: Stage) -> Result<(), Failure> {
 }
 
 /// Another supervisor has the pool.
-async fn taken_over(rig: &Rc<Rig>) -> Result<(), Failure> {
+pub(super) async fn taken_over(rig: &Rc<Rig>) -> Result<(), Failure> {
     let other = 1 - rig.active();
     rig.cluster.kill_supervisor(rig.active());
     rig.forget_clients();
