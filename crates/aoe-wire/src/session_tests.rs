@@ -167,6 +167,26 @@ fn a_sealed_message_is_opened_as_it_was_and_not_otherwise() {
     }
 }
 
+/// A whole one, as docs/session.md has it: by that another implementation sees what is sealed with what, and what the CRC
+/// is of.
+#[test]
+fn a_sealed_message_is_the_documented_one() {
+    let [client, target] = [1, 2].map(|number| KeyPair::of(SecretKey::new([number; 32])).unwrap());
+    let begun = Asking::begin(&client, &target.public(), b"prologue", b"\x02\x01", [3; 32]);
+    let (mut asking, ask) = begun.unwrap();
+    let asked = Asked::read(&target, b"prologue", &ask, [4; 32]).unwrap();
+    let (suite, security) = (Suite::Aes256Gcm, Security::Encrypt);
+    let (answer, _) = asked.answer(b"export", suite, security).unwrap();
+    let (_, mut keys) = asking.finish(&answer, suite, security).unwrap();
+    let sealing = Sealing { sealer: &mut keys.sealer, now: Instant::default() };
+    let sealed = bytes_of(&fragment().emit_sealed(Buffer::copy_of(&[5; 1024]), Some(sealing)));
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let text = include_str!("../../../docs/session.md");
+    for part in [&sealed[..64], &sealed[64..128], &sealed[128..144]] {
+        assert!(text.contains(&hex(part)), "docs/session.md lacks {}", hex(part));
+    }
+}
+
 #[test]
 fn a_fragment_of_a_reply() {
     let reply = SessionReply {

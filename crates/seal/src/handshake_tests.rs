@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::PoolKeyPair;
 use crate::key::SecretKey;
 
 const SUITE: Suite = Suite::Aes256Gcm;
@@ -87,10 +88,19 @@ fn an_answer_of_another_is_no_answer() {
     assert!(asking.finish(&answer, SUITE, ENCRYPT).is_some());
 }
 
-/// The vector of docs/session.md, by which another implementation can be tried.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What docs/session.md has to say word for word, by which another implementation can be tried.
+fn documented(parts: &[String]) {
+    let text = include_str!("../../../docs/session.md");
+    let lacking: Vec<&String> = parts.iter().filter(|part| !text.contains(*part)).collect();
+    assert!(lacking.is_empty(), "docs/session.md lacks {lacking:#?}");
+}
+
 #[test]
 fn the_handshake_is_the_documented_one() {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let (client, target) = (pair(1), pair(2));
     let (mut asking, ask) =
         Asking::begin(&client, &target.public(), b"prologue", b"\x02\x01", [3; 32]).unwrap();
@@ -100,8 +110,44 @@ fn the_handshake_is_the_documented_one() {
     let stamp = keys.sealer.stamp(block::Instant::default());
     let mut payload = [0; 7];
     let tag = keys.sealer.seal(stamp, b"head", b"payload", &mut payload);
-    let text = include_str!("../../../docs/session.md");
-    for part in [hex(&ask), hex(&answer), hex(&payload), hex(&tag)] {
-        assert!(text.contains(&part), "docs/session.md lacks {part}");
+    documented(&[hex(&ask), hex(&answer), hex(&payload), hex(&tag)]);
+}
+
+/// Of each suite and each security the first message, and the first under the key that follows.
+#[test]
+fn messages_are_the_documented_ones() {
+    let (client, target) = (pair(1), pair(2));
+    let mut lines = Vec::new();
+    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
+        for security in [Security::Encrypt, Security::Authenticate] {
+            let begun = Asking::begin(&client, &target.public(), b"prologue", b"\x02\x01", [3; 32]);
+            let (mut asking, ask) = begun.unwrap();
+            let asked = Asked::read(&target, b"prologue", &ask, [4; 32]).unwrap();
+            let (answer, _) = asked.answer(b"export", suite, security).unwrap();
+            let (_, keys) = asking.finish(&answer, suite, security).unwrap();
+            let mut sealer = keys.sealer;
+            let said = [0, 15 * 60].map(|seconds| {
+                let now = block::Instant::default() + std::time::Duration::from_secs(seconds);
+                let stamp = sealer.stamp(now);
+                let mut payload = *b"payload";
+                let tag = match sealer.encrypts() {
+                    true => sealer.seal(stamp, b"head", b"payload", &mut payload),
+                    false => sealer.seal_clear(stamp, b"head", b"payload"),
+                };
+                format!("{} {}", hex(&payload), hex(&tag))
+            });
+            lines.push(format!("| {suite:?}, {security} | `{}` | `{}` |", said[0], said[1]));
+        }
     }
+    documented(&lines);
+}
+
+/// What a pool's key signs, and what follows it.
+#[test]
+fn grants_are_the_documented_ones() {
+    let key = |number| PoolKeyPair::of(SecretKey::new([number; 32])).unwrap();
+    let supervisors = [8, 9].map(|number| PublicKey([number; 32]));
+    let first = key(1).found(&supervisors).unwrap();
+    let next = key(1).hand_over(&first, &key(2), &supervisors[..1]).unwrap();
+    documented(&[hex(first.bytes()), hex(next.bytes())]);
 }

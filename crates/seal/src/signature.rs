@@ -160,6 +160,8 @@ mod tests {
             hex,
             "c8853df345ece33372843ff336ccb67a9d8d4de8af6f3645848a30bc6fe48f2bbfec7957d5f158cfb7d95499ee205a4c7cffd393f58fb1345ad1b4cdae3142e110ff1c90846a5b2a55d60ffd310a2240801051bad169d1bfb9181af58a6e0906"
         );
+        let text = include_str!("../../../docs/session.md");
+        assert!(text.contains(&hex[..64]) && text.contains(&hex[64..]));
     }
 
     /// A signature of the wire format of RFC 8032 that others verify.

@@ -240,8 +240,15 @@ mod tests {
         assert_eq!(*token.to_text(), "epj1-AbddALi4uLi4uLi4uLi4uLi4uLjS1s7r");
         let hex = |proof: [u8; PROOF_BYTES]| proof.map(|byte| format!("{byte:02x}")).concat();
         let here = occasion(b"here");
-        assert_eq!(hex(token.proof(Prover::Client, &here)), "9efb95d0e7b0710994bef34302c20e87");
-        assert_eq!(hex(token.proof(Prover::Target, &here)), "90fb70982bcaaa7603ad9e5949a51561");
+        let proofs = [Prover::Client, Prover::Target].map(|prover| hex(token.proof(prover, &here)));
+        assert_eq!(
+            proofs,
+            ["9efb95d0e7b0710994bef34302c20e87", "90fb70982bcaaa7603ad9e5949a51561"]
+        );
+        let text = include_str!("../../../docs/session.md");
+        assert!(
+            proofs.iter().all(|proof| text.contains(proof)) && text.contains(&*token.to_text())
+        );
     }
 
     #[test]
