@@ -395,11 +395,6 @@ impl Cluster {
         }
     }
 
-    /// Whether its pools have keys.
-    pub fn is_granted(&self) -> bool {
-        self.plan.granted || drivers::is_granted(self.world().seed())
-    }
-
     /// What was built.
     pub fn plan(&self) -> &Plan {
         &self.plan

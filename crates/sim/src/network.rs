@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aoe_wire::Port;
-use aoe_wire::{Frame, MacAddr};
+use aoe_wire::{Command, Frame, Header, MacAddr, Port};
 use block::{Instant, crc32c};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -39,6 +38,10 @@ const SEND_QUEUE_MAX: Duration = Duration::from_millis(20);
 const TAPE_MAX: usize = 20_000;
 /// Frames handed over in one go.
 const BATCH_MAX: usize = 64;
+/// Of a sealed message (docs/session.md): its session, and the number of its key 4 and its own under it 8.
+const SESSION_AT: usize = 32;
+const NUMBER_AT: usize = 100;
+const NUMBER_BYTES: usize = 12;
 
 /// How a cable treats frames, in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +103,12 @@ pub struct Network {
     counters: Cell<NetworkCounters>,
     /// The newest frames, for who listens; none where nobody does.
     tape: RefCell<Option<VecDeque<Rc<Vec<u8>>>>>,
+    /// By which number each machine sealed last in a session: **none is ever used again**.
+    sealed: RefCell<BTreeMap<Sealer, [u8; NUMBER_BYTES]>>,
 }
+
+/// A session, and one end of it.
+type Sealer = ([u8; 8], MacAddr);
 
 /// What became of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +173,7 @@ impl Network {
             random: RefCell::new(fork(world.seed(), &label)),
             counters: Cell::default(),
             tape: RefCell::default(),
+            sealed: RefCell::default(),
         })
     }
 
@@ -285,6 +294,21 @@ impl Network {
         for (to, bytes) in held {
             self.carry(from, &to, &bytes);
         }
+    }
+
+    /// A machine itself sends a message that begins so: sealed by a number that is higher than all that it used in this session.
+    /// What is sent again is sealed anew; whoever seals two messages by one number has shown both, and the key that makes tags.
+    fn seals(&self, from: MacAddr, head: &[u8]) {
+        let is_of_session = Header::parse(head).is_ok_and(|head| head.command == Command::Session);
+        let session = head.get(SESSION_AT..).and_then(|rest| rest.first_chunk());
+        let number = head.get(NUMBER_AT..).and_then(|rest| rest.first_chunk::<NUMBER_BYTES>());
+        let (Some(session), Some(number)) = (session, number) else { return };
+        // Keys count from 1.
+        if !is_of_session || number[..4] == [0; 4] {
+            return;
+        }
+        let former = self.sealed.borrow_mut().insert((*session, from), *number);
+        assert!(former.is_none_or(|former| former < *number), "{from} seals twice by one number");
     }
 
     fn carry(self: &Rc<Self>, from: &Rc<Station>, to: &Rc<Station>, bytes: &Rc<Vec<u8>>) {
@@ -500,6 +524,7 @@ impl Port for SimPort {
 
     fn transmit(&self, frames: &mut Vec<Frame>) {
         for frame in frames.drain(..) {
+            self.network.seals(self.station.mac, &frame.head);
             let steps = self.network.timeline.steps();
             if steps.take(Kind::Frame, &self.station.name) == Effect::Nothing {
                 continue;

@@ -5,6 +5,11 @@ use seal::Security;
 use super::*;
 
 impl Cluster {
+    /// Whether its pools have keys.
+    pub fn is_granted(&self) -> bool {
+        self.plan.granted || drivers::is_granted(self.world().seed())
+    }
+
     /// Starts a node's process. Does nothing while it runs.
     pub fn start_node(&self, number: usize) {
         let node = self.node(number);
