@@ -123,6 +123,13 @@ fn blank_disks_are_for_those_whom_their_node_joined() {
     lab.lab(&["kill", "n1"]);
     lab.lab(&["start", "n1"]);
     wait_until("it says so", || lab.log("n1").contains("until it joins a supervisor"));
+
+    // Of one whose configuration says so anyone has what is blank.
+    let file = lab.dir().join("n1/node.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("claim = \"anyone\"\n{text}")).unwrap();
+    lab.reload("n1");
+    wait_until("anyone has it", || rival.cli(&create_one).0);
 }
 
 fn forget(lab: &Lab, node: &str, key: &str) -> Output {

@@ -309,6 +309,16 @@ fn build(dir: &Path) -> PathBuf {
     let about: serde_json::Value = serde_json::from_slice(&built.stdout).unwrap();
     println!("initramfs: {} bytes, {} modules", about["initrd_bytes"], about["modules"]);
     assert!(about["modules"].as_u64().unwrap() > 300);
+    // As people try it.
+    let tried = etherpool()
+        .args(["boot", "image", "verify", "tried", "--emulate", "--json", "--state-dir"])
+        .arg(dir)
+        .output()
+        .unwrap();
+    assert!(tried.status.success(), "{}", String::from_utf8_lossy(&tried.stderr));
+    let seen: serde_json::Value = serde_json::from_slice(&tried.stdout).unwrap();
+    println!("verified: {seen}");
+    assert!(seen["switched_off"] == true && seen["memory_mib"].as_u64().unwrap() > 0, "{seen}");
     dir.join("images/tried")
 }
 
