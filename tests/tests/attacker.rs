@@ -388,9 +388,8 @@ fn who_stands_between_changes_nothing_and_is_got_rid_of(lab: &Lab, attacker: &At
     lab.cli(&["volume", "verify", VOLUME]);
 }
 
-/// How long a client waits for each of its writes and reads, one after the other; all that it reads is right. The longer of
-/// the two that one in a hundred waits for.
-fn served(lab: &Lab, what: &str) -> Duration {
+/// How long a client waits for each of its writes and reads, one after the other; all that it reads is right.
+fn served(lab: &Lab, what: &str) {
     let file = lab.mount().join("served");
     let file =
         File::options().create(true).truncate(false).read(true).write(true).open(file).unwrap();
@@ -418,13 +417,12 @@ fn served(lab: &Lab, what: &str) -> Duration {
         reads.push(begun.elapsed());
         assert!(read == block(at, versions[at]), "block {at} has other contents");
     }
-    let of = |times: &mut Vec<Duration>| {
+    let of = |mut times: Vec<Duration>| {
         times.sort();
         let ms = |at: usize| times[at].as_secs_f64() * 1e3;
         format!("p50 {:.1} ms, p99 {:.1} ms, the longest {:.1} ms", ms(200), ms(396), ms(399))
     };
-    println!("{what:>32}: writes {}; reads {}", of(&mut writes), of(&mut reads));
-    writes[396].max(reads[396])
+    println!("{what:>32}: writes {}; reads {}", of(writes), of(reads));
 }
 
 /// What a node has counted of sessions that were opened, and of what has to do with openings that weren't.
@@ -438,11 +436,11 @@ fn openings(lab: &Lab, node: &str) -> (u64, u64, u64) {
 /// (b): openings from addresses that nobody has, while a client is served.
 fn a_flood_of_openings_disturbs_and_changes_nothing(lab: &Lab, attacker: &Attacker, tape: &Tape) {
     let targets = [1, 2, 3].map(|shelf| (ShelfSlot::new(shelf, 0), MacAddr(mac_of(tape, shelf))));
-    let calm = served(lab, "no flood");
+    served(lab, "no flood");
     for of in [FloodOf::Hellos, FloodOf::Garbage, FloodOf::Strangers] {
         let before = openings(lab, "n1");
         let flood = Flood::start(attacker, of, &targets);
-        let p99 = served(lab, &format!("a flood of {of:?}"));
+        served(lab, &format!("a flood of {of:?}"));
         let (sent, took) = flood.stop();
         let after = openings(lab, "n1");
         let rate = sent as f64 / took.as_secs_f64();
@@ -453,13 +451,12 @@ fn a_flood_of_openings_disturbs_and_changes_nothing(lab: &Lab, attacker: &Attack
         // It came, and was what it is meant to be.
         assert!(sent > 1000, "{sent} frames are no flood");
         let came = match of {
-            FloodOf::Hellos => true,
-            FloodOf::Garbage => after.1 + after.2 > before.1 + before.2,
+            // Nobody who is served has to open another session.
+            FloodOf::Hellos => after.0 == before.0,
+            FloodOf::Garbage => after.1 + after.2 > before.1 + before.2 && after.0 == before.0,
             FloodOf::Strangers => after.0 > before.0 + 10 && after.2 > before.2,
         };
         assert!(came, "{of:?}: {before:?}, {after:?}");
-        // Without sessions it would have to open new ones, which takes seconds where all are full.
-        assert!(p99 < calm * 20 + Duration::from_secs(1), "{of:?}: {p99:?}, and {calm:?} without");
     }
     served(lab, "no flood again");
 }

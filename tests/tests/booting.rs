@@ -790,7 +790,7 @@ fn slots_that_the_node_did_not_sign_are_not_kept() {
     }
     wait_until("it is shown, with its disks", || {
         let all = booting.cli(&["node", "pending", "--all"]);
-        all.contains("didn't sign them") && all.contains("/dev/vda")
+        all.contains("another key signed them") && all.contains("/dev/vda")
     });
     assert!(booting.cli(&["node", "pending"]).contains("No node waits"));
     assert_eq!(slots(&with_slots(says.clone(), "b", 2, &own)), json!({ "b": 2 }));

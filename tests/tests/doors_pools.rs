@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use blackbox::{Lab, LabOptions, Rival, wait_until};
+use blackbox::{Lab, LabOptions, Rival, etherpool, wait_until};
 
 fn small() -> Lab {
     Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() })
@@ -38,9 +38,17 @@ fn a_pool_that_is_not_in_the_records_is_left_alone() {
 /// is brought to the Ethernet.
 #[test]
 fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
-    let options = LabOptions { size: "512M", disks: 1, ..LabOptions::default() };
-    // With keys nobody makes a pool of our disks to begin with.
-    let lab = Lab::up(&LabOptions { security: "none", ..options });
+    made_in_our_name("none");
+}
+
+/// With keys nobody makes a pool of our disks; but a node's owner may have it join somebody else, too.
+#[test]
+fn a_pool_with_keys_that_a_stranger_made_in_our_name_gets_nothing() {
+    made_in_our_name("encrypt");
+}
+
+fn made_in_our_name(security: &'static str) {
+    let lab = Lab::up(&LabOptions { size: "512M", disks: 1, security, ..LabOptions::default() });
     lab.lab(&["add-node"]);
     let owner = std::fs::read_to_string(lab.dir().join("supervisor/state/owner-id")).unwrap();
     let forger = Rival::start_as(&lab, Some(&owner));
@@ -49,6 +57,17 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
         assert_eq!(code, 0, "{line}: {text}");
     };
     wait_until("the forger sees the disk", || forger.cli(&["disk", "list"]).1.contains("e4.0"));
+    if security != "none" {
+        let token = lab.dir().join("theirs");
+        std::fs::write(&token, forger.must(&["token", "create"])).unwrap();
+        let mut join = etherpool();
+        join.args(["join", "--file"]).arg(token).arg("--node").arg(lab.dir().join("n4/run"));
+        assert!(join.output().unwrap().status.success());
+        wait_until("it may have the disk", || {
+            let create = "pool create evil e4.0 --failure-domain disk --dry-run";
+            forger.code(&create.split(' ').collect::<Vec<_>>()).0 == 0
+        });
+    }
     run("pool create evil e4.0 --failure-domain disk --yes");
     run("volume create evil/x --size 16M --layout raid0");
     run("volume mkfs evil/x --yes");
@@ -69,8 +88,13 @@ fn a_pool_that_a_stranger_made_in_our_name_gets_nothing() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(state(), "foreign");
     assert!(!is_mounted(), "nothing of it is mounted");
-    // Imported by a person: what came with it is shown, and its mount lies outside of the roots.
     let (code, text) = lab.said(&["pool", "import", "evil", "--yes"]);
+    if security != "none" {
+        assert!(code != 0 && text.contains("let this machine in"), "{code}: {text}");
+        assert_eq!(state(), "foreign");
+        return;
+    }
+    // Imported by a person: what came with it is shown, and its mount lies outside of the roots.
     assert_eq!(code, 0, "{text}");
     assert!(text.contains(&path) && text.contains("stays out"), "{text}");
     std::thread::sleep(Duration::from_secs(3));

@@ -9,7 +9,7 @@ use block::Instant;
 
 /// How long somebody is watched before it is said how quick he is: who has just begun has taken nothing yet.
 const WATCHED: Duration = Duration::from_secs(10);
-/// After that he is watched anew: who was quick once needn't be quick now.
+/// After that he is watched anew, from when somebody asks: who was quick once needn't be quick now.
 const ANEW: Duration = Duration::from_secs(30);
 /// Who takes less is no machine that boots: with that an image takes an hour.
 const LEAST_BYTES_PER_SECOND: u64 = 16 << 10;

@@ -42,6 +42,8 @@ const BATCH_MAX: usize = 64;
 const SESSION_AT: usize = 32;
 const NUMBER_AT: usize = 100;
 const NUMBER_BYTES: usize = 12;
+/// More than are on their way at a time.
+const NUMBERS_MAX: usize = 1 << 14;
 
 /// How a cable treats frames, in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +105,39 @@ pub struct Network {
     counters: Cell<NetworkCounters>,
     /// The newest frames, for who listens; none where nobody does.
     tape: RefCell<Option<VecDeque<Rc<Vec<u8>>>>>,
-    /// By which number each machine sealed last in a session: **none is ever used again**.
-    sealed: RefCell<BTreeMap<Sealer, [u8; NUMBER_BYTES]>>,
+    sealed: Rc<Sealed>,
 }
 
-/// A session, and one end of it.
-type Sealer = ([u8; 8], MacAddr);
+/// By which numbers each machine has sealed in a session, by whichever switch: **none is ever used again**.
+#[derive(Default)]
+pub struct Sealed(RefCell<BTreeMap<Sealer, Numbers>>);
+
+/// Of keys and messages; the newest ones.
+type Numbers = BTreeSet<[u8; NUMBER_BYTES]>;
+
+/// A session, and the machine at one end of it.
+type Sealer = ([u8; 8], String);
+
+impl Sealed {
+    /// A machine itself sends a message that begins so. What is sent again is sealed anew: whoever seals two messages by one
+    /// number has shown both, and the key that makes tags.
+    fn hear(&self, from: &str, head: &[u8]) {
+        let is_of_session = Header::parse(head).is_ok_and(|head| head.command == Command::Session);
+        let session = head.get(SESSION_AT..).and_then(|rest| rest.first_chunk());
+        let number = head.get(NUMBER_AT..).and_then(|rest| rest.first_chunk::<NUMBER_BYTES>());
+        let (Some(session), Some(number)) = (session, number) else { return };
+        // Keys count from 1.
+        if !is_of_session || number[..4] == [0; 4] {
+            return;
+        }
+        let mut all = self.0.borrow_mut();
+        let numbers = all.entry((*session, from.to_owned())).or_default();
+        assert!(numbers.insert(*number), "{from} seals twice by one number");
+        if numbers.len() > NUMBERS_MAX {
+            numbers.pop_first();
+        }
+    }
+}
 
 /// What became of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,7 +202,7 @@ impl Network {
             random: RefCell::new(fork(world.seed(), &label)),
             counters: Cell::default(),
             tape: RefCell::default(),
-            sealed: RefCell::default(),
+            sealed: Rc::clone(world.sealed()),
         })
     }
 
@@ -294,21 +323,6 @@ impl Network {
         for (to, bytes) in held {
             self.carry(from, &to, &bytes);
         }
-    }
-
-    /// A machine itself sends a message that begins so: sealed by a number that is higher than all that it used in this session.
-    /// What is sent again is sealed anew; whoever seals two messages by one number has shown both, and the key that makes tags.
-    fn seals(&self, from: MacAddr, head: &[u8]) {
-        let is_of_session = Header::parse(head).is_ok_and(|head| head.command == Command::Session);
-        let session = head.get(SESSION_AT..).and_then(|rest| rest.first_chunk());
-        let number = head.get(NUMBER_AT..).and_then(|rest| rest.first_chunk::<NUMBER_BYTES>());
-        let (Some(session), Some(number)) = (session, number) else { return };
-        // Keys count from 1.
-        if !is_of_session || number[..4] == [0; 4] {
-            return;
-        }
-        let former = self.sealed.borrow_mut().insert((*session, from), *number);
-        assert!(former.is_none_or(|former| former < *number), "{from} seals twice by one number");
     }
 
     fn carry(self: &Rc<Self>, from: &Rc<Station>, to: &Rc<Station>, bytes: &Rc<Vec<u8>>) {
@@ -524,7 +538,7 @@ impl Port for SimPort {
 
     fn transmit(&self, frames: &mut Vec<Frame>) {
         for frame in frames.drain(..) {
-            self.network.seals(self.station.mac, &frame.head);
+            self.network.sealed.hear(&self.station.name, &frame.head);
             let steps = self.network.timeline.steps();
             if steps.take(Kind::Frame, &self.station.name) == Effect::Nothing {
                 continue;

@@ -18,6 +18,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use runtime::{Executor, Handle, Order};
 
+use crate::network::Sealed;
 use crate::random::{fork, fork_seed};
 use crate::steps::Steps;
 use crate::story::Story;
@@ -273,6 +274,7 @@ pub struct World {
     woken: Arc<Woken>,
     director: Executor,
     random: RefCell<SmallRng>,
+    sealed: Rc<Sealed>,
 }
 
 impl World {
@@ -297,6 +299,7 @@ impl World {
             woken: Arc::default(),
             director: Executor::new(start, fork_seed(seed, "director"), Order::Fifo, || {}),
             random: RefCell::new(fork(seed, "world")),
+            sealed: Rc::default(),
         })
     }
 
@@ -308,6 +311,11 @@ impl World {
     /// The clock.
     pub fn timeline(&self) -> &Rc<Timeline> {
         &self.timeline
+    }
+
+    /// What its machines have sealed.
+    pub fn sealed(&self) -> &Rc<Sealed> {
+        &self.sealed
     }
 
     /// The record.

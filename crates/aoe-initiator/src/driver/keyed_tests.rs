@@ -291,7 +291,6 @@ fn loss_and_damage_are_got_over() {
     assert!(remote.statistics().retransmissions > 0);
 }
 
-/// A target that has forgotten its sessions says so, which nobody can prove; it is believed when nothing else is heard.
 /// A key lasts for a quarter of an hour; nobody notices that another one follows, though some of the messages that say so
 /// are lost.
 #[test]
@@ -300,14 +299,13 @@ fn keys_follow_each_other_under_a_session() {
     let key = Some(Rc::new(identity(2, Security::Encrypt)));
     let node = world.node_as(1, NODE, disk(), true, key);
     let remote = world.opened();
+    world.segment.loss_per_mille.set(100);
     for quarter in 1..=3 {
         assert_eq!(heard(&world).seal.key, quarter);
-        world.segment.loss_per_mille.set(50);
         for at in 0..16 {
             world.store(&remote, START + 16 * at, secret());
             assert_eq!(world.fetch(&remote, START + 16 * at, 16), secret());
         }
-        world.segment.loss_per_mille.set(0);
         world.wait(15 * 60 * SECOND);
         world.store(&remote, START, secret());
     }
@@ -316,6 +314,7 @@ fn keys_follow_each_other_under_a_session() {
     assert_eq!(count(&node, Counter::Forged), 0);
 }
 
+/// A target that has forgotten its sessions says so, which nobody can prove; it is believed when nothing else is heard.
 #[test]
 fn a_restarted_target_is_opened_anew_with_another_key_or_the_same() {
     let world = world_as(8, 9000, Some(Rc::new(identity(1, Security::Encrypt))));

@@ -16,6 +16,8 @@ const OFFERED_FOR: Duration = Duration::from_secs(60);
 const DECLINED_FOR: Duration = Duration::from_secs(600);
 /// The same where a machine is always to have it: each time that it tries costs it the one that it has instead.
 const PROMISED_DECLINED_FOR: Duration = Duration::from_secs(4 * 3600);
+/// The shortest lease that is told.
+const LEFT_MIN: Duration = Duration::from_secs(60);
 /// Most addresses of a range: what a table of leases can hold.
 const ADDRESSES_MAX: u32 = 1 << 16;
 
@@ -199,9 +201,13 @@ impl Leases {
             self.hold(address, Held { by: Some(mac), is_bound: true, until: now + left });
             return Some(left);
         }
-        let is_left = self.is_bound(now, mac, address) && !self.fixed.contains_key(&mac);
-        let held = self.held.get(&address).filter(|_| is_left);
-        held.map(|held| held.until.since(now))
+        // Whose own is free has that.
+        let own = self.fixed.get(&mac);
+        let waits = own.is_none_or(|own| !self.is_free(now, mac, *own));
+        let held = self.held.get(&address).filter(|_| waits && self.is_bound(now, mac, address));
+        let left = held.map(|held| held.until.since(now));
+        // Nobody takes less for a lease: he would use it for longer than he was told.
+        left.filter(|left| *left >= LEFT_MIN)
     }
 
     /// A machine doesn't need this address of its own any more. It gets the same one again, if it is free then. Whether it

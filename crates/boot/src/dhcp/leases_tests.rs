@@ -148,6 +148,7 @@ fn an_address_that_is_promised_is_its_owners_until_his_lease_is_over() {
     assert!(table.bind(at(1), Lease { mac: mac(200), address: so_long, left: HOUR }).is_some());
     // It isn't longer, and as long as it was said to be.
     assert_eq!(table.bind(at(2), lease(2, 50)), Some(Duration::from_secs(98)));
+    assert_eq!(table.bind(at(41), lease(2, 50)), None, "too short for a lease");
     assert_eq!(table.offer(at(3), mac(2), None).map(|other| other == host(50)), Some(false));
     table = restarted(&table);
     assert!(table.offer(at(4), mac(200), None).is_some_and(|other| other != host(50)));
@@ -172,6 +173,24 @@ fn an_address_that_is_promised_is_its_owners_until_his_lease_is_over() {
     assert_eq!(table.offer(at(103 + 4 * 3600), mac(200), Some(other)), Some(host(50)));
     assert!(table.decline(at(104 + 4 * 3600), mac(200), host(50)));
     assert_eq!(table.offer(at(105 + 4 * 3600), mac(200), None), Some(other));
+}
+
+/// The addresses of two machines are exchanged, and both run: neither loses its own before it is over, nor gets it again.
+#[test]
+fn two_that_are_promised_each_others_address_wait_for_each_other() {
+    let range = Range::new(host(10), host(13), 24).unwrap();
+    let fixed = [(mac(1), host(50)), (mac(2), host(51))];
+    let mut table = Leases::new(range, fixed.into(), vec![host(11)]);
+    table.recall(remembered(1, 51, 1000));
+    table.recall(remembered(2, 50, 1000));
+    for (of, has) in [(1, 51), (2, 50)] {
+        assert_eq!(table.bind(at(0), lease(of, has)), Some(Duration::from_secs(1000)));
+    }
+    for (of, has) in [(1, 51), (2, 50)] {
+        assert_eq!(table.bind(at(1000), lease(of, has)), None);
+    }
+    assert_eq!(table.offer(at(1000), mac(1), None), Some(host(50)));
+    assert_eq!(table.offer(at(1000), mac(2), None), Some(host(51)));
 }
 
 #[test]

@@ -57,13 +57,13 @@ impl Guests {
 
     fn admit_at(self: &Arc<Self>, now: block::Instant, machine: IpAddr) -> Option<Guest> {
         let mut there = self.lock();
-        let has = there.places.values().filter(|place| place.machine == machine).count();
-        if has >= OF_A_MACHINE_MAX {
+        // Also where there is room, so that it is known how quick they are when there is none.
+        let holders: Vec<_> =
+            there.places.iter_mut().map(|(id, place)| place.holder(*id, now)).collect();
+        if holders.iter().filter(|holder| holder.machine == machine).count() >= OF_A_MACHINE_MAX {
             return None;
         }
-        if there.places.len() >= GUESTS_MAX {
-            let holders: Vec<_> =
-                there.places.iter_mut().map(|(id, place)| place.holder(*id, now)).collect();
+        if holders.len() >= GUESTS_MAX {
             let gone = there.places.remove(&displaced(&machine, &holders)?)?;
             gone.state.displaced.notify_one();
         }

@@ -247,9 +247,11 @@ impl Http {
     }
 }
 
-/// What is said of a node's disks then. A stranger says it, or an image of before nodes signed it.
+/// What is said of a node's disks whose slots aren't kept: of an image of before nodes signed them; and of who has another
+/// key than the accepted one, as a stranger has.
 const NOT_SIGNED: &str =
-    "the slots of its disks aren't kept, as it didn't sign them (build its image anew)";
+    "slots of its disks aren't kept, as it didn't sign them: build its image anew";
+const SIGNED_BY_ANOTHER: &str = "slots of its disks aren't kept, as another key signed them";
 
 /// None where it isn't clear who it is. Blocks.
 fn answer_hello(
@@ -285,10 +287,13 @@ fn answer_hello(
         |of: &Machine| signer.is_some() && signer == of.identity.as_ref().map(KeptIdentity::public);
     let has_news = |of: &Machine| shared.slots.look().lacks(of, &hello.slots);
     let learns = machine.filter(|of| of.identity.is_some() && has_news(of)).map(has_signed);
-    if learns == Some(false) {
+    if let (Some(false), Some(machine)) = (learns, machine) {
+        let why = if signer.is_none() { NOT_SIGNED } else { SIGNED_BY_ANOTHER };
+        shared.troubles.tell(|untold| {
+            tracing::warn!(%peer, node = machine.called(), untold, "a hello: {why}");
+        });
         let message = hello.message.take().unwrap_or_default();
-        hello.message =
-            Some(format!("{message}; {NOT_SIGNED}").trim_start_matches("; ").to_owned());
+        hello.message = Some(format!("{message}; {why}").trim_start_matches("; ").to_owned());
     }
     let (macs, phase) = (hello.macs.clone(), hello.phase);
     let message = hello.message.as_deref().map(|message| format!(": {message}"));

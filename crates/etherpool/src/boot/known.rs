@@ -143,9 +143,14 @@ fn look_again<T>(
     Some(Seen { mark, says: Err(error) })
 }
 
-/// Whatever commands do to machines is in the log of who goes by it, where anybody may look.
-fn tell_changes(was: Option<&Machine>, is: &Machine) {
-    let changes = changes(was, is);
+/// Whatever commands do to machines is in the log of who goes by it, where anybody may look. `was` is what the file said: none
+/// of one that wasn't there, and nothing of one that couldn't be read.
+fn tell_changes(was: Option<Option<&Machine>>, is: &Machine) {
+    let changes = match was {
+        Some(None) => vec!["its file can be read again".to_owned()],
+        Some(Some(was)) => changes(Some(was), is),
+        None => changes(None, is),
+    };
     if !changes.is_empty() {
         let changes = changes.join(", ");
         tracing::info!(machine = is.called(), "what is known of a machine has changed: {changes}");
@@ -160,7 +165,9 @@ fn changes(was: Option<&Machine>, is: &Machine) -> Vec<String> {
     let all = [
         (was.name != is.name).then(|| "its name".to_owned()),
         (was.macs != is.macs).then(|| "its addresses".to_owned()),
-        (was.shelf != is.shelf).then(|| format!("its shelf ({:?})", is.shelf.unwrap_or_default())),
+        (was.shelf != is.shelf).then(|| {
+            is.shelf.map_or("no shelf".to_owned(), |shelf| format!("its shelf ({shelf})"))
+        }),
         (was.boot != is.boot)
             .then(|| is.boot.as_ref().map_or("it boots what others do".to_owned(), boots)),
         (key(was) != key(is)).then(|| match key(is) {
@@ -213,23 +220,33 @@ impl Read {
             let read = || state.machine(&name);
             let so_long = "the machine gets nothing until then";
             let former = before.remove(&name);
-            let was = former.as_ref().and_then(|former| former.says.as_ref().ok()).cloned();
+            let was = former.as_ref().map(|former| former.says.as_ref().ok().cloned());
             let seen = look_again(&state.machines, &name, former, read, so_long);
             if let Some(seen) = seen {
                 if self.looked.is_some()
                     && let Ok(machine) = &seen.says
                 {
-                    tell_changes(was.as_ref(), machine);
+                    tell_changes(was.as_ref().map(Option::as_ref), machine);
                 }
                 self.files.insert(name, seen);
             }
         }
         let gone = before.values().filter_map(|former| former.says.as_ref().ok());
+        let gone = gone.filter(|_| !is_partial);
         gone.for_each(|machine| tracing::info!(machine = machine.called(), "its file is gone"));
         let read = || state.default().map(Some);
         let so_long = "there is no default until then";
         let name = OsStr::new(DEFAULT_FILE);
-        self.default = look_again(&state.root, name, self.default.take(), read, so_long);
+        let before = self.default.take();
+        let was = before.as_ref().and_then(|before| before.says.as_ref().ok()).cloned();
+        self.default = look_again(&state.root, name, before, read, so_long);
+        let is = self.default.as_ref().and_then(|seen| seen.says.as_ref().ok());
+        if self.looked.is_some()
+            && let (Some(was), Some(is)) = (was.flatten(), is.cloned().flatten())
+            && was != is
+        {
+            tracing::info!("what all others boot has changed: {is}");
+        }
         self.table = Arc::new(self.to_table(is_partial));
     }
 

@@ -305,8 +305,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::path::Path;
 
-    use clap::error::ErrorKind;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -510,28 +508,47 @@ mod tests {
         parts.map(|part| part.replace(['[', ']', '"', '\''], "")).collect()
     }
 
+    /// A word of a command that is none: no subcommand, or no option of it.
+    fn unknown<'w>(all: &clap::Command, command: &'w str) -> Option<&'w str> {
+        let mut at = all;
+        let mut words = command.split_whitespace().peekable();
+        while let Some(next) = words.peek().and_then(|word| at.find_subcommand(word)) {
+            at = next;
+            words.next();
+        }
+        let is_word = |word: &str| word.starts_with(|c: char| c.is_ascii_lowercase());
+        let takes_none = at.has_subcommands() && at.get_positionals().next().is_none();
+        if let Some(word) = words.peek().filter(|word| takes_none && is_word(word)) {
+            return Some(word);
+        }
+        words.find(|word| {
+            let name = word.strip_prefix("--").and_then(|rest| rest.split('=').next());
+            let name = name.filter(|name| is_word(name));
+            name.is_some_and(|name| {
+                let mut known = at.get_arguments();
+                !known.any(|one| {
+                    one.get_long_and_visible_aliases().unwrap_or_default().contains(&name)
+                })
+            })
+        })
+    }
+
     /// What pages show is there. What stands for something (NAME, UUID) need not be one.
     #[test]
     fn every_command_of_a_page_is_one() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let pages = std::fs::read_dir(root.join("docs")).unwrap().flatten();
         let pages = pages.map(|page| page.path()).chain([root.join("README.md")]);
+        let mut all = grammar();
+        all.build();
         let (mut count, mut wrong) = (0, Vec::new());
         // Not the texts that are signed.
         let pages = pages.filter(|page| !page.ends_with("session.md"));
         for page in pages.filter(|page| page.extension().is_some_and(|kind| kind == "md")) {
             for command in commands(&std::fs::read_to_string(&page).unwrap()) {
                 count += 1;
-                let words = ["etherpool"].into_iter().chain(command.split_whitespace());
-                let Err(error) = grammar().try_get_matches_from(words) else { continue };
-                let is_none = matches!(
-                    error.kind(),
-                    ErrorKind::UnknownArgument
-                        | ErrorKind::InvalidSubcommand
-                        | ErrorKind::ArgumentConflict
-                );
-                if is_none {
-                    wrong.push(format!("{}: etherpool {command}", page.display()));
+                if let Some(word) = unknown(&all, &command) {
+                    wrong.push(format!("{}: etherpool {command}: {word}", page.display()));
                 }
             }
         }

@@ -6,7 +6,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ pub type Told = Arc<dyn Fn(Option<Ipv4Addr>) + Send + Sync>;
 
 /// Who looks after the interfaces.
 pub struct Network {
-    /// Numbers of what is asked of it.
-    asks: Sender<u64>,
-    asked: u64,
+    /// The number of what was asked of it last.
+    asked: Arc<AtomicU64>,
+    poke: SyncSender<()>,
 }
 
 /// What there is.
@@ -46,31 +47,32 @@ impl Network {
         told: Told,
         found: impl Fn(Found) + Send + 'static,
     ) -> io::Result<Network> {
-        let (asks, asking) = mpsc::channel();
+        let (poke, poked) = mpsc::sync_channel(1);
+        let asked = Arc::<AtomicU64>::default();
+        let asking = Arc::clone(&asked);
         let mut interfaces = Interfaces { mtu_bytes, asking: BTreeMap::new(), told };
         std::thread::Builder::new().name("network".to_owned()).spawn(move || {
-            let mut asked = 0;
             loop {
+                // Before it looks: what is asked meanwhile is answered by the next look.
+                let asked = asking.load(Ordering::SeqCst);
                 if let Some(links) = look() {
                     found(Found { macs: macs(&links), asked });
                     interfaces.follow(&links);
                 }
-                asked = match asking.recv_timeout(LOOK_EVERY) {
-                    Ok(number) => asking.try_iter().last().unwrap_or(number),
-                    Err(RecvTimeoutError::Timeout) => asked,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                };
+                if poked.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
             }
         })?;
-        Ok(Network { asks, asked: 0 })
+        Ok(Network { asked, poke })
     }
 
     /// Has it look at once; which question that is.
-    pub fn look(&mut self) -> u64 {
-        self.asked += 1;
-        // Whether anybody answers is seen by the answers.
-        let _ = self.asks.send(self.asked);
-        self.asked
+    pub fn look(&self) -> u64 {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        // It is to look already, or there is nobody any more, which is seen by the answers.
+        let _ = self.poke.try_send(());
+        asked
     }
 }
 
