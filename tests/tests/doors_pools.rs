@@ -236,11 +236,12 @@ fn the_disk_to_bring_back_is_named() {
     assert!(status == 5 && text.contains("e1.0") && text.contains("bring back"), "{text}");
     for line in ["volume mkfs cluster/hyperspace --yes", "volume check cluster/hyperspace"] {
         let args: Vec<&str> = line.split(' ').collect();
-        let (status, text) = lab.said(&args);
-        assert!(
-            status == 8 && (text.contains("e1.0") || text.contains("mounted")),
-            "{line}: {text}"
-        );
+        // It may be opening still, and isn't without the volume for that.
+        wait_until("it says what it waits for", || {
+            let (status, text) = lab.said(&args);
+            assert_eq!(status, 8, "{line}: {text}");
+            text.contains("e1.0") || text.contains("mounted")
+        });
     }
     // Without a mount of its own: what it waits for is the answer.
     lab.cli(&["volume", "unmount", "cluster/hyperspace"]);

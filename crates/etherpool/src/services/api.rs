@@ -351,15 +351,8 @@ pub(super) async fn volume(
 ) -> Answer<VolumeReport> {
     let name = volume_name(name)?;
     let pools = services.fresh_pools().await?;
-    let found = pools
-        .into_iter()
-        .find(|pool| pool.name == name.pool())
-        .and_then(|pool| pool.volumes.into_iter().find(|volume| volume.name == name.volume()));
-    found.map(Json).ok_or_else(|| {
-        ApiError::new(ErrorCode::NotFound, format!("there is no volume {name}"))
-            .remedy("see `etherpool volume list`")
-            .into()
-    })
+    let (_, volume) = find(&pools, &name)?;
+    Ok(Json(volume.clone()))
 }
 
 pub(super) async fn volume_stats(

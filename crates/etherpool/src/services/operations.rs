@@ -68,15 +68,13 @@ pub fn find<'a>(
     pools: &'a [PoolReport],
     name: &VolumeName,
 ) -> Result<(&'a PoolReport, &'a VolumeReport), ApiError> {
-    let missing = |what: &str| {
-        ApiError::new(ErrorCode::NotFound, what.to_owned()).remedy("see `etherpool volume list`")
-    };
     let pool = find_pool(pools, name.pool())?;
-    let volume = pool
-        .volumes
-        .iter()
-        .find(|volume| volume.name == name.volume())
-        .ok_or_else(|| missing(&format!("there is no volume {name}")))?;
+    let Some(volume) = pool.volumes.iter().find(|volume| volume.name == name.volume()) else {
+        // Of one that isn't open it isn't known.
+        check_open(pool)?;
+        return Err(ApiError::new(ErrorCode::NotFound, format!("there is no volume {name}"))
+            .remedy("see `etherpool volume list`"));
+    };
     Ok((pool, volume))
 }
 
