@@ -1036,6 +1036,13 @@ fn a_supervisor_has_a_boot_server_that_ends_with_it() {
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
     wait_until("the child is gone", || client.connect().is_err());
+    // Also the one that is another user, to whom its supervisor may send no signal.
+    let config = path("supervisor.toml");
+    let is_of_it = |process: std::fs::DirEntry| {
+        let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&config)
+    };
+    wait_until("all are gone", || !std::fs::read_dir("/proc").unwrap().flatten().any(is_of_it));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::confinement::Process;
 use crate::json_lines::{self, Connection, Outgoing, Rules, invalid};
-use crate::supervisor::{die_with_parent, load_config};
+use crate::supervisor::{check_parent, die_with_parent, load_config};
 
 /// How long an answer is waited for; later is no. Services wait for the engine a second less.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -39,6 +39,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 const LINES_QUEUED_MAX: usize = 4096;
 /// Between two looks whether a server still runs.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How often it looks whether its supervisor is there.
+const PARENT_EVERY: Duration = Duration::from_secs(1);
 /// Threads for sessions; those that wait for a volume are others.
 const WORKERS: usize = 2;
 /// Of the connection to services.
@@ -88,6 +90,11 @@ fn serve(
     config: FtpConfig,
     runtime: &tokio::runtime::Handle,
 ) -> io::Result<()> {
+    // A supervisor without the right to send signals to other users has this process outlive it: it looks itself, as long
+    // as there are no services whose end it would see.
+    while !os::machine::wait_readable(listener.as_fd(), PARENT_EVERY)? {
+        check_parent().map_err(io::Error::other)?;
+    }
     let (stream, _) = listener.accept()?;
     let mut connection = Connection::new(stream, RULES, Arc::default())?;
     let (lines, queue) = Outgoing::new(LINES_QUEUED_MAX, 1, ReplyLine::EventsLost);

@@ -26,6 +26,11 @@ pub fn is_child() -> bool {
 /// check afterwards covers a death before the call.
 pub fn die_with_parent() -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("PR_SET_PDEATHSIG")?;
+    check_parent()
+}
+
+/// Whether the supervisor that started this process is there.
+pub fn check_parent() -> anyhow::Result<()> {
     let Ok(expected) = std::env::var(PARENT_VARIABLE) else {
         bail!("this process is started by `etherpool supervisor`, not by hand");
     };

@@ -20,7 +20,7 @@ use control::config::SupervisorConfig;
 
 use crate::confinement::Process;
 
-pub use child::{die_with_parent, is_child};
+pub use child::{check_parent, die_with_parent, is_child};
 pub use identity::Identity;
 pub use run::{ENGINE_SAYS_EVERY, READY_LINE, WITNESS_LINE};
 
