@@ -189,8 +189,7 @@ impl Leases {
 
     /// The address that a machine always has, where it can't be given that at the moment.
     pub fn misses(&self, now: Instant, mac: MacAddr) -> Option<Ipv4Addr> {
-        let own = self.fixed.get(&mac).copied();
-        own.filter(|own| !self.is_free(now, mac, *own))
+        self.fixed.get(&mac).copied().filter(|_| self.own(now, mac).is_none())
     }
 
     /// Gives a machine the address that it asks for, if it may have it; for how long. What it has and is promised to another
@@ -202,8 +201,7 @@ impl Leases {
             return Some(left);
         }
         // Whose own is free has that.
-        let own = self.fixed.get(&mac);
-        let waits = own.is_none_or(|own| !self.is_free(now, mac, *own));
+        let waits = self.own(now, mac).is_none();
         let held = self.held.get(&address).filter(|_| waits && self.is_bound(now, mac, address));
         let left = held.map(|held| held.until.since(now));
         // Nobody takes less for a lease: he would use it for longer than he was told.
@@ -274,10 +272,7 @@ impl Leases {
 
     /// Whether nobody else has an address, or may have it.
     fn may_have(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
-        let own = self.fixed.get(&mac).copied();
-        // Whoever has it from before it was promised to this machine, or uses it unasked, keeps it for as long as he was
-        // told; so long this one gets another.
-        match own.filter(|own| self.is_free(now, mac, *own)) {
+        match self.own(now, mac) {
             Some(own) => own == address,
             None => {
                 self.range.gives(address)
@@ -286,6 +281,12 @@ impl Leases {
                     && !self.is_promised(address)
             }
         }
+    }
+
+    /// The address that is promised to a machine. Whoever has it from before, or uses it unasked, keeps it for as long as he was
+    /// told; so long this one gets another.
+    fn own(&self, now: Instant, mac: MacAddr) -> Option<Ipv4Addr> {
+        self.fixed.get(&mac).copied().filter(|own| self.is_free(now, mac, *own))
     }
 
     fn is_free(&self, now: Instant, mac: MacAddr, address: Ipv4Addr) -> bool {
