@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind::ReadOnlyFilesystem;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use blackbox::dhcp::DhcpServer;
 use blackbox::{Lab, LabOptions, Rival, VOLUME, alone, etherpool, require_root, wait_until};
-use boot::dhcp::{Addresses, Given, Leases, Network, Outcome, Range, SERVER_PORT, Server};
+use boot::dhcp::Given;
 use rustix::net::{AddressFamily, SocketType};
 use seal::{KeyPair, SecretKey};
 use serde_json::{Value, json};
@@ -945,7 +946,13 @@ fn addresses_are_given_out_where_nobody_else_does() {
     assert_eq!(Told::hear(&socket).option(53), Some(&[5][..]));
     // A rogue server of the segment answers, too. Who takes our offer has it, whatever that one says.
     let rogue = booting.client(4);
-    serve_beside(&rogue, Ipv4Addr::new(10, 9, 9, 60));
+    let _ = DhcpServer {
+        address: rogue.address,
+        range: [60, 70].map(|last| Ipv4Addr::new(10, 9, 9, last)),
+        lease: Duration::from_secs(3600),
+        given: Some(Given("evil".to_owned())),
+    }
+    .start(rogue.netns.netns());
     let offers = |of, transaction| -> BTreeMap<IpAddr, Ipv4Addr> {
         Asks::new(1, of, transaction).pxe(0).broadcast(&socket);
         (0..2)
@@ -972,36 +979,6 @@ fn addresses_are_given_out_where_nobody_else_does() {
     assert_eq!(from, theirs);
     wait_until("the other server is told of", || booting.log().contains("another DHCP server"));
     booting.stop();
-}
-
-/// Another machine gives out an address and the ten behind it, to whoever asks, until the end of the test.
-fn serve_beside(client: &Client, first: Ipv4Addr) {
-    let socket = client.there(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT)).unwrap());
-    socket.set_broadcast(true).unwrap();
-    let last = Ipv4Addr::from_bits(first.to_bits() + 10);
-    let range = Range::new(first, last, 24).unwrap();
-    let network = Network {
-        router: None,
-        name_servers: Vec::new(),
-        domain: None,
-        lease: Duration::from_secs(3600),
-        names: BTreeMap::new(),
-    };
-    let leases = Leases::new(range, BTreeMap::new(), Vec::new());
-    let mut server = Server::new(client.address, Some(Addresses { leases, network }));
-    std::thread::spawn(move || {
-        let mut bytes = [0; 2048];
-        while let Ok((len, SocketAddr::V4(from))) = socket.recv_from(&mut bytes) {
-            let now = os::boot_time();
-            let given = |_: &_| Some(Given("evil".to_owned()));
-            let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], given);
-            let unkept = server.unkept(now).map(|unkept| unkept.answers).unwrap_or_default();
-            let said = if let Outcome::Answered(answer) = outcome { Some(answer) } else { None };
-            for answer in said.into_iter().chain(unkept) {
-                let _ = socket.send_to(&answer.bytes, answer.to);
-            }
-        }
-    });
 }
 
 #[test]

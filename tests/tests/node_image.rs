@@ -2,22 +2,21 @@
 //! frames and hellos from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aoe_wire::ShelfSlot;
+use blackbox::dhcp::DhcpServer;
 use blackbox::frames::Client;
 use blackbox::{etherpool, require_root};
 use block::probe::LABEL_MAGIC;
-use boot::dhcp::{Addresses, Leases, Network, Outcome, Range, SERVER_PORT, Server};
 use boot::node::{Answer, Disk, Hello, Identity, Kept, Phase, State, VERSION};
 use os::net::InterfaceSpec;
 use os::net::netns::run_in;
@@ -149,43 +148,6 @@ fn answer(state: State) -> Answer {
         slots: Default::default(),
         identity: None,
     }
-}
-
-/// Gives out the node's address, until it is to be silent.
-fn serve_dhcp(netns: &str, is_silent: Arc<AtomicBool>) {
-    let socket = run_in(Some(netns), || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
-        socket.set_broadcast(true)?;
-        Ok(socket)
-    });
-    let socket = socket.unwrap();
-    let range = Range::new(NODE, NODE, 24).unwrap();
-    let network = Network {
-        names: BTreeMap::new(),
-        router: None,
-        name_servers: Vec::new(),
-        domain: None,
-        lease: LEASE,
-    };
-    let leases = Leases::new(range, BTreeMap::new(), Vec::new());
-    let mut server = Server::new(SERVER, Some(Addresses { leases, network }));
-    std::thread::spawn(move || {
-        let mut bytes = [0; 2048];
-        loop {
-            let (len, from) = socket.recv_from(&mut bytes).unwrap();
-            let std::net::SocketAddr::V4(from) = from else { continue };
-            if is_silent.load(Ordering::Relaxed) {
-                continue;
-            }
-            let now = os::boot_time();
-            let outcome = server.receive(now, (from, SERVER_PORT), &bytes[..len], |_| None);
-            let unkept = server.unkept(now).map(|unkept| unkept.answers).unwrap_or_default();
-            let said = if let Outcome::Answered(answer) = outcome { Some(answer) } else { None };
-            for answer in said.into_iter().chain(unkept) {
-                let _ = socket.send_to(&answer.bytes, answer.to);
-            }
-        }
-    });
 }
 
 /// The emulated machine; killed when it is dropped.
@@ -353,8 +315,8 @@ fn a_booted_node_exports_what_is_labelled_until_it_is_accepted() {
     vm::ip(&["-n", switch.netns(), "tuntap", "add", "tap0", "mode", "tap"]);
     vm::ip(&["-n", switch.netns(), "link", "set", "tap0", "master", "br0", "up"]);
     let server = BootServer::start(switch.netns());
-    let is_silent = Arc::<AtomicBool>::default();
-    serve_dhcp(switch.netns(), Arc::clone(&is_silent));
+    let dhcp = DhcpServer { address: SERVER, range: [NODE, NODE], lease: LEASE, given: None };
+    let is_silent = dhcp.start(switch.netns());
     let logs = run_in(Some(switch.netns()), || UdpSocket::bind((SERVER, 514))).unwrap();
     logs.set_read_timeout(Some(LIMIT)).unwrap();
 
