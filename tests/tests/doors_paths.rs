@@ -298,7 +298,9 @@ fn engine_and_node_resolve_no_path_while_they_serve() {
     wait_until("the pool says that it is degraded", || lab.pool_state() == "degraded");
     lab.lab(&["join", "n1"]);
     lab.wait_clean();
-    lab.cli(&["status", "--json"]);
+    wait_until("status says that all is well", || {
+        lab.cli_output(&["status", "-x"]).status.success()
+    });
     load.stop().verify();
     for trace in traces {
         trace.check();

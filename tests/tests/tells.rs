@@ -103,6 +103,44 @@ impl Told {
         page
     }
 
+    /// What status says of such a kind; its code must be the one of something wrong then.
+    fn wrong(&self, kind: &str) -> Option<Value> {
+        let output = self.lab.cli_output(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let wrong = status["wrong"].as_array().unwrap();
+        assert_eq!(output.status.code() == Some(5), !wrong.is_empty(), "{wrong:#?}");
+        wrong.iter().find(|one| one["kind"] == kind).cloned()
+    }
+
+    /// Of n1's disk, which is gone: in that order, and before all else.
+    fn assert_status_says_what_to_do(&self) {
+        let (code, text) = self.lab.said(&["status", "-x"]);
+        assert_eq!(code, 5, "{text}");
+        let gone = text.find("disk e1.0").expect("the disk is named");
+        let since = text[gone..].find("\n  since  ").expect("since when");
+        let data = text[gone..].find("\n  data   nothing is lost by it").expect("what it means");
+        let remedy = text[gone..].find("\n  do     if it won't be back: etherpool pool replace");
+        assert!(since < data && data < remedy.expect("what to do"), "{text}");
+        let (code, all) = self.lab.said(&["status"]);
+        let rest = all.find("\nsupervisor  ").expect("the rest");
+        assert!(code == 5 && all.find("disk e1.0").is_some_and(|gone| gone < rest), "{all}");
+        let one = self.wrong("disk-gone").expect("it is wrong");
+        assert_eq!(one["severity"], "warning");
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!(one["since_secs"].as_u64().is_some_and(|since| since <= now && since + 3600 > now));
+        let terminal = format!(
+            "{} --socket {} status --watch 1",
+            etherpool().get_program().to_string_lossy(),
+            self.lab.dir().join("supervisor/run/api.sock").display()
+        );
+        let args = ["3", "script", "-qefc", &terminal, "/dev/null"];
+        let drawn = Command::new("timeout").args(args).output().unwrap();
+        let drawn = String::from_utf8_lossy(&drawn.stdout).into_owned();
+        assert!(drawn.matches("\x1b[H").count() >= 2 && drawn.contains("wrong"), "{drawn:?}");
+        let (code, text) = self.lab.said(&["status", "--watch"]);
+        assert!(code == 2 && text.contains("terminal"), "{code}: {text}");
+    }
+
     fn raised(&self) -> Vec<String> {
         let report = self.lab.json(&["alert", "list"]);
         let kinds = report["raised"].as_array().unwrap().iter();
@@ -146,7 +184,11 @@ fn a_disk_that_goes_is_told_and_known_for_good() {
     });
     assert!(!command("alert test", ""), "it changes no pool");
 
+    let (code, text) = lab.said(&["status", "-x"]);
+    assert_eq!((code, text.as_str()), (0, ""), "all is well");
     lab.lab(&["kill", "n1"]);
+    wait_until("status says so to whoever asks", || told.wrong("disk-gone").is_some());
+    assert!(!told.webhook.has("raised", "disk-gone"), "before anybody is told unasked");
     wait_until("it is told that the disk is gone", || {
         told.webhook.has("raised", "disk-gone") && told.webhook.has("raised", "volume-redundancy")
     });
@@ -154,7 +196,7 @@ fn a_disk_that_goes_is_told_and_known_for_good() {
     let (code, text) = lab.said(&["alert", "list"]);
     assert_eq!(code, 5, "{text}");
     assert!(text.contains("pool replace cluster e1.0 NEW"), "{text}");
-    assert!(lab.show(&["status"]).contains("etherpool alert list"));
+    told.assert_status_says_what_to_do();
     let page = told.page();
     for series in [
         "etherpool_pool_state{pool=\"cluster\",state=\"degraded\"} 1",
@@ -180,6 +222,13 @@ fn a_disk_that_goes_is_told_and_known_for_good() {
     lab.lab(&["start", "n1"]);
     lab.wait_clean();
     assert!(told.knows(out) && command("scrub-every 14d", "done"), "{:#?}", told.history());
+    wait_until("nothing is wrong any more", || {
+        let (code, text) = lab.said(&["status", "-x"]);
+        assert_eq!(code == 0, text.is_empty(), "{code}: {text}");
+        code == 0
+    });
+    let (code, text) = lab.said(&["status"]);
+    assert!(code == 0 && text.starts_with("all is well\n"), "{code}: {text}");
     wait_until("it is told that this is over", || told.webhook.has("cleared", "disk-gone"));
     let raised = told.webhook.messages.lock().unwrap().clone();
     let raised = raised.iter().filter(|m| m["kind"] == "disk-gone" && m["step"] == "raised");

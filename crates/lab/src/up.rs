@@ -189,7 +189,7 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
          [[interfaces]]\nname = {:?}\nnetns = {:?}\n\n\
          [ftp]\nlisten = \"127.0.0.1:{}\"\nusers-file = {:?}\n\n\
          [mount]\nroots = [\"/srv\", \"/mnt\", \"/media\", {:?}]\n\n\
-         [alerts]\nnobody = true\n",
+         [alerts]\nnobody = true\nignore = [\"pool-space\"]\n",
         path("state"),
         path("run"),
         path("dev"),

@@ -374,3 +374,167 @@ fn mails_say_the_worst_first_and_no_more_than_fits() {
     let text = text_of(&batch);
     assert!(text.contains("    mend it\n") && text.contains("2 more messages were lost"), "{text}");
 }
+
+/// What is wrong, as status says it.
+fn asked(alerts: &Alerts, now_secs: u64, pools: Option<&[PoolReport]>) -> Vec<Wrong> {
+    let process = crate::api::ProcessState::default();
+    let found = conditions(&Seen {
+        now_secs,
+        pools,
+        known_pools: &[],
+        process: Some(&process),
+        services: &[],
+        troubles: &[],
+        slow: &[],
+    });
+    let wrong = alerts.wrong(now_secs, found, pools);
+    for one in &wrong {
+        let is_whole = !one.text.is_empty() && !one.data.is_empty() && !one.remedy.is_empty();
+        assert!(is_whole && one.since_secs <= now_secs, "{one:?}");
+    }
+    wrong
+}
+
+#[test]
+fn who_asks_is_told_at_once_and_since_when() {
+    let mut alerts = Alerts::default();
+    let mut changed = pool();
+    assert_eq!(asked(&alerts, 1000, Some(&[changed.clone()])), []);
+    changed.disks[0].state = DiskState::Missing;
+    let told = asked(&alerts, 1000, Some(&[changed.clone()]));
+    assert_eq!(told.len(), 1, "nobody was told yet: {told:?}");
+    assert_eq!((told[0].kind, told[0].since_secs), (Kind::DiskGone, 1000));
+    let found = vec![condition(Kind::DiskGone, Severity::Warning)];
+    assert_eq!(alerts.step(1000, found, |_| true), [], "it may pass");
+    let pools = [changed.clone()];
+    assert_eq!(asked(&alerts, 1020, Some(&pools))[0].since_secs, 1000, "who looks knows it");
+    changed.disks[0].last_seen_secs = Some(400);
+    let pools = [changed.clone()];
+    assert_eq!(asked(&alerts, 1020, Some(&pools))[0].since_secs, 400, "the pool knows it better");
+    // It is back, and who was told isn't told yet that it is over.
+    changed.disks[0].state = DiskState::Usable;
+    assert_eq!(asked(&alerts, 1025, Some(&[changed])), []);
+}
+
+#[test]
+fn the_worst_comes_first_then_the_oldest() {
+    let mut alerts = Alerts::default();
+    let mut changed = pool();
+    changed.state = PoolState::Degraded;
+    changed.disks[1].state = DiskState::Missing;
+    changed.disks[1].last_seen_secs = Some(400);
+    changed.volumes[0].survives_disks = 0;
+    let told = asked(&alerts, 1000, Some(&[changed]));
+    let kinds: Vec<Kind> = told.iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [Kind::VolumeRedundancy, Kind::DiskGone, Kind::PoolDegraded]);
+    // What happened once is wrong for a day, though no report says so.
+    let lost = PoolEvent::Unrepairable {
+        pool: "tank".into(),
+        volume: "v".into(),
+        offset_bytes: 0,
+        length_bytes: 4096,
+        disks: vec!["e1.0".into()],
+    };
+    alerts.incidents.note_event(&lost, 1000);
+    let told = asked(&alerts, 1001, Some(&[pool()]));
+    assert!(told.len() == 1 && told[0].data.starts_with("LOST"), "{told:?}");
+    assert_eq!(asked(&alerts, 1001 + 24 * 3600, Some(&[pool()])), []);
+}
+
+#[test]
+fn what_it_means_for_data_hangs_on_what_still_may_fail() {
+    type Change = fn(&mut PoolReport);
+    let cases: [(Change, &str); 9] = [
+        (|p| p.disks[0].state = DiskState::Missing, "the pool survives 2 further failures"),
+        (
+            |p| {
+                p.disks[0].state = DiskState::Missing;
+                p.survives = 0;
+            },
+            "survives no further failure: the next one may stop it, or lose data",
+        ),
+        (
+            |p| {
+                p.disks[0].state = DiskState::Missing;
+                p.volumes[0].suspended = Some("e1.0 is away".into());
+            },
+            "not all of volume tank/v is in reach",
+        ),
+        (|p| p.state = PoolState::Suspended { reason: "x".into() }, "requests wait"),
+        (|p| p.volumes[0].survives_disks = 0, "with one more disk some of it would be LOST"),
+        (
+            |p| {
+                p.volumes[0].survives_disks = 1;
+                p.volumes[0].survives_nodes = 0;
+            },
+            "also without 1 more of its disks; with one more machine",
+        ),
+        (
+            |p| {
+                p.volumes[0].survives_disks = 1;
+                p.volumes[0].survives_nodes = 1;
+            },
+            "also without 1 more of its disks, or 1 of its machines",
+        ),
+        (|p| p.votes.present = 2, "with one more vote out of reach the pool stops"),
+        (
+            |p| (p.votes.total, p.votes.present) = (5, 4),
+            "1 more may be out of reach before the pool stops",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut changed = pool();
+        change(&mut changed);
+        let told = asked(&Alerts::default(), 1000, Some(&[changed]));
+        assert!(told.iter().any(|one| one.data.contains(expected)), "{expected}: {told:#?}");
+    }
+}
+
+#[test]
+fn what_passes_by_itself_wakes_nobody_and_is_not_called_well() {
+    let mut changed = pool();
+    changed.state = PoolState::Opening;
+    assert_eq!(wrong(Some(&[changed.clone()])), []);
+    let told = asked(&Alerts::default(), 1000, Some(&[changed.clone()]));
+    assert!(told.len() == 1 && told[0].kind == Kind::PoolNotOpen, "{told:?}");
+    changed.state = PoolState::Degraded;
+    changed.read_only = true;
+    changed.volumes[0].lacks = Some("e1.0 is away".into());
+    let told = asked(&Alerts::default(), 1000, Some(&[changed.clone()]));
+    assert!(told.len() == 1 && told[0].text.ends_with("volume v: e1.0 is away"), "{told:?}");
+    changed.state = PoolState::Released;
+    assert_eq!(asked(&Alerts::default(), 1000, Some(&[changed])), []);
+
+    // A log that is full for a moment is no more than a brake.
+    let (mut alerts, mut full) = (Alerts::default(), pool());
+    full.volumes[0].log_bytes = 950;
+    let pools = [full];
+    assert_eq!(asked(&alerts, 1000, Some(&pools)), []);
+    for now in [1000, 1030, 1060] {
+        let found = Condition { subject: "v".into(), ..condition(Kind::LogSpace, Severity::Error) };
+        alerts.step(now, vec![found], |_| true);
+    }
+    assert_eq!(asked(&alerts, 1060, Some(&pools)).len(), 1, "it stays full");
+}
+
+#[test]
+fn what_was_known_stays_wrong_while_nobody_can_tell() {
+    let mut alerts = Alerts::default();
+    for now in [1000, 1030] {
+        alerts.step(now, vec![condition(Kind::DiskGone, Severity::Warning)], |_| true);
+    }
+    let told = asked(&alerts, 1040, None);
+    assert!(told.len() == 1 && told[0].since_secs == 1000, "{told:?}");
+    assert!(told[0].data.contains("isn't known"), "{told:?}");
+    assert_eq!(asked(&alerts, 1040, Some(&[pool()])), []);
+}
+
+#[test]
+fn a_former_answer_says_nothing_of_what_is_wrong() {
+    let status: crate::api::Status = serde_json::from_str(
+        r#"{"version":"0.1.0","host":"h","owner":"o","supervisor_pid":1,"engine":null,"services_pid":2,
+            "engine_restarts":0,"pools":[],"services":[],"warnings":[]}"#,
+    )
+    .unwrap();
+    assert_eq!(status.wrong, None);
+}

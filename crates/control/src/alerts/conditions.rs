@@ -172,13 +172,13 @@ pub fn conditions(seen: &Seen<'_>) -> Vec<Condition> {
                     (None, trouble),
                     Severity::Warning,
                     trouble.clone(),
-                    "see `etherpool status`",
+                    service_remedy(),
                 );
             }
         }
     }
     for trouble in seen.troubles {
-        let (about, remedy) = ((None, trouble.as_str()), "see `etherpool status`");
+        let (about, remedy) = ((None, trouble.as_str()), service_remedy());
         found.add(Kind::SupervisorTrouble, about, Severity::Warning, trouble.clone(), remedy);
     }
     for pool in seen.pools.unwrap_or_default() {
@@ -463,6 +463,11 @@ fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
     }
 }
 
+/// What is wrong with a service says itself what stands in its way.
+fn service_remedy() -> &'static str {
+    "do what the message says; the supervisor tries it again by itself"
+}
+
 fn of_service(found: &mut Found, service: &VolumeServices) {
     let waits = [&service.mount, &service.ftp].contains(&&ServiceState::Waiting);
     let why = match &service.trouble {
@@ -473,10 +478,10 @@ fn of_service(found: &mut Found, service: &VolumeServices) {
     let name = service.volume.to_string();
     let text = format!("what is served of {name} is not there: {why}");
     let about = (Some(service.volume.pool()), service.volume.volume());
-    found.add(Kind::ServiceFailed, about, Severity::Error, text, "see `etherpool status`");
+    found.add(Kind::ServiceFailed, about, Severity::Error, text, service_remedy());
 }
 
-fn failures(count: u32) -> String {
+pub(super) fn failures(count: u32) -> String {
     match count {
         0 => "no further failure".to_owned(),
         1 => "1 further failure".to_owned(),

@@ -29,6 +29,12 @@ struct Incident {
     last_secs: u64,
 }
 
+impl Incident {
+    fn lasts(&self, now_secs: u64) -> bool {
+        now_secs.saturating_sub(self.last_secs) < INCIDENT_SECS
+    }
+}
+
 impl Incidents {
     /// Takes an event.
     pub fn note_event(&mut self, event: &PoolEvent, now_secs: u64) {
@@ -105,10 +111,16 @@ impl Incidents {
         }
     }
 
-    /// Those that aren't long past.
+    /// Those that aren't long past; the others are forgotten.
     pub fn conditions(&mut self, now_secs: u64) -> Vec<Condition> {
-        self.incidents.retain(|_, one| now_secs.saturating_sub(one.last_secs) < INCIDENT_SECS);
-        let told = self.incidents.values().map(|one| {
+        self.incidents.retain(|_, one| one.lasts(now_secs));
+        self.lasting(now_secs)
+    }
+
+    /// Those that aren't long past.
+    pub fn lasting(&self, now_secs: u64) -> Vec<Condition> {
+        let lasting = self.incidents.values().filter(|one| one.lasts(now_secs));
+        let told = lasting.map(|one| {
             let text = match one.count {
                 1 => one.condition.text.clone(),
                 count => format!("{} ({count} times)", one.condition.text),

@@ -5,8 +5,10 @@
 mod conditions;
 mod config;
 mod incidents;
+mod meaning;
 mod message;
 mod slow;
+mod wrong;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +22,7 @@ pub use message::{
     AlertsReport, Batch, ChannelAnswer, ChannelReport, Message, Step, mail_subject, text_of,
 };
 pub use slow::{Slow, SlowDisks};
+pub use wrong::Wrong;
 
 /// The file in the supervisor's state directory that has them.
 pub const ALERTS_FILE: &str = "alerts.json";

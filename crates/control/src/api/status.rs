@@ -7,7 +7,7 @@ use pool::{PoolReport, PoolState, Progress, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
-use crate::alerts::AlertsReport;
+use crate::alerts::{AlertsReport, Wrong};
 use aoe_wire::ShelfSlot;
 
 /// `GET /v1/status`.
@@ -15,6 +15,12 @@ use aoe_wire::ShelfSlot;
 pub struct Status {
     /// Version of the program.
     pub version: String,
+    /// When this was so, in seconds since 1970.
+    #[serde(default)]
+    pub at_secs: u64,
+    /// What is wrong, the worst first; none from a supervisor of before it told.
+    #[serde(default)]
+    pub wrong: Option<Vec<Wrong>>,
     /// Host name of the supervisor.
     pub host: String,
     /// Its identity as an owner of pools.

@@ -41,7 +41,8 @@ impl Failure {
         eprintln!("{}", plain(&self.text(json)));
     }
 
-    fn text(&self, json: bool) -> String {
+    /// As it is told: a line of JSON, or lines for people.
+    pub fn text(&self, json: bool) -> String {
         let message = &self.error.message;
         if json {
             return serde_json::to_string(&self.error).unwrap_or_else(|_| message.clone());

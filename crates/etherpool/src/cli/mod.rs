@@ -111,8 +111,8 @@ enum Command {
     /// Volumes
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
-    /// State of the supervisor, its pools, mounts and servers
-    Status,
+    /// What is wrong, since when, what it means for data, and what to do; then all else at a glance
+    Status(status::StatusArgs),
     /// What is wrong, and whether people would hear of it
     #[command(subcommand)]
     Alert(alert::AlertCommand),
@@ -223,7 +223,7 @@ impl Command {
             }
             Command::Key(command) => !command.is_local(),
             Command::Volume(_)
-            | Command::Status
+            | Command::Status(_)
             | Command::Token(_)
             | Command::Alert(_)
             | Command::Events(_) => true,
@@ -286,7 +286,7 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Disk(command) => disk::run(context, command).await,
         Command::Pool(command) => pool::run(context, command).await,
         Command::Volume(command) => volume::run(context, command).await,
-        Command::Status => status::run(context).await,
+        Command::Status(args) => status::run(context, args).await,
         Command::Key(command) => key::run(context, command).await,
         Command::Token(command) => join::run(context, command).await,
         Command::Alert(command) => alert::run(context, command).await,
@@ -410,6 +410,9 @@ mod tests {
             "etherpool node -i eth1 -i en*,eth2 --check",
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
+            "etherpool status -x",
+            "etherpool status -x --watch",
+            "etherpool status --watch 5",
             "etherpool --socket /x/y status",
             "etherpool --api https://h:9443 --certificate c --certificate-key k --ca a pool list",
             "etherpool pool import cluster --key f --api https://h:9443",

@@ -1,29 +1,110 @@
-//! `etherpool status`: everything at a glance; its exit code says whether all is well.
+//! `etherpool status`: the page for three in the morning; its exit code says whether all is well.
 
+use std::time::Duration;
+
+use clap::Args;
+use control::alerts::Wrong;
 use control::api::{ServiceState, Status};
 use control::exit::Exit;
+use serde::Serialize;
 
 use super::output;
 use super::{Context, Failure};
 
+/// What is to be seen of it.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print only what is wrong, and nothing when all is well
+    #[arg(short = 'x', long)]
+    only_wrong: bool,
+    /// Draw it anew on the terminal every so many seconds, until it is interrupted
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    watch: Option<u64>,
+}
+
+/// What `-x` prints as JSON.
+#[derive(Serialize)]
+struct OnlyWrong<'a> {
+    wrong: &'a [Wrong],
+}
+
 /// Runs it.
-pub async fn run(context: &Context) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
+    match args.watch {
+        Some(seconds) => watch(context, args.only_wrong, Duration::from_secs(seconds)).await,
+        None => once(context, args.only_wrong).await,
+    }
+}
+
+async fn once(context: &Context, only_wrong: bool) -> Result<Exit, Failure> {
     let status: Status = context.client.get("/v1/status").await?;
-    output::show(context.json, &status, || output::status(&status))?;
+    match only_wrong {
+        true => {
+            let wrong = OnlyWrong { wrong: status.wrong.as_deref().unwrap_or_default() };
+            output::show(context.json, &wrong, || text(&status, true))?;
+        }
+        false => output::show(context.json, &status, || text(&status, false))?,
+    }
     Ok(exit_of(&status))
 }
 
+fn text(status: &Status, only_wrong: bool) -> String {
+    match (only_wrong, exit_of(status)) {
+        (true, Exit::Ok) => String::new(),
+        (true, _) => output::wrong(status),
+        (false, _) => output::status(status),
+    }
+}
+
+/// Until whoever watches has seen enough. A supervisor that doesn't answer is waited for: it may be what is watched.
+async fn watch(context: &Context, only_wrong: bool, every: Duration) -> Result<Exit, Failure> {
+    if context.json || output::terminal_size().is_none() {
+        return Err(Failure::usage(
+            "--watch draws on a terminal: standard output must be one, without --json",
+        ));
+    }
+    // What is wrong with the command itself isn't waited for.
+    context.client.get::<Status>("/v1/status").await?;
+    loop {
+        let page = match context.client.get::<Status>("/v1/status").await {
+            Ok(status) => match text(&status, only_wrong) {
+                page if page.is_empty() => "all is well\n".to_owned(),
+                page => page,
+            },
+            Err(failure) => format!("{}\n", failure.text(false)),
+        };
+        let Some(size) = output::terminal_size() else { return Ok(Exit::Ok) };
+        if !output::redraw(&page, size)? {
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
 fn exit_of(status: &Status) -> Exit {
+    Exit::of_health(match &status.wrong {
+        Some(wrong) => wrong.is_empty(),
+        None => is_healthy(status),
+    })
+}
+
+/// By what a supervisor of before says, which doesn't tell what is wrong.
+fn is_healthy(status: &Status) -> bool {
     let waiting = |service: &control::api::VolumeServices| {
         [&service.mount, &service.ftp].contains(&&ServiceState::Waiting)
             || service.trouble.is_some()
     };
     let mut ours = status.pools.iter().filter(|report| report.is_ours());
-    let healthy = status.engine.is_some()
+    status.engine.is_some()
         && status.troubles.is_empty()
         && ours.all(pool::PoolReport::is_healthy)
-        && !status.services.iter().any(waiting);
-    Exit::of_health(healthy)
+        && !status.services.iter().any(waiting)
 }
 
 #[cfg(test)]
@@ -32,13 +113,26 @@ mod tests {
     use crate::cli::output::samples;
 
     #[test]
-    fn the_exit_code_says_whether_all_is_well() {
+    fn the_exit_code_says_whether_anything_is_wrong() {
         let well = samples::status();
+        assert_eq!(exit_of(&well), Exit::Ok);
+        assert_eq!(text(&well, true), "", "-x is silent");
+        // Though pools and services look as ever: a drive that fails, contents that are lost.
+        let wrong = Status { wrong: Some(vec![samples::wrong()]), ..well };
+        assert_eq!(exit_of(&wrong), Exit::Degraded);
+        let (only, all) = (text(&wrong, true), text(&wrong, false));
+        assert!(!only.is_empty() && all.starts_with(&only) && all.len() > only.len(), "{all}");
+    }
+
+    #[test]
+    fn what_a_supervisor_of_before_says_is_judged_here() {
+        let well = Status { wrong: None, ..samples::status() };
         assert_eq!(exit_of(&well), Exit::Ok);
 
         let mut status = well.clone();
         status.engine = None;
         assert_eq!(exit_of(&status), Exit::Degraded);
+        assert!(!text(&status, true).is_empty(), "-x isn't silent then");
 
         let mut status = well.clone();
         status.pools[0].state = pool::PoolState::Degraded;

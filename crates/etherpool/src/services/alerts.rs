@@ -1,7 +1,7 @@
 //! Looks every few seconds what is wrong, and has people told. What is wrong, and when that is told, is decided in
 //! `control::alerts`; how, in `channels`. It waits for nobody who isn't the engine, and nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use block::VolumeName;
 use control::alerts::{
-    ALERTS_FILE, Alerts, AlertsReport, ChannelAnswer, Kind, Message, Seen, Slow, SlowDisks,
+    ALERTS_FILE, Alerts, AlertsReport, ChannelAnswer, Kind, Message, Seen, Slow, SlowDisks, Wrong,
     conditions,
 };
 use control::api::{PoolReportExt as _, ProcessState};
@@ -33,6 +33,8 @@ const DISCOVERY: Duration = Duration::from_secs(30);
 /// What is wrong, and the ways to people.
 pub struct Teller {
     alerts: Mutex<Alerts>,
+    /// Disks that were slow when they were compared last.
+    slow: Mutex<Vec<Slow>>,
     channels: Channels,
 }
 
@@ -40,7 +42,7 @@ impl Teller {
     /// With what was known before.
     pub fn start(config: &control::config::SupervisorConfig, host: &str) -> Teller {
         let alerts = Mutex::new(read(&config.state_dir));
-        Teller { alerts, channels: Channels::start(&config.alerts, host) }
+        Teller { alerts, slow: Mutex::default(), channels: Channels::start(&config.alerts, host) }
     }
 
     /// What is wrong, and how the channels do.
@@ -53,6 +55,14 @@ impl Teller {
         }
     }
 
+    /// What is wrong now, with what isn't told yet because it may pass; then what nobody is to be told of.
+    pub fn wrong(&self, seen: &Seen<'_>, ignored: &BTreeSet<Kind>) -> (Vec<Wrong>, Vec<Wrong>) {
+        let slow = self.slow().clone();
+        let found = conditions(&Seen { slow: &slow, ..*seen });
+        let wrong = self.alerts().wrong(seen.now_secs, found, seen.pools);
+        wrong.into_iter().partition(|wrong| !ignored.contains(&wrong.kind))
+    }
+
     /// Sends a test by each channel; what each answered.
     pub async fn test(&self) -> Vec<ChannelAnswer> {
         let answers = self.channels.test(&Message::test(now_secs())).await;
@@ -61,6 +71,10 @@ impl Teller {
             Err(answer) => ChannelAnswer { channel, delivered: false, answer },
         });
         answers.collect()
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Vec<Slow>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn alerts(&self) -> MutexGuard<'_, Alerts> {
@@ -94,25 +108,25 @@ fn store(state_dir: &Path, alerts: &Alerts) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn now_secs() -> u64 {
+pub(super) fn now_secs() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
 /// Looks, tells and writes down, for ever.
 pub async fn run(services: Arc<Services>) {
     let begun = tokio::time::Instant::now();
-    let (mut news, mut judge, mut slow) =
-        (services.engine.news(), SlowDisks::default(), Vec::new());
+    let (mut news, mut judge) = (services.engine.news(), SlowDisks::default());
     let mut compared = begun;
     let (mut stored, mut stored_at) = (Alerts::default(), begun);
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if compared.elapsed() >= COMPARE_EVERY {
             compared = tokio::time::Instant::now();
-            slow = compare(&services, &mut judge).await;
+            let slow = compare(&services, &mut judge).await;
+            *services.teller.slow() = slow;
         }
         let is_discovered = begun.elapsed() >= DISCOVERY;
-        let messages = look(&services, events(&mut news), &slow, is_discovered).await;
+        let messages = look(&services, events(&mut news), is_discovered).await;
         let ignored = &services.config.alerts.ignore;
         for message in
             messages.iter().filter(|m| m.kind.is_none_or(|kind| !ignored.contains(&kind)))
@@ -147,12 +161,7 @@ fn events(news: &mut Receiver<News>) -> Vec<PoolEvent> {
     }
 }
 
-async fn look(
-    services: &Services,
-    events: Vec<PoolEvent>,
-    slow: &[Slow],
-    is_discovered: bool,
-) -> Vec<Message> {
+async fn look(services: &Services, events: Vec<PoolEvent>, is_discovered: bool) -> Vec<Message> {
     let now_secs = now_secs();
     let process: Option<ProcessState> = services.engine.call(EngineRequest::Process).await.ok();
     let pools: Option<Vec<PoolReport>> = match &process {
@@ -163,6 +172,7 @@ async fn look(
     let (known_pools, troubles) = (services.registry.known(), services.registry.trouble());
     let known_pools = if is_discovered { known_pools } else { Vec::new() };
     let troubles: Vec<String> = troubles.into_iter().collect();
+    let slow = services.teller.slow().clone();
     let found = conditions(&Seen {
         now_secs,
         pools: pools.as_deref(),
@@ -170,7 +180,7 @@ async fn look(
         process: process.as_ref(),
         services: &reports,
         troubles: &troubles,
-        slow,
+        slow: &slow,
     });
     let mut alerts = services.teller.alerts();
     events.iter().for_each(|event| alerts.incidents.note_event(event, now_secs));

@@ -12,6 +12,7 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use block::{VolumeName, check_name};
+use control::alerts::Seen;
 use control::api::{
     AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
     HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
@@ -30,6 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::access::Peer;
+use super::alerts::now_secs;
 use super::commands::{outcome, take_note};
 use super::{Services, mounts, operations::find, told};
 use aoe_wire::ShelfSlot;
@@ -169,12 +171,26 @@ pub(super) async fn status(State(services): App) -> Json<Status> {
     let process = services.engine.call(EngineRequest::Process);
     let (engine, looked) = tokio::join!(process, services.look_at_engine());
     let engine: Option<ProcessState> = engine.ok();
-    let (pools, served) = looked.ok().unzip();
-    let pools = pools.unwrap_or_else(|| services.pools.borrow().clone());
+    let (fresh, served) = looked.ok().unzip();
+    let is_fresh = fresh.is_some();
+    let pools = fresh.unwrap_or_else(|| services.pools.borrow().clone());
     services.reconciler.look_now(served.as_ref()).await;
     let mut report = services.reconciler.report(services.engine.instance());
     let held = services.held(&pools).await;
     let mut warnings = services.registry.warnings();
+    let (now_secs, own_troubles) = (now_secs(), services.registry.trouble());
+    let seen = Seen {
+        now_secs,
+        pools: (is_fresh && engine.is_some()).then_some(&pools),
+        known_pools: &services.registry.known(),
+        process: engine.as_ref(),
+        services: &report,
+        troubles: own_troubles.as_slice(),
+        slow: &[],
+    };
+    let (wrong, ignored) = services.teller.wrong(&seen, &services.config.alerts.ignore);
+    let ignored = ignored.iter().map(|one| (&one.text, one.kind.word()));
+    warnings.extend(ignored.map(|(text, kind)| format!("{text} ({kind} is to be ignored)")));
     for pool in &pools {
         for (name, volume) in pool.named_volumes() {
             let settings = VolumeSettings::from_properties(&volume.properties);
@@ -200,11 +216,13 @@ pub(super) async fn status(State(services): App) -> Json<Status> {
     warnings.extend(services.tls_troubles.warnings());
     warnings.extend(services.copy_troubles.warnings());
     let mut troubles = engine.as_ref().map(|engine| engine.troubles.clone()).unwrap_or_default();
-    troubles.extend(services.registry.trouble());
+    troubles.extend(own_troubles);
     let alerts = services.teller.report();
     warnings.extend(told::unheard(&services.config.alerts, &alerts));
     Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
+        at_secs: now_secs,
+        wrong: Some(wrong),
         host: services.host.clone(),
         owner: services.owner.to_string(),
         supervisor_pid: rustix::process::getppid()

@@ -48,7 +48,7 @@ pub use offline::{offline, online};
 pub use pools::{
     forecast, grown_pool, import_plan, imports, pool, pool_plan, pools, spare_loss, spare_stands,
 };
-pub use status::status;
+pub use status::{status, wrong};
 pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
@@ -92,13 +92,48 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write(&text).map(drop)
 }
 
-/// Columns of the terminal that standard output is; none where it isn't one.
+/// Columns of the terminal that standard output is; none where it isn't one, or doesn't say.
 pub fn terminal_width() -> Option<u16> {
+    told_size().map(|(columns, _)| columns).filter(|columns| *columns > 0)
+}
+
+/// Its columns and rows; those that a terminal has which doesn't say (a serial line's).
+pub fn terminal_size() -> Option<(u16, u16)> {
+    const USUAL: (u16, u16) = (80, 24);
+    let told = told_size()?;
+    Some(if told.0 > 0 && told.1 > 0 { told } else { USUAL })
+}
+
+fn told_size() -> Option<(u16, u16)> {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
         return None;
     }
-    rustix::termios::tcgetwinsize(stdout).ok().map(|size| size.ws_col).filter(|width| *width > 0)
+    rustix::termios::tcgetwinsize(stdout).ok().map(|size| (size.ws_col, size.ws_row))
+}
+
+/// Draws a page over what is on a terminal of so many columns and rows; false when nobody sees it any more.
+pub fn redraw(page: &str, size: (u16, u16)) -> Result<bool, Failure> {
+    write(&drawn(page, size))
+}
+
+/// The lines that fit, each over what stood there, and nothing below them: a terminal that isn't cleared first doesn't
+/// flicker.
+fn drawn(page: &str, (columns, rows): (u16, u16)) -> String {
+    const HOME: &str = "\x1b[H";
+    const CLEAR_LINE: &str = "\x1b[K";
+    const CLEAR_BELOW: &str = "\x1b[J";
+    let mut left = usize::from(rows).saturating_sub(1);
+    let mut text = HOME.to_owned();
+    for line in plain(page).lines() {
+        let taken = line.chars().count().div_ceil(usize::from(columns.max(1))).max(1);
+        if taken > left {
+            break;
+        }
+        left -= taken;
+        text.push_str(&format!("{line}{CLEAR_LINE}\r\n"));
+    }
+    text + CLEAR_BELOW
 }
 
 /// A table with a head and no lines: it can be read by people and cut by tools.
@@ -178,6 +213,19 @@ fn or_dash(text: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_drawn_as_far_as_it_fits() {
+        let page = "one\ntwo is long\nthree \x1b[2J\n";
+        let whole = drawn(page, (40, 24));
+        assert_eq!(
+            whole,
+            "\x1b[Hone\x1b[K\r\ntwo is long\x1b[K\r\nthree \u{fffd}[2J\x1b[K\r\n\x1b[J"
+        );
+        assert_eq!(drawn(page, (40, 2)), "\x1b[Hone\x1b[K\r\n\x1b[J");
+        // The second takes three rows, of two that are left.
+        assert_eq!(drawn(page, (4, 4)), "\x1b[Hone\x1b[K\r\n\x1b[J");
+    }
 
     #[test]
     fn what_strangers_wrote_stays_where_it_is_printed() {

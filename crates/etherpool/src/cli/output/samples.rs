@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aoe_wire::ShelfSlot;
 use block::{Histogram, VolumeName};
+use control::alerts::{Kind, Wrong};
 use control::api::{
     FuseOverIoUring, InterfaceState, ProcessState, SeenTarget, ServiceState, Status, VolumeServices,
 };
@@ -182,10 +183,26 @@ pub fn job() -> JobReport {
     }
 }
 
+/// A disk that has been gone for 20 minutes when [`status`] was so.
+pub fn wrong() -> Wrong {
+    Wrong {
+        kind: Kind::DiskGone,
+        pool: Some("cluster".into()),
+        subject: "e1.0".into(),
+        severity: pool::Severity::Warning,
+        text: "pool cluster: disk e1.0 (/dev/sda on n1) is gone".into(),
+        since_secs: 1_000_000 - 20 * 60,
+        data: "nothing is lost by it: the pool survives 1 further failure".into(),
+        remedy: "bring it back".into(),
+    }
+}
+
 /// A supervisor with everything on.
 pub fn status() -> Status {
     Status {
         version: "0.1.0".into(),
+        at_secs: 1_000_000,
+        wrong: Some(Vec::new()),
         host: "host".into(),
         owner: "22222222-2222-2222-2222-222222222222".into(),
         supervisor_pid: 10,

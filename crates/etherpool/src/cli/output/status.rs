@@ -1,15 +1,51 @@
-//! The supervisor at a glance.
+//! The page for three in the morning: what is wrong, since when, what it means for data, what to do; then the
+//! supervisor at a glance.
 
+use std::time::Duration;
+
+use block::spoken;
+use control::alerts::Wrong;
 use control::api::{FuseOverIoUring, ServiceState, Status};
 
-use super::{facts, lines, or_dash, table};
+use super::{calendar_time, facts, lines, or_dash, table};
 
 /// What an administrator can do where the kernel has FUSE over io_uring.
 const FUSE_OFF: &str = "by threads; over io_uring from the next attaching on: \
                         echo Y > /sys/module/fuse/parameters/enable_uring";
 
+/// `status -x` where something is wrong, and how `status` begins.
+pub fn wrong(status: &Status) -> String {
+    let Some(wrong) = &status.wrong else {
+        return format!(
+            "supervisor {} (version {}) is older than this program and doesn't say what is wrong: see `etherpool alert \
+             list`\n",
+            status.host, status.version
+        );
+    };
+    let mut text = match wrong.len() {
+        0 => "all is well\n".to_owned(),
+        1 => "one thing is wrong\n".to_owned(),
+        many => format!("{many} things are wrong\n"),
+    };
+    for one in wrong {
+        let Wrong { severity, text: what, data, remedy, .. } = one;
+        let lasted = Duration::from_secs(status.at_secs.saturating_sub(one.since_secs));
+        let since = format!("{} UTC, for {}", calendar_time(one.since_secs), spoken(lasted));
+        text.push_str(&format!("\n{}: {what}\n", severity.word()));
+        text.push_str(&format!("  since  {since}\n  data   {data}\n  do     {remedy}\n"));
+    }
+    text
+}
+
 /// `status`.
 pub fn status(status: &Status) -> String {
+    let mut text = wrong(status);
+    text.push('\n');
+    text.push_str(&at_a_glance(status));
+    text
+}
+
+fn at_a_glance(status: &Status) -> String {
     let engine = match &status.engine {
         Some(engine) => format!("running (process {})", engine.pid),
         None => "not running; it is restarted".into(),
@@ -65,18 +101,6 @@ pub fn status(status: &Status) -> String {
         text.push_str(&lines(&services));
     }
     text.push_str(&crate::cli::held::remark(&status.held));
-    if !status.alerts.raised.is_empty() {
-        let count = status.alerts.raised.len();
-        text.push_str(&format!("\nalerts: {count}, the worst:"));
-        for alert in status.alerts.raised.iter().take(3) {
-            let condition = &alert.condition;
-            text.push_str(&format!("\n  {}: {}", condition.severity.word(), condition.text));
-        }
-        text.push_str("\n  all of them, and what to do: etherpool alert list");
-    }
-    for trouble in &status.troubles {
-        text.push_str(&format!("\ntrouble: {trouble}"));
-    }
     let engine_warnings = status.engine.iter().flat_map(|engine| &engine.warnings);
     for warning in status.warnings.iter().chain(engine_warnings) {
         text.push_str(&format!("\nwarning: {warning}"));
@@ -106,6 +130,8 @@ mod tests {
         all.warnings.push("no users file: nobody can write by FTP".into());
         let text = status(&all);
         let expected = "\
+all is well
+
 supervisor  host (process 10, version 0.1.0)
 owner id    22222222-2222-2222-2222-222222222222
 engine      running (process 11)
@@ -127,5 +153,25 @@ warning: no users file: nobody can write by FTP
         };
         assert_eq!(fuse(FuseOverIoUring::On).as_deref(), Some("fuse        over io_uring"));
         assert_eq!(fuse(FuseOverIoUring::Missing), None);
+    }
+
+    #[test]
+    fn what_is_wrong_stands_above_all_else() {
+        let mut all = samples::status();
+        all.wrong = Some(vec![samples::wrong(), samples::wrong()]);
+        let text = status(&all);
+        let expected = "\
+2 things are wrong
+
+warning: pool cluster: disk e1.0 (/dev/sda on n1) is gone
+  since  1970-01-12 13:26:40 UTC, for 20 minutes
+  data   nothing is lost by it: the pool survives 1 further failure
+  do     bring it back
+
+warning: pool cluster: ";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("\nsupervisor  host"), "{text}");
+        all.wrong = None;
+        assert!(status(&all).contains("doesn't say what is wrong"), "{text}");
     }
 }

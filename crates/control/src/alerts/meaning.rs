@@ -1,0 +1,140 @@
+//! What something wrong means for data, and since when it is so as far as reports know that: who is woken at night
+//! asks this before all else. Nothing here says that data is safe without saying what that hangs on.
+
+use pool::{PoolReport, PoolState, VolumeReport};
+
+use super::conditions::{Condition, Kind, failures};
+use crate::api::PoolReportExt as _;
+
+/// What it means for data, by how much the pool or volume still survives.
+pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
+    let pool = pools.iter().find(|pool| Some(&pool.name) == condition.pool.as_ref());
+    let volume = pool
+        .and_then(|pool| pool.volumes.iter().find(|volume| volume.name == condition.subject))
+        .filter(|_| !condition.subject.is_empty());
+    let stands = || pool.map_or_else(|| NOT_KNOWN.to_owned(), standing);
+    let with = |text: &str| format!("{text}; {}", stands());
+    match condition.kind {
+        Kind::EngineDown => {
+            "nothing is lost by it: what was acknowledged is on the disks, and requests wait until it is back"
+                .to_owned()
+        }
+        Kind::PoolNotOpen => {
+            "nothing of it can be read or written here until then; what is on its disks stays as it is"
+                .to_owned()
+        }
+        Kind::PoolTaken => {
+            "nothing of it is served here any more; what was acknowledged here is on its disks, and is the other's to serve"
+                .to_owned()
+        }
+        Kind::PoolSuspended => {
+            "requests wait, and none of them fails; what was acknowledged is there again when the disks are"
+                .to_owned()
+        }
+        Kind::PoolDegraded | Kind::DiskGone | Kind::DiskOffline | Kind::DiskRefused => stands(),
+        Kind::VolumeRedundancy => volume.map_or_else(stands, |volume| of_volume(volume, pool)),
+        Kind::VolumeTogether => {
+            "nothing is lost by it; what is lost with that one failure domain has no other copy"
+                .to_owned()
+        }
+        Kind::PoolVotes => with(&pool.map_or_else(String::new, of_votes)),
+        Kind::PoolSpace => {
+            "nothing is lost by it: volumes have their space; none can grow, and what a dead disk had may find no place"
+                .to_owned()
+        }
+        Kind::PoolSpare => {
+            with("what the next loss takes may find no place, and has a copy less then until there is some")
+        }
+        Kind::LogSpace => "nothing is lost by it: writers wait until there is room".to_owned(),
+        Kind::DiskRolledBack => with("what it lost is copied to it from others"),
+        Kind::DiskErrors => with("what had another copy was given right, and repaired"),
+        Kind::DiskSlow => {
+            "nothing is lost by it: the volumes on it are as slow as it is".to_owned()
+        }
+        Kind::DiskAgeing => with("it can be read"),
+        Kind::DiskFailing => with("it can be read for now"),
+        Kind::RebuildWaits => with("what it had has a copy less until then"),
+        Kind::JobWaits => "nothing is lost by it: what was to move stays where it is".to_owned(),
+        Kind::LostBlocks => {
+            "LOST, unless a disk that is away has it: to read it is an error; the rest of the volume can be read"
+                .to_owned()
+        }
+        Kind::StructureDamaged => with("the other disks have the same again"),
+        Kind::ScrubOverdue => {
+            "nothing is known to be wrong; what rots meanwhile isn't found until it is read".to_owned()
+        }
+        Kind::ScrubDamage => {
+            "some of it may be LOST: to read what has no right copy is an error; the rest can be read"
+                .to_owned()
+        }
+        Kind::ServiceFailed => {
+            "what is in the pool stays as it is; who uses this doesn't reach it".to_owned()
+        }
+        Kind::InterfaceDown => {
+            "nothing, while another interface reaches the disks; what is out of reach is told beside this"
+                .to_owned()
+        }
+        Kind::SupervisorTrouble => {
+            "volumes are served as before; what is changed now may not be known after a restart"
+                .to_owned()
+        }
+    }
+}
+
+const NOT_KNOWN: &str = "what that means isn't known while nothing is heard of the pool";
+
+/// How a pool stands with what it lacks now.
+fn standing(pool: &PoolReport) -> String {
+    if let PoolState::Suspended { .. } = pool.state {
+        return "requests of its pool wait until disks are back".to_owned();
+    }
+    if !pool.is_open() {
+        return NOT_KNOWN.to_owned();
+    }
+    let waits = |volume: &&VolumeReport| volume.suspended.is_some() || volume.lacks.is_some();
+    if let Some(volume) = pool.volumes.iter().find(waits) {
+        return format!("not all of volume {}/{} is in reach", pool.name, volume.name);
+    }
+    match pool.survives {
+        0 => "nothing is lost by it, but the pool survives no further failure: the next one may stop it, or lose data"
+            .to_owned(),
+        more => format!("nothing is lost by it: the pool survives {}", failures(more)),
+    }
+}
+
+fn of_volume(volume: &VolumeReport, pool: Option<&PoolReport>) -> String {
+    if volume.suspended.is_some() || volume.lacks.is_some() {
+        return pool.map_or_else(|| NOT_KNOWN.to_owned(), standing);
+    }
+    match (volume.survives_disks, volume.survives_nodes) {
+        (0, _) => "all of it can be read; with one more disk some of it would be LOST".to_owned(),
+        (disks, 0) => format!(
+            "all of it can be read, also without {disks} more of its disks; with one more machine some of it would be \
+             out of reach"
+        ),
+        (disks, nodes) => format!(
+            "all of it can be read, also without {disks} more of its disks, or {nodes} of its machines"
+        ),
+    }
+}
+
+fn of_votes(pool: &PoolReport) -> String {
+    match pool.votes.present.saturating_sub(pool.votes.total / 2 + 1) {
+        0 => "with one more vote out of reach the pool stops until one is back".to_owned(),
+        more => format!("{more} more may be out of reach before the pool stops"),
+    }
+}
+
+/// Since when it is so, where a report knows that better than who looked: the disk was gone before we began.
+pub fn known_since(condition: &Condition, pools: &[PoolReport]) -> Option<u64> {
+    let pool = pools.iter().find(|pool| Some(&pool.name) == condition.pool.as_ref())?;
+    let disk = pool.disks.iter().find(|disk| disk.name == condition.subject);
+    let known = match condition.kind {
+        Kind::DiskGone => disk?.last_seen_secs,
+        Kind::DiskOffline => disk?.offline.as_ref().map(|offline| offline.since_secs),
+        Kind::ScrubOverdue => pool.scrub.as_ref()?.next_secs,
+        Kind::ScrubDamage => pool.scrub.as_ref()?.ended_secs,
+        _ => None,
+    };
+    known.filter(|since| *since > 0)
+}
