@@ -444,7 +444,8 @@ fn the_worst_comes_first_then_the_oldest() {
 #[test]
 fn what_it_means_for_data_hangs_on_what_still_may_fail() {
     type Change = fn(&mut PoolReport);
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
+        (|p| (p.votes.total, p.votes.present) = (5, 1), "waits until 2 more are in reach"),
         (|p| p.disks[0].state = DiskState::Missing, "the pool survives 2 further failures"),
         (
             |p| {
@@ -476,10 +477,10 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
             },
             "also without 1 more of its disks, or 1 of its machines",
         ),
-        (|p| p.votes.present = 2, "with one more vote out of reach the pool stops"),
+        (|p| p.votes.present = 2, "with one more out of reach the pool waits"),
         (
             |p| (p.votes.total, p.votes.present) = (5, 4),
-            "1 more may be out of reach before the pool stops",
+            "1 more may be out of reach before the pool waits",
         ),
     ];
     for (change, expected) in cases {
@@ -488,6 +489,21 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
         let told = asked(&Alerts::default(), 1000, Some(&[changed]));
         assert!(told.iter().any(|one| one.data.contains(expected)), "{expected}: {told:#?}");
     }
+}
+
+/// To replace the last copy of something by a blank disk is no way out.
+#[test]
+fn a_disk_that_a_pool_waits_for_is_to_be_brought_back() {
+    let remedy = |state: PoolState| {
+        let mut changed = pool();
+        changed.state = state;
+        changed.disks[0].state = DiskState::Missing;
+        let told = asked(&Alerts::default(), 1000, Some(&[changed]));
+        told.into_iter().find(|one| one.kind == Kind::DiskGone).unwrap().remedy
+    };
+    assert!(remedy(PoolState::Degraded).contains("pool replace tank e1.0 NEW"));
+    let waits = remedy(PoolState::Suspended { reason: "e1.0 is away".into() });
+    assert!(waits.starts_with("bring it back") && !waits.contains("replace"), "{waits}");
 }
 
 #[test]

@@ -352,6 +352,13 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
             let is =
                 if disk.state == DiskState::Missing { "is gone" } else { "does not take part" };
             let text = format!("pool {name}: disk {place} {is}");
+            let remedy = match pool.state {
+                // Another disk in its place wouldn't have what it has.
+                PoolState::Suspended { .. } => {
+                    format!("bring it back, its pool waits: see `etherpool pool show {name}`")
+                }
+                _ => remedy,
+            };
             found.add(Kind::DiskGone, about, Severity::Warning, text, &remedy);
         }
         DiskState::RolledBack => {

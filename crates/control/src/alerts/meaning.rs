@@ -37,7 +37,7 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
             "nothing is lost by it; what is lost with that one failure domain has no other copy"
                 .to_owned()
         }
-        Kind::PoolVotes => with(&pool.map_or_else(String::new, of_votes)),
+        Kind::PoolVotes => pool.map_or_else(|| NOT_KNOWN.to_owned(), of_votes),
         Kind::PoolSpace => {
             "nothing is lost by it: volumes have their space; none can grow, and what a dead disk had may find no place"
                 .to_owned()
@@ -119,9 +119,16 @@ fn of_volume(volume: &VolumeReport, pool: Option<&PoolReport>) -> String {
 }
 
 fn of_votes(pool: &PoolReport) -> String {
-    match pool.votes.present.saturating_sub(pool.votes.total / 2 + 1) {
-        0 => "with one more vote out of reach the pool stops until one is back".to_owned(),
-        more => format!("{more} more may be out of reach before the pool stops"),
+    let (needed, present) = (pool.votes.total / 2 + 1, pool.votes.present);
+    match present.checked_sub(needed) {
+        None => format!("the pool waits until {} more are in reach", needed - present),
+        Some(0) => {
+            "nothing is lost by it; with one more out of reach the pool waits until one is back"
+                .to_owned()
+        }
+        Some(more) => {
+            format!("nothing is lost by it; {more} more may be out of reach before the pool waits")
+        }
     }
 }
 
