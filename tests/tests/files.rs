@@ -1,6 +1,7 @@
 //! Files in by FTP, out by FTP and through the mount; diskfuls of different sizes; what is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -91,6 +92,7 @@ fn the_lab_starts_twice_and_leaves_nothing() {
         Path::new("/sys/class/net").join(name.as_str().unwrap()).exists()
     };
     assert_eq!(names.into_iter().find(is_here), None);
+    assert_others_see_nothing(lab.dir());
     let before = lab.status();
     lab.lab(&["up"]);
     let after = lab.status();
@@ -121,6 +123,26 @@ fn the_lab_starts_twice_and_leaves_nothing() {
     lab.lab(&["up"]);
     lab.wait_served();
     assert_eq!(std::fs::read(lab.mount().join("kept")).unwrap(), b"kept");
+}
+
+/// Disks, hashes of passwords and configurations are root's alone, whatever its umask is.
+fn assert_others_see_nothing(lab: &Path) {
+    let mode = |name: &str| {
+        std::fs::metadata(lab.join(name)).unwrap_or_else(|error| panic!("{name}: {error}")).mode()
+    };
+    for file in [
+        "disks/n1d0.img",
+        "n1/node.toml",
+        "supervisor/supervisor.toml",
+        "supervisor/ftp-users",
+        "supervisor/token",
+        "lab.json",
+    ] {
+        assert_eq!(mode(file) & 0o777, 0o600, "{file}");
+    }
+    for directory in ["disks", "n1", "log", "pid"] {
+        assert_eq!(mode(directory) & 0o777, 0o700, "{directory}");
+    }
 }
 
 fn lftp(lab: &Lab, user: &str, command: &str) {

@@ -124,6 +124,12 @@ impl Told {
         let (code, all) = self.lab.said(&["status"]);
         let rest = all.find("\nsupervisor  ").expect("the rest");
         assert!(code == 5 && all.find("disk e1.0").is_some_and(|gone| gone < rest), "{all}");
+        let (code, text) = self.lab.said(&["pool", "status", "cluster", "-x"]);
+        assert!(code == 5 && text.contains("disk e1.0"), "{code}: {text}");
+        assert_eq!(self.lab.said(&["pool", "status", "nope"]).0, 3);
+        let rates = self.lab.json(&["pool", "iostat", "cluster"]);
+        assert_eq!(rates["volumes"][0]["name"], "hyperspace", "{rates}");
+        assert!(rates["disks"].as_array().is_some_and(|disks| disks.len() >= 2), "{rates}");
         let one = self.wrong("disk-gone").expect("it is wrong");
         assert_eq!(one["severity"], "warning");
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();

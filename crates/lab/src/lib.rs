@@ -18,6 +18,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use control::api::{ApiError, ErrorCode};
 
 use place::Place;
 
@@ -100,11 +101,17 @@ enum LabCommand {
     },
 }
 
+fn check_user(user: rustix::process::Uid) -> Result<(), ApiError> {
+    if user.is_root() {
+        return Ok(());
+    }
+    let message = "the lab makes network namespaces and mounts, which only root may";
+    Err(ApiError::new(ErrorCode::Refused, message).remedy("run it as root: sudo etherpool lab ..."))
+}
+
 /// Runs one lab command.
 pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
-    if !rustix::process::geteuid().is_root() {
-        anyhow::bail!("the lab makes network namespaces and mounts: run it as root (sudo)");
-    }
+    check_user(rustix::process::geteuid())?;
     let place = Place::new(&args.dir)?;
     // A mistyped directory isn't made, nor anything in it.
     match &args.command {
@@ -126,4 +133,18 @@ pub fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         LabCommand::Down { wipe } => down::down(&place, wipe)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_is_not_root_is_refused_and_told_how() {
+        assert_eq!(check_user(rustix::process::Uid::ROOT), Ok(()));
+        let refused = check_user(rustix::process::Uid::from_raw(65534)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Refused);
+        assert!(refused.remedy.unwrap().contains("sudo"), "it says what to do");
+    }
 }

@@ -1,8 +1,10 @@
 //! Where a lab's things are and how they are called. Everything follows from the lab's directory, so
 //! that `lab down` finds what to remove whatever state it meets.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -197,10 +199,31 @@ impl Place {
 
     pub fn store_plan(&self, plan: &LabPlan) -> anyhow::Result<()> {
         let temporary = self.plan_file().with_extension("new");
-        fs::write(&temporary, serde_json::to_vec_pretty(plan)?)?;
+        write_private(&temporary, &serde_json::to_vec_pretty(plan)?)?;
         fs::rename(&temporary, self.plan_file())?;
         Ok(())
     }
+}
+
+/// Opens a file that is only its owner's, also where a lab of before made it for everybody to read.
+pub fn open_private(file: &Path) -> io::Result<fs::File> {
+    let opened =
+        fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(file)?;
+    opened.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(opened)
+}
+
+/// Writes such a file.
+pub fn write_private(file: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut opened = open_private(file)?;
+    opened.set_len(0)?;
+    opened.write_all(contents)
+}
+
+/// Makes a directory that only its owner looks into.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
 impl LabPlan {

@@ -9,7 +9,7 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::own_program;
-use crate::place::Place;
+use crate::place::{Place, make_private_dir};
 
 /// Starts `etherpool ARGS` with its output in the log of `who`; in a network namespace if one is
 /// named. Returns its pid.
@@ -17,7 +17,7 @@ pub fn start(place: &Place, who: &str, netns: Option<&str>, args: &[&str]) -> an
     let log_file = place.log_file(who);
     for file in [&log_file, &place.pid_file(who)] {
         if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent)?;
+            make_private_dir(parent)?;
         }
     }
     let log = File::options().create(true).append(true).open(&log_file)?;

@@ -2,7 +2,7 @@
 //! what exists first, so that starting twice is harmless and what died is started again.
 
 use std::fs;
-use std::io::Write;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use seal::Security;
 use serde_json::Value;
 
 use crate::command::{etherpool, etherpool_json};
-use crate::place::{LabPlan, NodePlan, Place};
+use crate::place::{LabPlan, NodePlan, Place, make_private_dir, open_private, write_private};
 use crate::{network, process};
 use terminal::QUIET;
 
@@ -119,14 +119,14 @@ pub fn start_node(place: &Place, node: &NodePlan, security: Security) -> anyhow:
         return Ok(pid);
     }
     let dir = place.node_dir(&node.name);
-    fs::create_dir_all(&dir)?;
+    make_private_dir(&dir)?;
     let mut exports = String::new();
     for (slot, bytes) in node.disk_bytes.iter().enumerate() {
         let file = place.disk_file(&node.name, slot);
         if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent)?;
+            make_private_dir(parent)?;
         }
-        let disk = fs::File::options().create(true).truncate(false).write(true).open(&file)?;
+        let disk = open_private(&file)?;
         // Kept as it is if it exists: a lab that is started again has its data.
         if disk.metadata()?.len() == 0 {
             disk.set_len(*bytes)?;
@@ -151,7 +151,7 @@ pub fn start_node(place: &Place, node: &NodePlan, security: Security) -> anyhow:
         network::NODE_INTERFACE,
     );
     let file = dir.join("node.toml");
-    fs::write(&file, config)?;
+    write_private(&file, config.as_bytes())?;
     let netns = place.node_netns(&node.name);
     process::start(
         place,
@@ -184,6 +184,7 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
     let dir = place.supervisor_dir();
     fs::create_dir_all(&dir)?;
     let path = |name: &str| dir.join(name).display().to_string();
+    // Its volume takes all the space there is, on purpose.
     let config = format!(
         "# Written by `etherpool lab`.\nstate-dir = {:?}\nrun-dir = {:?}\ndevice-dir = {:?}\nsecurity = \"{}\"\n\n\
          [[interfaces]]\nname = {:?}\nnetns = {:?}\n\n\
@@ -202,10 +203,10 @@ pub fn start_supervisor(place: &Place, plan: &LabPlan) -> anyhow::Result<i32> {
     );
     let users = dir.join("ftp-users");
     if !users.exists() {
-        fs::write(&users, lab_user()?)?;
+        write_private(&users, lab_user()?.as_bytes())?;
     }
     let file = dir.join("supervisor.toml");
-    fs::write(&file, with_own_settings(&dir, &config)?)?;
+    write_private(&file, with_own_settings(&dir, &config)?.as_bytes())?;
     process::start(
         place,
         "supervisor",

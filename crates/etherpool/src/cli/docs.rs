@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, Command};
 use control::exit::Exit;
 
 use super::{Failure, grammar};
@@ -27,9 +27,21 @@ pub struct ManArgs {
 /// Prints completions.
 pub fn completion(args: CompletionArgs) -> Result<Exit, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut grammar(), "etherpool", &mut text);
+    clap_complete::generate(args.shell, &mut visible(), "etherpool", &mut text);
     print_bytes(&text)?;
     Ok(Exit::Ok)
+}
+
+/// The grammar without what is hidden from people, which completions would offer all the same. Nothing takes a command
+/// out of one that has it, so it is put together anew.
+fn visible() -> Command {
+    let whole = grammar();
+    let shown = whole.get_subcommands().filter(|one| !one.is_hide_set()).cloned();
+    Command::new("etherpool")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Pools of network disks")
+        .args(whole.get_arguments().cloned())
+        .subcommands(shown)
 }
 
 /// Prints the main manual page, or writes all.
@@ -66,9 +78,42 @@ mod tests {
         let page =
             std::fs::read_to_string(directory.path().join("etherpool-pool-create.1")).unwrap();
         assert!(page.contains("force\\-disk"), "{page}");
-        let mut text = Vec::new();
-        clap_complete::generate(clap_complete::Shell::Bash, &mut grammar(), "etherpool", &mut text);
-        let text = String::from_utf8(text).unwrap();
+        let text = completions(clap_complete::Shell::Bash);
         assert!(text.contains("reset-epoch") && text.contains("unexport"));
+    }
+
+    fn completions(shell: clap_complete::Shell) -> String {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut visible(), "etherpool", &mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// What is there for the supervisor alone is offered to nobody; all else is, with its options.
+    #[test]
+    fn completions_offer_what_people_may_use() {
+        let hidden = ["init", "engine", "services", "witnesses", "measure"];
+        let named = |command: &Command, name: &str| command.find_subcommand(name).is_some();
+        let (whole, shown) = (grammar(), visible());
+        for name in hidden {
+            assert!(named(&whole, name) && !named(&shown, name), "{name}");
+        }
+        for one in whole.get_subcommands().filter(|one| !one.is_hide_set()) {
+            assert!(named(&shown, one.get_name()), "{}", one.get_name());
+        }
+        let deeper = whole.get_subcommands().filter(|one| !one.is_hide_set());
+        assert!(deeper.flat_map(Command::get_subcommands).all(|one| !one.is_hide_set()));
+        let options = |command: &Command| command.get_arguments().count();
+        assert_eq!(options(&shown), options(&whole));
+        for shell in
+            [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
+        {
+            let text = completions(shell);
+            for page in
+                ["The supervisor's engine process", "_etherpool__engine", "etherpool,engine)"]
+            {
+                assert!(!text.contains(page), "{shell} has {page}");
+            }
+            assert!(text.contains("evacuate") && text.contains("failure-domain"), "{shell}");
+        }
     }
 }

@@ -27,6 +27,7 @@ mod pool_accept;
 mod pool_check;
 mod pool_dump;
 mod pool_history;
+mod pool_iostat;
 mod pool_jobs;
 mod pool_keys;
 mod pool_label;
@@ -444,6 +445,44 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
+    }
+
+    /// What the hands of those type who come from ZFS and LVM.
+    #[test]
+    fn habits_of_zfs_and_lvm_are_understood() {
+        for (line, means) in [
+            ("etherpool pool status", "status"),
+            ("etherpool pool status -x", "status"),
+            ("etherpool pool status tank", "status"),
+            ("etherpool pool iostat", "iostat"),
+            ("etherpool pool iostat tank 5 3", "iostat"),
+            ("etherpool pool history tank", "history"),
+            ("etherpool pool add tank e1.0", "extend"),
+            ("etherpool pool export tank", "release"),
+            ("etherpool pool destroy tank --yes", "destroy"),
+            ("etherpool pool offline tank e1.0 --yes", "offline"),
+            ("etherpool pool online tank e1.0", "online"),
+            ("etherpool volume destroy tank/v --yes", "remove"),
+            ("etherpool volume remove tank/v --yes", "remove"),
+            ("etherpool volume resize tank/v --size +1G", "extend"),
+            ("etherpool volume reduce tank/v --size -1G", "reduce"),
+        ] {
+            let matches = match grammar().try_get_matches_from(line.split_whitespace()) {
+                Ok(matches) => matches,
+                Err(error) => panic!("{line}: {error}"),
+            };
+            let (_, family) = matches.subcommand().unwrap();
+            assert_eq!(family.subcommand_name(), Some(means), "{line}");
+        }
+        let help = |line: &str| {
+            let asked = grammar().try_get_matches_from(line.split_whitespace());
+            asked.unwrap_err().to_string()
+        };
+        let volume = help("etherpool volume --help");
+        assert!(
+            volume.contains("alias: destroy]") && volume.contains("alias: resize]"),
+            "{volume}"
+        );
     }
 
     #[test]

@@ -19,17 +19,20 @@ use serde::Serialize;
 use super::args::{Confirmation, parse_name};
 use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
+use super::disk_offline::{self, OfflineArgs, OnlineArgs};
 use super::endings::{DestroyArgs, RenameArgs};
 use super::output::{self, print_json};
 use super::pool_accept::{self, AcceptArgs};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
+use super::pool_iostat::{self, IostatArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
 use super::pool_keys::{self, AdmitArgs, PoolKeyCommand};
 use super::pool_label::{self, LabelArgs};
 use super::pool_rebalance::{self, RebalanceArgs};
 use super::pool_scrub::{self, ScrubArgs, SetArgs, parse_spare};
+use super::status::{self, PoolStatusArgs};
 use super::{Context, Failure};
 use aoe_wire::ShelfSlot;
 
@@ -39,6 +42,7 @@ pub enum PoolCommand {
     /// Make a pool of disks; what they carry is lost
     Create(CreateArgs),
     /// Add disks to a pool; what they carry is lost
+    #[command(visible_alias = "add")]
     Extend(ExtendArgs),
     /// List the pools
     List,
@@ -47,6 +51,10 @@ pub enum PoolCommand {
         /// The pool
         pool: String,
     },
+    /// Say what is wrong with a pool or all, since when, what it means for data, and what to do; then show it
+    Status(PoolStatusArgs),
+    /// Show how much is read and written, by volumes and by disks
+    Iostat(IostatArgs),
     /// Open a pool that another supervisor owned or released
     Import(ImportArgs),
     /// Take disks where they are now: they were moved to another machine, or their machine has another key
@@ -60,6 +68,10 @@ pub enum PoolCommand {
     Check(CheckArgs),
     /// Tell everything that the disks of a pool say, structure by structure, for who looks for what is wrong
     Dump(DumpArgs),
+    /// Take disks out of use for a while, as `disk offline` does
+    Offline(OfflineArgs),
+    /// Take them into use again, as `disk online` does
+    Online(OnlineArgs),
     /// Empty disks, so that they can be taken out: what they have moves to the pool's others
     Evacuate(EmptyArgs),
     /// Have a disk take another one's place
@@ -85,6 +97,7 @@ pub enum PoolCommand {
     /// Destroy a pool with all that is in it, and free its disks
     Destroy(DestroyArgs),
     /// Close a pool so that another supervisor can import it without waiting
+    #[command(visible_alias = "export")]
     Release {
         /// The pool
         pool: String,
@@ -223,6 +236,10 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
             }
             Ok(Exit::of_health(report.is_healthy()))
         }
+        PoolCommand::Status(args) => status::of_pool(context, args).await,
+        PoolCommand::Iostat(args) => pool_iostat::run(context, args).await,
+        PoolCommand::Offline(args) => disk_offline::offline(context, args).await,
+        PoolCommand::Online(args) => disk_offline::online(context, args).await,
         PoolCommand::Import(args) if args.all => import_all(context, args).await,
         PoolCommand::Import(args) => import(context, args).await,
         PoolCommand::Accept(args) => pool_accept::accept(context, args).await,

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use control::alerts::Wrong;
+use control::alerts::{Kind, Wrong};
 use control::api::{ServiceState, Status};
 use control::exit::Exit;
+use pool::PoolReport;
 use serde::Serialize;
 
 use super::output;
@@ -26,6 +27,83 @@ pub struct StatusArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400)
     )]
     watch: Option<u64>,
+}
+
+/// Arguments of `pool status`.
+#[derive(Debug, Args)]
+pub struct PoolStatusArgs {
+    /// The pool (default: all)
+    pool: Option<String>,
+    /// Print only what is wrong, and nothing when all is well
+    #[arg(short = 'x', long)]
+    only_wrong: bool,
+}
+
+/// What `pool status` prints as JSON.
+#[derive(Serialize)]
+struct OfPools<'a> {
+    wrong: &'a [Wrong],
+    pools: &'a [PoolReport],
+}
+
+/// `pool status`: the same of pools alone.
+pub async fn of_pool(context: &Context, args: PoolStatusArgs) -> Result<Exit, Failure> {
+    let mut status: Status = context.client.get("/v1/status").await?;
+    if let Some(name) = &args.pool {
+        // What can't be found is asked for by name: the answer says what to do.
+        if !status.pools.iter().any(|pool| is_named(pool, name)) && !is_wrong(&status, name) {
+            let path = super::pool::pool_path(name)?;
+            status.pools.push(context.client.get(&path).await?);
+        }
+    }
+    let status = narrowed(status, args.pool.as_deref());
+    if context.json {
+        let wrong = status.wrong.as_deref().unwrap_or_default();
+        match args.only_wrong {
+            true => output::print_json(&OnlyWrong { wrong })?,
+            false => output::print_json(&OfPools { wrong, pools: &status.pools })?,
+        }
+        return Ok(exit_of(&status));
+    }
+    if args.only_wrong {
+        output::print(&text(&status, true))?;
+        return Ok(exit_of(&status));
+    }
+    let mut text = output::wrong(&status);
+    let shown = match (&args.pool, status.pools.as_slice()) {
+        (Some(_), [pool]) => output::pool(pool, status.at_secs),
+        (_, pools) => output::pools(pools, output::terminal_width()),
+    };
+    text.push('\n');
+    text.push_str(&shown);
+    output::print(&text)?;
+    Ok(exit_of(&status))
+}
+
+fn is_named(pool: &PoolReport, name: &str) -> bool {
+    pool.name == name || pool.id == name
+}
+
+/// Also one that isn't there, and therefore among the wrong alone.
+fn is_wrong(status: &Status, name: &str) -> bool {
+    status.wrong.iter().flatten().any(|one| one.pool.as_deref() == Some(name))
+}
+
+/// What is of one pool, or of any. An engine that doesn't run is the trouble of all of them.
+fn narrowed(mut status: Status, pool: Option<&str>) -> Status {
+    if let Some(name) = pool {
+        status.pools.retain(|pool| is_named(pool, name));
+    }
+    let names: Vec<&str> = status.pools.iter().map(|pool| pool.name.as_str()).chain(pool).collect();
+    if let Some(wrong) = &mut status.wrong {
+        wrong.retain(|one| match (&one.pool, pool) {
+            (Some(of), Some(_)) => names.contains(&of.as_str()),
+            (Some(_), None) => true,
+            (None, _) => one.kind == Kind::EngineDown,
+        });
+    }
+    status.services.retain(|service| pool.is_none() || names.contains(&service.volume.pool()));
+    status
 }
 
 /// What `-x` prints as JSON.
@@ -122,6 +200,28 @@ mod tests {
         assert_eq!(exit_of(&wrong), Exit::Degraded);
         let (only, all) = (text(&wrong, true), text(&wrong, false));
         assert!(!only.is_empty() && all.starts_with(&only) && all.len() > only.len(), "{all}");
+    }
+
+    #[test]
+    fn one_pool_is_not_troubled_by_another() {
+        let other = Wrong { pool: Some("tank".into()), ..samples::wrong() };
+        let interface = Wrong { kind: Kind::InterfaceDown, pool: None, ..samples::wrong() };
+        let engine = Wrong { kind: Kind::EngineDown, pool: None, ..samples::wrong() };
+        let all = Status {
+            wrong: Some(vec![samples::wrong(), other, interface, engine]),
+            ..samples::status()
+        };
+        let of = |pool: Option<&str>| {
+            let status = narrowed(all.clone(), pool);
+            let wrong = status.wrong.unwrap_or_default().into_iter();
+            wrong.map(|one| (one.kind, one.pool.unwrap_or_default())).collect::<Vec<_>>()
+        };
+        let gone = |pool: &str| (Kind::DiskGone, pool.to_owned());
+        let down = (Kind::EngineDown, String::new());
+        assert_eq!(of(Some("cluster")), [gone("cluster"), down.clone()]);
+        assert_eq!(of(Some(&samples::pool().id)), [gone("cluster"), down.clone()]);
+        assert_eq!(of(Some("tank")), [gone("tank"), down.clone()]);
+        assert_eq!(of(None), [gone("cluster"), gone("tank"), down]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub enum VolumeCommand {
         dry_run: bool,
     },
     /// Make a volume larger while it is used
-    #[command(alias = "resize")]
+    #[command(visible_alias = "resize")]
     Extend {
         /// The volume
         #[arg(value_name = "POOL/VOLUME")]
@@ -77,6 +77,7 @@ pub enum VolumeCommand {
     /// Give a volume another name; its data, settings and AoE exports stay
     Rename(RenameArgs),
     /// Remove a volume and its data
+    #[command(visible_alias = "destroy")]
     Remove(DestroyArgs),
     /// Do without acknowledged writes that no disk has any more, so that the volume serves again
     AcceptLoss(DestroyArgs),

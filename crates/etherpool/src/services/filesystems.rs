@@ -38,6 +38,7 @@ impl Services {
         let _turn = self.turns.on(name).await?;
         let pools = self.fresh_pools().await?;
         let (pool, volume) = find(&pools, name)?;
+        let told = Told { progress: &progress, bytes: volume.size_bytes };
         let settings = VolumeSettings::from_properties(&volume.properties);
         check_not_mounted(name, &settings)?;
         check_writable(pool)?;
@@ -59,7 +60,7 @@ impl Services {
                 let checked = filesystem::check_mkfs(device, force).await;
                 return checked.map_err(|error| filesystem_trouble(error).error);
             }
-            filesystem::mkfs(device, options, told_to(&progress))
+            filesystem::mkfs(device, options, told.reader())
                 .await
                 .map_err(|error| filesystem_trouble(error).error)
         });
@@ -111,12 +112,13 @@ impl Services {
             }
             return Ok(report);
         }
+        let told = Told { progress: &progress, bytes: report.size_bytes };
         let grown = match &settings.mount {
             Some(mount) if filesystem::can_grow_mounted(mount.fstype) => {
-                self.grow_mounted(name, mount.fstype, &progress).await
+                self.grow_mounted(name, mount.fstype, told).await
             }
-            Some(_) => self.grow_between_mounts(name, &progress).await,
-            None => self.grow_unmounted(name, &progress).await,
+            Some(_) => self.grow_between_mounts(name, told).await,
+            None => self.grow_unmounted(name, told).await,
         };
         grown.map_err(|error| match error.remedy {
             Some(_) => error,
@@ -193,7 +195,7 @@ impl Services {
         &self,
         name: &VolumeName,
         fstype: FsType,
-        progress: &UnboundedSender<Progress>,
+        told: Told<'_>,
     ) -> Result<(), ApiError> {
         let paused = self.reconciler.volume(name).pause().await?;
         let Some(device) = paused.device().cloned() else {
@@ -203,7 +205,7 @@ impl Services {
             ));
         };
         let _paused = self.grow_device(name, paused).await?;
-        self.grow_fs(device, fstype, progress).await
+        self.grow_fs(device, fstype, told).await
     }
 
     /// Lets the device of a paused volume see its size.
@@ -221,11 +223,7 @@ impl Services {
     }
 
     /// Without the right to grow a mounted file system: unmounts it for the moment that it takes.
-    async fn grow_between_mounts(
-        &self,
-        name: &VolumeName,
-        progress: &UnboundedSender<Progress>,
-    ) -> Result<(), ApiError> {
+    async fn grow_between_mounts(&self, name: &VolumeName, told: Told<'_>) -> Result<(), ApiError> {
         tracing::warn!(volume = %name, "CAP_SYS_RESOURCE is missing: the file system is unmounted to be grown");
         let held = name.to_string();
         let troubles = self.reconciler.hold(&held).await;
@@ -234,7 +232,7 @@ impl Services {
                 "growing while mounted needs CAP_SYS_RESOURCE; end what uses the mount, or give the \
                  supervisor that capability, then try again",
             )),
-            None => self.grow_unmounted(name, progress).await,
+            None => self.grow_unmounted(name, told).await,
         };
         let failures = self.failures(name);
         self.reconciler.let_go(&held);
@@ -243,11 +241,7 @@ impl Services {
         grown.and(back)
     }
 
-    async fn grow_unmounted(
-        &self,
-        name: &VolumeName,
-        progress: &UnboundedSender<Progress>,
-    ) -> Result<(), ApiError> {
+    async fn grow_unmounted(&self, name: &VolumeName, told: Told<'_>) -> Result<(), ApiError> {
         // A device that was there before has the former size.
         let paused = self.reconciler.volume(name).pause().await?;
         if paused.device().is_some() {
@@ -257,7 +251,7 @@ impl Services {
         }
         self.on_bare_device(name, async |device| {
             let fstype = known_kind(name, &device).await?;
-            self.grow_fs(device, fstype, progress).await
+            self.grow_fs(device, fstype, told).await
         })
         .await
     }
@@ -267,10 +261,10 @@ impl Services {
         &self,
         device: PathBuf,
         fstype: FsType,
-        progress: &UnboundedSender<Progress>,
+        told: Told<'_>,
     ) -> Result<(), ApiError> {
         let scratch = self.reconciler.platform().scratch_of(&device);
-        filesystem::grow(device, fstype, &scratch, told_to(progress))
+        filesystem::grow(device, fstype, &scratch, told.reader())
             .await
             .map_err(|error| filesystem_trouble(error).error)
     }
@@ -348,20 +342,30 @@ async fn known_kind(name: &VolumeName, device: &Path) -> Result<FsType, ApiError
     found.map_err(|error| not_mountable(error, &name.to_string()))
 }
 
-/// Takes what a tool says about its progress.
-pub(super) fn told_to(progress: &UnboundedSender<Progress>) -> impl FnMut(&str) {
-    let mut reader = ToolProgress::default();
-    move |text: &str| {
-        if let Some(news) = reader.read(text) {
-            // Whoever asked may have gone; the tool goes on all the same.
-            let _ = progress.send(news);
+/// Whom a tool's progress is told to, and how large what it works on is.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub progress: &'a UnboundedSender<Progress>,
+    pub bytes: u64,
+}
+
+impl Told<'_> {
+    /// Takes what a tool says about its progress.
+    pub fn reader(self) -> impl FnMut(&str) {
+        let mut reader = ToolProgress { bytes: self.bytes, tail: String::new() };
+        move |text: &str| {
+            if let Some(news) = reader.read(text) {
+                // Whoever asked may have gone; the tool goes on all the same.
+                let _ = self.progress.send(news);
+            }
         }
     }
 }
 
-/// Reads `12/345` out of what mkfs and resize tools say about their progress.
-#[derive(Default)]
+/// Reads `12/345` out of what mkfs and resize tools say about their progress. They count block groups, or whatever they go
+/// through, and people are shown a rate: it is the same share of the bytes.
 struct ToolProgress {
+    bytes: u64,
     tail: String,
 }
 
@@ -373,10 +377,11 @@ impl ToolProgress {
             let start = before.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
             let after = self.tail[at + 1..].trim_start();
             let end = after.find(|c: char| !c.is_ascii_digit())?;
-            let done_bytes = before[start..].parse().ok()?;
-            let total_bytes: u64 = after[..end].parse().ok()?;
-            (done_bytes <= total_bytes && total_bytes > 0)
-                .then_some(Progress { done_bytes, total_bytes })
+            let done: u64 = before[start..].parse().ok()?;
+            let total: u64 = after[..end].parse().ok().filter(|total| *total > 0)?;
+            let share = u128::from(self.bytes) * u128::from(done) / u128::from(total);
+            let done_bytes = u64::try_from(share).ok().filter(|_| done <= total)?;
+            Some(Progress { done_bytes, total_bytes: self.bytes })
         });
         // Only the end can be half of a number.
         let mut keep = self.tail.len().saturating_sub(64);
@@ -394,7 +399,9 @@ mod tests {
 
     #[test]
     fn the_tools_progress_is_read_from_any_pieces() {
-        let mut reader = ToolProgress::default();
+        const BYTES: u64 = 16 << 30;
+        let reader = || ToolProgress { bytes: BYTES, tail: String::new() };
+        let (mut reader, mut other) = (reader(), reader());
         let mut seen = Vec::new();
         let said = "Writing inode tables:  0/16\u{8}\u{8} 7/16\u{8}\u{8}16/16 done\n";
         for piece in said.as_bytes().chunks(3) {
@@ -404,8 +411,11 @@ mod tests {
             }
         }
         seen.dedup();
-        assert_eq!(seen.last(), Some(&(16, 16)));
-        assert!(seen.contains(&(7, 16)), "{seen:?}");
-        assert!(ToolProgress::default().read("see /usr/share and 5/x ").is_none());
+        // Bytes, not the block groups that the tool counts.
+        assert_eq!(seen.last(), Some(&(BYTES, BYTES)));
+        assert!(seen.contains(&(7 << 30, BYTES)), "{seen:?}");
+        for nothing in ["see /usr/share and 5/x ", "3/0 ", "17/16 "] {
+            assert!(other.read(nothing).is_none(), "{nothing}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use pool::{Progress, VolumeForecast, VolumeReport};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Services;
-use super::filesystems::told_to;
+use super::filesystems::Told;
 use super::mounts::{check_open, check_writable};
 use super::operations::{check_detached, check_not_used_here, find};
 use super::troubles::filesystem_trouble;
@@ -39,6 +39,7 @@ impl Services {
         let _turn = self.turns.on(name).await?;
         self.check_unused_for_reduction(name, &request).await?;
         let bytes = request.size_bytes;
+        let told = Told { progress: &progress, bytes };
         let _: VolumeForecast = self.plan_reduction(name, bytes).await?;
         self.on_bare_device(name, async |device| {
             let look = async || {
@@ -48,7 +49,7 @@ impl Services {
             if first_of(name, &look().await?, &request)? != First::Shrink {
                 return Ok(());
             }
-            let shrunk = filesystem::shrink(device.clone(), bytes, told_to(&progress)).await;
+            let shrunk = filesystem::shrink(device.clone(), bytes, told.reader()).await;
             shrunk.map_err(|error| filesystem_trouble(error).error)?;
             // What the tool has made is what counts, not what it was asked for.
             let request = ReduceVolume { resizefs: false, ..request.clone() };

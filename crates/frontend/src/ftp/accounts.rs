@@ -117,6 +117,15 @@ impl fmt::Display for FtpUser {
     }
 }
 
+/// Why somebody isn't let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoginRefused {
+    /// There is none of that name, or it is another password.
+    Wrong,
+    /// Too many wrong passwords came from there; for so long no other one is looked at.
+    Locked(Duration),
+}
+
 /// The users, shared by all sessions.
 pub(super) struct Accounts {
     outside: Arc<dyn Outside>,
@@ -169,17 +178,17 @@ impl Accounts {
         name: &str,
         password: &[u8],
         peer: IpAddr,
-    ) -> Option<FtpUser> {
+    ) -> Result<FtpUser, LoginRefused> {
         if let Some(user) = self.anonymous(name) {
-            return Some(user);
+            return Ok(user);
         }
         if password.len() > PASSWORD_BYTES_MAX {
-            return None;
+            return Err(LoginRefused::Wrong);
         }
-        let _permit = self.hashing.acquire().await.ok()?;
+        let _permit = self.hashing.acquire().await.map_err(|_| LoginRefused::Wrong)?;
         // Those who waited in front of this one count.
-        if self.is_locked(peer) {
-            return None;
+        if let Some(left) = self.locked_for(peer) {
+            return Err(LoginRefused::Locked(left));
         }
         let entry = self.find(name).await;
         let password = password.to_owned();
@@ -194,13 +203,16 @@ impl Accounts {
         if user.is_none() {
             self.count_failure(peer);
         }
-        user
+        user.ok_or(LoginRefused::Wrong)
     }
 
-    fn is_locked(&self, peer: IpAddr) -> bool {
+    /// For how long nobody is let in from there, if so: until one of the failures that count is too old to.
+    fn locked_for(&self, peer: IpAddr) -> Option<Duration> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = |times: &Vec<Instant>| times.iter().filter(|time| is_recent(time)).count();
-        failures.get(&network_of(peer)).map_or(0, recent) >= FAILURES_MAX
+        // In the order in which they happened.
+        let times = failures.get(&network_of(peer))?;
+        let deciding = times.len().checked_sub(FAILURES_MAX).map(|at| times[at])?;
+        FAILURE_WINDOW.checked_sub(deciding.elapsed()).filter(|left| !left.is_zero())
     }
 
     fn count_failure(&self, peer: IpAddr) {
@@ -324,10 +336,10 @@ mod tests {
         std::fs::write(file.path(), format!("# users\n\nalice:{hash}:in/here\n")).unwrap();
         let accounts = accounts(file.path());
         let peer = IpAddr::from([192, 0, 2, 1]);
-        assert!(accounts.log_in("alice", b"secret", peer).await.is_some());
-        assert!(accounts.log_in("alice", b"Secret", peer).await.is_none());
-        assert!(accounts.log_in("bob", b"secret", peer).await.is_none());
-        assert!(accounts.log_in("anonymous", b"whatever", peer).await.is_some());
+        assert!(accounts.log_in("alice", b"secret", peer).await.is_ok());
+        assert!(accounts.log_in("alice", b"Secret", peer).await.is_err());
+        assert!(accounts.log_in("bob", b"secret", peer).await.is_err());
+        assert!(accounts.log_in("anonymous", b"whatever", peer).await.is_ok());
         let user = accounts.find("alice").await.unwrap().user;
         assert_eq!((user.home, user.may_write), (PathBuf::from("in/here"), true));
         assert!(!accounts.anonymous("ftp").unwrap().may_write);
@@ -346,18 +358,20 @@ mod tests {
         let accounts = accounts(file.path());
         let peer = IpAddr::from([192, 0, 2, 1]);
         for _ in 1..FAILURES_MAX {
-            assert!(accounts.log_in("alice", b"wrong", peer).await.is_none());
-            assert!(accounts.log_in("alice", b"secret", peer).await.is_some());
+            assert!(accounts.log_in("alice", b"wrong", peer).await.is_err());
+            assert!(accounts.log_in("alice", b"secret", peer).await.is_ok());
         }
-        assert!(accounts.log_in("alice", b"wrong", peer).await.is_none());
-        assert!(accounts.log_in("alice", b"secret", peer).await.is_none());
+        assert_eq!(accounts.log_in("alice", b"wrong", peer).await, Err(LoginRefused::Wrong));
+        let locked = accounts.log_in("alice", b"secret", peer).await;
+        let Err(LoginRefused::Locked(left)) = locked else { panic!("{locked:?}") };
+        assert!(left <= FAILURE_WINDOW && left > FAILURE_WINDOW / 2, "{left:?}");
 
         let other = IpAddr::from([192, 0, 2, 2]);
-        assert!(accounts.log_in("alice", b"secret", other).await.is_some());
+        assert!(accounts.log_in("alice", b"secret", other).await.is_ok());
         let mut tries: Vec<&[u8]> = vec![b"wrong"; FAILURES_MAX];
         tries.push(b"secret");
         let at_once = tries.into_iter().map(|password| accounts.log_in("alice", password, other));
-        assert!(futures::future::join_all(at_once).await.iter().all(Option::is_none));
+        assert!(futures::future::join_all(at_once).await.iter().all(Result::is_err));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::accounts::{FtpUser, is_anonymous};
+use super::accounts::{FtpUser, LoginRefused, is_anonymous};
 use super::beneath::{self, Beneath, relative};
 use super::command::{Command, Listing, features};
 use super::control::{Control, End};
@@ -283,10 +283,23 @@ impl Session {
             return Reply::new(503, "USER comes first.");
         };
         let peer = self.peer.to_canonical();
-        self.user = self.shared.accounts.log_in(&name, password, peer).await;
-        if self.user.is_none() {
-            tracing::warn!(%peer, user = name, "FTP login refused");
-            return Reply::new(530, "Wrong name or password.");
+        match self.shared.accounts.log_in(&name, password, peer).await {
+            Ok(user) => self.user = Some(user),
+            Err(LoginRefused::Wrong) => {
+                tracing::warn!(%peer, user = name, "FTP login refused");
+                return Reply::new(530, "Wrong name or password.");
+            }
+            // Who has the right password must know that it isn't that; who guesses learns nothing about passwords.
+            Err(LoginRefused::Locked(left)) => {
+                tracing::warn!(%peer, user = name, "FTP login refused: too many wrong passwords from there");
+                let minutes = left.as_secs().div_ceil(60);
+                return Reply::new(
+                    530,
+                    format!(
+                        "Too many wrong passwords from your address: try again in {minutes} min."
+                    ),
+                );
+            }
         }
         self.stranger = None;
         Reply::new(230, "Logged in.")

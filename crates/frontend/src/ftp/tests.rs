@@ -296,6 +296,23 @@ async fn nothing_but_the_login_is_for_everybody() {
 
 /// Each line of anybody, nonsense too, was a question to the engine.
 #[tokio::test]
+async fn who_is_locked_out_is_told_so() {
+    let server = Server::new(LONG).await;
+    let try_again = async |password: &str| {
+        let mut client = server.connect().await;
+        client.say("USER alice", 331).await;
+        client.say(&format!("PASS {password}"), 530).await
+    };
+    for _ in 0..10 {
+        let reply = try_again("wrong").await;
+        assert!(reply.contains("Wrong name or password"), "{reply}");
+    }
+    // It isn't called wrong, which it isn't.
+    let reply = try_again("pass word").await;
+    assert!(reply.contains("Too many wrong passwords") && reply.contains("in 10 min"), "{reply}");
+}
+
+#[tokio::test]
 async fn the_lease_is_asked_for_by_what_needs_the_volume() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);

@@ -14,6 +14,7 @@ mod labels;
 mod layouts;
 mod offline;
 mod pools;
+mod rates;
 mod status;
 mod volume_stats;
 mod volumes;
@@ -48,6 +49,7 @@ pub use offline::{offline, online};
 pub use pools::{
     forecast, grown_pool, import_plan, imports, pool, pool_plan, pools, spare_loss, spare_stands,
 };
+pub use rates::{Rates, rates};
 pub use status::{status, wrong};
 pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
