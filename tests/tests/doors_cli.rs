@@ -135,6 +135,13 @@ fn the_exit_code_says_whether_what_is_listed_is_healthy() {
             && code(&lab.lab_output(&["status"])) == expected
     };
     assert!(codes(0));
+    // For scripts: what was asked for, and nothing else.
+    let cut =
+        lab.show(&["disk", "list", "-H", "-o", "disk,size", "--units", "bytes", "-s", "-disk"]);
+    let size = lab.json(&["disk", "list"])[0]["size_bytes"].to_string();
+    assert_eq!(cut, format!("e3.0\t{size}\ne2.0\t{size}\ne1.0\t{size}\n"));
+    let (code_of_other, text) = lab.said(&["volume", "list", "-o", "colour"]);
+    assert!(code_of_other == 2 && text.contains("to-catch-up"), "{code_of_other}: {text}");
     lab.lab(&["kill", "n2"]);
     assert_eq!(code(&lab.lab_output(&["status"])), 5, "a dead node");
     wait_until("all lists say that something is missing", || codes(5));

@@ -25,7 +25,7 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Subcommand)]
 pub enum DiskCommand {
     /// List the disks: whose they are, and what is on them
-    List,
+    List(output::ListArgs),
     /// Open a disk whose record of its owner can't be read any more
     ResetEpoch(ResetEpochArgs),
     /// On a node: have a disk obey whoever claims it, because the key of its pool is lost
@@ -73,12 +73,13 @@ pub struct ResetOwnerArgs {
 /// Runs it.
 pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failure> {
     match command {
-        DiskCommand::List => {
+        DiskCommand::List(args) => {
             let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
             // Disks that aren't present are known by their pools only.
             let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
             let listed = output::with_missing(disks.clone(), &pools);
-            output::show(context.json, &listed, || output::disks(&listed))?;
+            let text = output::disks(&listed, &args, output::terminal_width())?;
+            output::show_list(context.json, &listed, &args, &text)?;
             Ok(health(&disks, &pools))
         }
         DiskCommand::ResetEpoch(args) => reset_epoch(context, args).await,

@@ -21,7 +21,7 @@ use super::confirm::{confirm, effects};
 use super::disk::{describe, resolve_all};
 use super::disk_offline::{self, OfflineArgs, OnlineArgs};
 use super::endings::{DestroyArgs, RenameArgs};
-use super::output::{self, print_json};
+use super::output::{self, ListArgs, print_json};
 use super::pool_accept::{self, AcceptArgs};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
@@ -45,7 +45,7 @@ pub enum PoolCommand {
     #[command(visible_alias = "add")]
     Extend(ExtendArgs),
     /// List the pools
-    List,
+    List(ListArgs),
     /// Show a pool with its disks and volumes
     Show {
         /// The pool
@@ -219,10 +219,11 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
     match command {
         PoolCommand::Create(args) => create(context, args).await,
         PoolCommand::Extend(args) => extend(context, args).await,
-        PoolCommand::List => {
+        PoolCommand::List(args) => {
             let mut pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
             pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-            output::show(context.json, &pools, || output::pools(&pools, output::terminal_width()))?;
+            let text = output::pools(&pools, &args, output::terminal_width())?;
+            output::show_list(context.json, &pools, &args, &text)?;
             let well = pools.iter().filter(|pool| pool.is_ours()).all(PoolReport::is_healthy);
             Ok(Exit::of_health(well))
         }

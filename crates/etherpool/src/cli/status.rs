@@ -72,7 +72,7 @@ pub async fn of_pool(context: &Context, args: PoolStatusArgs) -> Result<Exit, Fa
     let mut text = output::wrong(&status);
     let shown = match (&args.pool, status.pools.as_slice()) {
         (Some(_), [pool]) => output::pool(pool, status.at_secs),
-        (_, pools) => output::pools(pools, output::terminal_width()),
+        (_, pools) => output::pool_table(pools, output::terminal_width()),
     };
     text.push('\n');
     text.push_str(&shown);
@@ -136,7 +136,7 @@ fn text(status: &Status, only_wrong: bool) -> String {
     match (only_wrong, exit_of(status)) {
         (true, Exit::Ok) => String::new(),
         (true, _) => output::wrong(status),
-        (false, _) => output::status(status),
+        (false, _) => output::status(status, output::terminal_width()),
     }
 }
 

@@ -63,7 +63,7 @@ pub enum VolumeCommand {
     /// Make a volume smaller; never below the file system that is on it
     Reduce(ReduceArgs),
     /// List the volumes of all pools
-    List,
+    List(output::ListArgs),
     /// Show a volume
     Show {
         /// The volume
@@ -276,7 +276,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             extend(context, &volume, request, confirmation).await
         }
         VolumeCommand::Reduce(args) => reduce(context, args).await,
-        VolumeCommand::List => list(context).await,
+        VolumeCommand::List(args) => list(context, &args).await,
         VolumeCommand::Show { volume } => {
             let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
             show(context, &volume, &report)?;
@@ -354,7 +354,7 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
     Ok(Exit::Ok)
 }
 
-async fn list(context: &Context) -> Result<Exit, Failure> {
+async fn list(context: &Context, args: &output::ListArgs) -> Result<Exit, Failure> {
     let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
     let exit = health_of_volumes(&pools);
     let volumes: Vec<NamedVolume> = pools
@@ -364,7 +364,8 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
             pool.volumes.into_iter().map(move |report| NamedVolume { pool: name.clone(), report })
         })
         .collect();
-    output::show(context.json, &volumes, || output::volumes(&volumes))?;
+    let text = output::volumes(&volumes, args, output::terminal_width())?;
+    output::show_list(context.json, &volumes, args, &text)?;
     Ok(exit)
 }
 

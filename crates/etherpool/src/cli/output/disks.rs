@@ -6,36 +6,40 @@ use control::api::SeenTarget;
 use pool::{DiskReport, DiskState, PoolDisk, PoolReport};
 
 use super::labels::labels_of;
-use super::{calendar_time, lines, or_dash, table};
+use super::{Cell, Failure, ListArgs, Listing, calendar_time, lines, or_dash, table};
 
-/// `disk list`.
-pub fn disks(disks: &[DiskReport]) -> String {
-    if disks.is_empty() {
-        return "No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into();
+/// `disk list`, not wider than the terminal where there is one.
+pub fn disks(disks: &[DiskReport], args: &ListArgs, width: Option<u16>) -> Result<String, Failure> {
+    if disks.is_empty() && args.is_for_people() {
+        return Ok("No disks found: check the interfaces in the supervisor's configuration, and that nodes run\n".into());
     }
-    let mut head =
+    let mut heads =
         vec!["DISK", "SIZE", "NODE", "DEVICE", "CONTENT", "POOL", "OWNER", "HEALTH", "STATE"];
+    // A script that asks for it gets it, whatever is labelled at the moment.
     let are_labelled = disks.iter().any(|disk| !disk.labels.is_empty());
-    head.extend(are_labelled.then_some("LABELS"));
-    let mut table = table(&head);
+    let shows_labels = are_labelled || args.names("labels");
+    heads.extend(shows_labels.then_some("LABELS"));
+    let mut listing = Listing::new(&heads);
     for disk in disks {
         let mut row = vec![
-            disk.name.clone(),
-            Human(disk.size_bytes).to_string(),
-            disk.node.clone(),
-            disk.device_name.clone(),
-            disk.content.clone(),
-            or_dash(disk.pool.as_deref()),
-            or_dash(disk.owner.as_deref()),
-            health(disk.health.as_ref()),
-            whereabouts(disk),
+            disk.name.clone().into(),
+            Cell::Bytes(disk.size_bytes),
+            disk.node.clone().into(),
+            disk.device_name.clone().into(),
+            disk.content.clone().into(),
+            or_dash(disk.pool.as_deref()).into(),
+            or_dash(disk.owner.as_deref()).into(),
+            health(disk.health.as_ref()).into(),
+            whereabouts(disk).into(),
         ];
-        row.extend(are_labelled.then(|| labels_of(&disk.labels)));
-        table.add_row(row);
+        row.extend(shows_labels.then(|| labels_of(&disk.labels).into()));
+        listing.add(row);
     }
-    let mut text = lines(&table);
-    text.extend(disks.iter().filter_map(|disk| health_line(&disk.name, disk.health.as_ref())));
-    text
+    let mut text = listing.text(args, width)?;
+    if args.is_for_people() {
+        text.extend(disks.iter().filter_map(|disk| health_line(&disk.name, disk.health.as_ref())));
+    }
+    Ok(text)
 }
 
 /// The disks of pools of ours that aren't present, behind those that are.
@@ -145,6 +149,7 @@ pub fn targets(targets: &[SeenTarget]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::samples;
     use super::*;
 
@@ -163,7 +168,8 @@ mod tests {
             reallocated: None,
             unreadable: Some(8),
         });
-        let text = disks(&[ageing, refused]);
+        let list = |all: &[DiskReport]| disks(all, &ListArgs::default(), None).unwrap();
+        let text = list(&[ageing, refused]);
         let expected = "\
 DISK  SIZE      NODE  DEVICE    CONTENT  POOL  OWNER  HEALTH  STATE
 e1.0  1.00 GiB  n1    /dev/sdb  blank    -     -      ageing  free
@@ -171,7 +177,7 @@ e2.0  1.00 GiB  n1    /dev/sdb  ext4     -     -      -       refused: label dam
 The drive of e1.0 is ageing: 8 sectors that it can't read
 ";
         assert_eq!(text, expected, "\n{text}");
-        assert!(disks(&[]).starts_with("No disk"));
+        assert!(list(&[]).starts_with("No disk"));
     }
 
     #[test]
@@ -181,7 +187,8 @@ The drive of e1.0 is ageing: 8 sectors that it can't read
         pool.disks[0].state = DiskState::Missing;
         pool.disks[0].serial = "WD-123".into();
         pool.disks[0].last_seen_secs = Some(951_782_399);
-        let text = disks(&with_missing(vec![samples::disk("e2.0")], &[pool.clone()]));
+        let listed = with_missing(vec![samples::disk("e2.0")], &[pool.clone()]);
+        let text = disks(&listed, &ListArgs::default(), None).unwrap();
         let expected = "\
 e1.0  1.00 GiB  n1    /dev/sda  etherpool  cluster  host   -       missing, serial WD-123, last seen 2000-02-28 23:59:59
 ";

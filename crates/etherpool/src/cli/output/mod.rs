@@ -12,6 +12,7 @@ mod history;
 mod jobs;
 mod labels;
 mod layouts;
+mod listing;
 mod offline;
 mod pools;
 mod rates;
@@ -45,9 +46,12 @@ pub use jobs::{
 pub use labels::{labelled, labels};
 use layouts::layout;
 pub use layouts::{conversion, rebalance};
+use listing::{Cell, Listing};
+pub use listing::{ListArgs, show_list};
 pub use offline::{offline, online};
 pub use pools::{
-    forecast, grown_pool, import_plan, imports, pool, pool_plan, pools, spare_loss, spare_stands,
+    forecast, grown_pool, import_plan, imports, pool, pool_plan, pool_table, pools, spare_loss,
+    spare_stands,
 };
 pub use rates::{Rates, rates};
 pub use status::{status, wrong};
@@ -144,6 +148,16 @@ pub fn table(head: &[&str]) -> Table {
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(head.iter().copied());
+    table
+}
+
+/// The same, not wider than the terminal where there is one.
+fn fit(table: &mut Table, width: Option<u16>) -> &Table {
+    if let Some(width) = width {
+        // `lines` takes the first blank of each line away.
+        let width = width.saturating_add(1);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     table
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use block::size::Human;
 use block::spoken;
-use comfy_table::ContentArrangement;
 use control::api::{GrownPool, ImportResult, PoolPlan, PoolReportExt as _, WitnessPlan};
 use pool::{
     DiskState, ImportPlan, OfflineReport, PoolDisk, PoolForecast, PoolReport, PoolState, Spare,
@@ -16,30 +15,33 @@ use super::disks::{disk_state, health, health_line};
 use super::jobs::{job_rows, scrub};
 use super::labels::{joins, labels_of, survival};
 use super::volumes::volume_rows;
-use super::{calendar_time, facts, lines, table};
+use super::{Cell, Failure, ListArgs, Listing, calendar_time, facts, lines, table};
 
 /// `pool list`, not wider than the terminal where there is one.
-pub fn pools(pools: &[PoolReport], width: Option<u16>) -> String {
-    if pools.is_empty() {
-        return "No pools found; make one with `etherpool pool create NAME DISK...`\n".into();
+pub fn pools(pools: &[PoolReport], args: &ListArgs, width: Option<u16>) -> Result<String, Failure> {
+    if pools.is_empty() && args.is_for_people() {
+        return Ok("No pools found; make one with `etherpool pool create NAME DISK...`\n".into());
     }
-    let mut table = table(&["POOL", "STATE", "SIZE", "FREE", "DISKS", "VOLUMES", "SURVIVES"]);
+    let heads = ["POOL", "STATE", "SIZE", "FREE", "DISKS", "VOLUMES", "SURVIVES"];
+    let mut listing = Listing::new(&heads);
     for pool in pools {
-        table.add_row([
-            pool.name.clone(),
-            format!("{}{}", pool_state(&pool.state), read_only(pool)),
-            Human(pool.capacity_bytes).to_string(),
-            Human(pool.free_beside_spare_bytes()).to_string(),
-            pool.disks.len().to_string(),
-            pool.volumes.len().to_string(),
-            survives(pool),
+        listing.add(vec![
+            pool.name.clone().into(),
+            format!("{}{}", pool_state(&pool.state), read_only(pool)).into(),
+            Cell::Bytes(pool.capacity_bytes),
+            Cell::Bytes(pool.free_beside_spare_bytes()),
+            Cell::Count(pool.disks.len()),
+            Cell::Count(pool.volumes.len()),
+            survives(pool).into(),
         ]);
     }
-    if let Some(width) = width {
-        // `lines` takes the first blank of each line away.
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width + 1);
-    }
-    lines(&table)
+    listing.text(args, width)
+}
+
+/// All columns of them, as they come.
+pub fn pool_table(all: &[PoolReport], width: Option<u16>) -> String {
+    // Only a column that isn't there is refused, and none is named.
+    pools(all, &ListArgs::default(), width).unwrap_or_default()
 }
 
 /// `pool show`; `now_secs` since 1970.
@@ -381,6 +383,7 @@ pub fn survives(report: &PoolReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::samples;
     use super::*;
     use control::api::{ApiError, ErrorCode};
@@ -392,7 +395,7 @@ mod tests {
         degraded.name = "old".into();
         degraded.state = PoolState::Degraded;
         degraded.survives = 0;
-        let text = pools(&[samples::pool(), degraded], None);
+        let text = pools(&[samples::pool(), degraded], &ListArgs::default(), None).unwrap();
         let expected = "\
 POOL     STATE     SIZE      FREE      DISKS  VOLUMES  SURVIVES
 cluster  online    3.00 GiB  1.00 GiB  1      1        1 failure
@@ -407,7 +410,7 @@ old      degraded  3.00 GiB  1.00 GiB  1      1        no failure
         let reason =
             "2 of 5 votes are in reach, 3 are needed; bring back e1.0, e2.0 and e3.0".repeat(3);
         waiting.state = PoolState::Suspended { reason: reason.clone() };
-        let text = pools(&[waiting], Some(80));
+        let text = pools(&[waiting], &ListArgs::default(), Some(80)).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "\n{text}");
         let words: Vec<&str> = text.split_whitespace().collect();
         assert!(reason.split_whitespace().all(|word| words.contains(&word)), "\n{text}");

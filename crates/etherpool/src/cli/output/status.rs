@@ -7,7 +7,7 @@ use block::spoken;
 use control::alerts::Wrong;
 use control::api::{FuseOverIoUring, ServiceState, Status};
 
-use super::{calendar_time, facts, lines, or_dash, table};
+use super::{calendar_time, facts, fit, lines, or_dash, table};
 
 /// What an administrator can do where the kernel has FUSE over io_uring.
 const FUSE_OFF: &str = "by threads; over io_uring from the next attaching on: \
@@ -37,15 +37,15 @@ pub fn wrong(status: &Status) -> String {
     text
 }
 
-/// `status`.
-pub fn status(status: &Status) -> String {
+/// `status`, its tables not wider than the terminal where there is one.
+pub fn status(status: &Status, width: Option<u16>) -> String {
     let mut text = wrong(status);
     text.push('\n');
-    text.push_str(&at_a_glance(status));
+    text.push_str(&at_a_glance(status, width));
     text
 }
 
-fn at_a_glance(status: &Status) -> String {
+fn at_a_glance(status: &Status, width: Option<u16>) -> String {
     let engine = match &status.engine {
         Some(engine) => format!("running (process {})", engine.pid),
         None => "not running; it is restarted".into(),
@@ -78,7 +78,7 @@ fn at_a_glance(status: &Status) -> String {
     }
     let mut text = facts(&told);
     text.push('\n');
-    text.push_str(&super::pools(&status.pools, None));
+    text.push_str(&super::pool_table(&status.pools, width));
     if !status.services.is_empty() {
         let mut services = table(&["VOLUME", "DEVICE", "MOUNT", "FTP", "EXPORTS", "REMARK"]);
         for service in &status.services {
@@ -98,7 +98,7 @@ fn at_a_glance(status: &Status) -> String {
             ]);
         }
         text.push('\n');
-        text.push_str(&lines(&services));
+        text.push_str(&lines(fit(&mut services, width)));
     }
     text.push_str(&crate::cli::held::remark(&status.held));
     let engine_warnings = status.engine.iter().flat_map(|engine| &engine.warnings);
@@ -128,7 +128,7 @@ mod tests {
     fn all_at_a_glance() {
         let mut all = samples::status();
         all.warnings.push("no users file: nobody can write by FTP".into());
-        let text = status(&all);
+        let text = status(&all, None);
         let expected = "\
 all is well
 
@@ -148,7 +148,8 @@ warning: no users file: nobody can write by FTP
 ";
         assert_eq!(text, expected, "\n{text}");
         let fuse = |switch| {
-            let text = status(&Status { fuse_over_io_uring: switch, ..samples::status() });
+            let all = Status { fuse_over_io_uring: switch, ..samples::status() };
+            let text = status(&all, None);
             text.lines().find(|line| line.starts_with("fuse")).map(str::to_owned)
         };
         assert_eq!(fuse(FuseOverIoUring::On).as_deref(), Some("fuse        over io_uring"));
@@ -159,7 +160,7 @@ warning: no users file: nobody can write by FTP
     fn what_is_wrong_stands_above_all_else() {
         let mut all = samples::status();
         all.wrong = Some(vec![samples::wrong(), samples::wrong()]);
-        let text = status(&all);
+        let text = status(&all, None);
         let expected = "\
 2 things are wrong
 
@@ -172,6 +173,6 @@ warning: pool cluster: ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("\nsupervisor  host"), "{text}");
         all.wrong = None;
-        assert!(status(&all).contains("doesn't say what is wrong"), "{text}");
+        assert!(status(&all, None).contains("doesn't say what is wrong"), "{text}");
     }
 }

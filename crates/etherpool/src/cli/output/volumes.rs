@@ -8,7 +8,7 @@ use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::labels::survives;
-use super::{facts, layout, lines, table};
+use super::{Cell, Failure, ListArgs, Listing, facts, layout, lines, table};
 
 /// A volume with the name of its pool, as `volume list --json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,19 +20,31 @@ pub struct NamedVolume {
     pub report: VolumeReport,
 }
 
-/// `volume list`.
-pub fn volumes(volumes: &[NamedVolume]) -> String {
-    if volumes.is_empty() {
-        return "No volume; make one with `etherpool volume create POOL/VOLUME --size SIZE --layout LAYOUT`\n".into();
+/// `volume list`, not wider than the terminal where there is one.
+pub fn volumes(
+    volumes: &[NamedVolume],
+    args: &ListArgs,
+    width: Option<u16>,
+) -> Result<String, Failure> {
+    if volumes.is_empty() && args.is_for_people() {
+        return Ok("No volume; make one with `etherpool volume create POOL/VOLUME --size SIZE --layout LAYOUT`\n".into());
     }
-    volume_rows(
-        volumes
-            .iter()
-            .map(|named| (format!("{}/{}", named.pool, named.report.name), &named.report)),
-    )
+    let heads = ["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"];
+    let mut listing = Listing::new(&heads);
+    for NamedVolume { pool, report } in volumes {
+        listing.add(vec![
+            format!("{pool}/{}", report.name).into(),
+            Cell::Bytes(report.size_bytes),
+            layout(&report.layout, report.converting_to.as_deref()).into(),
+            state(report).into(),
+            Cell::Bytes(report.dirty_bytes),
+            uses(&report.properties).into(),
+        ]);
+    }
+    listing.text(args, width)
 }
 
-/// A table of volumes.
+/// A table of a pool's volumes.
 pub fn volume_rows<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>) -> String {
     let mut table = table(&["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"]);
     for (name, volume) in volumes {
@@ -140,6 +152,7 @@ pub fn verification(report: &VerifyReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::samples;
     use super::*;
     use pool::BadBlock;
@@ -147,7 +160,7 @@ mod tests {
     #[test]
     fn a_volume_with_its_uses() {
         let named = NamedVolume { pool: "cluster".into(), report: samples::volume() };
-        let text = volumes(std::slice::from_ref(&named));
+        let text = volumes(std::slice::from_ref(&named), &ListArgs::default(), None).unwrap();
         let expected = "\
 VOLUME     SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
 cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
