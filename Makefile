@@ -64,7 +64,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(QUICK) --workspace --all-targets -- -D warnings
 	$(CARGO) test $(QUICK) -q -p architecture
-	$(MAKE) --no-print-directory mutants-check
+	$(MAKE) --no-print-directory mutants-check deny
 
 unit:
 	$(CARGO) test $(TESTED)
@@ -169,8 +169,11 @@ bench-keys: setup build
 bench-boot: setup setup-qemu build
 	scripts/bench-boot $(abspath $(ETHERPOOL))
 
+# What we depend on: licences, where it is from, no crate twice without a reason. Known faults in them are asked for by
+# hand (`cargo deny check advisories`): what became known today is no fault of what is tested.
 deny:
-	$(CARGO) deny check
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --quiet
+	$(CARGO) deny --locked check bans licenses sources
 
 clean:
 	$(CARGO) clean
