@@ -6,18 +6,23 @@ use pool::{PoolReport, PoolState, VolumeReport};
 use super::conditions::{Condition, Kind, failures};
 use crate::api::PoolReportExt as _;
 
-/// What it means for data, by how much the pool or volume still survives.
-pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
-    let pool = pools.iter().find(|pool| Some(&pool.name) == condition.pool.as_ref());
+/// What it means for data, by how much the pool or volume still survives; `is_any_lost`: something of the pool is known
+/// to have no right copy.
+pub fn for_data(condition: &Condition, pools: &[PoolReport], is_any_lost: bool) -> String {
+    let pool = pool_of(condition, pools);
     let volume = pool
         .and_then(|pool| pool.volumes.iter().find(|volume| volume.name == condition.subject))
         .filter(|_| !condition.subject.is_empty());
-    let stands = || pool.map_or_else(|| NOT_KNOWN.to_owned(), standing);
+    let stands = || pool.map_or_else(|| NOT_KNOWN.to_owned(), |pool| standing(pool, is_any_lost));
     let with = |text: &str| format!("{text}; {}", stands());
     match condition.kind {
+        Kind::EngineDown if !condition.subject.is_empty() => NOT_KNOWN.to_owned(),
         Kind::EngineDown => {
             "nothing is lost by it: what was acknowledged is on the disks, and requests wait until it is back"
                 .to_owned()
+        }
+        Kind::PoolNotOpen if pool.is_some_and(|pool| pool.read_only) => {
+            "it can be read here, and not written; what is on its disks stays as it is".to_owned()
         }
         Kind::PoolNotOpen => {
             "nothing of it can be read or written here until then; what is on its disks stays as it is"
@@ -28,18 +33,23 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
                 .to_owned()
         }
         Kind::PoolSuspended => {
-            "requests wait, and none of them fails; what was acknowledged is there again when the disks are"
+            "requests wait, and none of them fails. Where disks are waited for, what was acknowledged is there again with \
+             them; where a log is damaged, some of it may be lost"
                 .to_owned()
         }
         Kind::PoolDegraded | Kind::DiskGone | Kind::DiskOffline | Kind::DiskRefused => stands(),
-        Kind::VolumeRedundancy => volume.map_or_else(stands, |volume| of_volume(volume, pool)),
+        Kind::VolumeRedundancy => match (volume, pool) {
+            (Some(volume), Some(pool)) => of_volume(volume, pool, is_any_lost),
+            _ => stands(),
+        },
         Kind::VolumeTogether => {
             "nothing is lost by it; what is lost with that one failure domain has no other copy"
                 .to_owned()
         }
         Kind::PoolVotes => pool.map_or_else(|| NOT_KNOWN.to_owned(), of_votes),
         Kind::PoolSpace => {
-            "nothing is lost by it: volumes have their space; none can grow, and what a dead disk had may find no place"
+            "nothing is lost by it: volumes have their space, and may take what is free; what a dead disk had may find \
+             no place then"
                 .to_owned()
         }
         Kind::PoolSpare => {
@@ -47,14 +57,16 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
         }
         Kind::LogSpace => "nothing is lost by it: writers wait until there is room".to_owned(),
         Kind::DiskRolledBack => with("what it lost is copied to it from others"),
-        Kind::DiskErrors => with("what had another copy was given right, and repaired"),
+        Kind::DiskErrors => {
+            with("what had another copy was given right, and repaired; what had none was an error to its reader")
+        }
         Kind::DiskSlow => {
             "nothing is lost by it: the volumes on it are as slow as it is".to_owned()
         }
         Kind::DiskAgeing => with("it can be read"),
         Kind::DiskFailing => with("it can be read for now"),
         Kind::RebuildWaits => with("what it had has a copy less until then"),
-        Kind::JobWaits => "nothing is lost by it: what was to move stays where it is".to_owned(),
+        Kind::JobWaits => with("nothing of it goes on until then"),
         Kind::LostBlocks => {
             "LOST, unless a disk that is away has it: to read it is an error; the rest of the volume can be read"
                 .to_owned()
@@ -83,8 +95,14 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport]) -> String {
 
 const NOT_KNOWN: &str = "what that means isn't known while nothing is heard of the pool";
 
+/// The pool of that name: ours, where a stranger's has the same.
+fn pool_of<'a>(condition: &Condition, pools: &'a [PoolReport]) -> Option<&'a PoolReport> {
+    let named = pools.iter().filter(|pool| Some(&pool.name) == condition.pool.as_ref());
+    named.max_by_key(|pool| pool.is_ours())
+}
+
 /// How a pool stands with what it lacks now.
-fn standing(pool: &PoolReport) -> String {
+fn standing(pool: &PoolReport, is_any_lost: bool) -> String {
     if let PoolState::Suspended { .. } = pool.state {
         return "requests of its pool wait until disks are back".to_owned();
     }
@@ -95,16 +113,22 @@ fn standing(pool: &PoolReport) -> String {
     if let Some(volume) = pool.volumes.iter().find(waits) {
         return format!("not all of volume {}/{} is in reach", pool.name, volume.name);
     }
+    let so_far = match is_any_lost {
+        true => "some of it is lost, as is told beside this",
+        false => "no data is known to be lost",
+    };
     match pool.survives {
-        0 => "nothing is lost by it, but the pool survives no further failure: the next one may stop it, or lose data"
-            .to_owned(),
-        more => format!("nothing is lost by it: the pool survives {}", failures(more)),
+        0 => format!(
+            "{so_far}; the pool survives no further failure: the next one may stop it, or lose data"
+        ),
+        more => format!("{so_far}; the pool survives {}", failures(more)),
     }
 }
 
-fn of_volume(volume: &VolumeReport, pool: Option<&PoolReport>) -> String {
-    if volume.suspended.is_some() || volume.lacks.is_some() {
-        return pool.map_or_else(|| NOT_KNOWN.to_owned(), standing);
+fn of_volume(volume: &VolumeReport, pool: &PoolReport, is_any_lost: bool) -> String {
+    let waits = matches!(pool.state, PoolState::Suspended { .. }) || !pool.is_open();
+    if waits || is_any_lost || volume.suspended.is_some() || volume.lacks.is_some() {
+        return standing(pool, is_any_lost);
     }
     match (volume.survives_disks, volume.survives_nodes) {
         (0, _) => "all of it can be read; with one more disk some of it would be LOST".to_owned(),
@@ -134,7 +158,7 @@ fn of_votes(pool: &PoolReport) -> String {
 
 /// Since when it is so, where a report knows that better than who looked: the disk was gone before we began.
 pub fn known_since(condition: &Condition, pools: &[PoolReport]) -> Option<u64> {
-    let pool = pools.iter().find(|pool| Some(&pool.name) == condition.pool.as_ref())?;
+    let pool = pool_of(condition, pools)?;
     let disk = pool.disks.iter().find(|disk| disk.name == condition.subject);
     let known = match condition.kind {
         Kind::DiskGone => disk?.last_seen_secs,

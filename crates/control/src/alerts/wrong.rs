@@ -13,8 +13,8 @@ use super::{Alert, AlertState, Alerts};
 /// Something that is wrong, with all that whoever is woken by it asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wrong {
-    /// What.
-    pub kind: Kind,
+    /// What: the word of a [`Kind`], perhaps of one that only later versions know.
+    pub kind: String,
     /// The pool, if it is one's.
     pub pool: Option<String>,
     /// The disk, volume or whatever else of it; empty if it is the whole.
@@ -29,6 +29,9 @@ pub struct Wrong {
     pub data: String,
     /// What to do.
     pub remedy: String,
+    /// It may pass by itself: nobody is told of it unasked before it lasted.
+    #[serde(default)]
+    pub may_pass: bool,
 }
 
 impl Alerts {
@@ -43,30 +46,55 @@ impl Alerts {
         found.extend(self.incidents.lasting(now_secs));
         passing(&mut found, pools.unwrap_or_default());
         if pools.is_none() {
+            if found.iter().all(|condition| condition.kind != Kind::EngineDown) {
+                found.push(unheard());
+            }
             let raised = self.raised().into_iter().map(|alert| &alert.condition);
             found.extend(raised.filter(|condition| condition.kind.is_of_pool()).cloned());
         }
         let mut seen = BTreeSet::new();
         found.retain(|condition| seen.insert(condition.key()));
-        // A log that is full for a moment is how writers are held back; one that stays full isn't.
         let lasts = |alert: &Alert| alert.state == AlertState::Raised;
-        found.retain(|condition| {
-            condition.kind != Kind::LogSpace || self.alerts.get(&condition.key()).is_some_and(lasts)
-        });
+        let lasts = |condition: &Condition| {
+            condition.kind.hold_secs() == 0 || self.alerts.get(&condition.key()).is_some_and(lasts)
+        };
+        // A log that is full for a moment is how writers are held back; one that stays full isn't.
+        found.retain(|condition| condition.kind != Kind::LogSpace || lasts(condition));
+        let lost: BTreeSet<Option<String>> =
+            found.iter().filter(|one| is_loss(one.kind)).map(|one| one.pool.clone()).collect();
         let all = found.into_iter().map(|condition| {
             let alert = self.alerts.get(&condition.key());
             let alert = alert.filter(|alert| alert.state != AlertState::Cleared);
             let noticed = alert.map_or(now_secs, |alert| alert.since_secs);
             let pools = pools.unwrap_or_default();
             let since = known_since(&condition, pools).map_or(noticed, |known| known.min(noticed));
-            let data = for_data(&condition, pools);
+            let data = for_data(&condition, pools, lost.contains(&condition.pool));
+            let may_pass = !lasts(&condition);
             let Condition { kind, pool, subject, severity, text, remedy } = condition;
             let since_secs = since.min(now_secs);
-            Wrong { kind, pool, subject, severity, text, since_secs, data, remedy }
+            let kind = kind.word();
+            Wrong { kind, pool, subject, severity, text, since_secs, data, remedy, may_pass }
         });
         let mut all: Vec<Wrong> = all.collect();
         all.sort_by_key(|wrong| (Reverse(wrong.severity), wrong.since_secs));
         all
+    }
+}
+
+fn is_loss(kind: Kind) -> bool {
+    matches!(kind, Kind::LostBlocks | Kind::ScrubDamage)
+}
+
+/// The engine is there, and what it says of pools isn't to be had.
+fn unheard() -> Condition {
+    let remedy = "it is asked again each time; where that lasts, see the supervisor's log";
+    Condition {
+        kind: Kind::EngineDown,
+        pool: None,
+        subject: "pools".into(),
+        severity: Severity::Error,
+        text: "the engine doesn't say how its pools are: what is shown of them is old".into(),
+        remedy: remedy.into(),
     }
 }
 

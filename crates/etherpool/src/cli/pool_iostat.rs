@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use block::VolumeName;
 use clap::Args;
-use control::api::PoolReportExt as _;
+use control::api::{ErrorCode, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{PoolReport, VolumeStats};
 
@@ -68,8 +68,12 @@ async fn count(context: &Context, pool: Option<&str>) -> Result<Counted, Failure
     for (name, _) in
         pools.iter().filter(|pool| pool.is_open()).flat_map(|pool| pool.named_volumes())
     {
-        let stats = context.client.get(&format!("{}/stats", path_of(&name))).await?;
-        counted.insert(name, stats);
+        // One that was removed meanwhile ends nothing.
+        match context.client.get(&format!("{}/stats", path_of(&name))).await {
+            Ok(stats) => counted.insert(name, stats),
+            Err(failure) if failure.error.code == ErrorCode::NotFound => continue,
+            Err(failure) => return Err(failure),
+        };
     }
     Ok(counted)
 }

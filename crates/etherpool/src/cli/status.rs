@@ -42,7 +42,7 @@ pub struct PoolStatusArgs {
 /// What `pool status` prints as JSON.
 #[derive(Serialize)]
 struct OfPools<'a> {
-    wrong: &'a [Wrong],
+    wrong: Option<&'a [Wrong]>,
     pools: &'a [PoolReport],
 }
 
@@ -56,17 +56,15 @@ pub async fn of_pool(context: &Context, args: PoolStatusArgs) -> Result<Exit, Fa
             status.pools.push(context.client.get(&path).await?);
         }
     }
-    let status = narrowed(status, args.pool.as_deref());
-    if context.json {
-        let wrong = status.wrong.as_deref().unwrap_or_default();
-        match args.only_wrong {
-            true => output::print_json(&OnlyWrong { wrong })?,
-            false => output::print_json(&OfPools { wrong, pools: &status.pools })?,
-        }
+    let mut status = narrowed(status, args.pool.as_deref());
+    if args.only_wrong {
+        keep_what_lasts(&mut status);
+        output::show(context.json, &OnlyWrong::of(&status), || text(&status, true))?;
         return Ok(exit_of(&status));
     }
-    if args.only_wrong {
-        output::print(&text(&status, true))?;
+    if context.json {
+        let OnlyWrong { wrong } = OnlyWrong::of(&status);
+        output::print_json(&OfPools { wrong, pools: &status.pools })?;
         return Ok(exit_of(&status));
     }
     let mut text = output::wrong(&status);
@@ -99,7 +97,7 @@ fn narrowed(mut status: Status, pool: Option<&str>) -> Status {
         wrong.retain(|one| match (&one.pool, pool) {
             (Some(of), Some(_)) => names.contains(&of.as_str()),
             (Some(_), None) => true,
-            (None, _) => one.kind == Kind::EngineDown,
+            (None, _) => one.kind == Kind::EngineDown.word(),
         });
     }
     status.services.retain(|service| pool.is_none() || names.contains(&service.volume.pool()));
@@ -109,7 +107,21 @@ fn narrowed(mut status: Status, pool: Option<&str>) -> Status {
 /// What `-x` prints as JSON.
 #[derive(Serialize)]
 struct OnlyWrong<'a> {
-    wrong: &'a [Wrong],
+    /// Null where the supervisor is of before: an empty list would say that all is well.
+    wrong: Option<&'a [Wrong]>,
+}
+
+impl OnlyWrong<'_> {
+    fn of(status: &Status) -> OnlyWrong<'_> {
+        OnlyWrong { wrong: status.wrong.as_deref() }
+    }
+}
+
+/// `-x` is asked by scripts: what may pass by itself wakes nobody there either.
+fn keep_what_lasts(status: &mut Status) {
+    if let Some(wrong) = &mut status.wrong {
+        wrong.retain(|one| !one.may_pass);
+    }
 }
 
 /// Runs it.
@@ -121,11 +133,11 @@ pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
 }
 
 async fn once(context: &Context, only_wrong: bool) -> Result<Exit, Failure> {
-    let status: Status = context.client.get("/v1/status").await?;
+    let mut status: Status = context.client.get("/v1/status").await?;
     match only_wrong {
         true => {
-            let wrong = OnlyWrong { wrong: status.wrong.as_deref().unwrap_or_default() };
-            output::show(context.json, &wrong, || text(&status, true))?;
+            keep_what_lasts(&mut status);
+            output::show(context.json, &OnlyWrong::of(&status), || text(&status, true))?;
         }
         false => output::show(context.json, &status, || text(&status, false))?,
     }
@@ -151,10 +163,15 @@ async fn watch(context: &Context, only_wrong: bool, every: Duration) -> Result<E
     context.client.get::<Status>("/v1/status").await?;
     loop {
         let page = match context.client.get::<Status>("/v1/status").await {
-            Ok(status) => match text(&status, only_wrong) {
-                page if page.is_empty() => "all is well\n".to_owned(),
-                page => page,
-            },
+            Ok(mut status) => {
+                if only_wrong {
+                    keep_what_lasts(&mut status);
+                }
+                match text(&status, only_wrong) {
+                    page if page.is_empty() => "all is well\n".to_owned(),
+                    page => page,
+                }
+            }
             Err(failure) => format!("{}\n", failure.text(false)),
         };
         let Some(size) = output::terminal_size() else { return Ok(Exit::Ok) };
@@ -203,10 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn what_may_pass_is_seen_and_wakes_no_script() {
+        let passing = Wrong { may_pass: true, ..samples::wrong() };
+        let mut status = Status { wrong: Some(vec![passing]), ..samples::status() };
+        assert_eq!(exit_of(&status), Exit::Degraded);
+        assert!(text(&status, false).contains("it may pass by itself"));
+        keep_what_lasts(&mut status);
+        assert_eq!((exit_of(&status), text(&status, true).as_str()), (Exit::Ok, ""));
+    }
+
+    #[test]
     fn one_pool_is_not_troubled_by_another() {
         let other = Wrong { pool: Some("tank".into()), ..samples::wrong() };
-        let interface = Wrong { kind: Kind::InterfaceDown, pool: None, ..samples::wrong() };
-        let engine = Wrong { kind: Kind::EngineDown, pool: None, ..samples::wrong() };
+        let interface = Wrong { kind: Kind::InterfaceDown.word(), pool: None, ..samples::wrong() };
+        let engine = Wrong { kind: Kind::EngineDown.word(), pool: None, ..samples::wrong() };
         let all = Status {
             wrong: Some(vec![samples::wrong(), other, interface, engine]),
             ..samples::status()
@@ -216,8 +243,8 @@ mod tests {
             let wrong = status.wrong.unwrap_or_default().into_iter();
             wrong.map(|one| (one.kind, one.pool.unwrap_or_default())).collect::<Vec<_>>()
         };
-        let gone = |pool: &str| (Kind::DiskGone, pool.to_owned());
-        let down = (Kind::EngineDown, String::new());
+        let gone = |pool: &str| (Kind::DiskGone.word(), pool.to_owned());
+        let down = (Kind::EngineDown.word(), String::new());
         assert_eq!(of(Some("cluster")), [gone("cluster"), down.clone()]);
         assert_eq!(of(Some(&samples::pool().id)), [gone("cluster"), down.clone()]);
         assert_eq!(of(Some("tank")), [gone("tank"), down.clone()]);

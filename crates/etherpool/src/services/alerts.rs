@@ -60,6 +60,7 @@ impl Teller {
         let slow = self.slow().clone();
         let found = conditions(&Seen { slow: &slow, ..*seen });
         let wrong = self.alerts().wrong(seen.now_secs, found, seen.pools);
+        let ignored: BTreeSet<String> = ignored.iter().map(|kind| kind.word()).collect();
         wrong.into_iter().partition(|wrong| !ignored.contains(&wrong.kind))
     }
 

@@ -189,7 +189,7 @@ pub(super) async fn status(State(services): App) -> Json<Status> {
         slow: &[],
     };
     let (wrong, ignored) = services.teller.wrong(&seen, &services.config.alerts.ignore);
-    let ignored = ignored.iter().map(|one| (&one.text, one.kind.word()));
+    let ignored = ignored.iter().map(|one| (&one.text, one.kind.clone()));
     warnings.extend(ignored.map(|(text, kind)| format!("{text} ({kind} is to be ignored)")));
     for pool in &pools {
         for (name, volume) in pool.named_volumes() {

@@ -292,7 +292,7 @@ impl Session {
             // Who has the right password must know that it isn't that; who guesses learns nothing about passwords.
             Err(LoginRefused::Locked(left)) => {
                 tracing::warn!(%peer, user = name, "FTP login refused: too many wrong passwords from there");
-                let minutes = left.as_secs().div_ceil(60);
+                let minutes = left.as_secs().div_ceil(60).max(1);
                 return Reply::new(
                     530,
                     format!(

@@ -294,7 +294,6 @@ async fn nothing_but_the_login_is_for_everybody() {
     server.end().await;
 }
 
-/// Each line of anybody, nonsense too, was a question to the engine.
 #[tokio::test]
 async fn who_is_locked_out_is_told_so() {
     let server = Server::new(LONG).await;
@@ -309,9 +308,10 @@ async fn who_is_locked_out_is_told_so() {
     }
     // It isn't called wrong, which it isn't.
     let reply = try_again("pass word").await;
-    assert!(reply.contains("Too many wrong passwords") && reply.contains("in 10 min"), "{reply}");
+    assert!(reply.contains("Too many wrong passwords") && reply.contains(" min."), "{reply}");
 }
 
+/// Each line of anybody, nonsense too, was a question to the engine.
 #[tokio::test]
 async fn the_lease_is_asked_for_by_what_needs_the_volume() {
     let asked = Arc::new(AtomicUsize::new(0));

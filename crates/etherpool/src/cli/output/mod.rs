@@ -137,7 +137,8 @@ fn drawn(page: &str, (columns, rows): (u16, u16)) -> String {
             break;
         }
         left -= taken;
-        text.push_str(&format!("{line}{CLEAR_LINE}\r\n"));
+        // Before it: behind a line as wide as the terminal it would take the last character.
+        text.push_str(&format!("{CLEAR_LINE}{line}\r\n"));
     }
     text + CLEAR_BELOW
 }
@@ -236,11 +237,11 @@ mod tests {
         let whole = drawn(page, (40, 24));
         assert_eq!(
             whole,
-            "\x1b[Hone\x1b[K\r\ntwo is long\x1b[K\r\nthree \u{fffd}[2J\x1b[K\r\n\x1b[J"
+            "\x1b[H\x1b[Kone\r\n\x1b[Ktwo is long\r\n\x1b[Kthree \u{fffd}[2J\r\n\x1b[J"
         );
-        assert_eq!(drawn(page, (40, 2)), "\x1b[Hone\x1b[K\r\n\x1b[J");
+        assert_eq!(drawn(page, (40, 2)), "\x1b[H\x1b[Kone\r\n\x1b[J");
         // The second takes three rows, of two that are left.
-        assert_eq!(drawn(page, (4, 4)), "\x1b[Hone\x1b[K\r\n\x1b[J");
+        assert_eq!(drawn(page, (4, 4)), "\x1b[H\x1b[Kone\r\n\x1b[J");
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Rate {
 impl Rates {
     /// Of what was counted.
     pub fn of(counted: &BTreeMap<VolumeName, VolumeStats>) -> Rates {
-        let (mut volumes, mut disks) = (Vec::new(), BTreeMap::new());
+        let (mut volumes, mut disks) = (Vec::new(), BTreeMap::<_, (f64, Rate)>::new());
         for (name, stats) in counted {
             let secs = stats.now_ms.saturating_sub(stats.began_ms).max(1) as f64 / 1000.0;
             volumes.push(Rate {
@@ -43,15 +43,17 @@ impl Rates {
                 read_bytes_per_sec: stats.read.bytes as f64 / secs,
                 written_bytes_per_sec: stats.write.bytes as f64 / secs,
             });
-            // What a disk did for all volumes of its pool is told with each of them.
+            // What a disk did for all volumes of its pool is told with each of them, also with one that was made after
+            // most of it was done: the longest time is that of the counters.
             for disk in &stats.disks {
                 let key = (name.pool().to_owned(), disk.name.clone());
-                disks.entry(key).or_insert_with_key(|(pool, _)| {
-                    of_disk(pool, &disk.name, &disk.node, &disk.operations, secs)
-                });
+                if disks.get(&key).is_none_or(|(longest, _)| *longest < secs) {
+                    let rate = of_disk(name.pool(), &disk.name, &disk.node, &disk.operations, secs);
+                    disks.insert(key, (secs, rate));
+                }
             }
         }
-        Rates { volumes, disks: disks.into_values().collect() }
+        Rates { volumes, disks: disks.into_values().map(|(_, rate)| rate).collect() }
     }
 }
 

@@ -186,14 +186,15 @@ pub fn job() -> JobReport {
 /// A disk that has been gone for 20 minutes when [`status`] was so.
 pub fn wrong() -> Wrong {
     Wrong {
-        kind: Kind::DiskGone,
+        kind: Kind::DiskGone.word(),
         pool: Some("cluster".into()),
         subject: "e1.0".into(),
         severity: pool::Severity::Warning,
         text: "pool cluster: disk e1.0 (/dev/sda on n1) is gone".into(),
         since_secs: 1_000_000 - 20 * 60,
-        data: "nothing is lost by it: the pool survives 1 further failure".into(),
+        data: "no data is known to be lost; the pool survives 1 further failure".into(),
         remedy: "bring it back".into(),
+        may_pass: false,
     }
 }
 

@@ -18,8 +18,14 @@ pub fn wrong(status: &Status) -> String {
     let Some(wrong) = &status.wrong else {
         return format!(
             "supervisor {} (version {}) is older than this program and doesn't say what is wrong: see `etherpool alert \
-             list`\n",
-            status.host, status.version
+             list`\n{}",
+            status.host,
+            status.version,
+            status
+                .troubles
+                .iter()
+                .map(|trouble| format!("trouble: {trouble}\n"))
+                .collect::<String>()
         );
     };
     let mut text = match wrong.len() {
@@ -30,7 +36,9 @@ pub fn wrong(status: &Status) -> String {
     for one in wrong {
         let Wrong { severity, text: what, data, remedy, .. } = one;
         let lasted = Duration::from_secs(status.at_secs.saturating_sub(one.since_secs));
-        let since = format!("{} UTC, for {}", calendar_time(one.since_secs), spoken(lasted));
+        let passes = if one.may_pass { "; it may pass by itself" } else { "" };
+        let since =
+            format!("{} UTC, for {}{passes}", calendar_time(one.since_secs), spoken(lasted));
         text.push_str(&format!("\n{}: {what}\n", severity.word()));
         text.push_str(&format!("  since  {since}\n  data   {data}\n  do     {remedy}\n"));
     }
