@@ -1,6 +1,7 @@
 //! The Debian package: what Debian's own checker says of it, and what becomes of it on a machine: a Debian with systemd, emulated.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,13 +17,12 @@ use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 /// Lower than any of the program's own.
 const FORMER: &str = "0.0.1";
 
-/// Packages the program as it was built, under its own version or another one.
-fn package(directory: &Path, compression: &str, version: Option<&str>) -> PathBuf {
+/// Packages a program, under its own version or another one.
+fn package(program: &OsStr, directory: &Path, compression: &str, version: Option<&str>) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/deb");
     let mut command = Command::new(script);
-    command.arg(etherpool().get_program()).arg(directory).args(version);
-    let output =
-        command.env("DEB_COMPRESSION", compression).output().expect("scripts/deb can be run");
+    command.arg(program).arg(directory).args(version).env("DEB_COMPRESSION", compression);
+    let output = command.output().expect("scripts/deb can be run");
     assert!(output.status.success(), "scripts/deb: {}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
 }
@@ -30,7 +30,7 @@ fn package(directory: &Path, compression: &str, version: Option<&str>) -> PathBu
 #[test]
 fn debians_checker_has_nothing_against_it() {
     let dir = tempfile::tempdir().unwrap();
-    let package = package(dir.path(), "gzip", None);
+    let package = package(etherpool().get_program(), dir.path(), "gzip", None);
     let mut command = Command::new("lintian");
     // Root runs tests, and nobody has uploaded the package to Debian.
     command
@@ -54,9 +54,15 @@ fn it_is_installed_started_upgraded_and_purged() {
     require_qemu();
     vm::sweep();
     let dir = tempfile::tempdir().unwrap();
-    for (version, name) in [(Some(FORMER), "former.deb"), (None, "new.deb")] {
+    let new = etherpool().get_program().to_owned();
+    // A former program where one is given; else the same, called a former one.
+    let former = match std::env::var_os("ETHERPOOL_FORMER_BIN") {
+        Some(program) => (program, None),
+        None => (new.clone(), Some(FORMER)),
+    };
+    for ((program, version), name) in [(former, "former.deb"), ((new, None), "new.deb")] {
         // Emulated instructions would unpack it.
-        let made = package(dir.path(), "none", version);
+        let made = package(&program, dir.path(), "none", version);
         std::fs::rename(made, dir.path().join(name)).unwrap();
     }
     let packages = dir.path().join("packages");
