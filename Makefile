@@ -17,7 +17,7 @@ QUICK := --profile quick --locked
 # The same packages for each, as others would have other features of what they depend on, and be built anew.
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
-.PHONY: help lab build build-dist build-static test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
+.PHONY: help lab build build-dist build-static deb test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
 .PHONY: blackbox blackbox-long guests-long kills-long diskless-long static-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make bench-boot: from power-on of an emulated machine to its disks, beside the same kernel until busybox runs"
 	@echo "make build     the program: $(ETHERPOOL)"
 	@echo "make build-dist: the same for packages, optimised as a whole: $(TARGET)/dist/etherpool"
+	@echo "make deb       the Debian package of that, in $(TARGET)/debian"
 	@echo "make build-static: the same without libraries, for images of nodes: $(TARGET)/$(HOST)/release/etherpool"
 
 setup:
@@ -51,6 +52,12 @@ build-dist:
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 build-static:
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p etherpool --target $(HOST)
+
+# The Debian package, in $(TARGET)/debian. DEB_PROFILE=quick packages what tests are built with.
+DEB_PROFILE ?= dist
+deb:
+	$(CARGO) build --profile $(DEB_PROFILE) --locked -p etherpool
+	scripts/deb $(TARGET)/$(DEB_PROFILE)/etherpool $(TARGET)/debian
 
 lab: setup build
 	$(ETHERPOOL) lab up

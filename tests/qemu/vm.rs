@@ -4,6 +4,7 @@
 //! The machine runs one script out of `guest/`. Script and test talk over a serial line, a line at a
 //! time: the script says what it has reached (`mark`), the test says when it may go on (`hear`).
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -164,8 +165,34 @@ impl Vm {
 
     /// The same, with more words for QEMU.
     pub fn start_with(options: &VmOptions, more: &[String]) -> Vm {
+        Vm::start_by(options, more, &[])
+    }
+
+    /// A machine with a whole Debian, whose systemd runs the script. It has `disk_mb`, and a third disk that is `given`.
+    pub fn start_debian(options: &VmOptions, given: &Path) -> Vm {
+        let base = beginning(kernel_dir().parent().expect("it has a parent"), "debian-");
+        // What is written is QEMU's alone, and gone with it.
+        let disk = |path: &Path| {
+            let drive =
+                format!("file={},format=raw,if=virtio,cache=unsafe,snapshot=on", path.display());
+            ["-drive".to_owned(), drive]
+        };
+        let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/init-debian");
+        let variables = [
+            ("VM_INIT", init.as_os_str()),
+            (
+                "VM_MODULES",
+                "virtio_pci virtio_net virtio_blk virtio_rng crc32c_generic ext4 loop fuse"
+                    .as_ref(),
+            ),
+            ("VM_PROGRAMS", "kmod".as_ref()),
+        ];
+        Vm::start_by(options, &[disk(&base), disk(given)].concat(), &variables)
+    }
+
+    fn start_by(options: &VmOptions, more: &[String], variables: &[(&str, &OsStr)]) -> Vm {
         let mut machine = Machine::new(options.name, options.netns);
-        pack(options, &machine.dir.path().join("initramfs"));
+        pack(options, &machine.dir.path().join("initramfs"), variables);
         for (number, nic) in options.nics.iter().enumerate() {
             machine.plug_in(number, nic);
         }
@@ -372,12 +399,13 @@ impl Drop for Machine {
     }
 }
 
-fn pack(options: &VmOptions, out: &Path) {
+fn pack(options: &VmOptions, out: &Path, variables: &[(&str, &OsStr)]) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu");
     let status = Command::new(here.join("mkinitramfs"))
         .arg(out)
         .arg(here.join("guest").join(options.script))
         .args(options.programs)
+        .envs(variables.iter().copied())
         .env("ETHERPOOL_VM_DIR", kernel_dir().parent().expect("it has a parent"))
         .status()
         .expect("mkinitramfs can be run");
