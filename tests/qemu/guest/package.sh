@@ -91,6 +91,22 @@ sed -i s/RESTART_AT_UPGRADE=yes/RESTART_AT_UPGRADE=no/ /etc/default/etherpool
 node=$(pid_of node)
 configure
 expect "pids" "$(pid_of node) $(pid_of supervisor)" "$node $supervisor"
+# What ends then is started again as what the supervisor is, as dpkg has put another program in the place of the file.
+engine() {
+    for child in $(cat "/proc/$supervisor/task/"*/children); do
+        ! tr '\0' ' ' <"/proc/$child/cmdline" | grep -q ' engine ' || echo "$child"
+    done
+}
+program() { stat -L -c %i "/proc/$1/exe"; }
+former=$(engine)
+check cp /usr/bin/etherpool /usr/bin/etherpool.dpkg-new
+check mv /usr/bin/etherpool.dpkg-new /usr/bin/etherpool
+check kill -KILL "$former"
+until_true sh -c "etherpool pool show tank --json | grep -q online"
+[ "$(engine)" != "$former" ] || fail "the engine didn't end"
+expect "the engine's program" "$(program "$(engine)")" "$(program "$supervisor")"
+[ "$(program "$supervisor")" != "$(stat -c %i /usr/bin/etherpool)" ] || fail "the file is still the former one"
+until_true [ -e /srv/files/file ]
 expect "the file" "$(cat /srv/files/file)" kept
 mark HELD "$(now)"
 
@@ -101,6 +117,11 @@ check dpkg --remove etherpool
 [ -e $state/pools.json ] && [ -e $state/identity.key ] || { ls -lR $state; fail "removing it forgot the pools"; }
 mkdir -p $state/lab/n1
 echo disk >$state/lab/n1/disk
+# An image that somebody exports, and what is mounted in here.
+truncate -s 2M $state/image
+mkdir -p $state/boot
+check mount -t tmpfs none $state/boot
+echo kept >$state/boot/file
 # The pool's structures are at its beginning.
 digest() { head -c 16M /dev/vda | sha256sum; }
 before=$(digest)
@@ -114,7 +135,8 @@ kill $by_hand
 wait $by_hand
 check dpkg --purge etherpool
 expect "what is left" "$(cd / && find var/lib/etherpool run/etherpool* etc/etherpool etc/default/etherpool* 2>/dev/null | sort | tr '\n' ' ')" \
-    "var/lib/etherpool var/lib/etherpool/lab var/lib/etherpool/lab/n1 var/lib/etherpool/lab/n1/disk "
+    "var/lib/etherpool var/lib/etherpool/boot var/lib/etherpool/boot/file var/lib/etherpool/image var/lib/etherpool/lab \
+var/lib/etherpool/lab/n1 var/lib/etherpool/lab/n1/disk "
 expect "links" "$(find /etc/systemd -name 'etherpool*')" ""
 [ "$(digest)" = "$before" ] || fail "purging it changed a disk"
 mark PURGED "$(now)"

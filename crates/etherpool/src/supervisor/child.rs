@@ -1,6 +1,5 @@
 //! A child process: started again when it ends, with growing pauses when it ends at once.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,6 +12,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A child that ran as long as this was fine: the pause begins anew.
 const FINE_AFTER: Duration = Duration::from_secs(30);
+
+/// The very executable that runs, also where its file has another one in its place: after an upgrade a child that ended
+/// is started again beside others of the former version, which it must understand.
+const ITSELF: &str = "/proc/self/exe";
 
 /// Environment variable by which a child knows whose it is.
 const PARENT_VARIABLE: &str = "ETHERPOOL_PARENT";
@@ -38,6 +41,8 @@ pub fn check_parent() -> anyhow::Result<()> {
     if parent.map(|pid| pid.to_string()).as_deref() != Some(expected.as_str()) {
         bail!("the supervisor (process {expected}) is gone");
     }
+    // It would be called `exe`, as it was started by that name.
+    rustix::thread::set_name(c"etherpool").context("the process's name")?;
     Ok(())
 }
 
@@ -48,8 +53,6 @@ pub struct Program {
     pub name: &'static str,
     /// Its arguments.
     pub arguments: Vec<std::ffi::OsString>,
-    /// The program file.
-    pub executable: PathBuf,
 }
 
 /// How long to pause before the next start.
@@ -81,20 +84,14 @@ pub struct Running {
 
 impl Program {
     /// Of this very executable.
-    pub fn new(name: &'static str, arguments: Vec<std::ffi::OsString>) -> anyhow::Result<Program> {
-        let executable = std::env::current_exe().context("the program's own file")?;
-        // After an upgrade under a running supervisor the path names the new file.
-        let executable = match executable.to_str().and_then(|path| path.strip_suffix(" (deleted)"))
-        {
-            Some(path) if Path::new(path).exists() => path.into(),
-            _ => executable,
-        };
-        Ok(Program { name, arguments, executable })
+    pub fn new(name: &'static str, arguments: Vec<std::ffi::OsString>) -> Program {
+        Program { name, arguments }
     }
 
     /// Starts it.
     pub fn start(&self) -> anyhow::Result<Running> {
-        let child = Command::new(&self.executable)
+        let child = Command::new(ITSELF)
+            .arg0(std::env::args_os().next().unwrap_or_else(|| "etherpool".into()))
             .arg(self.name)
             .args(&self.arguments)
             .env(PARENT_VARIABLE, std::process::id().to_string())
@@ -105,7 +102,7 @@ impl Program {
             // A Ctrl-C at a terminal is for the supervisor, which ends the children in order.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("{} can't be started", self.executable.display()))?;
+            .with_context(|| format!("{} can't be started", self.name))?;
         tracing::info!(process = self.name, pid = child.id(), "started");
         Ok(Running { child, begun: Instant::now() })
     }

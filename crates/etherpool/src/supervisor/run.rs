@@ -116,16 +116,16 @@ pub async fn run(
     let mut arguments = vec!["--owner".into(), identity.owner.to_string().into()];
     arguments.extend(["--host".into(), identity.host.into()]);
     arguments.extend(own.iter().cloned());
-    let mut ftp = Kept::new(Program::new("ftp", own.clone())?);
-    let exporting = Program::new("witnesses", own)?;
+    let mut ftp = Kept::new(Program::new("ftp", own.clone()));
+    let exporting = Program::new("witnesses", own);
     let mut witnesses = has_witnesses(&config).then(|| Kept::new(exporting.clone()));
     let boot = config
         .boot
         .as_ref()
         .map(|file| Program::new("boot", vec!["serve".into(), "--config".into(), file.into()]));
-    let mut boot = boot.transpose()?.map(Kept::new);
-    let mut engine = Kept::new(Program::new("engine", arguments.clone())?);
-    let mut services = Kept::new(Program::new("services", arguments)?);
+    let mut boot = boot.map(Kept::new);
+    let mut engine = Kept::new(Program::new("engine", arguments.clone()));
+    let mut services = Kept::new(Program::new("services", arguments));
     let manager = Manager::from_environment();
     manager.status("starting the engine and what it serves");
     let mut news = None;
