@@ -211,7 +211,8 @@ impl Listing {
             self.heads.iter().map(|head| head.to_lowercase().replace(' ', "-")).collect();
         named.iter().position(|head| head.eq_ignore_ascii_case(name)).ok_or_else(|| {
             let all = named.join(", ");
-            Failure::usage(format!("there is no column {name:?} in this list; there are {all}"))
+            Failure::usage(format!("there is no column {name:?} in this list"))
+                .remedy(format!("name one of these: {all}"))
         })
     }
 }
