@@ -209,7 +209,7 @@ mod tests {
         }
         let bare = RemoteArgs { certificate_key: None, ..args("https://[::1]:1") };
         let failure = remote(bare, ClientFile::default()).unwrap_err();
-        assert!(failure.error.message.contains("--certificate-key"), "{failure:?}");
+        assert!(failure.text(false).contains("--certificate-key"), "{failure:?}");
     }
 
     #[test]

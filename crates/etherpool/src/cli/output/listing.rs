@@ -271,7 +271,7 @@ mod tests {
     fn a_column_that_is_not_there_is_told_with_those_that_are() {
         for options in ["-o disk,colour", "-s -colour"] {
             let failure = listed(options, None).unwrap_err();
-            let text = failure.error.message;
+            let text = failure.text(false);
             assert!(text.contains("\"colour\"") && text.contains("to-catch-up"), "{text}");
             assert_eq!(failure.exit, control::exit::Exit::Usage);
         }
