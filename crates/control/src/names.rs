@@ -11,7 +11,9 @@ pub enum NameError {
     #[error(transparent)]
     NotAnAddress(#[from] InvalidShelfSlot),
     /// Not `aoe:eS.L`.
-    #[error("'{0}' is not an export: want aoe:eSHELF.SLOT, for example aoe:e7.1")]
+    #[error(
+        "'{0}' is not an export: want aoe:eSHELF.SLOT, for example aoe:e7.1 (shelf below 65535, slot below 255)"
+    )]
     NotAnExport(String),
 }
 

@@ -300,6 +300,13 @@ impl Address {
             )
             .remedy("show one that is valid, of an authority in client-ca of supervisor.toml there")
             .into(),
+            // Whoever has that socket speaks something else, like a node.
+            _ if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) => {
+                Failure::not_running(
+                    format!("who answers on {self} is no supervisor ({error:#})"),
+                    "name the socket of a supervisor with --socket, or its address with --api",
+                )
+            }
             _ => broken(&format!("{error:#}")),
         }
     }

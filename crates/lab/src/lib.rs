@@ -90,7 +90,7 @@ enum LabCommand {
         #[arg(long)]
         size: Option<String>,
         /// Number of its disks; as the first node's by default.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
         disks: Option<u8>,
     },
     /// Stop everything and leave nothing behind but the disks.

@@ -178,6 +178,10 @@ impl From<PoolError> for ApiError {
                 ),
                 remedy,
             ),
+            PoolError::Exists { what, name } => {
+                return ApiError::new(code, format!("{what} `{name}` exists already"))
+                    .remedy("choose another name");
+            }
             other => return ApiError::new(code, other.to_string()),
         };
         ApiError::new(code, what).remedy(remedy)

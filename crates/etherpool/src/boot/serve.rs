@@ -169,9 +169,11 @@ fn load(args: &ServeArgs) -> anyhow::Result<BootConfig> {
     let Some(path) = &args.config else { return Ok(BootConfig::default()) };
     let text = std::fs::read_to_string(path).map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("{}: {error}", path.display()))
+            .remedy("name a readable file with --config")
     })?;
     let config = BootConfig::parse(&text).map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("{}: {error}", path.display()))
+            .remedy("correct the file; nothing was started")
     })?;
     Ok(config)
 }

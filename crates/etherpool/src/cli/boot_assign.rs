@@ -119,7 +119,10 @@ impl AssignArgs {
         let words = append.as_deref().unwrap_or_default().split_whitespace();
         let append = words.map(str::to_owned).collect();
         let needs = |what: &str| {
-            which.clone().ok_or_else(|| Failure::usage(format!("name the {what} behind it")))
+            which.clone().ok_or_else(|| {
+                Failure::usage(format!("no {what} is named"))
+                    .remedy(format!("name the {what} behind the word {what}"))
+            })
         };
         Ok(match what {
             Kind::Node => {

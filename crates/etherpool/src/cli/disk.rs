@@ -171,7 +171,8 @@ pub fn resolve_all(
     for argument in arguments {
         let address = resolve(disks, argument)?;
         if resolved.contains(&address) {
-            return Err(Failure::usage(format!("disk {address} is named twice")));
+            return Err(Failure::usage(format!("disk {address} is named twice"))
+                .remedy("name each disk once"));
         }
         resolved.push(address);
     }

@@ -54,7 +54,11 @@ pub fn man(args: ManArgs) -> Result<Exit, Failure> {
     };
     std::fs::create_dir_all(&directory)
         .and_then(|()| clap_mangen::generate_to(grammar(), &directory))
-        .with_context(|| format!("manual pages can't be written to {}", directory.display()))?;
+        .map_err(|error| {
+            let place = directory.display();
+            Failure::of_file(format!("manual pages can't be written to {place}: {error}"), &error)
+                .remedy("name a directory where you may write")
+        })?;
     Ok(Exit::Ok)
 }
 

@@ -1,5 +1,7 @@
 //! How a command fails: an exit code for scripts, a sentence for people, and what to do.
 
+use std::io;
+
 use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 
@@ -36,6 +38,17 @@ impl Failure {
         Failure { exit: Exit::NotRunning, error }
     }
 
+    /// A file or directory that was named can't be used: a wrong argument, unless it failed underneath.
+    pub fn of_file(message: impl Into<String>, error: &io::Error) -> Failure {
+        let code = if is_about_the_name(error) { ErrorCode::Invalid } else { ErrorCode::Io };
+        ApiError::new(code, message).into()
+    }
+
+    /// The same, with what to do.
+    pub fn remedy(self, remedy: impl Into<String>) -> Failure {
+        Failure { error: self.error.remedy(remedy), ..self }
+    }
+
     /// Tells it on standard error.
     pub fn print(&self, json: bool) {
         eprintln!("{}", plain(&self.text(json)));
@@ -52,6 +65,16 @@ impl Failure {
             None => format!("etherpool: {message}"),
         }
     }
+}
+
+/// Whether another name would help: nothing is there, something else is, or it isn't for who asks.
+pub fn is_about_the_name(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied,
+    };
+    let names =
+        [NotFound, PermissionDenied, IsADirectory, NotADirectory, AlreadyExists, InvalidData];
+    names.contains(&error.kind())
 }
 
 impl From<ApiError> for Failure {

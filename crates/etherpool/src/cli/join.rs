@@ -1,5 +1,6 @@
 //! `etherpool join` on a node, and `etherpool token` on a supervisor: how machines come to know each other's keys.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -106,17 +107,16 @@ pub fn join(args: &JoinArgs, json: bool) -> Result<Exit, Failure> {
     let token = match &args.file {
         Some(file) => {
             let opened = std::fs::File::open(file);
-            let opened = opened.map_err(|error| {
-                Failure::usage(format!("{} can't be read: {error}", file.display()))
-            })?;
-            read_token(opened)?
+            let unreadable = |error| unreadable(&file.display(), &error);
+            let opened = opened.map_err(unreadable)?;
+            read_token(opened, &file.display())?
         }
         None => {
             if std::io::stdin().is_terminal() {
                 let asked = "Token (etherpool token create, on the supervisor): ";
-                parse(&Zeroizing::new(super::user::prompt(asked)?))?
+                parse(&Zeroizing::new(super::user::prompt(asked)?), &"what was typed")?
             } else {
-                read_token(std::io::stdin())?
+                read_token(std::io::stdin(), &"standard input")?
             }
         }
     };
@@ -159,13 +159,22 @@ pub fn only(node: &Path, timeout: Duration) -> Result<TargetClient, Failure> {
     })
 }
 
-fn read_token(from: impl Read) -> Result<Token, Failure> {
+fn read_token(from: impl Read, place: &dyn Display) -> Result<Token, Failure> {
     let mut text = Zeroizing::new(String::new());
     let read = from.take(TOKEN_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|error| Failure::usage(format!("the token can't be read: {error}")))?;
-    parse(&text)
+    read.map_err(|error| unreadable(place, &error))?;
+    parse(&text, place)
 }
 
-fn parse(text: &str) -> Result<Token, Failure> {
-    Token::parse(text).map_err(|error| Failure::usage(error.to_string()))
+fn unreadable(place: &dyn Display, error: &std::io::Error) -> Failure {
+    Failure::of_file(format!("{place} can't be read: {error}"), error)
+        .remedy("give a file with the token by --file, or the token on standard input")
+}
+
+/// What isn't one isn't repeated: it may be a secret of something else.
+fn parse(text: &str, place: &dyn Display) -> Result<Token, Failure> {
+    Token::parse(text).map_err(|error| {
+        Failure::usage(format!("{place} is no token: {error}"))
+            .remedy("make one on the supervisor: etherpool token create")
+    })
 }

@@ -115,7 +115,8 @@ fn describe(report: &MembersReport) -> String {
 
 fn show(state_dir: &std::path::Path, json: bool) -> Result<Exit, Failure> {
     let directory = Directory::create(state_dir).map_err(|error| {
-        anyhow::anyhow!("cannot make the state directory {}: {error}", state_dir.display())
+        let what = format!("cannot make the state directory {}: {error}", state_dir.display());
+        Failure::of_file(what, &error).remedy("name a directory where you may write")
     })?;
     let public = keys::load_or_make(&directory)?.public();
     if json {

@@ -51,13 +51,14 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
-pub use failure::Failure;
+pub use failure::{Failure, is_about_the_name};
 pub use node::NodeCommand;
 #[cfg(test)]
 pub use output::samples;
 use remote::Sources;
 pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
+pub use user::wrong_users;
 
 use crate::client::{Address, ApiClient};
 use crate::{engine, ftp, init, measure, services, supervisor, target_command, witnesses};

@@ -76,10 +76,15 @@ pub struct CancelArgs {
     pool: String,
 
     /// The job's number
+    #[arg(value_parser = parse_job)]
     job: u32,
 
     #[command(flatten)]
     confirmation: Confirmation,
+}
+
+fn parse_job(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "want a job's number, as `etherpool pool jobs` shows it".to_owned())
 }
 
 /// What disks are emptied for.

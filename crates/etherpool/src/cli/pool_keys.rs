@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use control::api::{NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey};
+use control::api::{
+    ApiError, ErrorCode, NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey,
+};
 use control::exit::Exit;
 use seal::PublicKey;
 use zeroize::Zeroizing;
@@ -188,10 +190,13 @@ pub async fn import(context: &Context, pool: &str, file: &Path) -> Result<PoolKe
 async fn export(context: &Context, pool: &str, file: &Path) -> Result<Exit, Failure> {
     let path = format!("{}/export", key_path(pool)?);
     let failed = |error: std::io::Error| {
-        Failure::refused(
-            format!("{}: {error}", file.display()),
-            "name a file that isn't there yet, where you may write",
-        )
+        let code = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => ErrorCode::Exists,
+            std::io::ErrorKind::NotFound => ErrorCode::NotFound,
+            _ => ErrorCode::Refused,
+        };
+        Failure::from(ApiError::new(code, format!("{}: {error}", file.display())))
+            .remedy("name a file that isn't there yet, where you may write")
     };
     // Before the key is asked for: nothing of it is to be seen where it can't be kept.
     let new = File::options().write(true).create_new(true).mode(0o600).open(file);

@@ -114,14 +114,21 @@ fn remote(args: RemoteArgs, own: ClientFile) -> Result<Address, Failure> {
             "/" => Ok(parsed),
             _ => Err("has a path, which the API has none of"),
         });
-    let parsed = parsed.map_err(|why| Failure::usage(format!("the API's URL '{url}' {why}")))?;
+    let parsed = parsed.map_err(|why| {
+        Failure::usage(format!("the API's URL '{url}' {why}")).remedy(
+            "write it as https://HOST:PORT, as `listen` of [api] in supervisor.toml has it there",
+        )
+    })?;
     let certificate = args.certificate.or(own.certificate);
     let key = args.certificate_key.or(own.key);
     let Some((certificate, key)) = certificate.zip(key) else {
         return Err(Failure::usage(format!(
-            "{url} is asked by who has a certificate: name its files by --certificate and --certificate-key, or in the \
-             environment, or in ~/.config/etherpool/client.toml"
-        )));
+            "{url} is asked by who has a certificate with its key"
+        ))
+        .remedy(
+            "name their files by --certificate and --certificate-key, or in the environment, or in \
+                 ~/.config/etherpool/client.toml",
+        ));
     };
     let files = KeyFiles { certificate, key };
     Ok(Address::Remote(Box::new(Remote { url: parsed, files, ca: args.ca.or(own.ca) })))
@@ -202,7 +209,7 @@ mod tests {
         }
         let bare = RemoteArgs { certificate_key: None, ..args("https://[::1]:1") };
         let failure = remote(bare, ClientFile::default()).unwrap_err();
-        assert!(failure.error.message.contains("--certificate-key"), "{failure:?}");
+        assert!(failure.text(false).contains("--certificate-key"), "{failure:?}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn targets(socket: Option<&Path>, timeout: Duration) -> Result<Vec<TargetCli
                 if denied {
                     "run the command as root"
                 } else {
-                    "name the run directory of a target or node that runs with --socket"
+                    "name the run directory of a target or node that runs"
                 },
             )
         });

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use control::exit::Exit;
+use frontend::ftp::UsersFileError;
 use os::FileUser;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
@@ -122,14 +123,25 @@ fn files_of(args: &HashArgs) -> Result<Option<FileUser>, Failure> {
     Ok(Some(files))
 }
 
+/// What is wrong with a file of users.
+pub fn wrong_users(error: UsersFileError) -> Failure {
+    let message = error.to_string();
+    match error {
+        UsersFileError::Unreadable { source, .. } => Failure::of_file(message, &source)
+            .remedy("name a users file that can be read, or make one: etherpool user hash"),
+        _ => Failure::usage(message).remedy("correct the line: etherpool user hash prints one"),
+    }
+}
+
 fn list(file: Option<PathBuf>, config: Option<PathBuf>) -> Result<Exit, Failure> {
     let file = match file {
         Some(file) => file,
         None => load_config(config.as_deref())?.ftp.users_file.ok_or_else(|| {
-            Failure::usage("the supervisor's configuration names no users-file; name one")
+            Failure::usage("the supervisor's configuration names no users-file")
+                .remedy("name the file")
         })?,
     };
-    let users = frontend::ftp::list_users(&file).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let users = frontend::ftp::list_users(&file).map_err(wrong_users)?;
     let mut text = format!("{:<20} {:>10} {:>10}  {:<20} HOME\n", "USER", "UID", "GID", "GROUPS");
     for user in &users {
         let (uid, gid, groups) = match user.files() {

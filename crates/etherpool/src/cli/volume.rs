@@ -227,11 +227,26 @@ enum ServeWord {
 }
 
 impl FromStr for ServeWord {
-    type Err = block::InvalidName;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<ServeWord, Self::Err> {
-        if text == "ftp" { Ok(ServeWord::Ftp) } else { text.parse().map(ServeWord::Volume) }
+    fn from_str(text: &str) -> Result<ServeWord, String> {
+        match text {
+            "ftp" => Ok(ServeWord::Ftp),
+            _ if text.contains('/') => text
+                .parse()
+                .map(ServeWord::Volume)
+                .map_err(|error: block::InvalidName| error.to_string()),
+            _ => Err(format!(
+                "'{text}' is neither a volume nor how to serve one: want POOL/VOLUME ftp"
+            )),
+        }
     }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("'{text}' is no socket address: want ADDRESS:PORT, for example 127.0.0.1:2121")
+    })
 }
 
 /// Arguments of `volume serve`.
@@ -242,7 +257,7 @@ pub struct ServeArgs {
     words: Vec<ServeWord>,
 
     /// Address to listen on (default: the supervisor's configuration)
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "stop")]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "stop", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
 
     /// Stop serving
@@ -544,7 +559,8 @@ async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage(format!(
             "{volume} has {} bytes; nothing would be left of it",
             present.size_bytes
-        )));
+        ))
+        .remedy("give the size that is to be left of it, or take less of it away"));
     };
     let path = format!("{}/reduce", path_of(&volume));
     let request = ReduceVolume { size_bytes, resizefs, force, dry_run: false };

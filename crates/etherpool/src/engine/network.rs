@@ -93,7 +93,10 @@ impl Network {
         network.open_missing(handle);
         let states = network.interfaces();
         if let Some(trouble) = states.into_iter().find_map(|state| state.trouble) {
-            anyhow::bail!("{trouble}");
+            let told = format!("interface {}: {trouble}", interface.name);
+            return Err(ApiError::new(ErrorCode::NotFound, told)
+                .remedy("name an interface of `ip link` that is up")
+                .into());
         }
         Ok(network)
     }

@@ -122,7 +122,9 @@ impl Source {
         self.read().map_err(|error| match error.downcast::<ApiError>() {
             Ok(told) => told.into(),
             Err(error) if failed_underneath(&error) => error,
-            Err(error) => ApiError::new(ErrorCode::Invalid, format!("{error:#}")).into(),
+            Err(error) => ApiError::new(ErrorCode::Invalid, format!("{error:#}"))
+                .remedy("correct the configuration, or what was typed; nothing was exported")
+                .into(),
         })
     }
 
@@ -329,9 +331,8 @@ fn read_file(file: &Path) -> anyhow::Result<String> {
 
 /// Whether a file that may be right couldn't be read; a missing one is a wrong argument.
 fn failed_underneath(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, IsADirectory, NotFound, PermissionDenied};
-    let wrong = [NotFound, PermissionDenied, IsADirectory, InvalidData];
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| !wrong.contains(&error.kind()))
+    let read = error.downcast_ref::<std::io::Error>();
+    read.is_some_and(|error| !crate::cli::is_about_the_name(error))
 }
 
 /// A node exports disks that nobody named, to everybody on the segment: so somebody must have named

@@ -18,7 +18,7 @@ use super::Services;
 use super::kept::Shown;
 use super::operations::{Was, find, find_pool, other_volumes, valid};
 use super::platform::Platform;
-use super::troubles::filesystem_trouble;
+use super::troubles::{filesystem_trouble, not_so};
 
 /// Options that neither give anybody access nor keep data from the disks.
 const OPERATORS_OPTIONS: [&str; 9] = [
@@ -192,7 +192,7 @@ impl Services {
         }
         let settings = VolumeSettings::from_properties(&volume.properties);
         let Some(former) = &settings.mount else {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not mounted")));
+            return Err(not_so(name, format!("{name} is not mounted")));
         };
         check_open(pool)?;
         self.check_unused(name).await?;

@@ -24,6 +24,7 @@ use super::Services;
 use super::kept::Shown;
 use super::mounts::check_open;
 use super::platform::Platform;
+use super::troubles::not_so;
 use crate::node::shelf_of;
 use aoe_wire::ShelfSlot;
 
@@ -246,7 +247,7 @@ impl Services {
         }
         let settings = VolumeSettings::from_properties(&volume.properties);
         if !settings.device {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not attached")));
+            return Err(not_so(name, format!("{name} is not attached")));
         }
         let failures = self.failures(name);
         self.set(name, DEVICE_KEY, None).await?;
@@ -357,7 +358,7 @@ impl Services {
             return self.set(name, FTP_KEY, None).await;
         }
         if VolumeSettings::from_properties(&volume.properties).ftp.is_none() {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("{name} is not served by FTP")));
+            return Err(not_so(name, format!("{name} is not served by FTP")));
         }
         let failures = self.failures(name);
         self.set(name, FTP_KEY, None).await?;
@@ -493,7 +494,7 @@ impl Services {
                 Some(address) => format!("{name} is not exported as aoe:{address}"),
                 None => format!("{name} is not exported"),
             };
-            return Err(ApiError::new(ErrorCode::NotFound, what));
+            return Err(not_so(name, what));
         }
         let value = if exports.is_empty() { None } else { Some(property_text(&exports)) };
         self.set(name, EXPORTS_KEY, value).await?;

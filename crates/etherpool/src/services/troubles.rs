@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use block::FsType;
+use block::{FsType, VolumeName};
 use control::api::{ApiError, ErrorCode};
 use control::reconcile::Fault;
 use frontend::attach::AttachError;
@@ -12,14 +12,14 @@ use frontend::filesystem::{Condition, Contents, FilesystemError, Twin};
 use super::platform::{Finding, Trouble};
 
 /// A device that is made anew.
-pub fn dead(name: &block::VolumeName, why: &str) -> Finding {
+pub fn dead(name: &VolumeName, why: &str) -> Finding {
     let error = ApiError::new(ErrorCode::Io, format!("{name} can't be used: {why}"))
         .remedy("it is made anew by itself; what had files of it open must open them again");
     Finding::Fault(Fault::Device, error.into())
 }
 
 /// What the condition of a mount means.
-pub fn judge(name: &block::VolumeName, path: &Path, condition: Condition) -> Finding {
+pub fn judge(name: &VolumeName, path: &Path, condition: Condition) -> Finding {
     let at = path.display();
     match condition {
         Condition::Well => Finding::Well,
@@ -154,9 +154,22 @@ fn is_of_device(source: &std::io::Error) -> bool {
     Errno::from_io_error(source).is_some_and(|error| of_device.contains(&error))
 }
 
+/// That a volume isn't used as somebody thinks who wants an end of it.
+pub fn not_so(name: &VolumeName, what: String) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, what)
+        .remedy(format!("see what it is used as: etherpool volume show {name}"))
+}
+
 /// What to do about a mount that the system refused, or a file system that isn't one.
 pub fn not_mountable(error: FilesystemError, name: &str) -> ApiError {
-    let told = ApiError::new(ErrorCode::Io, error.to_string());
+    let told = match &error {
+        // People know the volume by its name, and not by the device that it has for the moment.
+        FilesystemError::NotKnown { contents, .. } => {
+            format!("{name} has no file system that is known here; {contents}")
+        }
+        other => other.to_string(),
+    };
+    let told = ApiError::new(ErrorCode::Io, told);
     match error {
         FilesystemError::NotMountable { contents, .. }
         | FilesystemError::NotKnown { contents, .. } => contents_trouble(told, &contents, name),

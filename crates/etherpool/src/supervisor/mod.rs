@@ -43,6 +43,10 @@ pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
     let config = load_config(args.config.as_deref())?;
     if args.check {
         crate::services::check_tls(&config)?;
+        if let Some(file) = &config.ftp.users_file {
+            frontend::ftp::list_users(file)
+                .map_err(|error| ApiError::from(crate::cli::wrong_users(error)))?;
+        }
         println!("The configuration can be used.");
         return Ok(ExitCode::SUCCESS);
     }

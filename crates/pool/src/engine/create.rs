@@ -386,7 +386,9 @@ pub(crate) fn check_once<'a>(
 ) -> Result<(), PoolError> {
     let (mut seen, is_empty) = (BTreeSet::new(), disks.clone().next().is_none());
     match disks.find(|disk| !seen.insert(*disk)) {
-        Some(disk) => Err(PoolError::refused(disk, "it is named twice", "name each disk once")),
+        Some(disk) => {
+            Err(PoolError::invalid(format!("disk {disk} is named twice"), "name each disk once"))
+        }
         None if is_empty => Err(PoolError::invalid("no disk is named", "name the disks to use")),
         None => Ok(()),
     }

@@ -380,13 +380,16 @@ impl OpenPool {
         self: &Rc<Self>,
         request: &NamedDisks,
     ) -> Result<OnlineForecast, PoolError> {
-        let mut disks = self.all_named(&request.disks)?;
+        let named = self.all_named(&request.disks)?;
+        let mut disks = named.clone();
         {
             let meta = self.pool.meta.borrow();
             disks.retain(|disk| meta.offline_since(*disk).is_some());
         }
         if disks.is_empty() {
-            let why = format!("{} is not offline", request.disks.join(", "));
+            // Commands name them by their identities, which nobody has typed.
+            let names: Vec<_> = named.iter().map(|disk| self.pool.disk_name(*disk)).collect();
+            let why = format!("{} is not offline", names.join(", "));
             let remedy = format!("see `etherpool pool show {}`", self.pool.name);
             return Err(PoolError::invalid(why, remedy));
         }

@@ -181,7 +181,7 @@ fn plan(meta: &Metadata, id: VolumeId, bytes: u64) -> Result<Reduction, PoolErro
     let bytes = round_up(bytes)?;
     if bytes > volume.bytes {
         return Err(PoolError::invalid(
-            format!("the volume has {} bytes, {bytes} is more", volume.bytes),
+            format!("volume {} has {} bytes, {bytes} is more", volume.name, volume.bytes),
             "`etherpool volume extend` makes a volume larger",
         ));
     }

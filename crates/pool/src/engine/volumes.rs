@@ -369,7 +369,7 @@ fn plan_growth(
     };
     if bytes < volume.bytes {
         return Err(PoolError::invalid(
-            format!("the volume has {} bytes already, {bytes} is less", volume.bytes),
+            format!("volume {} has {} bytes already, {bytes} is less", volume.name, volume.bytes),
             "`etherpool volume reduce` makes a volume smaller",
         ));
     }

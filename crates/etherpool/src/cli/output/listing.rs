@@ -211,7 +211,8 @@ impl Listing {
             self.heads.iter().map(|head| head.to_lowercase().replace(' ', "-")).collect();
         named.iter().position(|head| head.eq_ignore_ascii_case(name)).ok_or_else(|| {
             let all = named.join(", ");
-            Failure::usage(format!("there is no column {name:?} in this list; there are {all}"))
+            Failure::usage(format!("there is no column {name:?} in this list"))
+                .remedy(format!("name one of these: {all}"))
         })
     }
 }
@@ -270,7 +271,7 @@ mod tests {
     fn a_column_that_is_not_there_is_told_with_those_that_are() {
         for options in ["-o disk,colour", "-s -colour"] {
             let failure = listed(options, None).unwrap_err();
-            let text = failure.error.message;
+            let text = failure.text(false);
             assert!(text.contains("\"colour\"") && text.contains("to-catch-up"), "{text}");
             assert_eq!(failure.exit, control::exit::Exit::Usage);
         }
