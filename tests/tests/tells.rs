@@ -118,8 +118,9 @@ impl Told {
         assert_eq!(code, 5, "{text}");
         let gone = text.find("disk e1.0").expect("the disk is named");
         let since = text[gone..].find("\n  since  ").expect("since when");
-        let data =
-            text[gone..].find("\n  data   no data is known to be lost").expect("what it means");
+        let data = text[gone..]
+            .find("\n  data   as far as is known nothing is lost by it")
+            .expect("what it means");
         let remedy = text[gone..].find("\n  do     if it won't be back: etherpool pool replace");
         assert!(since < data && data < remedy.expect("what to do"), "{text}");
         let (code, all) = self.lab.said(&["status"]);

@@ -102,8 +102,12 @@ former=$(engine)
 check cp /usr/bin/etherpool /usr/bin/etherpool.dpkg-new
 check mv /usr/bin/etherpool.dpkg-new /usr/bin/etherpool
 check kill -KILL "$former"
+anew() {
+    now_runs=$(engine)
+    [ -n "$now_runs" ] && [ "$now_runs" != "$former" ]
+}
+until_true anew
 until_true sh -c "etherpool pool show tank --json | grep -q online"
-[ "$(engine)" != "$former" ] || fail "the engine didn't end"
 expect "the engine's program" "$(program "$(engine)")" "$(program "$supervisor")"
 [ "$(program "$supervisor")" != "$(stat -c %i /usr/bin/etherpool)" ] || fail "the file is still the former one"
 until_true [ -e /srv/files/file ]
@@ -119,7 +123,8 @@ mkdir -p $state/lab/n1
 echo disk >$state/lab/n1/disk
 # An image that somebody exports, and what is mounted in here.
 truncate -s 2M $state/image
-mkdir -p $state/boot
+mkdir -p $state/exports $state/boot
+echo '{}' >$state/exports/e9.9
 check mount -t tmpfs none $state/boot
 echo kept >$state/boot/file
 # The pool's structures are at its beginning.

@@ -245,7 +245,7 @@ fn each_thing_that_is_wrong_is_a_condition() {
     type Change = fn(&mut PoolReport);
     assert_eq!(wrong(Some(&[pool()])), []);
     assert_eq!(wrong(Some(&[])), [(Kind::PoolNotOpen, Error)], "it isn't there at all");
-    assert_eq!(wrong(None), [], "nobody knows");
+    assert_eq!(wrong(None), [(Kind::EngineDown, Error)], "nobody knows, and that is wrong");
     let cases: [(Change, &[(Kind, Severity)]); 17] = [
         (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
         (
@@ -417,13 +417,17 @@ fn who_asks_is_told_at_once_and_since_when() {
     assert_eq!(told.len(), 1, "nobody was told yet: {told:?}");
     assert_eq!((told[0].kind.as_str(), told[0].since_secs), ("disk-gone", 1000));
     assert!(told[0].may_pass, "{told:?}");
-    let found = vec![condition(Kind::DiskGone, Severity::Warning)];
-    assert_eq!(alerts.step(1000, found, |_| true), [], "it may pass");
+    let found = || vec![condition(Kind::DiskGone, Severity::Warning)];
+    assert_eq!(alerts.step(1000, found(), |_| true), [], "it may pass");
     let pools = [changed.clone()];
     assert_eq!(asked(&alerts, 1020, Some(&pools))[0].since_secs, 1000, "who looks knows it");
     changed.disks[0].last_seen_secs = Some(400);
     let pools = [changed.clone()];
     assert_eq!(asked(&alerts, 1020, Some(&pools))[0].since_secs, 400, "the pool knows it better");
+    assert_eq!(alerts.step(1029, found(), |_| true), []);
+    assert!(asked(&alerts, 1029, Some(&pools))[0].may_pass);
+    assert_eq!(alerts.step(1030, found(), |_| true).len(), 1);
+    assert!(!asked(&alerts, 1030, Some(&pools))[0].may_pass, "people are told of it");
     // It is back, and who was told isn't told yet that it is over.
     changed.disks[0].state = DiskState::Usable;
     assert_eq!(asked(&alerts, 1025, Some(&[changed])), []);
@@ -503,14 +507,14 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
                 p.disks[0].state = DiskState::Missing;
                 p.scrub = Some(damaged());
             },
-            "some of it is lost, as is told beside this; the pool survives 2",
+            "some of it is lost; the pool survives 2",
         ),
         (
             |p| {
                 p.state = PoolState::Degraded;
                 p.read_only = true;
             },
-            "no data is known to be lost; the pool survives 2",
+            "as far as is known nothing is lost by it; the pool survives 2",
         ),
         (|p| p.votes.present = 2, "with one more out of reach the pool waits"),
         (
@@ -547,7 +551,7 @@ fn what_passes_by_itself_wakes_nobody_and_is_not_called_well() {
     changed.state = PoolState::Opening;
     assert_eq!(wrong(Some(&[changed.clone()])), []);
     let told = asked(&Alerts::default(), 1000, Some(&[changed.clone()]));
-    assert!(told.len() == 1 && told[0].kind == "pool-not-open", "{told:?}");
+    assert!(told.len() == 1 && told[0].kind == "pool-not-open" && !told[0].may_pass, "{told:?}");
     changed.state = PoolState::Degraded;
     changed.read_only = true;
     changed.volumes[0].lacks = Some("e1.0 is away".into());
@@ -576,6 +580,7 @@ fn what_was_known_stays_wrong_while_nobody_can_tell() {
     }
     let told = asked(&alerts, 1040, None);
     assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].may_pass, "the next answer may be there");
     assert!(told[0].text.contains("doesn't say how its pools are"), "{told:?}");
     assert!(
         told[1].kind == "disk-gone" && told[1].since_secs == 1000 && !told[1].may_pass,

@@ -154,6 +154,13 @@ pub fn conditions(seen: &Seen<'_>) -> Vec<Condition> {
             found.add(Kind::EngineDown, (None, ""), Severity::Error, text, remedy);
         }
         Some(process) => {
+            if seen.pools.is_none() {
+                let text = "the engine doesn't say how its pools are: what is shown of them is old";
+                let remedy =
+                    "it is asked again each time; where that lasts, see the supervisor's log";
+                let about = (None, "pools");
+                found.add(Kind::EngineDown, about, Severity::Error, text.to_owned(), remedy);
+            }
             for interface in &process.interfaces {
                 let Some(why) = &interface.trouble else { continue };
                 let text = format!("interface {} is not used: {why}", interface.name);

@@ -114,8 +114,8 @@ fn standing(pool: &PoolReport, is_any_lost: bool) -> String {
         return format!("not all of volume {}/{} is in reach", pool.name, volume.name);
     }
     let so_far = match is_any_lost {
-        true => "some of it is lost, as is told beside this",
-        false => "no data is known to be lost",
+        true => "some of it is lost",
+        false => "as far as is known nothing is lost by it",
     };
     match pool.survives {
         0 => format!(

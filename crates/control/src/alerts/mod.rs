@@ -151,6 +151,8 @@ impl Alerts {
         };
         alert.condition = condition;
         alert.seen_secs = now_secs;
+        // A clock that was set back mustn't keep it from being told.
+        alert.since_secs = alert.since_secs.min(now_secs);
         match alert.state {
             AlertState::Pending => {
                 let waited = now_secs.saturating_sub(alert.since_secs);

@@ -43,12 +43,10 @@ impl Alerts {
         mut found: Vec<Condition>,
         pools: Option<&[PoolReport]>,
     ) -> Vec<Wrong> {
+        let passes: BTreeSet<String> = found.iter().map(Condition::key).collect();
         found.extend(self.incidents.lasting(now_secs));
         passing(&mut found, pools.unwrap_or_default());
         if pools.is_none() {
-            if found.iter().all(|condition| condition.kind != Kind::EngineDown) {
-                found.push(unheard());
-            }
             let raised = self.raised().into_iter().map(|alert| &alert.condition);
             found.extend(raised.filter(|condition| condition.kind.is_of_pool()).cloned());
         }
@@ -69,7 +67,9 @@ impl Alerts {
             let pools = pools.unwrap_or_default();
             let since = known_since(&condition, pools).map_or(noticed, |known| known.min(noticed));
             let data = for_data(&condition, pools, lost.contains(&condition.pool));
-            let may_pass = !lasts(&condition);
+            // What nobody is told of doesn't begin to last, nor what there was no room for.
+            let is_told = passes.contains(&condition.key()) && !self.overflown;
+            let may_pass = is_told && !lasts(&condition);
             let Condition { kind, pool, subject, severity, text, remedy } = condition;
             let since_secs = since.min(now_secs);
             let kind = kind.word();
@@ -83,19 +83,6 @@ impl Alerts {
 
 fn is_loss(kind: Kind) -> bool {
     matches!(kind, Kind::LostBlocks | Kind::ScrubDamage)
-}
-
-/// The engine is there, and what it says of pools isn't to be had.
-fn unheard() -> Condition {
-    let remedy = "it is asked again each time; where that lasts, see the supervisor's log";
-    Condition {
-        kind: Kind::EngineDown,
-        pool: None,
-        subject: "pools".into(),
-        severity: Severity::Error,
-        text: "the engine doesn't say how its pools are: what is shown of them is old".into(),
-        remedy: remedy.into(),
-    }
 }
 
 /// What nobody is woken for, because it passes by itself or is of a pool that is only read, and isn't well all the same.

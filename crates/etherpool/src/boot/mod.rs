@@ -21,4 +21,4 @@ pub mod state;
 mod tftp;
 mod told;
 
-pub use serve::{ServeArgs, run};
+pub use serve::{ServeArgs, read_config, run};

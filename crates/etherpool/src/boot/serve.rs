@@ -166,7 +166,11 @@ fn alone(
 }
 
 fn load(args: &ServeArgs) -> anyhow::Result<BootConfig> {
-    let Some(path) = &args.config else { return Ok(BootConfig::default()) };
+    args.config.as_deref().map_or_else(|| Ok(BootConfig::default()), read_config)
+}
+
+/// A boot server's configuration.
+pub fn read_config(path: &Path) -> anyhow::Result<BootConfig> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         ApiError::new(ErrorCode::Invalid, format!("{}: {error}", path.display()))
             .remedy("name a readable file with --config")

@@ -21,6 +21,7 @@ use control::config::InterfaceConfig;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
 use os::dir::Spot;
+use os::net::netlink::links;
 use os::net::{PacketPort, Role, UnixPort};
 use pool::{DiskFacts, Engine};
 use runtime::Handle;
@@ -94,9 +95,15 @@ impl Network {
         let states = network.interfaces();
         if let Some(trouble) = states.into_iter().find_map(|state| state.trouble) {
             let told = format!("interface {}: {trouble}", interface.name);
-            return Err(ApiError::new(ErrorCode::NotFound, told)
-                .remedy("name an interface of `ip link` that is up")
-                .into());
+            let links = links(interface.netns.as_deref()).unwrap_or_default();
+            let error = match links.iter().any(|link| link.name == interface.name && link.up) {
+                false => ApiError::new(ErrorCode::NotFound, told)
+                    .remedy("name an interface of `ip link` that is up"),
+                true => {
+                    ApiError::new(ErrorCode::Internal, told).remedy("it takes root, or CAP_NET_RAW")
+                }
+            };
+            return Err(error.into());
         }
         Ok(network)
     }

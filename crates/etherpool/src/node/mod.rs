@@ -30,6 +30,7 @@ use crate::cli::NodeCommand;
 pub use check::check;
 pub use choose::BLANK;
 pub use identity::{Identity, shelf_beside, shelf_of};
+pub use interfaces::describe as describe_link;
 pub use server::{Spec, run as run_server};
 pub use source::{Source, TargetSource, check_text};
 

@@ -29,6 +29,8 @@ pub fn is_child() -> bool {
 /// check afterwards covers a death before the call.
 pub fn die_with_parent() -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("PR_SET_PDEATHSIG")?;
+    // It would be called `exe`, as it was started by that name.
+    rustix::thread::set_name(c"etherpool").context("the process's name")?;
     check_parent()
 }
 
@@ -41,8 +43,6 @@ pub fn check_parent() -> anyhow::Result<()> {
     if parent.map(|pid| pid.to_string()).as_deref() != Some(expected.as_str()) {
         bail!("the supervisor (process {expected}) is gone");
     }
-    // It would be called `exe`, as it was started by that name.
-    rustix::thread::set_name(c"etherpool").context("the process's name")?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! its state, keeps its children running, and ends them in the right order. The children die with
 //! it, because an engine without its supervisor would be nobody's.
 
+mod check;
 mod child;
 mod identity;
 mod lock;
@@ -31,7 +32,7 @@ pub struct SupervisorArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Only say whether the configuration can be used, with the certificates and keys that it names
+    /// Only say what the configuration would do here, and whether it can be used, with the files that it names
     #[arg(long)]
     check: bool,
 }
@@ -42,13 +43,7 @@ const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
 pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
     let config = load_config(args.config.as_deref())?;
     if args.check {
-        crate::services::check_tls(&config)?;
-        if let Some(file) = &config.ftp.users_file {
-            frontend::ftp::list_users(file)
-                .map_err(|error| ApiError::from(crate::cli::wrong_users(error)))?;
-        }
-        println!("The configuration can be used.");
-        return Ok(ExitCode::SUCCESS);
+        return check::check(&config);
     }
     crate::logging::start(&config.log.level);
     let _lock = lock::take(&config)?;

@@ -294,10 +294,9 @@ impl Engine {
     ) -> Result<ImportPlan, PoolError> {
         let slot = self.importable(name_or_id)?;
         if let SlotState::Open(open) = &*slot.state.borrow() {
-            return Err(PoolError::Exists {
-                what: "open pool".into(),
-                name: open.pool.name.clone(),
-            });
+            let name = &open.pool.name;
+            let remedy = format!("see `etherpool pool show {name}`");
+            return Err(PoolError::invalid(format!("pool {name} is open here already"), remedy));
         }
         self.plan_of(&slot, votes).await
     }

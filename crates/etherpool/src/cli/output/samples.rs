@@ -192,7 +192,8 @@ pub fn wrong() -> Wrong {
         severity: pool::Severity::Warning,
         text: "pool cluster: disk e1.0 (/dev/sda on n1) is gone".into(),
         since_secs: 1_000_000 - 20 * 60,
-        data: "no data is known to be lost; the pool survives 1 further failure".into(),
+        data: "as far as is known nothing is lost by it; the pool survives 1 further failure"
+            .into(),
         remedy: "bring it back".into(),
         may_pass: false,
     }

@@ -174,7 +174,7 @@ warning: no users file: nobody can write by FTP
 
 warning: pool cluster: disk e1.0 (/dev/sda on n1) is gone
   since  1970-01-12 13:26:40 UTC, for 20 minutes
-  data   no data is known to be lost; the pool survives 1 further failure
+  data   as far as is known nothing is lost by it; the pool survives 1 further failure
   do     bring it back
 
 warning: pool cluster: ";
