@@ -179,7 +179,7 @@ bench-boot: setup setup-qemu build
 # What we depend on: licences, where it is from, no crate twice without a reason. Known faults in them are asked for by
 # hand (`cargo deny check advisories`): what became known today is no fault of what is tested.
 deny:
-	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --quiet
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --quiet --debug
 	$(CARGO) deny --locked check bans licenses sources
 
 clean:
