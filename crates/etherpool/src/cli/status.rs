@@ -48,7 +48,7 @@ struct OfPools<'a> {
 
 /// `pool status`: the same of pools alone.
 pub async fn of_pool(context: &Context, args: PoolStatusArgs) -> Result<Exit, Failure> {
-    let mut status: Status = context.client.get("/v1/status").await?;
+    let mut status = ask(context, false).await?;
     if let Some(name) = &args.pool {
         // What can't be found is asked for by name: the answer says what to do.
         if !status.pools.iter().any(|pool| is_named(pool, name)) && !is_wrong(&status, name) {
@@ -117,6 +117,15 @@ impl OnlyWrong<'_> {
     }
 }
 
+/// What the supervisor says.
+async fn ask(context: &Context, only_wrong: bool) -> Result<Status, Failure> {
+    let mut status: Status = context.client.get("/v1/status").await?;
+    if only_wrong {
+        keep_what_lasts(&mut status);
+    }
+    Ok(status)
+}
+
 /// `-x` is asked by scripts: what may pass by itself wakes nobody there either.
 fn keep_what_lasts(status: &mut Status) {
     if let Some(wrong) = &mut status.wrong {
@@ -133,12 +142,9 @@ pub async fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
 }
 
 async fn once(context: &Context, only_wrong: bool) -> Result<Exit, Failure> {
-    let mut status: Status = context.client.get("/v1/status").await?;
+    let status = ask(context, only_wrong).await?;
     match only_wrong {
-        true => {
-            keep_what_lasts(&mut status);
-            output::show(context.json, &OnlyWrong::of(&status), || text(&status, true))?;
-        }
+        true => output::show(context.json, &OnlyWrong::of(&status), || text(&status, true))?,
         false => output::show(context.json, &status, || text(&status, false))?,
     }
     Ok(exit_of(&status))
@@ -160,18 +166,13 @@ async fn watch(context: &Context, only_wrong: bool, every: Duration) -> Result<E
         ));
     }
     // What is wrong with the command itself isn't waited for.
-    context.client.get::<Status>("/v1/status").await?;
+    ask(context, only_wrong).await?;
     loop {
-        let page = match context.client.get::<Status>("/v1/status").await {
-            Ok(mut status) => {
-                if only_wrong {
-                    keep_what_lasts(&mut status);
-                }
-                match text(&status, only_wrong) {
-                    page if page.is_empty() => "all is well\n".to_owned(),
-                    page => page,
-                }
-            }
+        let page = match ask(context, only_wrong).await {
+            Ok(status) => match text(&status, only_wrong) {
+                page if page.is_empty() => "all is well\n".to_owned(),
+                page => page,
+            },
             Err(failure) => format!("{}\n", failure.text(false)),
         };
         let Some(size) = output::terminal_size() else { return Ok(Exit::Ok) };

@@ -165,6 +165,12 @@ impl Listing {
         self.rows.push(row);
     }
 
+    /// All of it, as it comes.
+    pub fn whole(self, width: Option<u16>) -> String {
+        // Only a column that isn't there is refused, and none is named.
+        self.text(&ListArgs::default(), width).unwrap_or_default()
+    }
+
     /// As it is printed, not wider than a terminal.
     pub fn text(mut self, args: &ListArgs, width: Option<u16>) -> Result<String, Failure> {
         if let Some(sort) = &args.sort {

@@ -8,7 +8,7 @@ use pool::{VerifyReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 
 use super::labels::survives;
-use super::{Cell, Failure, ListArgs, Listing, facts, layout, lines, table};
+use super::{Cell, Failure, ListArgs, Listing, facts, layout};
 
 /// A volume with the name of its pool, as `volume list --json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,35 +29,29 @@ pub fn volumes(
     if volumes.is_empty() && args.is_for_people() {
         return Ok("No volume; make one with `etherpool volume create POOL/VOLUME --size SIZE --layout LAYOUT`\n".into());
     }
-    let heads = ["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"];
-    let mut listing = Listing::new(&heads);
-    for NamedVolume { pool, report } in volumes {
-        listing.add(vec![
-            format!("{pool}/{}", report.name).into(),
-            Cell::Bytes(report.size_bytes),
-            layout(&report.layout, report.converting_to.as_deref()).into(),
-            state(report).into(),
-            Cell::Bytes(report.dirty_bytes),
-            uses(&report.properties).into(),
-        ]);
-    }
-    listing.text(args, width)
+    let named = |NamedVolume { pool, report }: &'_ NamedVolume| format!("{pool}/{}", report.name);
+    listed(volumes.iter().map(|one| (named(one), &one.report))).text(args, width)
 }
 
 /// A table of a pool's volumes.
 pub fn volume_rows<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>) -> String {
-    let mut table = table(&["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"]);
+    listed(volumes).whole(None)
+}
+
+fn listed<'a>(volumes: impl Iterator<Item = (String, &'a VolumeReport)>) -> Listing {
+    let heads = ["VOLUME", "SIZE", "LAYOUT", "STATE", "TO CATCH UP", "USED AS"];
+    let mut listing = Listing::new(&heads);
     for (name, volume) in volumes {
-        table.add_row([
-            name,
-            Human(volume.size_bytes).to_string(),
-            layout(&volume.layout, volume.converting_to.as_deref()),
-            state(volume),
-            Human(volume.dirty_bytes).to_string(),
-            uses(&volume.properties),
+        listing.add(vec![
+            name.into(),
+            Cell::Bytes(volume.size_bytes),
+            layout(&volume.layout, volume.converting_to.as_deref()).into(),
+            state(volume).into(),
+            Cell::Bytes(volume.dirty_bytes),
+            uses(&volume.properties).into(),
         ]);
     }
-    lines(&table)
+    listing
 }
 
 /// `volume show`.
