@@ -270,25 +270,40 @@ pub struct Human(pub u64);
 impl fmt::Display for Human {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        if self.0 < 1024 {
-            return f.pad(&format!("{} B", self.0));
-        }
-        let mut value = self.0 as f64 / 1024.0;
-        let mut unit = 0;
-        // What would be printed as 1000 or more of a unit is printed in the next one.
-        while value >= 999.5 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        let decimals = if value >= 99.95 {
-            0
-        } else if value >= 9.995 {
-            1
-        } else {
-            2
-        };
-        f.pad(&format!("{value:.decimals$} {}", UNITS[unit]))
+        f.pad(&three_digits(self.0, 1024, UNITS))
     }
+}
+
+/// Bytes for people who count in powers of 1000: three significant digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decimal(pub u64);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+        f.pad(&three_digits(self.0, 1000, UNITS))
+    }
+}
+
+fn three_digits(bytes: u64, base: u32, units: [&str; 6]) -> String {
+    if bytes < base.into() {
+        return format!("{bytes} B");
+    }
+    let base = f64::from(base);
+    let (mut value, mut unit) = (bytes as f64 / base, 0);
+    // What would be printed as 1000 or more of a unit is printed in the next one.
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= base;
+        unit += 1;
+    }
+    let decimals = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$} {}", units[unit])
 }
 
 #[cfg(test)]

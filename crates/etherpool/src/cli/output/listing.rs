@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use block::size::Human;
+use block::size::{Decimal, Human};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -70,7 +70,7 @@ impl Cell {
             (Cell::Text(text), _) => text.clone(),
             (Cell::Count(count), _) => count.to_string(),
             (Cell::Bytes(bytes), Units::Human) => Human(*bytes).to_string(),
-            (Cell::Bytes(bytes), Units::Si) => si(*bytes),
+            (Cell::Bytes(bytes), Units::Si) => Decimal(*bytes).to_string(),
             (Cell::Bytes(bytes), Units::Bytes) => bytes.to_string(),
         }
     }
@@ -112,25 +112,6 @@ fn natural(one: &str, other: &str) -> Ordering {
         }
         (one, other) = (&one[taken.0..], &other[taken.1..]);
     }
-}
-
-/// Three significant digits in powers of 1000.
-fn si(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1000.0, 0);
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let decimals = match value {
-        value if value >= 99.95 => 0,
-        value if value >= 9.995 => 1,
-        _ => 2,
-    };
-    format!("{value:.decimals$} {}", UNITS[unit])
 }
 
 /// Prints a list: a value as JSON, or its text.
