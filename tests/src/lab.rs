@@ -337,7 +337,7 @@ impl Drop for Lab {
     }
 }
 
-/// The name of a state that may carry details.
+/// The name of a state, also as the former version says it.
 fn state_name(state: &Value) -> String {
     match state {
         Value::String(name) => name.clone(),

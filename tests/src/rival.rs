@@ -149,7 +149,7 @@ impl Rival {
             .unwrap_or_default()
             .iter()
             .find(|pool| pool["name"] == "cluster")
-            .map_or("absent".into(), |pool| pool["state"]["is"].as_str().unwrap_or("?").to_owned())
+            .map_or("absent".into(), |pool| pool["state"].as_str().unwrap_or("?").to_owned())
     }
 }
 

@@ -86,7 +86,7 @@ fn record(lab: &Lab, attacker: &Attacker) -> Tape {
 fn uses(lab: &Lab, name: &str) -> bool {
     let pool = lab.json(&["pool", "show", "cluster"]);
     let disks = pool["disks"].as_array().unwrap();
-    disks.iter().any(|disk| disk["name"] == name && disk["state"]["is"] == "usable")
+    disks.iter().any(|disk| disk["name"] == name && disk["state"] == "usable")
 }
 
 /// What a node has dropped, by reason.

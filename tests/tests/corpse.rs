@@ -343,7 +343,7 @@ fn a_release_that_nobody_waits_for_is_done() {
     let mut asker = Command::new("curl")
         .args(["-sS", "-X", "POST", "-d", r#"{"confirmed":true}"#, "--unix-socket"])
         .arg(lab.dir().join("supervisor/run/api.sock"))
-        .arg("http://etherpool/v1/pools/cluster/release")
+        .arg("http://etherpool/v2/pools/cluster/release")
         .spawn()
         .unwrap();
     wait_until("it is under way", || {

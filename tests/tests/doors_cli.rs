@@ -97,7 +97,7 @@ fn a_long_operation_says_what_it_waits_for() {
     let socket = lab.dir().join("supervisor/run/api.sock");
     let mut command = Command::new("curl");
     command.args(["-sSN", "-X", "POST", "--unix-socket"]).arg(&socket);
-    command.arg("http://localhost/v1/pools/cluster/volumes/hyperspace/verify");
+    command.arg("http://localhost/v2/pools/cluster/volumes/hyperspace/verify");
     let mut asked = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(asked.stdout.take().unwrap()).lines();
     for _ in 0..3 {

@@ -302,7 +302,8 @@ fn lab_with_volume() -> Lab {
 /// The addresses at which the volume is exported.
 fn exports(lab: &Lab) -> String {
     let report = lab.json(&["volume", "show", VOLUME]);
-    report["properties"]["exports"].as_str().unwrap_or_default().to_owned()
+    let exports = &report["properties"]["exports"];
+    if exports.is_null() { String::new() } else { exports.to_string() }
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn settings_that_come_with_a_pool_wait_for_a_word() {
     let said = refused(&lab, &["pool", "release", "cluster"]);
     let mount = lab.mount().display().to_string();
     assert!(said.contains(&mount) && said.contains("FTP") && said.contains("--yes"), "{said}");
-    let (code, answer) = api(&lab, "/v1/pools/cluster/release", "{}");
+    let (code, answer) = api(&lab, "/v2/pools/cluster/release", "{}");
     assert_eq!(code, 403, "{answer}");
     let preview = lab.cli(&["pool", "release", "cluster", "--dry-run"]);
     assert!(preview.contains(&mount), "{preview}");
@@ -376,7 +376,7 @@ fn nothing_that_is_used_moves_silently() {
     assert!(said.contains(&here.display().to_string()) && said.contains("FTP"), "{said}");
     let preview = lab.cli(&["volume", "mount", VOLUME, &other, "--dry-run"]);
     assert!(preview.contains("FTP") && preview.contains(&other), "{preview}");
-    let route = format!("/v1/pools/cluster/volumes/{}/mount", &VOLUME["cluster/".len()..]);
+    let route = format!("/v2/pools/cluster/volumes/{}/mount", &VOLUME["cluster/".len()..]);
     for body in [
         format!("{{\"path\":{other:?}}}"),
         format!("{{\"path\":{other:?},\"move_from\":\"/srv/x\"}}"),

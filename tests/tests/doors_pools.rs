@@ -82,7 +82,7 @@ fn made_in_our_name(security: &'static str) {
     let state = || {
         let pools = lab.json(&["pool", "list"]);
         let evil = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "evil").cloned();
-        evil.map_or(String::new(), |pool| pool["state"]["is"].as_str().unwrap().to_owned())
+        evil.map_or(String::new(), |pool| pool["state"].as_str().unwrap().to_owned())
     };
     wait_until("the pool is present", || state() == "foreign");
     std::thread::sleep(Duration::from_secs(3));
@@ -249,7 +249,7 @@ fn the_disk_to_bring_back_is_named() {
     let (status, text) = lab.said(&["volume", "mount", "cluster/hyperspace", &path]);
     assert!(status == 8 && text.contains("e1.0") && text.contains("bring back"), "{text}");
     lab.lab(&["start", "n1"]);
-    wait_until("all of it is there", || lab.volume()["suspended"].is_null());
+    wait_until("all of it is there", || lab.volume()["state"] != "suspended");
     lab.cli(&["volume", "mount", "cluster/hyperspace", &path]);
     assert_eq!(std::fs::read(lab.mount().join("new")).unwrap(), vec![7; 24 << 20]);
 }

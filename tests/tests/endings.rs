@@ -11,7 +11,7 @@ fn states(lab: &Lab) -> Vec<(String, String)> {
     let disks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let disks = disks.as_array().into_iter().flatten();
-    disks.map(|disk| (text(&disk["name"]), text(&disk["state"]["is"]))).collect()
+    disks.map(|disk| (text(&disk["name"]), text(&disk["state"]))).collect()
 }
 
 fn all_free(lab: &Lab, count: usize) -> bool {

@@ -37,7 +37,7 @@ impl Filled {
     fn is_open(&self) -> bool {
         let (code, text) = self.lab.said(&["pool", "show", "cluster", "--json"]);
         let report = serde_json::from_str::<Value>(&text).unwrap_or_default();
-        code != 6 && (report["state"]["is"] == "online" || report["state"]["is"] == "degraded")
+        code != 6 && (report["state"] == "online" || report["state"] == "degraded")
     }
 
     fn pool(&self) -> Value {
@@ -101,7 +101,7 @@ fn a_disk_is_emptied_and_taken_out() {
     assert!(disk["free_bytes"].as_u64().unwrap() > full, "{disk}");
     let jobs = filled.jobs();
     assert_eq!(jobs.len(), 1, "{jobs:?}");
-    assert_eq!(jobs[0]["state"]["is"], "done");
+    assert_eq!(jobs[0]["state"], "done");
     assert_eq!(jobs[0]["left_bytes"], 0);
     assert_eq!(disk["holds_vote"], false, "{disk}");
     assert_eq!(votes(&filled.pool()), (4, 4));
@@ -111,7 +111,7 @@ fn a_disk_is_emptied_and_taken_out() {
 
     // Pulled: nothing is missed.
     lab.lab(&["kill", "n1"]);
-    wait_until("the disk is missing", || filled.disk("e1.0")["state"]["is"] != "usable");
+    wait_until("the disk is missing", || filled.disk("e1.0")["state"] != "usable");
     std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
     sync(lab);
     let pool = filled.pool();
@@ -120,7 +120,7 @@ fn a_disk_is_emptied_and_taken_out() {
     assert_eq!(pool["volumes"][0]["dirty_bytes"], 0, "{pool}");
     filled.read_back();
     lab.lab(&["start", "n1"]);
-    wait_until("the disk is back", || filled.disk("e1.0")["state"]["is"] == "usable");
+    wait_until("the disk is back", || filled.disk("e1.0")["state"] == "usable");
 
     // It is used again once nobody keeps it empty.
     let number = jobs[0]["number"].to_string();
@@ -152,11 +152,11 @@ fn a_disk_is_removed_and_is_free_again() {
     wait_until("the disk is free", || {
         let disks = lab.json(&["disk", "list"]);
         let mut disks = disks.as_array().unwrap().iter();
-        disks.any(|disk| disk["name"] == "e1.0" && disk["state"]["is"] == "free")
+        disks.any(|disk| disk["name"] == "e1.0" && disk["state"] == "free")
     });
 
     lab.cli(&["pool", "extend", "cluster", "e1.0", "--yes"]);
-    assert_eq!(filled.disk("e1.0")["state"]["is"], "usable");
+    assert_eq!(filled.disk("e1.0")["state"], "usable");
     wait_until("its machine votes again", || filled.pool()["votes"]["total"] == 5);
 
     // What is empty already, and one of which nobody says so.
@@ -215,7 +215,7 @@ fn a_node_that_is_gone_for_good_is_removed() {
     // The pool notices by what it writes.
     std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
     sync(lab);
-    wait_until("the disk is missing", || filled.disk("e2.0")["state"]["is"] == "missing");
+    wait_until("the disk is missing", || filled.disk("e2.0")["state"] == "missing");
     assert_eq!(lab.pool_state(), "degraded");
     let (_, text) = lab.said(&["pool", "remove", "cluster", "n2", "--dry-run"]);
     assert!(text.contains("e2.0 can't be read: what it had is made anew"), "{text}");
@@ -289,9 +289,9 @@ fn a_free_disk_takes_the_place_of_another() {
     let text = lab.cli(&["pool", "replace", "cluster", "e4.0", "e4.1", "--wait", "--yes"]);
     assert!(text.contains("may be pulled"), "{text}");
     let jobs = filled.jobs();
-    assert_eq!(jobs[0]["state"]["is"], "done", "{jobs:?}");
+    assert_eq!(jobs[0]["state"], "done", "{jobs:?}");
     assert!(filled.disk("e4.0")["free_bytes"].as_u64().unwrap() > empty);
-    assert_eq!(filled.disk("e4.1")["state"]["is"], "usable");
+    assert_eq!(filled.disk("e4.1")["state"], "usable");
 
     // Back, between disks of the pool, once it may get something again.
     let (code, text) = lab.said(&["pool", "replace", "cluster", "e4.1", "e4.0", "--yes"]);
@@ -347,13 +347,13 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     assert!(text.contains(asked) && text.contains("Nothing was done"), "{text}");
     let (code, text) = lab.said(&["disk", "offline", "cluster", "e2.0"]);
     assert_eq!(code, 4, "unasked: {text}");
-    assert_eq!(filled.disk("e2.0")["state"]["is"], "usable");
+    assert_eq!(filled.disk("e2.0")["state"], "usable");
     // A rebuild would begin at once.
     lab.cli(&["pool", "set", "cluster", "rebuild-delay", "1s"]);
     let text = lab.cli(&["disk", "offline", "cluster", "n2", "--yes"]);
     assert!(text.contains("disk online cluster e2.0"), "{text}");
     let offline = filled.disk("e2.0");
-    assert_eq!(offline["state"]["is"], "offline");
+    assert_eq!(offline["state"], "offline");
     assert!(offline["offline"]["since_secs"].as_u64().unwrap() > 0);
     lab.lab(&["kill", "n2"]);
     load.wait_for_promises();
@@ -365,7 +365,7 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     let listed = || {
         let disks = lab.json(&["disk", "list"]);
         let disk = disks.as_array().unwrap().iter().find(|disk| disk["name"] == "e2.0").cloned();
-        disk.map(|disk| disk["state"]["is"].clone())
+        disk.map(|disk| disk["state"].clone())
     };
     wait_until("its machine is back", || listed() == Some(json!("offline")));
     load.wait_for_promises();
@@ -379,13 +379,13 @@ fn a_disk_is_taken_out_of_use_while_its_machine_is_started_anew() {
     lab.lab(&["kill", "supervisor"]);
     lab.lab(&["start", "supervisor"]);
     wait_until("the pool is open again", || filled.is_open());
-    assert_eq!(filled.disk("e2.0")["state"]["is"], "offline");
+    assert_eq!(filled.disk("e2.0")["state"], "offline");
     let text = lab.said(&["pool", "show", "cluster"]).1;
     assert!(text.contains("e2.0 is offline since") && text.contains("degraded"), "{text}");
     assert!(filled.jobs().is_empty(), "nothing is rebuilt");
     let text = lab.cli(&["disk", "online", "cluster", "e2.0", "--wait"]);
     assert!(text.contains("in use again"), "{text}");
-    wait_until("all is whole", || filled.pool()["state"]["is"] == "online");
+    wait_until("all is whole", || filled.pool()["state"] == "online");
     assert!(filled.disk("e2.0").get("offline").is_none());
     wait_until("it is mounted again", || filled.file.exists());
     filled.read_back();

@@ -102,7 +102,7 @@ fn killed_at(place: &'static str, work: Work) {
                     && pool["volumes"][0]["dirty_bytes"] == 0
             }
             Work::Evacuate | Work::Replace => {
-                !jobs.is_empty() && jobs.iter().all(|job| job["state"]["is"] == "done")
+                !jobs.is_empty() && jobs.iter().all(|job| job["state"] == "done")
             }
         }
     });

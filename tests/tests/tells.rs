@@ -363,6 +363,6 @@ fn a_drive_that_says_that_it_wears_out_is_told_of_and_can_be_emptied() {
     wait_until("nobody knows how it is", || {
         let disk =
             lab.pool()["disks"].as_array().unwrap().iter().find(|d| d["name"] == "e2.0").cloned();
-        disk.is_some_and(|disk| disk["state"]["is"] != "usable" && disk["health"].is_null())
+        disk.is_some_and(|disk| disk["state"] != "usable" && disk["health"].is_null())
     });
 }

@@ -130,7 +130,7 @@ fn each_role_does_what_is_its_own_and_all_that_is_done_is_known() {
     let (status, page) = api.curl(Some("rita"), &[], "/metrics");
     assert!(status == 200 && page.contains("\netherpool_engine_up 1\n"), "{status}: {page}");
     assert_said(api.by("rita", &["pool", "scrub", "cluster"]), REFUSED, "has the role read here");
-    let (status, answer) = api.curl(Some("rita"), &["-X", "POST"], "/v1/pools/cluster/scrub");
+    let (status, answer) = api.curl(Some("rita"), &["-X", "POST"], "/v2/pools/cluster/scrub");
     assert!(status == 403 && answer.contains("this takes operate"), "{status}: {answer}");
 
     // Who operates.
@@ -153,7 +153,7 @@ fn each_role_does_what_is_its_own_and_all_that_is_done_is_known() {
     assert_said(api.by("olaf", &set), REFUSED, "takes administer");
     assert_said(api.by("ann", &set), 0, "");
     let (status, answer) =
-        api.curl(Some("ann"), &["-d", "{\"trim\":false}"], "/v1/pools/cluster/set");
+        api.curl(Some("ann"), &["-d", "{\"trim\":false}"], "/v2/pools/cluster/set");
     assert_eq!(status, 200, "{answer}");
     assert_said(api.by("ann", &["alert", "test"]), 0, "");
 
@@ -187,7 +187,7 @@ fn nobody_else_is_let_in_and_a_flood_leaves_the_socket_served() {
     let lab = &api.lab;
     assert_said(api.by("mallory", &["pool", "list"]), REFUSED, "is no client's here");
     assert_eq!(api.curl(Some("mallory"), &[], "/metrics").0, 403);
-    assert_eq!(api.curl(None, &[], "/v1/status").0, 0);
+    assert_eq!(api.curl(None, &[], "/v2/status").0, 0);
     // Somebody with the same name, whom somebody else calls so.
     let forged = "req -x509 -newkey ed25519 -nodes -days 365 -subj /CN=ann -keyout forged.key -out forged.pem";
     api.openssl(forged);
@@ -206,7 +206,7 @@ fn nobody_else_is_let_in_and_a_flood_leaves_the_socket_served() {
     for _ in 0..2000 {
         let mut stream = TcpStream::connect(api.address).unwrap();
         // It may have been ended already.
-        let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
+        let _ = stream.write_all(b"GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n");
         if kept.len() < 300 {
             kept.push(stream);
         }

@@ -391,7 +391,7 @@ fn a_witness_comes_where_it_helps_and_goes_with_its_pool() {
     assert!(plan.contains("would be a witness"), "{plan}");
     assert!(files_of(&lab).is_empty());
     let plan = lab.json(&["pool", "create", "one", "e1.0", "e2.0", "--no-witness", "--dry-run"]);
-    assert_eq!(plan["witness"], json!({"is": "lacking", "why": "none is wanted"}));
+    assert_eq!(plan["witness"], json!({"state": "lacking", "why": "none is wanted"}));
 
     let votes = |pool: &str| {
         let shown = lab.json(&["pool", "show", pool]);
@@ -505,7 +505,7 @@ fn a_witness_keeps_its_room() {
     let shown = pool(&lab);
     assert_eq!(votes(&shown), (3, 3));
     let disks = shown["disks"].as_array().unwrap();
-    assert!(disks.iter().all(|disk| disk["state"]["is"] == "usable"), "{shown}");
+    assert!(disks.iter().all(|disk| disk["state"] == "usable"), "{shown}");
 }
 
 /// With the supervisor's machine its disks would be lost: it is no witness for them.

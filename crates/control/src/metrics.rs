@@ -275,7 +275,7 @@ fn volumes(page: &mut Page, pools: &[&PoolReport]) {
             v.degraded.into()
         }),
         ("etherpool_volume_suspended", "gauge", "1 while its requests wait.", |v| {
-            v.suspended.is_some().into()
+            v.suspended().is_some().into()
         }),
         (
             "etherpool_volume_survivable_disk_failures",
@@ -407,10 +407,10 @@ mod tests {
         for state in [
             PoolState::Online,
             PoolState::Degraded,
-            PoolState::Suspended { reason: String::new() },
-            PoolState::Foreign { owner: String::new(), epoch: 1 },
+            PoolState::Suspended { why: String::new() },
+            PoolState::Foreign,
             PoolState::Fenced,
-            PoolState::Incomplete { missing: String::new() },
+            PoolState::Incomplete { why: String::new() },
             PoolState::Opening,
             PoolState::Released,
         ] {

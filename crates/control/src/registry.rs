@@ -174,7 +174,7 @@ impl Registry {
                 // Not what couldn't be opened: nothing is told of its volumes, so all of its settings
                 // would count as set here once it is open.
                 _ if report.may_stay() => self.note_open(id, report),
-                PoolState::Foreign { .. } | PoolState::Fenced | PoolState::Released => {
+                PoolState::Foreign | PoolState::Fenced | PoolState::Released => {
                     self.forget(id);
                 }
                 _ => {}
@@ -273,7 +273,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::settings::{FTP_KEY, MOUNT_KEY};
-    use pool::{Replayed, VolumeReport, VotesReport};
+    use pool::{Replayed, VolumeReport, VolumeState, VotesReport};
 
     fn report(state: PoolState, properties: &[&str]) -> PoolReport {
         let properties = properties.iter().map(|key| ((*key).to_owned(), "{}".to_owned()));
@@ -302,6 +302,7 @@ mod tests {
                 converting_to: None,
                 size_bytes: 1,
                 properties: properties.collect(),
+                state: VolumeState::Online,
                 degraded: false,
                 dirty_bytes: 0,
                 resynced_bytes: 0,
@@ -314,8 +315,6 @@ mod tests {
                 survives_nodes: 1,
                 survives_labels: Default::default(),
                 shared_groups: 0,
-                suspended: None,
-                lacks: None,
                 replayed: Replayed::default(),
             }],
         }
@@ -352,7 +351,7 @@ mod tests {
         let mut registry = Registry::default();
         registry.take_note(&[report(PoolState::Opening, &[MOUNT_KEY])]);
         assert_eq!(registry, Registry::default(), "it isn't open yet");
-        let mut failed = report(PoolState::Suspended { reason: "not opened".into() }, &[]);
+        let mut failed = report(PoolState::Suspended { why: "not opened".into() }, &[]);
         failed.lease_ok = false;
         failed.volumes.clear();
         registry.take_note(&[failed]);
@@ -396,7 +395,7 @@ mod tests {
         registry.take_note(std::slice::from_ref(&now));
         assert_eq!(registry.pools[0].disks[0].name, "e2.0");
         now.disks = vec![disk("e2.0", DiskState::Usable)];
-        now.state = PoolState::Incomplete { missing: "e1.0".into() };
+        now.state = PoolState::Incomplete { why: "e1.0".into() };
         now.disks.clear();
         registry.take_note(std::slice::from_ref(&now));
         assert_eq!(registry.pools[0].disks.len(), 1, "absent isn't gone");

@@ -9,13 +9,15 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use control::alerts::WebhookUrl;
-use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode, StreamLine};
+use control::api::{
+    ApiError, Asked, COMMAND_HEADER, ErrorCode, NO_OPERATION, StreamLine, former_path, from_former,
+};
 use control::channel::LineReader;
 use frontend::tls::KeyFiles;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderValue;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pool::Progress;
 use serde::Serialize;
@@ -88,6 +90,26 @@ pub enum News {
     Waiting(String),
 }
 
+/// In which form an answer is.
+#[derive(Clone, Copy)]
+enum Form {
+    Ours,
+    Former,
+}
+
+impl Form {
+    fn read<T: DeserializeOwned>(self, text: &[u8]) -> Result<T, Failure> {
+        let read = match self {
+            Form::Ours => serde_json::from_slice(text),
+            Form::Former => serde_json::from_slice(text).and_then(|mut answer| {
+                from_former(&mut answer);
+                serde_json::from_value(answer)
+            }),
+        };
+        read.map_err(|error| broken(&error))
+    }
+}
+
 impl ApiClient {
     /// There. `timeout` is how long to wait for any answer; `tell` is whether to say on a
     /// terminal what is waited for.
@@ -144,7 +166,7 @@ impl ApiClient {
         let limit = self.timeout.unwrap_or(SILENCE_LIMIT);
         let late = |_| self.late(&what, limit);
         let sent = tokio::time::timeout(limit, self.send(Method::POST, path, body));
-        let response = sent.await.map_err(late)??;
+        let (response, form) = sent.await.map_err(late)??;
         if !response.status().is_success() {
             return Err(tokio::time::timeout(limit, read_error(response)).await.map_err(late)?);
         }
@@ -154,7 +176,7 @@ impl ApiClient {
             let frame = frame.map_err(|error| broken(&error))?;
             lines.push(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
             while let Some(line) = lines.next_line().map_err(|error| broken(&error))? {
-                match serde_json::from_slice(&line).map_err(|error| broken(&error))? {
+                match form.read(&line)? {
                     StreamLine::Progress(progress) => tell(News::Progress(progress)),
                     StreamLine::Waiting(what) => tell(News::Waiting(what)),
                     StreamLine::Result(value) => return Ok(value),
@@ -179,7 +201,7 @@ impl ApiClient {
         let what = Asked::of("GET", path);
         let limit = self.timeout.unwrap_or(LOOK_LIMIT);
         let sent = tokio::time::timeout(limit, self.send(Method::GET, path, &()));
-        let response = sent.await.map_err(|_| self.late(&what, limit))??;
+        let (response, form) = sent.await.map_err(|_| self.late(&what, limit))??;
         if !response.status().is_success() {
             return Err(read_error(response).await);
         }
@@ -188,7 +210,7 @@ impl ApiClient {
             let frame = frame.map_err(|error| broken(&error))?;
             lines.push(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
             while let Some(line) = lines.next_line().map_err(|error| broken(&error))? {
-                if !take(serde_json::from_slice(&line).map_err(|error| broken(&error))?)? {
+                if !take(form.read(&line)?)? {
                     return Ok(());
                 }
             }
@@ -208,12 +230,11 @@ impl ApiClient {
         let what = Asked::of(method.as_str(), path);
         let limit = self.timeout.unwrap_or(limit);
         let answer = async {
-            let response = self.send(method, path, body).await?;
+            let (response, form) = self.send(method, path, body).await?;
             if !response.status().is_success() {
                 return Err(read_error(response).await);
             }
-            let bytes = read_all(response).await?;
-            serde_json::from_slice(&bytes).map_err(|error| broken(&error))
+            form.read(&read_all(response).await?)
         };
         let answered = tokio::time::timeout(limit, waited_for(&what, self.tell, answer));
         answered.await.unwrap_or_else(|_| Err(self.late(&what, limit)))
@@ -240,7 +261,26 @@ impl ApiClient {
             .into()
     }
 
+    /// Asks, and a supervisor of the former version in its own words.
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(Response<Incoming>, Form), Failure> {
+        let response = self.send_as_it_is(method.clone(), path, body).await?;
+        let Some(former) = former_path(path).filter(|_| response.status() == StatusCode::NOT_FOUND)
+        else {
+            return Ok((response, Form::Ours));
+        };
+        let refused = read_error(response).await;
+        if !refused.error.message.starts_with(NO_OPERATION) {
+            return Err(refused);
+        }
+        Ok((self.send_as_it_is(method, &former, body).await?, Form::Former))
+    }
+
+    async fn send_as_it_is(
         &self,
         method: Method,
         path: &str,
@@ -409,9 +449,54 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let client =
             ApiClient::new(Address::Socket(directory.path().join("none.sock")), None, false);
-        let failure = client.get::<u32>("/v1/status").await.unwrap_err();
+        let failure = client.get::<u32>("/v2/status").await.unwrap_err();
         assert_eq!(failure.exit, Exit::NotRunning);
         assert!(failure.error.message.contains("none.sock"), "{}", failure.error.message);
+    }
+
+    /// A supervisor of version 0.1: it has none of our paths, and says states in its own form.
+    #[tokio::test]
+    async fn a_former_supervisor_is_asked_in_its_own_words() {
+        use std::io::{Read as _, Write as _};
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let asked = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for stream in listener.incoming().take(4) {
+                let (mut stream, mut head) = (stream.unwrap(), Vec::new());
+                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                    let mut some = [0; 1024];
+                    let read = stream.read(&mut some).unwrap();
+                    head.extend(&some[..read]);
+                }
+                let line = String::from_utf8_lossy(&head).lines().next().unwrap().to_owned();
+                let (status, answer) = match line.as_str() {
+                    "GET /v1/one HTTP/1.1" => (
+                        "200 OK",
+                        r#"{"content":"blank","device_name":"","state":{"is":"refused","why":"x"}}"#,
+                    ),
+                    _ if line.contains("/v2/") => (
+                        "404 Not Found",
+                        r#"{"code":"not-found","message":"the API has no such operation: /v2"}"#,
+                    ),
+                    _ => ("404 Not Found", r#"{"code":"not-found","message":"there is no pool"}"#),
+                };
+                asked.push(line);
+                let length = answer.len();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{answer}");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            asked
+        });
+        let client = ApiClient::new(Address::Socket(socket), None, false);
+        let answer = client.get::<serde_json::Value>("/v2/one").await.unwrap();
+        assert_eq!((&answer["state"], &answer["why"]), (&"refused".into(), &"x".into()));
+        let failure = client.get::<u32>("/v2/other").await.unwrap_err();
+        assert_eq!(failure.error.message, "there is no pool");
+        let paths = ["/v2/one", "/v1/one", "/v2/other", "/v1/other"];
+        assert_eq!(asked.join().unwrap(), paths.map(|path| format!("GET {path} HTTP/1.1")));
     }
 
     /// Somebody listens and never answers.
@@ -423,9 +508,9 @@ mod tests {
         let client =
             ApiClient::new(Address::Socket(socket), Some(Duration::from_millis(50)), false);
         let failures = [
-            client.get::<u32>("/v1/pools/p").await.unwrap_err(),
-            client.post::<u32>("/v1/pools/p/volumes/v/mount", &()).await.unwrap_err(),
-            client.stream::<u32>("/v1/pools/p/volumes/v/mkfs", &(), |_| {}).await.unwrap_err(),
+            client.get::<u32>("/v2/pools/p").await.unwrap_err(),
+            client.post::<u32>("/v2/pools/p/volumes/v/mount", &()).await.unwrap_err(),
+            client.stream::<u32>("/v2/pools/p/volumes/v/mkfs", &(), |_| {}).await.unwrap_err(),
         ];
         drop(listener);
         for (failure, what) in failures.iter().zip(["look at pool p", "mount volume p/v", "mkfs"]) {

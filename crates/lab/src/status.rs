@@ -146,7 +146,7 @@ fn print(status: &Value) {
         println!("node {:<6} {:<8} {}", text(&node["name"]), text(&node["state"]), disks.join(" "));
     }
     for pool in status["pools"].as_array().into_iter().flatten() {
-        let state = crate::up::state_of(pool).unwrap_or_else(|| "-".to_owned());
+        let state = crate::up::state_of(pool).unwrap_or("-");
         println!("pool {:<6} {state}", text(&pool["name"]));
     }
     if status["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {

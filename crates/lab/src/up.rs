@@ -281,11 +281,10 @@ fn ensure_volume(place: &Place, plan: &LabPlan) -> anyhow::Result<()> {
     wait("the pool to be open", TIMEOUT, || {
         let pools = etherpool_json(place, ["pool", "list", "--json"])?;
         let pool = entry(&pools, "pools", POOL);
-        if matches!(pool.and_then(state_of).as_deref(), Some("online" | "degraded")) {
+        if matches!(pool.and_then(state_of), Some("online" | "degraded")) {
             return Ok(Step::Done);
         }
-        let state = pool
-            .and_then(|pool| serde_json::from_value::<PoolState>(pool.get("state")?.clone()).ok());
+        let state = pool.and_then(|pool| serde_json::from_value::<PoolState>(pool.clone()).ok());
         let state = state.map_or("not present".to_owned(), |state| state.to_string());
         Ok(Step::Wait(format!("pool {POOL} is {state}")))
     })?;
@@ -348,17 +347,9 @@ pub fn entry<'a>(answer: &'a Value, list: &str, name: &str) -> Option<&'a Value>
     items.iter().find(|item| item.get("name").and_then(Value::as_str) == Some(name))
 }
 
-/// The name of a state that may carry details.
-pub fn state_of(item: &Value) -> Option<String> {
-    match item.get("state")? {
-        Value::String(name) => Some(name.clone()),
-        Value::Object(fields) => fields
-            .get("is")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-            .or_else(|| fields.keys().next().cloned()),
-        _ => None,
-    }
+/// The word for a state.
+pub fn state_of(item: &Value) -> Option<&str> {
+    item.get("state")?.as_str()
 }
 
 /// Where something is that is waited for.

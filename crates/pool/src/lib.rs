@@ -45,7 +45,7 @@ pub use metadata::{
 pub use report::{
     BadBlock, DiskReport, DiskState, ImportPlan, JobReport, JobState, MovedDisk, OfflineReport,
     PoolDisk, PoolEvent, PoolGrant, PoolReport, PoolState, Progress, Replayed, ScrubReport,
-    SpareReport, VerifyReport, VolumeReport, VotesReport,
+    SpareReport, VerifyReport, VolumeReport, VolumeState, VotesReport,
 };
 pub use spare::Spare;
 pub use stats::{

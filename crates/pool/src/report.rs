@@ -1,7 +1,9 @@
 //! What the engine tells about disks, pools and volumes: for status, logs and notification. Plain
-//! values, serialisable; bytes are integers, states are kebab-case.
+//! values, serialisable; bytes are integers, states are kebab-case: each is a word called `state`, and why it is so
+//! stands beside it as `why`.
 
 mod event;
+mod properties;
 
 use std::collections::BTreeMap;
 
@@ -42,6 +44,7 @@ pub struct DiskReport {
     /// The pool's owner as far as it can be told.
     pub owner: Option<String>,
     /// What it is good for.
+    #[serde(flatten)]
     pub state: DiskState,
     /// Its labels, as a disk of an open pool: what it shares with others.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
@@ -50,7 +53,7 @@ pub struct DiskReport {
 
 /// Where a disk stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum DiskState {
     /// Carries nothing; free to be used.
     Free,
@@ -80,7 +83,7 @@ pub enum DiskState {
 
 /// The state of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum PoolState {
     /// Everything is there.
     Online,
@@ -89,21 +92,16 @@ pub enum PoolState {
     /// Requests wait.
     Suspended {
         /// For what.
-        reason: String,
+        why: String,
     },
     /// Owned by another supervisor; opened only by import.
-    Foreign {
-        /// Who owns it.
-        owner: String,
-        /// The epoch in which it does.
-        epoch: u64,
-    },
+    Foreign,
     /// Taken over by another supervisor while open here; closed.
     Fenced,
     /// Ours, but too little of it is present to open it.
     Incomplete {
         /// What is missing and what to do.
-        missing: String,
+        why: String,
     },
     /// Being opened.
     Opening,
@@ -121,6 +119,7 @@ pub struct PoolReport {
     /// Its identity.
     pub id: String,
     /// Its state.
+    #[serde(flatten)]
     pub state: PoolState,
     /// Whether it was imported read-only: nothing that happens to it here reaches its disks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -209,16 +208,21 @@ impl PoolReport {
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.
     pub fn is_ours(&self) -> bool {
-        !matches!(
-            self.state,
-            PoolState::Foreign { .. } | PoolState::Released | PoolState::Destroyed
-        )
+        !matches!(self.state, PoolState::Foreign | PoolState::Released | PoolState::Destroyed)
+    }
+
+    /// Its state in words.
+    pub fn state_text(&self) -> String {
+        match self.state {
+            PoolState::Foreign => format!("owned by {} (epoch {})", self.owner, self.epoch),
+            _ => self.state.to_string(),
+        }
     }
 
     /// Whether it is as it should be.
     pub fn is_healthy(&self) -> bool {
         self.state == PoolState::Online
-            && self.volumes.iter().all(|volume| volume.suspended.is_none())
+            && self.volumes.iter().all(|volume| volume.suspended().is_none())
     }
 }
 
@@ -250,6 +254,7 @@ pub struct PoolDisk {
     /// Space not allocated.
     pub free_bytes: u64,
     /// Where it stands.
+    #[serde(flatten)]
     pub state: DiskState,
     /// What it still has to resync.
     pub dirty_bytes: u64,
@@ -332,12 +337,13 @@ pub struct JobReport {
     /// Of these, those that it hasn't yet.
     pub left_bytes: u64,
     /// Where it stands.
+    #[serde(flatten)]
     pub state: JobState,
 }
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum JobState {
     /// It moves or reads something.
     Running,
@@ -399,7 +405,11 @@ pub struct VolumeReport {
     /// Its size.
     pub size_bytes: u64,
     /// What services remember of it: mounts, exports.
+    #[serde(with = "properties")]
     pub properties: BTreeMap<String, String>,
+    /// Whether its requests are answered.
+    #[serde(flatten)]
+    pub state: VolumeState,
     /// Whether it has less redundancy than its layout asks for.
     pub degraded: bool,
     /// Bytes that some copy still has to resync.
@@ -430,13 +440,46 @@ pub struct VolumeReport {
     /// apart.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shared_groups: u64,
-    /// Why its requests wait, when they do.
-    pub suspended: Option<String>,
-    /// In a pool that was imported read-only: what of it can't be read, and fails where others would wait.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lacks: Option<String>,
     /// What the last opening found in the log.
     pub replayed: Replayed,
+}
+
+/// The state of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum VolumeState {
+    /// Everything is there.
+    Online,
+    /// Serving with less redundancy than its layout asks for.
+    Degraded,
+    /// Requests wait.
+    Suspended {
+        /// For what.
+        why: String,
+    },
+    /// In a pool that was imported read-only: something of it can't be read, and fails where others would wait.
+    Incomplete {
+        /// What is missing.
+        why: String,
+    },
+}
+
+impl VolumeReport {
+    /// Why its requests wait, when they do.
+    pub fn suspended(&self) -> Option<&str> {
+        match &self.state {
+            VolumeState::Suspended { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Why not all of it can be read.
+    pub fn unserved(&self) -> Option<&str> {
+        match &self.state {
+            VolumeState::Suspended { why } | VolumeState::Incomplete { why } => Some(why),
+            VolumeState::Online | VolumeState::Degraded => None,
+        }
+    }
 }
 
 /// What an opening replayed.

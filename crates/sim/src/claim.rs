@@ -73,7 +73,7 @@ impl Claim {
             survives: report.survives,
             state: format!("{:?}", report.state),
             waits: report.votes.present * 2 <= report.votes.total
-                || report.volumes.iter().any(|volume| volume.suspended.is_some()),
+                || report.volumes.iter().any(|volume| volume.suspended().is_some()),
             there: BTreeSet::new(),
             absent: BTreeSet::new(),
             absent_may_stay: votes_there >= majority + report.survives as usize,

@@ -532,10 +532,9 @@ pub fn is_clean(report: &PoolReport) -> bool {
     report.state == PoolState::Online
         && report.jobs.iter().all(|job| job.state == JobState::Done)
         && report.disks.iter().all(|disk| disk.state == DiskState::Usable && disk.dirty_bytes == 0)
-        && report
-            .volumes
-            .iter()
-            .all(|volume| !volume.degraded && volume.dirty_bytes == 0 && volume.suspended.is_none())
+        && report.volumes.iter().all(|volume| {
+            !volume.degraded && volume.dirty_bytes == 0 && volume.suspended().is_none()
+        })
 }
 
 /// A cable to each switch.

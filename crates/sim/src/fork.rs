@@ -434,7 +434,7 @@ impl Fork {
                 let size = volume.size_bytes;
                 return Err(Failure(format!("volume {name} shrank to {size} bytes")));
             }
-            if volume.suspended.is_none() {
+            if volume.suspended().is_none() {
                 self.read(cluster, owner, name, record).await?;
             }
         }
@@ -520,7 +520,7 @@ impl Fork {
         }
         let report = open_report(cluster, owner);
         let volume = report.iter().flat_map(|report| &report.volumes).find(|v| v.name == name);
-        match volume.and_then(|volume| volume.suspended.clone()) {
+        match volume.and_then(|volume| volume.suspended().map(str::to_owned)) {
             Some(why) if self.loss.judgement == Judgement::RightOrNamed => {
                 self.must_name("what a read waits for", &why)
             }
@@ -559,7 +559,7 @@ async fn wait_served(
         let report = open_report(cluster, owner);
         let serves = report.as_ref().is_some_and(|report| {
             matches!(report.state, PoolState::Online | PoolState::Degraded)
-                && report.volumes.iter().all(|volume| volume.suspended.is_none())
+                && report.volumes.iter().all(|volume| volume.suspended().is_none())
         });
         if serves {
             return Ok(());
@@ -571,9 +571,7 @@ async fn wait_served(
                 .iter()
                 .flat_map(|report| &report.volumes)
                 .filter(|volume| records.contains_key(&volume.name))
-                .filter_map(|volume| {
-                    Some(format!("{}: {}", volume.name, volume.suspended.as_ref()?))
-                })
+                .filter_map(|volume| Some(format!("{}: {}", volume.name, volume.suspended()?)))
                 .collect();
             return Err(format!("{state:?}; {}; {refused}", volumes.join("; ")));
         }

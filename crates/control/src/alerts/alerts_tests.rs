@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use pool::{
     DiskState, OfflineReport, PoolDisk, PoolEvent, PoolReport, PoolState, ScrubReport,
-    VolumeReport, VotesReport,
+    VolumeReport, VolumeState, VotesReport,
 };
 
 use super::*;
@@ -169,6 +169,7 @@ fn volume() -> VolumeReport {
         converting_to: None,
         size_bytes: 1 << 29,
         properties: Default::default(),
+        state: VolumeState::Online,
         degraded: false,
         dirty_bytes: 0,
         read_bytes: 0,
@@ -181,8 +182,6 @@ fn volume() -> VolumeReport {
         survives_nodes: 2,
         survives_labels: Default::default(),
         shared_groups: 0,
-        suspended: None,
-        lacks: None,
         replayed: Default::default(),
     }
 }
@@ -248,19 +247,10 @@ fn each_thing_that_is_wrong_is_a_condition() {
     assert_eq!(wrong(None), [(Kind::EngineDown, Error)], "nobody knows, and that is wrong");
     let cases: [(Change, &[(Kind, Severity)]); 17] = [
         (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
-        (
-            |p| p.state = PoolState::Suspended { reason: "x".into() },
-            &[(Kind::PoolSuspended, Error)],
-        ),
-        (
-            |p| p.state = PoolState::Incomplete { missing: "x".into() },
-            &[(Kind::PoolNotOpen, Error)],
-        ),
+        (|p| p.state = PoolState::Suspended { why: "x".into() }, &[(Kind::PoolSuspended, Error)]),
+        (|p| p.state = PoolState::Incomplete { why: "x".into() }, &[(Kind::PoolNotOpen, Error)]),
         (|p| p.state = PoolState::Fenced, &[(Kind::PoolTaken, Error)]),
-        (
-            |p| p.state = PoolState::Foreign { owner: "x".into(), epoch: 1 },
-            &[(Kind::PoolTaken, Error)],
-        ),
+        (|p| p.state = PoolState::Foreign, &[(Kind::PoolTaken, Error)]),
         (|p| p.votes.present = 2, &[(Kind::PoolVotes, Warning)]),
         (|p| p.free_bytes = 200, &[(Kind::PoolSpace, Warning)]),
         (|p| p.free_bytes = 99, &[(Kind::PoolSpace, Error)]),
@@ -474,11 +464,11 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
         (
             |p| {
                 p.disks[0].state = DiskState::Missing;
-                p.volumes[0].suspended = Some("e1.0 is away".into());
+                p.volumes[0].state = VolumeState::Suspended { why: "e1.0 is away".into() };
             },
             "not all of volume tank/v is in reach",
         ),
-        (|p| p.state = PoolState::Suspended { reason: "x".into() }, "requests wait"),
+        (|p| p.state = PoolState::Suspended { why: "x".into() }, "requests wait"),
         (|p| p.volumes[0].survives_disks = 0, "with one more disk some of it would be LOST"),
         (
             |p| {
@@ -497,7 +487,7 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
         // Nothing is read while votes are missing, whatever the copies are.
         (
             |p| {
-                p.state = PoolState::Suspended { reason: "votes".into() };
+                p.state = PoolState::Suspended { why: "votes".into() };
                 p.volumes[0].survives_disks = 0;
             },
             "where a log is damaged, some of it may be lost",
@@ -541,7 +531,7 @@ fn a_disk_that_a_pool_waits_for_is_to_be_brought_back() {
         told.into_iter().find(|one| one.kind == "disk-gone").unwrap().remedy
     };
     assert!(remedy(PoolState::Degraded).contains("pool replace tank e1.0 NEW"));
-    let waits = remedy(PoolState::Suspended { reason: "e1.0 is away".into() });
+    let waits = remedy(PoolState::Suspended { why: "e1.0 is away".into() });
     assert!(waits.starts_with("bring it back") && !waits.contains("replace"), "{waits}");
 }
 
@@ -554,7 +544,7 @@ fn what_passes_by_itself_wakes_nobody_and_is_not_called_well() {
     assert!(told.len() == 1 && told[0].kind == "pool-not-open" && !told[0].may_pass, "{told:?}");
     changed.state = PoolState::Degraded;
     changed.read_only = true;
-    changed.volumes[0].lacks = Some("e1.0 is away".into());
+    changed.volumes[0].state = VolumeState::Incomplete { why: "e1.0 is away".into() };
     let told = asked(&Alerts::default(), 1000, Some(&[changed.clone()]));
     assert!(told.len() == 1 && told[0].text.ends_with("volume v: e1.0 is away"), "{told:?}");
     changed.state = PoolState::Released;

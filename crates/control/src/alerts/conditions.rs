@@ -249,16 +249,16 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
         return;
     }
     match &pool.state {
-        PoolState::Suspended { reason } => {
-            let text = format!("pool {name} is suspended, its requests wait: {reason}");
+        PoolState::Suspended { why } => {
+            let text = format!("pool {name} is suspended, its requests wait: {why}");
             found.add(Kind::PoolSuspended, about, Severity::Error, text, &show);
         }
         PoolState::Degraded => {
             let text = format!("pool {name} is degraded; it survives {}", failures(pool.survives));
             found.add(Kind::PoolDegraded, about, Severity::Warning, text, &show);
         }
-        PoolState::Incomplete { missing } => {
-            let text = format!("pool {name} can't be opened: {missing}");
+        PoolState::Incomplete { why } => {
+            let text = format!("pool {name} can't be opened: {why}");
             found.add(Kind::PoolNotOpen, about, Severity::Error, text, &show);
         }
         PoolState::Fenced => {
@@ -268,7 +268,8 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
             );
             found.add(Kind::PoolTaken, about, Severity::Error, text, &remedy);
         }
-        PoolState::Foreign { owner, .. } if is_known => {
+        PoolState::Foreign if is_known => {
+            let owner = &pool.owner;
             let text = format!("pool {name}, which was this supervisor's, is owned by {owner}");
             found.add(Kind::PoolTaken, about, Severity::Error, text, &show);
         }

@@ -109,8 +109,7 @@ fn standing(pool: &PoolReport, is_any_lost: bool) -> String {
     if !pool.is_open() {
         return NOT_KNOWN.to_owned();
     }
-    let waits = |volume: &&VolumeReport| volume.suspended.is_some() || volume.lacks.is_some();
-    if let Some(volume) = pool.volumes.iter().find(waits) {
+    if let Some(volume) = pool.volumes.iter().find(|volume| volume.unserved().is_some()) {
         return format!("not all of volume {}/{} is in reach", pool.name, volume.name);
     }
     let so_far = match is_any_lost {
@@ -127,7 +126,7 @@ fn standing(pool: &PoolReport, is_any_lost: bool) -> String {
 
 fn of_volume(volume: &VolumeReport, pool: &PoolReport, is_any_lost: bool) -> String {
     let waits = matches!(pool.state, PoolState::Suspended { .. }) || !pool.is_open();
-    if waits || is_any_lost || volume.suspended.is_some() || volume.lacks.is_some() {
+    if waits || is_any_lost || volume.unserved().is_some() {
         return standing(pool, is_any_lost);
     }
     match (volume.survives_disks, volume.survives_nodes) {

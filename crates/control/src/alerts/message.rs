@@ -156,7 +156,7 @@ pub struct ChannelReport {
     pub trouble: Option<String>,
 }
 
-/// `GET /v1/alerts`, and part of the status.
+/// `GET /v2/alerts`, and part of the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertsReport {
     /// What is wrong, the worst first.
@@ -167,7 +167,7 @@ pub struct AlertsReport {
     pub channels: Vec<ChannelReport>,
 }
 
-/// What a channel answered to a test. `POST /v1/alerts/test` answers with a list of them.
+/// What a channel answered to a test. `POST /v2/alerts/test` answers with a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelAnswer {
     /// Its name.

@@ -104,7 +104,7 @@ fn passing(found: &mut Vec<Condition>, pools: &[PoolReport]) {
             _ => (Kind::PoolDegraded, format!("see `etherpool pool show {name}`")),
         };
         let lacks = pool.volumes.iter().find_map(|volume| {
-            let why = volume.lacks.as_ref().or(volume.suspended.as_ref())?;
+            let why = volume.unserved()?;
             Some(format!("; volume {}: {why}", volume.name))
         });
         found.push(Condition {
@@ -112,7 +112,11 @@ fn passing(found: &mut Vec<Condition>, pools: &[PoolReport]) {
             pool: Some(name.clone()),
             subject: String::new(),
             severity: Severity::Warning,
-            text: format!("pool {name}{read_only} is {}{}", pool.state, lacks.unwrap_or_default()),
+            text: format!(
+                "pool {name}{read_only} is {}{}",
+                pool.state_text(),
+                lacks.unwrap_or_default()
+            ),
             remedy,
         });
     }

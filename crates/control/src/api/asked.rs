@@ -1,5 +1,7 @@
 //! What a request of the API is about, in words: for whoever waits for it, and for a pool's history.
 
+use super::former::operation;
+
 /// The header in which the command line says what was typed.
 pub const COMMAND_HEADER: &str = "etherpool-command";
 
@@ -19,7 +21,7 @@ impl Asked {
     pub fn of(method: &str, path: &str) -> Asked {
         // The same without the answer's body.
         let method = if method == "HEAD" { "GET" } else { method };
-        let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+        let parts: Vec<&str> = operation(path).split('/').collect();
         let (object, rest) = match &parts[..] {
             ["pools", pool, "volumes", volume, rest @ ..] => {
                 (format!("volume {pool}/{volume}"), rest)
@@ -71,23 +73,23 @@ mod tests {
     #[test]
     fn a_request_is_named_by_what_it_does() {
         for (method, path, expected) in [
-            ("GET", "/v1/status", "look at status"),
-            ("GET", "/v1/pools", "look at pools"),
-            ("POST", "/v1/pools", "create a new pool"),
-            ("POST", "/v1/import-all", "import-all"),
-            ("POST", "/v1/pools/p/import", "import pool p"),
-            ("POST", "/v1/pools/p/volumes", "make a volume in pool p"),
-            ("GET", "/v1/pools/p/volumes/v", "look at volume p/v"),
-            ("GET", "/v1/pools/p/volumes/v/stats", "look at stats of volume p/v"),
-            ("POST", "/v1/pools/p/volumes/v/mount", "mount volume p/v"),
-            ("DELETE", "/v1/pools/p/volumes/v", "remove volume p/v"),
-            ("DELETE", "/v1/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
-            ("POST", "/v1/pools/p/empty", "empty disks of pool p"),
-            ("POST", "/v1/pools/p/label", "label disks of pool p"),
-            ("POST", "/v1/pools/p/offline", "take out of use disks of pool p"),
-            ("DELETE", "/v1/pools/p/jobs/3", "remove job 3 of pool p"),
-            ("DELETE", "/v1/pools/p/boot-copies/7", "remove the copy of boot server 7 in pool p"),
-            ("POST", "/v1/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
+            ("GET", "/v2/status", "look at status"),
+            ("GET", "/v2/pools", "look at pools"),
+            ("POST", "/v2/pools", "create a new pool"),
+            ("POST", "/v2/import-all", "import-all"),
+            ("POST", "/v2/pools/p/import", "import pool p"),
+            ("POST", "/v2/pools/p/volumes", "make a volume in pool p"),
+            ("GET", "/v2/pools/p/volumes/v", "look at volume p/v"),
+            ("GET", "/v2/pools/p/volumes/v/stats", "look at stats of volume p/v"),
+            ("POST", "/v2/pools/p/volumes/v/mount", "mount volume p/v"),
+            ("DELETE", "/v2/pools/p/volumes/v", "remove volume p/v"),
+            ("DELETE", "/v2/pools/p/volumes/v/ftp", "end ftp of volume p/v"),
+            ("POST", "/v2/pools/p/empty", "empty disks of pool p"),
+            ("POST", "/v2/pools/p/label", "label disks of pool p"),
+            ("POST", "/v2/pools/p/offline", "take out of use disks of pool p"),
+            ("DELETE", "/v2/pools/p/jobs/3", "remove job 3 of pool p"),
+            ("DELETE", "/v2/pools/p/boot-copies/7", "remove the copy of boot server 7 in pool p"),
+            ("POST", "/v2/disks/e1.0/reset-epoch", "reset-epoch disk e1.0"),
         ] {
             assert_eq!(Asked::of(method, path).text, expected);
         }
@@ -96,16 +98,16 @@ mod tests {
     #[test]
     fn what_only_asks_is_known_by_its_place_and_not_by_a_name() {
         for path in ["plan/pool", "disks/wipe/plan", "pools/p/plan/volume", "pools/p/extend/plan"] {
-            assert!(!Asked::of("POST", &format!("/v1/{path}")).changes, "{path}");
+            assert!(!Asked::of("POST", &format!("/v2/{path}")).changes, "{path}");
         }
         for path in
             ["pools/plan/destroy", "pools/p/volumes/plan/mkfs", "pools/plan/volumes/v/mount"]
         {
-            assert!(Asked::of("POST", &format!("/v1/{path}")).changes, "{path}");
+            assert!(Asked::of("POST", &format!("/v2/{path}")).changes, "{path}");
         }
-        assert!(Asked::of("DELETE", "/v1/pools/p/volumes/plan").changes);
+        assert!(Asked::of("DELETE", "/v2/pools/p/volumes/plan").changes);
         assert!(
-            !Asked::of("HEAD", "/v1/pools/p").changes,
+            !Asked::of("HEAD", "/v2/pools/p").changes,
             "who only looks leaves no trace in a history"
         );
     }

@@ -1,12 +1,13 @@
 //! The HTTP API of the supervisor: what is sent and answered.
 //!
-//! One route per operation under `/v1`, on a Unix socket and by TLS. A request that takes long answers with JSON
+//! One route per operation under `/v2`, on a Unix socket and by TLS; what the former version has is under `/v1`. A request that takes long answers with JSON
 //! lines ([`StreamLine`]): progress or what it waits for, every two seconds at least, then exactly one
 //! result or error. Everything else answers with one JSON document; an error is always an [`ApiError`].
 
 mod access;
 mod asked;
 mod error;
+mod former;
 mod keys;
 mod plan;
 mod request;
@@ -15,6 +16,7 @@ mod status;
 pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
+pub use former::{NO_OPERATION, former_path, from_former, operation, to_former};
 pub use keys::{
     AddedMember, CreateToken, CreatedToken, MembersReport, NamedMember, NamedSupervisor,
     PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey, TokenReport,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pool::{PoolForecast, PoolReport};
 use serde::{Deserialize, Serialize};
 
-/// The answer to `POST /v1/plan/pool` and `POST /v1/pools/POOL/extend/plan`.
+/// The answer to `POST /v2/plan/pool` and `POST /v2/pools/POOL/extend/plan`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolPlan {
     /// What the pool would be like.
@@ -16,7 +16,7 @@ pub struct PoolPlan {
     pub witness: Option<WitnessPlan>,
 }
 
-/// The answer to `POST /v1/pools` and `POST /v1/pools/POOL/extend`.
+/// The answer to `POST /v2/pools` and `POST /v2/pools/POOL/extend`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrownPool {
     /// What the pool is like.
@@ -32,7 +32,7 @@ pub struct GrownPool {
 
 /// Whether the supervisor would be, or is, a witness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum WitnessPlan {
     /// A file would be made for that.
     Kept {
@@ -63,7 +63,7 @@ mod tests {
         };
         let said = serde_json::to_value(&plan).unwrap();
         assert_eq!(said["capacity_bytes"], 7);
-        assert_eq!(said["witness"]["is"], "lacking");
+        assert_eq!(said["witness"]["state"], "lacking");
         assert_eq!(serde_json::from_value::<PoolPlan>(said).unwrap(), plan);
     }
 }

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::ClientMac;
 
-/// `POST /v1/pools`; at `POST /v1/plan/pool` answered with a [`super::PoolPlan`].
+/// `POST /v2/pools`; at `POST /v2/plan/pool` answered with a [`super::PoolPlan`].
 pub type CreatePool = pool::CreatePool<ShelfSlot, Witnesses>;
 
-/// `POST /v1/pools/POOL/extend`; at `POST /v1/pools/POOL/extend/plan` answered with a [`super::PoolPlan`].
+/// `POST /v2/pools/POOL/extend`; at `POST /v2/pools/POOL/extend/plan` answered with a [`super::PoolPlan`].
 pub type ExtendPool = pool::ExtendPool<ShelfSlot, Witnesses>;
 
 /// The witnesses of a pool. Where none are spoken of the supervisor adds one if that helps.
@@ -31,13 +31,13 @@ pub enum Witness {
     Disk(ShelfSlot),
 }
 
-/// `POST /v1/disks/wipe/plan`, answered with a [`pool::WipePlan`], which `POST /v1/disks/wipe` takes.
+/// `POST /v2/disks/wipe/plan`, answered with a [`pool::WipePlan`], which `POST /v2/disks/wipe` takes.
 pub type WipeDisks = pool::WipeDisks<ShelfSlot>;
 
-/// `POST /v1/pools/POOL/import`.
+/// `POST /v2/pools/POOL/import`.
 pub type ImportPool = pool::ImportOptions;
 
-/// `POST /v1/pools/POOL/release`.
+/// `POST /v2/pools/POOL/release`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReleasePool {
@@ -47,7 +47,7 @@ pub struct ReleasePool {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/rename`, answered with the pool.
+/// `POST /v2/pools/POOL/rename`, answered with the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenamePool {
@@ -58,20 +58,20 @@ pub struct RenamePool {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/empty`; answered with a [`pool::EmptyForecast`].
+/// `POST /v2/pools/POOL/empty`; answered with a [`pool::EmptyForecast`].
 pub type EmptyDisks = pool::EmptyDisks;
 
-/// `POST /v1/pools/POOL/offline`, answered with a [`pool::OfflineForecast`]; `POST /v1/pools/POOL/online`, answered
+/// `POST /v2/pools/POOL/offline`, answered with a [`pool::OfflineForecast`]; `POST /v2/pools/POOL/online`, answered
 /// with a [`pool::OnlineForecast`].
 pub type NamedDisks = pool::NamedDisks;
 
-/// `POST /v1/pools/POOL/label`; answered with a [`pool::LabelForecast`].
+/// `POST /v2/pools/POOL/label`; answered with a [`pool::LabelForecast`].
 pub type LabelDisks = pool::LabelDisks;
 
-/// `POST /v1/pools/POOL/set`, and `POST /v1/pools/POOL/scrub`, which sets it and begins.
+/// `POST /v2/pools/POOL/set`, and `POST /v2/pools/POOL/scrub`, which sets it and begins.
 pub type SetPool = pool::PoolSettings;
 
-/// `POST /v1/pools/POOL/rebalance`; answered with a [`pool::RebalanceForecast`].
+/// `POST /v2/pools/POOL/rebalance`; answered with a [`pool::RebalanceForecast`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RebalancePool {
@@ -79,7 +79,7 @@ pub struct RebalancePool {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/convert`; answered with a [`pool::ConvertForecast`].
+/// `POST /v2/pools/POOL/volumes/VOL/convert`; answered with a [`pool::ConvertForecast`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConvertVolume {
@@ -90,7 +90,7 @@ pub struct ConvertVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes`.
+/// `POST /v2/pools/POOL/volumes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
@@ -102,7 +102,7 @@ pub struct CreateVolume {
     pub layout: Layout,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/extend`.
+/// `POST /v2/pools/POOL/volumes/VOL/extend`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExtendVolume {
@@ -119,7 +119,7 @@ pub struct ExtendVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/reduce`, answered with the volume; streamed.
+/// `POST /v2/pools/POOL/volumes/VOL/reduce`, answered with the volume; streamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReduceVolume {
@@ -136,7 +136,7 @@ pub struct ReduceVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/verify`; streamed.
+/// `POST /v2/pools/POOL/volumes/VOL/verify`; streamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyVolume {
@@ -144,7 +144,7 @@ pub struct VerifyVolume {
     pub copy: Option<u8>,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/mkfs`; streamed.
+/// `POST /v2/pools/POOL/volumes/VOL/mkfs`; streamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MakeFs {
@@ -156,7 +156,7 @@ pub struct MakeFs {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/rename`, answered with the volume.
+/// `POST /v2/pools/POOL/volumes/VOL/rename`, answered with the volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenameVolume {
@@ -164,7 +164,7 @@ pub struct RenameVolume {
     pub name: String,
 }
 
-/// `DELETE /v1/pools/POOL/volumes/VOL`.
+/// `DELETE /v2/pools/POOL/volumes/VOL`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoveVolume {
@@ -172,7 +172,7 @@ pub struct RemoveVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/accept-loss`, answered with what is lost.
+/// `POST /v2/pools/POOL/volumes/VOL/accept-loss`, answered with what is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AcceptLoss {
@@ -180,7 +180,7 @@ pub struct AcceptLoss {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/mount`.
+/// `POST /v2/pools/POOL/volumes/VOL/mount`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountVolume {
@@ -201,7 +201,7 @@ pub struct MountVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/unmount`.
+/// `POST /v2/pools/POOL/volumes/VOL/unmount`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnmountVolume {
@@ -209,7 +209,7 @@ pub struct UnmountVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/ftp`.
+/// `POST /v2/pools/POOL/volumes/VOL/ftp`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeFtp {
@@ -217,7 +217,7 @@ pub struct ServeFtp {
     pub listen: Option<SocketAddr>,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/export`; answered with the address.
+/// `POST /v2/pools/POOL/volumes/VOL/export`; answered with the address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
@@ -241,7 +241,7 @@ pub struct ExportVolume {
     pub dry_run: bool,
 }
 
-/// `POST /v1/pools/POOL/volumes/VOL/unexport`.
+/// `POST /v2/pools/POOL/volumes/VOL/unexport`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnexportVolume {
@@ -249,7 +249,7 @@ pub struct UnexportVolume {
     pub address: Option<ShelfSlot>,
 }
 
-/// `POST /v1/disks/DISK/reset-epoch`.
+/// `POST /v2/disks/DISK/reset-epoch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResetEpoch {

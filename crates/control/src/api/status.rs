@@ -10,7 +10,7 @@ use super::ApiError;
 use crate::alerts::{AlertsReport, Wrong};
 use aoe_wire::ShelfSlot;
 
-/// `GET /v1/status`.
+/// `GET /v2/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the program.
@@ -67,8 +67,8 @@ pub enum FuseOverIoUring {
     On,
 }
 
-/// A setting that came with a pool. `GET /v1/pools/POOL/held` answers with a list of them; `POST
-/// /v1/pools/POOL/confirm-settings` has them acted on, and answers with those that stay out.
+/// A setting that came with a pool. `GET /v2/pools/POOL/held` answers with a list of them; `POST
+/// /v2/pools/POOL/confirm-settings` has them acted on, and answers with those that stay out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldReport {
     /// Its volume.
@@ -197,7 +197,7 @@ impl PoolReportExt for PoolReport {
             && self
                 .volumes
                 .iter()
-                .any(|volume| volume.name == name.volume() && volume.suspended.is_none())
+                .any(|volume| volume.name == name.volume() && volume.suspended().is_none())
     }
 
     fn named_volumes(&self) -> impl Iterator<Item = (VolumeName, &VolumeReport)> {

@@ -20,12 +20,12 @@ pub enum AlertCommand {
 pub async fn run(context: &Context, command: AlertCommand) -> Result<Exit, Failure> {
     match command {
         AlertCommand::List => {
-            let report: AlertsReport = context.client.get("/v1/alerts").await?;
+            let report: AlertsReport = context.client.get("/v2/alerts").await?;
             output::show(context.json, &report, || output::alerts(&report, now_secs()))?;
             Ok(Exit::of_health(report.raised.is_empty()))
         }
         AlertCommand::Test => {
-            let answers: Vec<ChannelAnswer> = context.client.post("/v1/alerts/test", &()).await?;
+            let answers: Vec<ChannelAnswer> = context.client.post("/v2/alerts/test", &()).await?;
             output::show(context.json, &answers, || output::alert_test(&answers))?;
             Ok(Exit::of_health(answers.iter().all(|answer| answer.delivered)))
         }

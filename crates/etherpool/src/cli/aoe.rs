@@ -38,7 +38,7 @@ impl AoeCommand {
 pub async fn run(context: &Context, command: AoeCommand) -> Result<Exit, Failure> {
     let AoeCommand::Discover(args) = command;
     let targets: Vec<SeenTarget> = match args.interface {
-        None => context.client.get("/v1/discover").await?,
+        None => context.client.get("/v2/discover").await?,
         Some(interface) => {
             let wait = std::time::Duration::from_millis(args.wait_ms);
             // The reactor owns its thread; the runtime of this command has another.

@@ -74,9 +74,9 @@ pub struct ResetOwnerArgs {
 pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failure> {
     match command {
         DiskCommand::List(args) => {
-            let disks: Vec<DiskReport> = context.client.get("/v1/disks").await?;
+            let disks: Vec<DiskReport> = context.client.get("/v2/disks").await?;
             // Disks that aren't present are known by their pools only.
-            let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
             let listed = output::with_missing(disks.clone(), &pools);
             let text = output::disks(&listed, &args, output::terminal_width())?;
             output::show_list(context.json, &listed, &args, &text)?;
@@ -114,7 +114,7 @@ fn health(disks: &[DiskReport], pools: &[PoolReport]) -> Exit {
 }
 
 async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Failure> {
-    let disks = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
+    let disks = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
     let disk = resolve(&disks, &args.disk)?;
     let force_disk = resolve(&disks, &args.force_disk)?;
     if disk != force_disk {
@@ -128,7 +128,7 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
          is still running\nsomewhere could write to it again until the pool's present owner claims \
          it.\n"
     );
-    let path = format!("/v1/disks/{disk}/reset-epoch");
+    let path = format!("/v2/disks/{disk}/reset-epoch");
     let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: true }).await?;
     if confirm(&what, args.confirmation)? {
         let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;

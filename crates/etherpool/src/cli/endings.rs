@@ -59,10 +59,10 @@ pub async fn destroy(context: &Context, args: DestroyArgs) -> Result<Exit, Failu
 
 /// `disk wipe`.
 pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
-    let listed: Vec<DiskReport> = context.client.get("/v1/disks").await?;
+    let listed: Vec<DiskReport> = context.client.get("/v2/disks").await?;
     let disks = resolve_all(&listed, &args.disks)?;
     let request = WipeDisks { disks, signatures: args.signatures };
-    let plan: WipePlan = context.client.post("/v1/disks/wipe/plan", &request).await?;
+    let plan: WipePlan = context.client.post("/v2/disks/wipe/plan", &request).await?;
     if context.json && args.confirmation.dry_run {
         print_json(&plan)?;
         return Ok(Exit::Ok);
@@ -72,7 +72,7 @@ pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
     {
         return Ok(Exit::Ok);
     }
-    let report: WipeReport = context.client.post("/v1/disks/wipe", &plan).await?;
+    let report: WipeReport = context.client.post("/v2/disks/wipe", &plan).await?;
     output::show(context.json, &report, || {
         let wiped = report.wiped.iter().map(|disk| format!("{disk} is free\n"));
         wiped.chain(std::iter::once(not_wiped(&report.left))).collect()

@@ -61,7 +61,7 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<Exit, Failu
     match command {
         TokenCommand::Create { valid } => {
             let request = CreateToken { valid_seconds: valid.0.as_secs() };
-            let created: CreatedToken = context.client.post("/v1/tokens", &request).await?;
+            let created: CreatedToken = context.client.post("/v2/tokens", &request).await?;
             output::show(context.json, &created, || format!("{}\n", *created.token.to_text()))?;
             if std::io::stdout().is_terminal() && !context.json {
                 eprintln!(
@@ -71,11 +71,11 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<Exit, Failu
             }
         }
         TokenCommand::List => {
-            let MembersReport { tokens, .. } = context.client.get("/v1/members").await?;
+            let MembersReport { tokens, .. } = context.client.get("/v2/members").await?;
             output::show(context.json, &tokens, || describe_tokens(&tokens))?;
         }
         TokenCommand::Revoke { token } => {
-            let () = context.client.delete(&format!("/v1/tokens/{token}")).await?;
+            let () = context.client.delete(&format!("/v2/tokens/{token}")).await?;
             output::show(context.json, &(), || {
                 format!(
                     "no node joins this supervisor by {token} any more; one that has it, and hasn't joined, drops it when its time is over\n"

@@ -91,11 +91,11 @@ pub async fn run(context: &Context, command: KeyCommand) -> Result<Exit, Failure
     match command {
         KeyCommand::Forget { key, .. } => {
             let request = NamedMember { key };
-            let () = context.client.post("/v1/members/forget", &request).await?;
+            let () = context.client.post("/v2/members/forget", &request).await?;
             output::show(context.json, &(), || FORGOTTEN.to_owned())?;
         }
         _ => {
-            let report: MembersReport = context.client.get("/v1/members").await?;
+            let report: MembersReport = context.client.get("/v2/members").await?;
             output::show(context.json, &report, || describe(&report))?;
         }
     }

@@ -268,7 +268,7 @@ async fn join(
     let key = machine.identity.as_ref().map(KeptIdentity::public);
     let Some(key) = key else { return Ok(()) };
     let added: Result<AddedMember, Failure> =
-        context.client.post("/v1/members/add", &NamedMember { key }).await;
+        context.client.post("/v2/members/add", &NamedMember { key }).await;
     let supervisor = match added {
         Ok(AddedMember { supervisor }) => supervisor,
         Err(failure) => {
@@ -304,7 +304,7 @@ async fn join(
     }
     let Some(replaced) = replaced else { return Ok(()) };
     let forgotten: Result<(), Failure> =
-        context.client.post("/v1/members/forget", &NamedMember { key: replaced }).await;
+        context.client.post("/v2/members/forget", &NamedMember { key: replaced }).await;
     match forgotten {
         // The supervisor of another machine may have had it.
         Err(failure) if failure.exit != Exit::NotFound => {
@@ -371,7 +371,7 @@ fn check_shelf(machines: &[Machine], former: Option<&Machine>, shelf: u16) -> Re
 /// One that no machine has here, and that nobody answers by. None where nobody says who answers: two nodes of one shelf
 /// answer for one another's disks.
 async fn free_shelf(context: &Context, machines: &[Machine]) -> Result<u16, Failure> {
-    let heard: Result<Vec<SeenTarget>, Failure> = context.client.get("/v1/discover").await;
+    let heard: Result<Vec<SeenTarget>, Failure> = context.client.get("/v2/discover").await;
     let heard = heard.map_err(|failure| {
         let why = match failure.exit {
             Exit::NotRunning => "no supervisor runs on this machine".to_owned(),

@@ -220,7 +220,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Create(args) => create(context, args).await,
         PoolCommand::Extend(args) => extend(context, args).await,
         PoolCommand::List(args) => {
-            let mut pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+            let mut pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
             pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             let text = output::pools(&pools, &args, output::terminal_width())?;
             output::show_list(context.json, &pools, &args, &text)?;
@@ -268,7 +268,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
 /// of a path.
 pub fn pool_path(pool: &str) -> Result<String, Failure> {
     parse_name(pool).map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(format!("/v1/pools/{pool}"))
+    Ok(format!("/v2/pools/{pool}"))
 }
 
 /// Tells that something without a result is done.
@@ -300,7 +300,7 @@ pub struct Targets {
 
 /// Finds the disks; with them what ends the question about them.
 pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
-    let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
+    let listed = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
     let disks = resolve_all(&listed, &args.disks)?;
     let on_disks = args.witness.iter().filter_map(|witness| match witness {
         WitnessArgument::Disk(disk) => Some(disk.clone()),
@@ -345,7 +345,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         domains: targets.domains,
     };
     let what = format!("Pool {} would be made of these disks{disks}", request.name);
-    take_disks(context, ("/v1/plan/pool", "/v1/pools"), &request, &what, &args.disks).await
+    take_disks(context, ("/v2/plan/pool", "/v2/pools"), &request, &what, &args.disks).await
 }
 
 async fn extend(context: &Context, args: ExtendArgs) -> Result<Exit, Failure> {
@@ -400,7 +400,7 @@ async fn release(
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let pool = args.pool.unwrap_or_default();
     let path = format!("{}/import", pool_path(&pool)?);
-    let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
     let is_open =
         |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
     if let Some(open) = present.iter().find(is_open) {
@@ -465,11 +465,11 @@ fn plan_path(path: &str, votes: VotesOf) -> String {
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
 /// is told with the reason.
 async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let present: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
     let closed = present.into_iter().filter(|report| !report.is_open());
     let (mut plans, mut results) = (Vec::new(), Vec::new());
     for report in closed {
-        let path = format!("/v1/pools/{}/import", report.id);
+        let path = format!("/v2/pools/{}/import", report.id);
         let failed = |error: ApiError| {
             let (pool, report) = (report.name.clone(), None);
             ImportResult { pool, report, error: Some(error) }
@@ -497,7 +497,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
     for plan in plans {
         let grace = args.grace.map(Duration::from_secs);
         let request = ImportPool { grace, ..ImportPool::default() };
-        let path = format!("/v1/pools/{}/import", plan.id);
+        let path = format!("/v2/pools/{}/import", plan.id);
         let wait = grace.unwrap_or_default();
         let imported = context.client.post_and_wait::<PoolReport>(&path, &request, wait).await;
         results.push(match imported {

@@ -54,7 +54,7 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<Exit, Failu
 
 /// `events`.
 pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure> {
-    let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
     let mut entries = Vec::new();
     for pool in pools.iter().filter(|pool| pool.is_open()) {
         entries.extend(entries_of(context, &pool.name).await?);
@@ -76,7 +76,7 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
     }
     context
         .client
-        .follow("/v1/events", |mut line: Value| {
+        .follow("/v2/events", |mut line: Value| {
             let at_secs = now_secs();
             if context.json {
                 line["at_secs"] = at_secs.into();

@@ -62,7 +62,7 @@ pub async fn run(context: &Context, args: IostatArgs) -> Result<Exit, Failure> {
 async fn count(context: &Context, pool: Option<&str>) -> Result<Counted, Failure> {
     let pools: Vec<PoolReport> = match pool {
         Some(pool) => vec![context.client.get(&pool_path(pool)?).await?],
-        None => context.client.get("/v1/pools").await?,
+        None => context.client.get("/v2/pools").await?,
     };
     let mut counted = Counted::new();
     for (name, _) in

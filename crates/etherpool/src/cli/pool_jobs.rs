@@ -310,13 +310,13 @@ impl Newcomer {
 pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
     let mut pools = match &args.pool {
         Some(pool) => vec![context.client.get::<PoolReport>(&pool_path(pool)?).await?],
-        None => context.client.get("/v1/pools").await?,
+        None => context.client.get("/v2/pools").await?,
     };
     if args.wait {
         let pool = args.pool.is_some().then(|| pools.first()).flatten();
         wait(context, Watch::new("jobs", pool)).await?;
         let ids: Vec<String> = pools.into_iter().map(|pool| pool.id).collect();
-        pools = context.client.get("/v1/pools").await?;
+        pools = context.client.get("/v2/pools").await?;
         pools.retain(|pool| args.pool.is_none() || ids.contains(&pool.id));
     }
     let of_pool = |pool: PoolReport| {

@@ -31,7 +31,7 @@ pub struct LabelArgs {
 /// `pool label`.
 pub async fn label(context: &Context, args: LabelArgs) -> Result<Exit, Failure> {
     let path = format!("{}/label", pool_path(&args.pool)?);
-    let listed = context.client.get::<Vec<DiskReport>>("/v1/disks").await?;
+    let listed = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
     let labels = addressed(&listed, &args.labels)?;
     let look = LabelDisks { labels, dry_run: true };
     let plan: LabelForecast = context.client.post(&path, &look).await?;

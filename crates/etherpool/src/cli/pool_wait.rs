@@ -77,7 +77,7 @@ impl Watch {
         for pool in pools {
             let is_given_up = matches!(pool.state, PoolState::Fenced) || !pool.is_ours();
             if is_given_up && self.pool.is_some() {
-                let message = format!("pool {} is {}", pool.name, pool.state);
+                let message = format!("pool {} is {}", pool.name, pool.state_text());
                 return Look::Stuck(ApiError::new(ErrorCode::NotOwner, message).into());
             }
             if !is_given_up && !matches!(pool.state, PoolState::Online | PoolState::Degraded) {
@@ -101,8 +101,8 @@ impl Watch {
                 }
             }
         }
-        if let Some(PoolReport { name, state, .. }) = closed {
-            let message = format!("pool {name} is {state}");
+        if let Some(pool @ PoolReport { name, state, .. }) = closed {
+            let message = format!("pool {name} is {}", pool.state_text());
             // However much there is to be read.
             if matches!(state, PoolState::Opening) {
                 return Look::Going(News::Waiting(message));
@@ -152,7 +152,7 @@ pub async fn wait(context: &Context, mut watch: Watch) -> Result<(), Failure> {
         Ok(pools) => watch.look(&pools),
         Err(failure) => watch.patient(failure),
     };
-    look_until_over(context, title, "/v1/pools", look).await
+    look_until_over(context, title, "/v2/pools", look).await
 }
 
 /// Looks at a report again and again until that is over, and shows how far it is. `look` judges what was answered, or
@@ -209,8 +209,8 @@ mod tests {
         // An engine that has just begun knows no jobs.
         let opening = PoolReport { state: PoolState::Opening, ..pool_with(Vec::new()) };
         assert!(matches!(watch.look(&[opening]), Look::Going(News::Waiting(_))));
-        let reason = "2 of 5 votes are in reach".to_owned();
-        let state = PoolState::Suspended { reason };
+        let why = "2 of 5 votes are in reach".to_owned();
+        let state = PoolState::Suspended { why };
         let suspended = [PoolReport { state, ..pool_with(Vec::new()) }];
         for _ in 1..STILL_MAX {
             assert!(matches!(watch.look(&suspended), Look::Going(News::Waiting(_))));

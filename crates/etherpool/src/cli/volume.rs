@@ -271,11 +271,11 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Create { volume, size, layout, dry_run } => {
             let request = CreateVolume { name: volume.volume().to_owned(), size, layout };
             if dry_run {
-                let path = format!("/v1/pools/{}/plan/volume", volume.pool());
+                let path = format!("/v2/pools/{}/plan/volume", volume.pool());
                 let forecast: VolumeForecast = context.client.post(&path, &request).await?;
                 return show_forecast(context, &volume, forecast);
             }
-            let path = format!("/v1/pools/{}/volumes", volume.pool());
+            let path = format!("/v2/pools/{}/volumes", volume.pool());
             let report: VolumeReport = context.client.post(&path, &request).await?;
             show(context, &volume, &report)
         }
@@ -333,7 +333,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
 
 /// Where the API has a volume.
 pub fn path_of(volume: &VolumeName) -> String {
-    format!("/v1/pools/{}/volumes/{}", volume.pool(), volume.volume())
+    format!("/v2/pools/{}/volumes/{}", volume.pool(), volume.volume())
 }
 
 async fn streamed<T: serde::de::DeserializeOwned>(
@@ -370,7 +370,7 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
 }
 
 async fn list(context: &Context, args: &output::ListArgs) -> Result<Exit, Failure> {
-    let pools: Vec<PoolReport> = context.client.get("/v1/pools").await?;
+    let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
     let exit = health_of_volumes(&pools);
     let volumes: Vec<NamedVolume> = pools
         .into_iter()
@@ -392,7 +392,7 @@ fn health_of_volumes(pools: &[PoolReport]) -> Exit {
 
 /// Whether a volume has the redundancy of its layout, and serves.
 fn is_healthy(report: &VolumeReport) -> bool {
-    !report.degraded && report.suspended.is_none()
+    !report.degraded && report.suspended().is_none()
 }
 
 /// What a volume is, for the question before it is destroyed.
@@ -608,7 +608,7 @@ mod tests {
         degraded.volumes[0].degraded = true;
         assert_eq!(health_of_volumes(&[degraded]), Exit::Degraded);
         let closed = |state| PoolReport { state, volumes: Vec::new(), ..well.clone() };
-        let incomplete = closed(PoolState::Incomplete { missing: "e1.0".into() });
+        let incomplete = closed(PoolState::Incomplete { why: "e1.0".into() });
         assert_eq!(health_of_volumes(&[incomplete]), Exit::Degraded);
         assert_eq!(health_of_volumes(&[closed(PoolState::Released)]), Exit::Ok);
     }

@@ -96,7 +96,7 @@ async fn export_question(
         request.address.map_or("an AoE disk".to_owned(), |address| format!("aoe:{address}"));
     let interfaces = match &request.interfaces[..] {
         [] => {
-            let status: Status = context.client.get("/v1/status").await?;
+            let status: Status = context.client.get("/v2/status").await?;
             let own = status.engine.map(|engine| engine.interfaces).unwrap_or_default();
             own.into_iter().map(|interface| interface.name).collect()
         }

@@ -61,7 +61,7 @@ impl HeldExports {
                     };
                     self.pools.entry(pool.id.clone()).or_insert_with(exported);
                 }
-                PoolState::Foreign { .. } | PoolState::Fenced | PoolState::Released => {
+                PoolState::Foreign | PoolState::Fenced | PoolState::Released => {
                     self.pools.remove(&pool.id);
                 }
                 _ => {}

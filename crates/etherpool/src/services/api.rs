@@ -15,9 +15,10 @@ use block::{VolumeName, check_name};
 use control::alerts::Seen;
 use control::api::{
     AcceptLoss, ApiError, CreateVolume, ErrorCode, ExportVolume, ExtendVolume, FuseOverIoUring,
-    HeldReport, ImportPool, MakeFs, MountVolume, PoolReportExt as _, Preview, ProcessState,
-    ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, Role,
-    SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume, VerifyVolume,
+    HeldReport, ImportPool, MakeFs, MountVolume, NO_OPERATION, PoolReportExt as _, Preview,
+    ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch,
+    Role, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
+    VerifyVolume,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -73,8 +74,11 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// The type of a stream of JSON lines, each of which is a piece of the body.
+pub(super) const LINES: &str = "application/x-ndjson";
+
 pub(super) async fn no_route(uri: Uri) -> Refusal {
-    ApiError::new(ErrorCode::NotFound, format!("the API has no such operation: {}", uri.path()))
+    ApiError::new(ErrorCode::NotFound, format!("{NO_OPERATION}: {}", uri.path()))
         .remedy("use the same version of command and supervisor")
         .into()
 }
@@ -535,7 +539,7 @@ where
             Some((Ok(to_line(&line)), Some((news, work, waits_for))))
         }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
-    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    ([("content-type", LINES)], Body::from_stream(lines)).into_response()
 }
 
 /// Says what a volume's operation waits for, as far as it can be told.
@@ -550,7 +554,8 @@ fn waits_for(
             return "waits for the engine, which is being started".to_owned();
         }
         let pools = services.pools.borrow();
-        let suspended = find(&pools, &name).ok().and_then(|(_, volume)| volume.suspended.clone());
+        let suspended =
+            find(&pools, &name).ok().and_then(|(_, volume)| volume.suspended().map(str::to_owned));
         suspended.map_or_else(|| what.to_owned(), |why| format!("{name} is suspended: {why}"))
     }
 }

@@ -195,7 +195,7 @@ mod tests {
     fn each_open_pool_is_told_once_until_something_changes() {
         let mut told = Told::default();
         let online = samples::pool();
-        let suspended = PoolState::Suspended { reason: "x".to_owned() };
+        let suspended = PoolState::Suspended { why: "x".to_owned() };
         let closed = PoolReport { state: suspended, id: "b".to_owned(), ..online.clone() };
         let read_only = PoolReport { read_only: true, id: "c".to_owned(), ..online.clone() };
         let pools = [PoolReport { state: PoolState::Online, ..online }, closed, read_only];

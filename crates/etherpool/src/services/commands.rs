@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::Uri;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode};
+use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode, operation};
 use control::channel::EngineRequest;
 use serde_json::Value;
 
@@ -128,7 +128,8 @@ pub(super) async fn noted(
     let typed = parts.headers.get(COMMAND_HEADER).filter(|_| !peer.is_remote());
     let typed = typed.map(|typed| typed.as_bytes());
     let named = || details["name"].as_str().map(str::to_owned);
-    let pool = asked.pool.clone().or_else(|| named().filter(|_| parts.uri.path() == "/v1/pools"));
+    let pool =
+        asked.pool.clone().or_else(|| named().filter(|_| operation(parts.uri.path()) == "pools"));
     // Afterwards there is nothing that it could be kept in.
     let ends_it = parts.uri.path().ends_with("/release");
     let is_asked_for = details["dry_run"] != true;
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_was_typed_is_kept_else_what_was_asked() {
-        let asked = Asked::of("POST", "/v1/pools/p/set");
+        let asked = Asked::of("POST", "/v2/pools/p/set");
         let body = Bytes::from_static(b"{\"scrub_rate_bytes\":7}");
         assert_eq!(
             what(&asked, Some(b"pool set p scrub-rate 7M"), &body),

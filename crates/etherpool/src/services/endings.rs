@@ -93,12 +93,12 @@ mod tests {
     #[test]
     fn who_uses_a_pool_is_named() {
         let mut pool: PoolReport = serde_json::from_str(
-            r#"{"name":"p","id":"1","state":{"is":"online"},"owner":"host","epoch":1,"stale_secs":null,
+            r#"{"name":"p","id":"1","state":"online","owner":"host","epoch":1,"stale_secs":null,
                 "capacity_bytes":1,"free_bytes":0,"survives":0,"disks":[],"lease_ok":true,"jobs":[],
                 "votes":{"total":1,"present":1},"scrub":null,
                 "volumes":[{"name":"v","id":"1","layout":"raid0","size_bytes":1,"properties":{},
                 "degraded":false,"dirty_bytes":0,"read_bytes":0,"written_bytes":0,"resynced_bytes":0,
-                "repaired_blocks":0,"log_bytes":0,"suspended":null,"replayed":{"records":0,"blocks":0}}]}"#,
+                "repaired_blocks":0,"log_bytes":0,"state":"online","replayed":{"records":0,"blocks":0}}]}"#,
         )
         .unwrap();
         assert!(check_not_used(&pool).is_ok());

@@ -13,6 +13,7 @@ mod channels;
 mod commands;
 mod endings;
 mod filesystems;
+mod former;
 mod ftp;
 mod growth;
 mod held;

@@ -152,7 +152,7 @@ impl Services {
             effects.push("FTP begins again on the new mount".to_owned());
         }
         if !pool.serves(name) {
-            let why = volume.suspended.as_deref().unwrap_or("its pool waits");
+            let why = volume.suspended().unwrap_or("its pool waits");
             effects.push(format!("not now but as soon as the volume is served: {why}"));
         }
         let move_from = former.map(|former| former.path.clone());

@@ -216,7 +216,10 @@ impl Services {
                 return Ok(volume.clone());
             }
             if tokio::time::Instant::now() >= end {
-                let why = volume.suspended.clone().unwrap_or_else(|| "its pool is not open".into());
+                let why = volume
+                    .suspended()
+                    .map(str::to_owned)
+                    .unwrap_or_else(|| "its pool is not open".into());
                 return Err(ApiError::new(
                     ErrorCode::Suspended,
                     format!("{name} is not served now: {why}"),

@@ -155,6 +155,7 @@ fn pool_report() -> PoolReport {
             converting_to: None,
             size_bytes: 1,
             properties,
+            state: pool::VolumeState::Online,
             degraded: false,
             dirty_bytes: 0,
             resynced_bytes: 0,
@@ -167,8 +168,6 @@ fn pool_report() -> PoolReport {
             survives_nodes: 1,
             survives_labels: Default::default(),
             shared_groups: 0,
-            suspended: None,
-            lacks: None,
             replayed: Replayed::default(),
         }],
     }
@@ -271,8 +270,8 @@ async fn a_pool_without_its_lease_is_taken_down_and_comes_back() {
 async fn a_wait_for_disks_within_the_lease_costs_nobody_their_files() {
     let suspended = || {
         let mut report = pool_report();
-        report.state = PoolState::Suspended { reason: "votes".into() };
-        report.volumes[0].suspended = Some("votes".into());
+        report.state = PoolState::Suspended { why: "votes".into() };
+        report.volumes[0].state = pool::VolumeState::Suspended { why: "votes".into() };
         report
     };
     // It doesn't begin so,

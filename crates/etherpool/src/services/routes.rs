@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use control::api::{ApiError, ErrorCode, Role};
+use control::api::{ApiError, ErrorCode, Role, former_path};
 
 use super::api::{self, Refusal};
 use super::commands::noted;
+use super::former::in_former_form;
 use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told};
 
 struct Route {
@@ -54,79 +55,79 @@ fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Rou
 
 fn all() -> Vec<Route> {
     let supervisor = [
-        read("/v1/status", get(api::status)),
-        read("/v1/discover", get(api::discover)),
-        read("/v1/disks", get(api::disks)),
-        administer("/v1/disks/{disk}/reset-epoch", post(api::reset_epoch)),
-        administer("/v1/disks/wipe", post(api::wipe_disks)),
-        administer("/v1/disks/wipe/plan", post(api::plan_wipe)),
-        read("/v1/members", get(members::show)),
-        administer("/v1/members/add", post(members::add)),
-        administer("/v1/members/forget", post(members::forget)),
-        administer("/v1/tokens", post(members::create_token)),
-        administer("/v1/tokens/{id}", delete(members::revoke_token)).alone(),
-        read("/v1/events", get(told::events)),
-        read("/v1/alerts", get(told::alerts)),
-        operate("/v1/alerts/test", post(told::test)).alone(),
+        read("/v2/status", get(api::status)),
+        read("/v2/discover", get(api::discover)),
+        read("/v2/disks", get(api::disks)),
+        administer("/v2/disks/{disk}/reset-epoch", post(api::reset_epoch)),
+        administer("/v2/disks/wipe", post(api::wipe_disks)),
+        administer("/v2/disks/wipe/plan", post(api::plan_wipe)),
+        read("/v2/members", get(members::show)),
+        administer("/v2/members/add", post(members::add)),
+        administer("/v2/members/forget", post(members::forget)),
+        administer("/v2/tokens", post(members::create_token)),
+        administer("/v2/tokens/{id}", delete(members::revoke_token)).alone(),
+        read("/v2/events", get(told::events)),
+        read("/v2/alerts", get(told::alerts)),
+        operate("/v2/alerts/test", post(told::test)).alone(),
         read("/metrics", get(metrics::show)),
     ];
     let pools = [
-        read("/v1/pools", get(api::pools)),
-        administer("/v1/pools", post(growth::create_pool)),
-        administer("/v1/plan/pool", post(growth::plan_pool)),
-        read("/v1/pools/{pool}", get(api::pool)),
-        read("/v1/pools/{pool}/history", get(told::history)),
-        administer("/v1/pools/{pool}/extend", post(growth::extend_pool)),
-        administer("/v1/pools/{pool}/extend/plan", post(growth::plan_extension)),
-        read("/v1/pools/{pool}/import", get(api::plan_import)),
-        administer("/v1/pools/{pool}/import", post(api::import_pool)),
-        read("/v1/pools/{pool}/key", get(pool_keys::show)),
-        administer("/v1/pools/{pool}/key/admit", post(pool_keys::admit)),
-        administer("/v1/pools/{pool}/key/rotate", post(pool_keys::rotate)),
-        administer("/v1/pools/{pool}/key/revoke", post(pool_keys::revoke)),
-        administer("/v1/pools/{pool}/key/export", post(pool_keys::export)).alone(),
-        administer("/v1/pools/{pool}/key/import", post(pool_keys::import_key)),
-        administer("/v1/pools/{pool}/release", post(api::release_pool)),
-        read("/v1/pools/{pool}/destroy", get(api::plan_destroy)),
-        administer("/v1/pools/{pool}/destroy", post(api::destroy_pool)),
-        administer("/v1/pools/{pool}/rename", post(api::rename_pool)),
-        operate("/v1/pools/{pool}/empty", post(layouts::empty_disks)),
-        operate("/v1/pools/{pool}/jobs/{number}", delete(api::cancel_job)).alone(),
-        administer("/v1/pools/{pool}/set", post(api::set_pool)),
-        operate("/v1/pools/{pool}/scrub", post(api::scrub_pool)),
-        operate("/v1/pools/{pool}/rebalance", post(layouts::rebalance_pool)),
-        administer("/v1/pools/{pool}/label", post(layouts::label_disks)),
-        operate("/v1/pools/{pool}/offline", post(layouts::offline_disks)),
-        operate("/v1/pools/{pool}/online", post(layouts::online_disks)),
-        read("/v1/pools/{pool}/moved", get(layouts::moved_disks)),
-        administer("/v1/pools/{pool}/accept", post(layouts::accept_disks)),
-        administer("/v1/pools/{pool}/boot-copies", get(boot_copies::show)),
-        administer("/v1/pools/{pool}/boot-copies/{server}", delete(boot_copies::forget)).alone(),
-        read("/v1/pools/{pool}/held", get(api::held)),
-        administer("/v1/pools/{pool}/confirm-settings", post(api::confirm_settings)).alone(),
+        read("/v2/pools", get(api::pools)),
+        administer("/v2/pools", post(growth::create_pool)),
+        administer("/v2/plan/pool", post(growth::plan_pool)),
+        read("/v2/pools/{pool}", get(api::pool)),
+        read("/v2/pools/{pool}/history", get(told::history)),
+        administer("/v2/pools/{pool}/extend", post(growth::extend_pool)),
+        administer("/v2/pools/{pool}/extend/plan", post(growth::plan_extension)),
+        read("/v2/pools/{pool}/import", get(api::plan_import)),
+        administer("/v2/pools/{pool}/import", post(api::import_pool)),
+        read("/v2/pools/{pool}/key", get(pool_keys::show)),
+        administer("/v2/pools/{pool}/key/admit", post(pool_keys::admit)),
+        administer("/v2/pools/{pool}/key/rotate", post(pool_keys::rotate)),
+        administer("/v2/pools/{pool}/key/revoke", post(pool_keys::revoke)),
+        administer("/v2/pools/{pool}/key/export", post(pool_keys::export)).alone(),
+        administer("/v2/pools/{pool}/key/import", post(pool_keys::import_key)),
+        administer("/v2/pools/{pool}/release", post(api::release_pool)),
+        read("/v2/pools/{pool}/destroy", get(api::plan_destroy)),
+        administer("/v2/pools/{pool}/destroy", post(api::destroy_pool)),
+        administer("/v2/pools/{pool}/rename", post(api::rename_pool)),
+        operate("/v2/pools/{pool}/empty", post(layouts::empty_disks)),
+        operate("/v2/pools/{pool}/jobs/{number}", delete(api::cancel_job)).alone(),
+        administer("/v2/pools/{pool}/set", post(api::set_pool)),
+        operate("/v2/pools/{pool}/scrub", post(api::scrub_pool)),
+        operate("/v2/pools/{pool}/rebalance", post(layouts::rebalance_pool)),
+        administer("/v2/pools/{pool}/label", post(layouts::label_disks)),
+        operate("/v2/pools/{pool}/offline", post(layouts::offline_disks)),
+        operate("/v2/pools/{pool}/online", post(layouts::online_disks)),
+        read("/v2/pools/{pool}/moved", get(layouts::moved_disks)),
+        administer("/v2/pools/{pool}/accept", post(layouts::accept_disks)),
+        administer("/v2/pools/{pool}/boot-copies", get(boot_copies::show)),
+        administer("/v2/pools/{pool}/boot-copies/{server}", delete(boot_copies::forget)).alone(),
+        read("/v2/pools/{pool}/held", get(api::held)),
+        administer("/v2/pools/{pool}/confirm-settings", post(api::confirm_settings)).alone(),
     ];
     let volumes = [
-        administer("/v1/pools/{pool}/volumes", post(api::create_volume)),
-        administer("/v1/pools/{pool}/plan/volume", post(api::plan_volume)),
-        read("/v1/pools/{pool}/volumes/{volume}", get(api::volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}", delete(api::remove_volume)),
-        read("/v1/pools/{pool}/volumes/{volume}/stats", get(api::volume_stats)),
-        administer("/v1/pools/{pool}/volumes/{volume}/extend", post(api::extend_volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}/reduce", post(api::reduce_volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}/rename", post(api::rename_volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}/convert", post(layouts::convert_volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}/accept-loss", post(api::accept_loss)),
-        operate("/v1/pools/{pool}/volumes/{volume}/verify", post(api::verify_volume)),
-        administer("/v1/pools/{pool}/volumes/{volume}/mkfs", post(api::make_fs)),
-        administer("/v1/pools/{pool}/volumes/{volume}/check", post(api::check_fs)).alone(),
-        operate("/v1/pools/{pool}/volumes/{volume}/attach", post(api::attach)).alone(),
-        operate("/v1/pools/{pool}/volumes/{volume}/detach", post(api::detach)).alone(),
-        operate("/v1/pools/{pool}/volumes/{volume}/mount", post(api::mount)),
-        operate("/v1/pools/{pool}/volumes/{volume}/unmount", post(api::unmount)),
-        administer("/v1/pools/{pool}/volumes/{volume}/ftp", post(api::serve_ftp)),
-        administer("/v1/pools/{pool}/volumes/{volume}/ftp", delete(api::stop_ftp)).alone(),
-        administer("/v1/pools/{pool}/volumes/{volume}/export", post(api::export)),
-        administer("/v1/pools/{pool}/volumes/{volume}/unexport", post(api::unexport)),
+        administer("/v2/pools/{pool}/volumes", post(api::create_volume)),
+        administer("/v2/pools/{pool}/plan/volume", post(api::plan_volume)),
+        read("/v2/pools/{pool}/volumes/{volume}", get(api::volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}", delete(api::remove_volume)),
+        read("/v2/pools/{pool}/volumes/{volume}/stats", get(api::volume_stats)),
+        administer("/v2/pools/{pool}/volumes/{volume}/extend", post(api::extend_volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}/reduce", post(api::reduce_volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}/rename", post(api::rename_volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}/convert", post(layouts::convert_volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}/accept-loss", post(api::accept_loss)),
+        operate("/v2/pools/{pool}/volumes/{volume}/verify", post(api::verify_volume)),
+        administer("/v2/pools/{pool}/volumes/{volume}/mkfs", post(api::make_fs)),
+        administer("/v2/pools/{pool}/volumes/{volume}/check", post(api::check_fs)).alone(),
+        operate("/v2/pools/{pool}/volumes/{volume}/attach", post(api::attach)).alone(),
+        operate("/v2/pools/{pool}/volumes/{volume}/detach", post(api::detach)).alone(),
+        operate("/v2/pools/{pool}/volumes/{volume}/mount", post(api::mount)),
+        operate("/v2/pools/{pool}/volumes/{volume}/unmount", post(api::unmount)),
+        administer("/v2/pools/{pool}/volumes/{volume}/ftp", post(api::serve_ftp)),
+        administer("/v2/pools/{pool}/volumes/{volume}/ftp", delete(api::stop_ftp)).alone(),
+        administer("/v2/pools/{pool}/volumes/{volume}/export", post(api::export)),
+        administer("/v2/pools/{pool}/volumes/{volume}/unexport", post(api::unexport)),
     ];
     supervisor.into_iter().chain(pools).chain(volumes).collect()
 }
@@ -137,7 +138,12 @@ pub fn router(services: Arc<Services>) -> Router {
     for Route { role, a_body, path, operation } in all() {
         let takes = Takes { role, a_body };
         let answered = from_fn_with_state((Arc::clone(&services), takes), to_its_end);
-        router = router.route(path, operation.route_layer(answered));
+        let operation = operation.route_layer(answered);
+        if let Some(path) = former_path(path) {
+            router =
+                router.route(&path, operation.clone().route_layer(map_response(in_former_form)));
+        }
+        router = router.route(path, operation);
     }
     router.fallback(api::no_route).method_not_allowed_fallback(api::no_route).with_state(services)
 }

@@ -93,9 +93,33 @@ async fn who_has_not_the_role_of_a_route_reaches_nothing_behind_it() {
     let changing = all().into_iter().filter(|route| route.role > Role::Read).count();
     assert_eq!(operations.len(), changing, "each refuses by one method: {operations:?}");
     // What is in the directory of a boot server is root's alone there.
-    let only_read = ["/v1/pools/{pool}/boot-copies"];
+    let only_read = ["/v2/pools/{pool}/boot-copies"];
     let is_changed = |method: &str| method == "POST" || method == "DELETE";
     assert!(operations.iter().all(|(_, how, path)| is_changed(how) != only_read.contains(path)));
+}
+
+#[tokio::test]
+async fn the_former_versions_paths_lead_to_the_same_and_ask_for_the_same_role() {
+    let api = Api::new();
+    for route in all() {
+        let path = path_of(&route);
+        let Some(former) = former_path(&path) else { continue };
+        assert_ne!(former, path);
+        for role in Role::ALL {
+            // Events are told for ever.
+            let asked = METHODS
+                .iter()
+                .filter(|method| !path.ends_with("/events") || *method != Method::GET);
+            for method in asked {
+                let ours = api.ask(client(role), method, &path).await;
+                let theirs = api.ask(client(role), method, &former).await;
+                // What has no operation says which.
+                let same =
+                    |answer: (StatusCode, String)| (answer.0, answer.1.replace("/v2/", "/v1/"));
+                assert_eq!(same(theirs), same(ours), "{role:?} {method} {former}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -113,7 +137,7 @@ async fn what_is_read_is_read_by_get_alone() {
     let (status, page) = api.ask(client(Role::Read), &Method::GET, "/metrics").await;
     assert_eq!(status, StatusCode::OK);
     assert!(page.contains("etherpool_engine_up 0"), "{page}");
-    let (status, _) = api.ask(client(Role::Read), &Method::GET, "/v1/secrets").await;
+    let (status, _) = api.ask(client(Role::Read), &Method::GET, "/v2/secrets").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
@@ -122,12 +146,12 @@ async fn what_is_read_is_read_by_get_alone() {
 fn who_operates_may_this() {
     let operators: Vec<&str> =
         all().iter().filter(|route| route.role == Role::Operate).map(|route| route.path).collect();
-    let volume = |what: &str| format!("/v1/pools/{{pool}}/volumes/{{volume}}/{what}");
+    let volume = |what: &str| format!("/v2/pools/{{pool}}/volumes/{{volume}}/{what}");
     let of_volumes = ["verify", "attach", "detach", "mount", "unmount"].map(volume);
     let of_pools = ["empty", "jobs/{number}", "scrub", "rebalance", "offline", "online"]
-        .map(|what| format!("/v1/pools/{{pool}}/{what}"));
+        .map(|what| format!("/v2/pools/{{pool}}/{what}"));
     let expected: Vec<String> =
-        ["/v1/alerts/test".to_owned()].into_iter().chain(of_pools).chain(of_volumes).collect();
+        ["/v2/alerts/test".to_owned()].into_iter().chain(of_pools).chain(of_volumes).collect();
     assert_eq!(operators, expected);
 }
 
@@ -137,12 +161,12 @@ fn who_reads_gets_no_secret() {
     let readers: Vec<&str> =
         all().iter().filter(|route| route.role == Role::Read).map(|route| route.path).collect();
     let of_all = ["status", "discover", "disks", "members", "events", "alerts"];
-    let of_all = of_all.map(|what| format!("/v1/{what}"));
+    let of_all = of_all.map(|what| format!("/v2/{what}"));
     let of_pools = ["", "/history", "/import", "/key", "/destroy", "/moved", "/held"]
-        .map(|what| format!("/v1/pools/{{pool}}{what}"));
+        .map(|what| format!("/v2/pools/{{pool}}{what}"));
     let of_volumes =
-        ["", "/stats"].map(|what| format!("/v1/pools/{{pool}}/volumes/{{volume}}{what}"));
-    let others = ["/metrics", "/v1/pools"].map(str::to_owned);
+        ["", "/stats"].map(|what| format!("/v2/pools/{{pool}}/volumes/{{volume}}{what}"));
+    let others = ["/metrics", "/v2/pools"].map(str::to_owned);
     let expected: Vec<String> =
         of_all.into_iter().chain(others).chain(of_pools).chain(of_volumes).collect();
     assert_eq!(readers, expected);
@@ -156,8 +180,8 @@ async fn who_operates_does_not_say_what_makes_him_more() {
         request.extensions_mut().insert(ConnectInfo(client(role)));
         api.router.call(request).await.unwrap().status()
     };
-    let (empty, scrub) = ("/v1/pools/x/empty", "/v1/pools/x/scrub");
-    let mount = "/v1/pools/x/volumes/v/mount";
+    let (empty, scrub) = ("/v2/pools/x/empty", "/v2/pools/x/scrub");
+    let mount = "/v2/pools/x/volumes/v/mount";
     for (path, more, less) in [
         (empty, r#"{"disks":["e1.0"],"remove":true}"#, r#"{"disks":["e1.0"]}"#),
         (scrub, r#"{"scrub_every_secs":null}"#, "{}"),

@@ -8,7 +8,7 @@ use control::channel::{EngineRequest, to_line};
 use pool::HistoryEntry;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::api::{Answer, App, Json};
+use super::api::{Answer, App, Json, LINES};
 use super::channel_client::News;
 
 /// What people must know who would hear of nothing.
@@ -60,7 +60,7 @@ pub(super) async fn events(State(services): App) -> Response {
         };
         Some((Ok::<_, std::io::Error>(line), news))
     });
-    ([("content-type", "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    ([("content-type", LINES)], Body::from_stream(lines)).into_response()
 }
 
 #[cfg(test)]

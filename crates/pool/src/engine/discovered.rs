@@ -183,20 +183,18 @@ impl Engine {
             _ if slot.between.get() => PoolState::Opening,
             // Tried again and again by itself, a pool says all the time why it couldn't be opened.
             SlotState::Opening => match (&*slot.error.borrow(), slot.import.get()) {
-                (Some(error), None) => PoolState::Suspended { reason: error.to_string() },
+                (Some(error), None) => PoolState::Suspended { why: error.to_string() },
                 _ => PoolState::Opening,
             },
             SlotState::Ended(Ended::Fenced) => PoolState::Fenced,
             SlotState::Ended(Ended::Closed) => PoolState::Released,
             _ if !quorum.suffices() => {
-                PoolState::Incomplete { missing: self.request(slot).no_quorum(&quorum).to_string() }
+                PoolState::Incomplete { why: self.request(slot).no_quorum(&quorum).to_string() }
             }
             _ if owner == OwnerId::NONE => PoolState::Released,
-            _ if owner != self.config.owner || !is_known => {
-                PoolState::Foreign { owner: owner_name.clone(), epoch }
-            }
+            _ if owner != self.config.owner || !is_known => PoolState::Foreign,
             _ => match &*slot.error.borrow() {
-                Some(error) => PoolState::Suspended { reason: error.to_string() },
+                Some(error) => PoolState::Suspended { why: error.to_string() },
                 None => PoolState::Opening,
             },
         };

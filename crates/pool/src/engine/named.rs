@@ -60,8 +60,10 @@ impl Engine {
         if let Some(error) = slot.error.borrow().clone() {
             return error;
         }
-        match self.report_slot(slot).map(|report| report.state) {
-            Some(PoolState::Foreign { owner, .. }) => PoolError::NotOwner {
+        let report = self.report_slot(slot);
+        let owner = report.as_ref().map(|report| report.owner.clone()).unwrap_or_default();
+        match report.map(|report| report.state) {
+            Some(PoolState::Foreign) => PoolError::NotOwner {
                 pool: name,
                 owner,
                 remedy: "take it over with pool import".into(),
@@ -74,8 +76,8 @@ impl Engine {
                          takes it back"
                         .into(),
             },
-            Some(PoolState::Incomplete { missing }) => {
-                PoolError::NoQuorum { pool: name, why: missing, missing: Vec::new() }
+            Some(PoolState::Incomplete { why }) => {
+                PoolError::NoQuorum { pool: name, why, missing: Vec::new() }
             }
             _ => PoolError::Suspended { name, reason: "it is not open; see pool import".into() },
         }

@@ -16,7 +16,9 @@ use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, VolumeId, Voters, majority_of, poorest};
 use crate::metadata::{Disk, LABELS_MAX, Metadata, Volume as VolumeMeta};
-use crate::report::{DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VotesReport};
+use crate::report::{
+    DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VolumeState, VotesReport,
+};
 use crate::stats::{DiskStats, VolumeStats};
 
 impl OpenPool {
@@ -83,15 +85,15 @@ impl OpenPool {
             None => {}
         }
         if !lease_ok {
-            return PoolState::Suspended { reason: self.votes_missing() };
+            return PoolState::Suspended { why: self.votes_missing() };
         }
         let suspended = volumes
             .iter()
-            .find_map(|v| v.suspended.as_ref().map(|why| format!("volume {}: {why}", v.name)));
+            .find_map(|v| v.suspended().map(|why| format!("volume {}: {why}", v.name)));
         // What is only read is what there is: that one volume can't be says nothing of the others.
         let is_partial = self.pool.read_only && suspended.is_some();
-        if let Some(reason) = suspended.filter(|_| !is_partial) {
-            return PoolState::Suspended { reason };
+        if let Some(why) = suspended.filter(|_| !is_partial) {
+            return PoolState::Suspended { why };
         }
         let whole = !is_partial
             && disks.iter().all(|disk| disk.state == DiskState::Usable)
@@ -163,6 +165,13 @@ impl OpenPool {
         // Of one that is to have fewer copies nobody expects more.
         let copies = u32::from(known.promised_copies());
         let degraded = least.domains < copies;
+        let incomplete = || self.blocked(meta, known).filter(|_| read_only);
+        let state = match (suspended, incomplete()) {
+            (Some(why), _) => VolumeState::Suspended { why },
+            (None, Some(why)) => VolumeState::Incomplete { why },
+            (None, None) if degraded => VolumeState::Degraded,
+            (None, None) => VolumeState::Online,
+        };
         let kinds = meta.counted_kinds().cloned();
         let survived = least.by_kind.into_iter().map(|copies| copies.saturating_sub(1));
         let stats = volume.stats.borrow();
@@ -173,6 +182,7 @@ impl OpenPool {
             converting_to: known.conversion.map(|conversion| conversion.to.to_string()),
             size_bytes: known.bytes,
             properties: known.properties.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            state,
             degraded,
             dirty_bytes: dirty * region,
             resynced_bytes: volume.resynced_bytes.get(),
@@ -186,8 +196,6 @@ impl OpenPool {
             survives_labels: kinds.zip(survived).collect(),
             // Copies that share one count once, so it is degraded.
             shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
-            suspended,
-            lacks: read_only.then(|| self.blocked(meta, known)).flatten(),
             replayed: volume.replayed.get(),
         })
     }

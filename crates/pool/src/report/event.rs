@@ -14,6 +14,7 @@ pub enum PoolEvent {
         /// The pool.
         pool: String,
         /// Its new state.
+        #[serde(flatten)]
         state: PoolState,
     },
     /// A pool was opened.

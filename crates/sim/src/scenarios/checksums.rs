@@ -168,7 +168,7 @@ async fn slow_holder(stage: Stage) -> Result<(), Failure> {
     disk.heal();
     rig.restart_supervisor(rig.between(1, 500)).await;
     rig.open(VOLUME).await?;
-    let served = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none());
+    let served = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended().is_none());
     rig.cluster.wait_for("it serves", CONVERGENCE_MAX, served).await?;
     let slow = Latency { base: Duration::from_millis(400), ..Latency::SLOW };
     for node in (0..3).filter(|node| *node != loser) {

@@ -105,7 +105,7 @@ async fn last_copy_away(stage: Stage) -> Result<(), Failure> {
     (0..3).filter(|node| *node != last).for_each(|node| rig.cluster.start_node(node));
     rig.cluster.start_supervisor(rig.active());
     rig.run_for(rig.between(1000, 15_000)).await;
-    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none()) {
+    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended().is_none()) {
         let read =
             |range| rig.on_volume(VOLUME, move |watched| async move { watched.read(range).await });
         read(SectorRange::new(Lba(0), SPAN)).await??;

@@ -363,13 +363,13 @@ async fn rotten_record(stage: Stage) -> Result<(), Failure> {
     rig.record(VOLUME).expect_unreadable(SectorRange::new(Lba(0), span));
     let decided = || {
         rig.volume_report(VOLUME).is_some_and(|volume| {
-            volume.suspended.is_none_or(|why| why.contains("its log is damaged: records "))
+            volume.suspended().is_none_or(|why| why.contains("its log is damaged: records "))
         })
     };
     rig.cluster
         .wait_for("it serves, or says that its log is damaged", OPENING_MAX, decided)
         .await?;
-    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_some()) {
+    if rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended().is_some()) {
         return expect(hit, || "it waits for a log of which no header is damaged".into());
     }
     rig.on_volume(VOLUME, move |watched| async move {

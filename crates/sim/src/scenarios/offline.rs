@@ -114,7 +114,7 @@ async fn expect_left_alone(rig: &Rig, disk: &str) -> Result<(), Failure> {
 /// Whatever is open serves.
 fn expect_serving(rig: &Rig) -> Result<(), Failure> {
     let report = rig.report().ok_or(Failure("no pool".into()))?;
-    let waits = report.volumes.iter().find_map(|volume| volume.suspended.clone());
+    let waits = report.volumes.iter().find_map(|volume| volume.suspended().map(str::to_owned));
     expect(waits.is_none() && report.lease_ok, || format!("{waits:?}: {report:#?}"))
 }
 

@@ -208,7 +208,7 @@ async fn lost_in_rebalance(stage: Stage) -> Result<(), Failure> {
             rig.load(Mix::BUSY).await?;
         }
         let goes_on = |report: &PoolReport| {
-            report.lease_ok && report.volumes.iter().all(|volume| volume.suspended.is_none())
+            report.lease_ok && report.volumes.iter().all(|volume| volume.suspended().is_none())
         };
         rig.wait_until("the other racks go on", goes_on).await?;
         rig.run_for(rig.between(1, 3000)).await;

@@ -57,7 +57,7 @@ pub(super) async fn read_by(rig: &Rig, reader: usize) -> Result<(), Failure> {
     import(rig, READS_IT).await?;
     let report = rig.report().ok_or_else(|| Failure("the reader has no pool".into()))?;
     expect(report.read_only, || format!("it isn't read-only: {report:#?}"))?;
-    let serves = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended.is_none());
+    let serves = || rig.volume_report(VOLUME).is_some_and(|volume| volume.suspended().is_none());
     rig.cluster.wait_for("the reader serves", OPENING_MAX, serves).await?;
     let watched = look(rig)?;
     in_time(rig, async move { watched.read_all().await }).await
@@ -192,7 +192,7 @@ async fn read_only_rest(stage: Stage) -> Result<(), Failure> {
     rig.run_for(Duration::from_secs(5)).await;
     let settled = || {
         let engine = rig.cluster.supervisor(1).engine();
-        let suspended = rig.volume_report(VOLUME).map(|volume| volume.suspended.is_some());
+        let suspended = rig.volume_report(VOLUME).map(|volume| volume.suspended().is_some());
         if let (Some(engine), Some(true)) = (engine, suspended) {
             // What its log had is given up for the time being.
             let _ = engine.accept_log_loss(POOL, VOLUME, false);

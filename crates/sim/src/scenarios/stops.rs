@@ -229,7 +229,7 @@ impl Course {
                 let disk = disk_of(self.leaves);
                 report.jobs.is_empty() && report.disks.iter().all(|other| other.name != disk)
             }
-            Work::Import => report.volumes.iter().all(|volume| volume.suspended.is_none()),
+            Work::Import => report.volumes.iter().all(|volume| volume.suspended().is_none()),
         }
     }
 

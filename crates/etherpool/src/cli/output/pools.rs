@@ -27,7 +27,7 @@ pub fn pools(pools: &[PoolReport], args: &ListArgs, width: Option<u16>) -> Resul
     for pool in pools {
         listing.add(vec![
             pool.name.clone().into(),
-            format!("{}{}", pool_state(&pool.state), read_only(pool)).into(),
+            format!("{}{}", pool_state(pool), read_only(pool)).into(),
             Cell::Bytes(pool.capacity_bytes),
             Cell::Bytes(pool.free_beside_spare_bytes()),
             Cell::Count(pool.disks.len()),
@@ -49,7 +49,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     let mut rows = vec![
         ("pool", report.name.clone()),
         ("id", report.id.clone()),
-        ("state", format!("{}{}", pool_state(&report.state), read_only(report))),
+        ("state", format!("{}{}", pool_state(report), read_only(report))),
         ("owner", owner(report)),
         ("space", space(report)),
         ("survives", survives(report)),
@@ -326,11 +326,7 @@ pub fn imports(results: &[ImportResult]) -> String {
         match (&result.report, &result.error) {
             (_, Some(error)) => text.push_str(&format!("{}: not imported: {error}\n", result.pool)),
             (Some(report), None) => {
-                text.push_str(&format!(
-                    "{}: imported, {}\n",
-                    result.pool,
-                    pool_state(&report.state)
-                ));
+                text.push_str(&format!("{}: imported, {}\n", result.pool, pool_state(report)));
             }
             (None, None) => text.push_str(&format!("{}: imported\n", result.pool)),
         }
@@ -359,14 +355,14 @@ fn read_only(report: &PoolReport) -> &'static str {
 }
 
 /// A pool's state in words, and what to do about it.
-fn pool_state(state: &PoolState) -> String {
-    let to_do = match state {
-        PoolState::Foreign { .. } => "; take it with `pool import`",
+fn pool_state(pool: &PoolReport) -> String {
+    let to_do = match pool.state {
+        PoolState::Foreign => "; take it with `pool import`",
         PoolState::Destroyed => "; `pool destroy` frees its disks",
         PoolState::Released => "; open it with `pool import`",
         _ => "",
     };
-    format!("{state}{to_do}")
+    format!("{}{to_do}", pool.state_text())
 }
 
 /// How many failures a pool survives, where that can be said.
@@ -409,7 +405,7 @@ old      degraded  3.00 GiB  1.00 GiB  1      1        no failure
         let mut waiting = samples::pool();
         let reason =
             "2 of 5 votes are in reach, 3 are needed; bring back e1.0, e2.0 and e3.0".repeat(3);
-        waiting.state = PoolState::Suspended { reason: reason.clone() };
+        waiting.state = PoolState::Suspended { why: reason.clone() };
         let text = pools(&[waiting], &ListArgs::default(), Some(80)).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "\n{text}");
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -433,7 +429,7 @@ DISK  NODE  SIZE      FREE     ROLE  STATE   MISSED  CHECKSUM ERRORS  HEALTH  VO
 e1.0  n1    1.00 GiB  512 MiB  data  usable  0 B     0                -       yes
 
 VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
-v       1.00 GiB  mirror:2  usable  0 B          mount /srv/v
+v       1.00 GiB  mirror:2  online  0 B          mount /srv/v
 ";
         assert_eq!(text, expected, "\n{text}");
     }

@@ -13,7 +13,7 @@ use control::api::{
 use pool::{
     DestageStats, DiskOperations, DiskReport, DiskState, DiskStats, JobReport, JobState,
     OperationStats, PoolDisk, PoolReport, PoolState, Replayed, RequestStats, ScrubReport,
-    VolumeReport, VolumeStats, VotesReport,
+    VolumeReport, VolumeState, VolumeStats, VotesReport,
 };
 
 /// A free disk.
@@ -58,6 +58,7 @@ pub fn volume() -> VolumeReport {
         converting_to: None,
         size_bytes: 1 << 30,
         properties: BTreeMap::from([("mount".into(), r#"{"path":"/srv/v"}"#.into())]),
+        state: VolumeState::Online,
         degraded: false,
         dirty_bytes: 0,
         resynced_bytes: 0,
@@ -70,8 +71,6 @@ pub fn volume() -> VolumeReport {
         survives_nodes: 1,
         survives_labels: Default::default(),
         shared_groups: 0,
-        suspended: None,
-        lacks: None,
         replayed: Replayed { records: 2, blocks: 9 },
     }
 }

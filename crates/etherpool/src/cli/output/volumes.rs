@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use block::size::Human;
 use control::settings::{ACTED_ON, HELD_PREFIX, VolumeSettings};
-use pool::{VerifyReport, VolumeReport};
+use pool::{VerifyReport, VolumeReport, VolumeState};
 use serde::{Deserialize, Serialize};
 
 use super::labels::survives;
@@ -65,7 +65,6 @@ pub fn volume(named: &NamedVolume) -> String {
         ("size", format!("{} ({} bytes)", Human(report.size_bytes), report.size_bytes)),
         ("layout", layout(&report.layout, report.converting_to.as_deref())),
         ("state", state(report)),
-        ("lacks", report.lacks.clone().unwrap_or_default()),
         ("copies survive", survives(report)),
         ("to resync", Human(report.dirty_bytes).to_string()),
         ("resynced", Human(report.resynced_bytes).to_string()),
@@ -84,11 +83,11 @@ pub fn volume(named: &NamedVolume) -> String {
 }
 
 fn state(volume: &VolumeReport) -> String {
-    match (&volume.suspended, volume.degraded) {
-        (Some(reason), _) => format!("suspended: {reason}"),
-        _ if volume.lacks.is_some() => "incomplete".into(),
-        (None, true) => "degraded".into(),
-        (None, false) => "usable".into(),
+    match &volume.state {
+        VolumeState::Online => "online".into(),
+        VolumeState::Degraded => "degraded".into(),
+        VolumeState::Suspended { why } => format!("suspended: {why}"),
+        VolumeState::Incomplete { why } => format!("incomplete: {why}"),
     }
 }
 
@@ -157,7 +156,7 @@ mod tests {
         let text = volumes(std::slice::from_ref(&named), &ListArgs::default(), None).unwrap();
         let expected = "\
 VOLUME     SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
-cluster/v  1.00 GiB  mirror:2  usable  0 B          mount /srv/v
+cluster/v  1.00 GiB  mirror:2  online  0 B          mount /srv/v
 ";
         assert_eq!(text, expected, "\n{text}");
         let text = volume(&named);

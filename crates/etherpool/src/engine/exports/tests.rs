@@ -160,6 +160,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         converting_to: None,
         size_bytes: 1,
         properties: BTreeMap::from([(control::settings::EXPORTS_KEY.to_owned(), text)]),
+        state: pool::VolumeState::Online,
         degraded: false,
         dirty_bytes: 0,
         resynced_bytes: 0,
@@ -172,8 +173,6 @@ fn report(state: pool::PoolState) -> PoolReport {
         survives_nodes: 1,
         survives_labels: Default::default(),
         shared_groups: 0,
-        suspended: None,
-        lacks: None,
         replayed: pool::Replayed::default(),
     };
     PoolReport {

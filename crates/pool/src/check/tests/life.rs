@@ -17,7 +17,7 @@ fn open(bench: Bench) -> Machines {
     for _ in 0..600 {
         bench.pass(Duration::from_millis(100));
         if let Ok(volume) = bench.engine.open_volume("pond", "v")
-            && bench.engine.reports()[0].volumes.iter().all(|volume| volume.suspended.is_none())
+            && bench.engine.reports()[0].volumes.iter().all(|volume| volume.suspended().is_none())
         {
             return Machines { bench, volume };
         }

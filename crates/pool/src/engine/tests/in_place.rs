@@ -193,13 +193,14 @@ fn an_undecided_write_waits_for_who_may_have_it() {
         let bench = bench.crash_engine();
         away.iter().for_each(|disk| bench.set_mode(*disk, Mode::Lost));
         bench.until(|report| {
-            let why = report.volumes.first().and_then(|volume| volume.suspended.clone());
+            let why =
+                report.volumes.first().and_then(|volume| volume.suspended().map(str::to_owned));
             why.is_some_and(|why| why.contains("blocks were being written"))
         });
         if accepts {
             assert!(bench.engine.accept_log_loss("pool", "v", false).is_ok());
             bench.until(|report| {
-                report.volumes[0].suspended.as_ref().is_none_or(|why| !why.contains("written"))
+                report.volumes[0].suspended().is_none_or(|why| !why.contains("written"))
             });
         }
         away.iter().for_each(|disk| bench.set_mode(*disk, Mode::Well));

@@ -89,7 +89,7 @@ fn a_conversion_goes_on_after_a_crash_and_can_be_taken_back() {
     let free = bench.report().free_bytes;
     let job = bench.convert(Layout::Mirror(4), false).unwrap().job.unwrap();
     let bench = bench.crash_engine();
-    bench.until(|report| !report.volumes.is_empty() && report.volumes[0].suspended.is_none());
+    bench.until(|report| !report.volumes.is_empty() && report.volumes[0].suspended().is_none());
     assert_eq!(bench.report().volumes[0].converting_to.as_deref(), Some("mirror:4"));
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.cancel_job("pool", job).await }).unwrap();

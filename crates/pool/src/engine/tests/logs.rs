@@ -41,9 +41,9 @@ fn suspended(bench: &Bench) -> String {
         report
             .volumes
             .iter()
-            .any(|v| v.suspended.as_ref().is_some_and(|why| !why.contains("being replayed")))
+            .any(|v| v.suspended().is_some_and(|why| !why.contains("being replayed")))
     });
-    bench.report().volumes[0].suspended.clone().unwrap()
+    bench.report().volumes[0].suspended().map(str::to_owned).unwrap()
 }
 
 /// Five blocks, one record each, acknowledged and not in place.
@@ -411,7 +411,7 @@ fn more_than_can_be_appended_again_is_waited_for_by_name() {
     });
     bench.pass(Duration::from_secs(30));
     assert!(!done.get(), "nobody has room for all of that");
-    let why = bench.report().volumes[0].suspended.clone().unwrap();
+    let why = bench.report().volumes[0].suspended().map(str::to_owned).unwrap();
     assert!(why.contains("bring back e1.0 ("), "{why}");
     bench.set_mode(1, Mode::Well);
     bench.pass(Duration::from_secs(30));
@@ -705,7 +705,7 @@ fn writers_of_a_full_pool_wait_and_go_on_once_there_is_room() {
     bench.commit(vec![crate::metadata::MetaRecord::VolumeRemoved { id: filler }]);
     let freeing = Rc::clone(&pool);
     bench.run(async move { freeing.free_pending().await }).unwrap();
-    bench.until(|report| report.volumes[0].suspended.is_none());
+    bench.until(|report| report.volumes[0].suspended().is_none());
     bench.pass(Duration::from_secs(1));
     assert!(answered.get(), "it waits although there is room");
     assert_eq!(bench.read(&volume, 0, 16).unwrap(), pattern(0, 16, 1));

@@ -404,8 +404,8 @@ fn metadata_older_than_any_witness_is_refused() {
     drop((open, volume));
     let bench = bench.left_with_metadata(&before);
     let state = bench.report().state;
-    let PoolState::Suspended { reason } = &state else { panic!("{state:?}") };
-    assert!(reason.contains("knows of") && reason.contains("e0.0"), "{reason}");
+    let PoolState::Suspended { why } = &state else { panic!("{state:?}") };
+    assert!(why.contains("knows of") && why.contains("e0.0"), "{why}");
     bench.import_outdated();
     let open = bench.engine.open_pool("pool").unwrap();
     assert!(open.pool.meta.borrow().volume_by_name("first").is_some());
@@ -506,7 +506,7 @@ fn what_was_asked_for_without_a_majority_is_whole_when_it_is_back() {
     bench.until(|report| {
         let serves = |size| {
             move |volume: &crate::report::VolumeReport| {
-                volume.size_bytes == size && volume.suspended.is_none()
+                volume.size_bytes == size && volume.suspended().is_none()
             }
         };
         report.volumes.iter().any(serves(MIB)) && report.volumes.iter().any(serves(2 * MIB))
@@ -562,7 +562,7 @@ fn a_lost_high_water_mark_is_noticed() {
     assert!(written(&bench).1 > mark);
     drop(volume);
     let bench = bench.left_with_metadata(&before);
-    let suspended = bench.report().volumes[0].suspended.clone().unwrap();
+    let suspended = bench.report().volumes[0].suspended().map(str::to_owned).unwrap();
     assert!(suspended.contains("its log was written when"), "{suspended}");
 }
 

@@ -149,8 +149,8 @@ fn our_records_say_whose_votes_count_before_the_metadata_can_be_read() {
     let bench = bench.crash_engine();
     bench.pass(Duration::from_secs(60));
     let report = bench.report();
-    let PoolState::Incomplete { missing } = &report.state else { panic!("{:?}", report.state) };
-    assert!(missing.contains("etherpool pool accept pool e0.0"), "{missing}");
+    let PoolState::Incomplete { why } = &report.state else { panic!("{:?}", report.state) };
+    assert!(why.contains("etherpool pool accept pool e0.0"), "{why}");
     assert_eq!(bench.accept(&["e0.0", "e1.0"]), ["e0.0", "e1.0"]);
     bench.pass(Duration::from_secs(30));
     let report = bench.report();

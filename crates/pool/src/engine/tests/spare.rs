@@ -43,7 +43,7 @@ fn a_pool_is_made_with_a_spare_and_all_that_is_free_leaves_it_out() {
     assert!(report.free_beside_spare_bytes() * 4 < report.free_bytes, "{:?}", report.spare);
     // It goes with the pool.
     let bench = bench.crash_engine();
-    bench.until(|report| report.volumes.iter().any(|volume| volume.suspended.is_none()));
+    bench.until(|report| report.volumes.iter().any(|volume| volume.suspended().is_none()));
     assert!(bench.report().spare.unwrap().is_held());
     bench.keep_spare(None);
     assert_eq!(bench.report().spare, None);

@@ -179,8 +179,8 @@ fn a_majority_of_forged_votes_is_told_and_not_believed() {
     let bench = bench.crash_engine();
     bench.pass(Duration::from_secs(60));
     let state = bench.report().state;
-    let PoolState::Incomplete { missing } = &state else { panic!("{state:?}") };
-    assert!(missing.contains("votes of 5 disks aren't signed under the pool's key"), "{missing}");
+    let PoolState::Incomplete { why } = &state else { panic!("{state:?}") };
+    assert!(why.contains("votes of 5 disks aren't signed under the pool's key"), "{why}");
 }
 
 #[test]

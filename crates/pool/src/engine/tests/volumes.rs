@@ -166,7 +166,7 @@ fn what_cant_be_quieted_is_left_as_it_is() {
         bench.set_mode(disk, Mode::Well);
     }
     bench.until(|report| report.state == PoolState::Online);
-    bench.until(|report| report.volumes[0].suspended.is_none());
+    bench.until(|report| report.volumes[0].suspended().is_none());
     let now = bench.report().volumes[0].size_bytes;
     let engine = Rc::clone(&bench.engine);
     let volume = bench.engine.open_volume("pool", "v").unwrap();

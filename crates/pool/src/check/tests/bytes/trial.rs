@@ -79,7 +79,7 @@ impl Busy {
         let is_served = |report: &PoolReport| {
             matches!(report.state, PoolState::Online | PoolState::Degraded)
                 && report.volumes.len() == VOLUMES.len()
-                && report.volumes.iter().all(|volume| volume.suspended.is_none())
+                && report.volumes.iter().all(|volume| volume.suspended().is_none())
         };
         let end = bench.executor.handle().now() + PATIENCE;
         loop {
@@ -100,15 +100,16 @@ impl Busy {
             }
             // A pool is in the state of its worst volume; the others are served.
             Some((PoolState::Suspended { .. }, report))
-                if report.volumes.iter().any(|volume| volume.suspended.is_some()) =>
+                if report.volumes.iter().any(|volume| volume.suspended().is_some()) =>
             {
                 Ok(())
             }
-            Some((PoolState::Suspended { reason }, _)) if !reason.is_empty() => Err(reason.clone()),
-            Some((PoolState::Incomplete { missing }, _)) if !missing.is_empty() => {
-                Err(missing.clone())
+            Some((PoolState::Suspended { why } | PoolState::Incomplete { why }, _))
+                if !why.is_empty() =>
+            {
+                Err(why.clone())
             }
-            Some((PoolState::Foreign { owner, .. }, _)) => Err(format!("it is {owner}'s")),
+            Some((PoolState::Foreign, report)) => Err(format!("it is {}'s", report.owner)),
             other => panic!("{what}: neither served nor refused: {other:#?}"),
         }
     }
@@ -128,9 +129,9 @@ impl Busy {
         let report = bench.engine.reports().remove(0);
         let volume = report.volumes.iter().find(|volume| volume.name == name);
         let volume = volume.unwrap_or_else(|| panic!("{what}: {name} is gone"));
-        if let Some(why) = &volume.suspended {
+        if let Some(why) = volume.suspended() {
             assert!(!why.is_empty(), "{what}: {name} is suspended for nothing");
-            return Some(why.clone());
+            return Some(why.to_owned());
         }
         let device = bench.engine.open_volume("pond", name).unwrap();
         let contents = &self.contents[name];
