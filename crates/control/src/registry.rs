@@ -316,6 +316,7 @@ mod tests {
                 survives_labels: Default::default(),
                 shared_groups: 0,
                 replayed: Replayed::default(),
+                replaying: None,
             }],
         }
     }

@@ -117,6 +117,11 @@ impl ApiClient {
         ApiClient { address, timeout, tell }
     }
 
+    /// The same that says nothing by itself, for who tells people what is waited for.
+    pub fn silent(&self) -> ApiClient {
+        ApiClient { address: self.address.clone(), timeout: self.timeout, tell: false }
+    }
+
     /// Asks for something.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call(Method::GET, path, &(), LOOK_LIMIT).await

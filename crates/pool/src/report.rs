@@ -442,6 +442,10 @@ pub struct VolumeReport {
     pub shared_groups: u64,
     /// What the last opening found in the log.
     pub replayed: Replayed,
+    /// While it is opened, and doesn't wait for a disk: how much of its log is read. What isn't in place of that follows
+    /// (`log_bytes`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaying: Option<Progress>,
 }
 
 /// The state of a volume.

@@ -183,6 +183,7 @@ fn volume() -> VolumeReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         replayed: Default::default(),
+        replaying: None,
     }
 }
 

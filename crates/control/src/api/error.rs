@@ -41,6 +41,22 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
+    pub const ALL: [ErrorCode; 12] = [
+        ErrorCode::Invalid,
+        ErrorCode::NotFound,
+        ErrorCode::Exists,
+        ErrorCode::Refused,
+        ErrorCode::NoSpace,
+        ErrorCode::NoQuorum,
+        ErrorCode::NotOwner,
+        ErrorCode::Suspended,
+        ErrorCode::Busy,
+        ErrorCode::Unavailable,
+        ErrorCode::Io,
+        ErrorCode::Internal,
+    ];
+
     /// The HTTP status that carries it.
     pub fn http_status(self) -> u16 {
         match self {
@@ -202,5 +218,15 @@ mod tests {
             assert_eq!(serde_json::from_str::<ApiError>(&text).unwrap(), error);
         }
         assert_eq!(serde_json::to_string(&ErrorCode::NoQuorum).unwrap(), "\"no-quorum\"");
+    }
+
+    #[test]
+    fn the_manual_has_every_code() {
+        let page = include_str!("../../../../docs/api.md");
+        for code in ErrorCode::ALL {
+            let word = serde_json::to_string(&code).unwrap().replace('"', "`");
+            let row = format!("| {word} | {} | {} |", code.http_status(), code.exit().code());
+            assert!(page.contains(&row), "docs/api.md has no row {row}");
+        }
     }
 }

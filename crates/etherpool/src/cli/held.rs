@@ -7,6 +7,7 @@ use control::api::HeldReport;
 use super::args::Confirmation;
 use super::confirm::confirm;
 use super::pool::pool_path;
+use super::progress::remark_in_passing;
 use super::{Context, Failure};
 
 /// For the end of `pool import`, when the pool is open: shows what came with it and gets a word for it.
@@ -18,20 +19,21 @@ pub async fn ask(context: &Context, pool: &str, confirmation: Confirmation) -> R
     if held.is_empty() {
         return Ok(());
     }
-    eprint!("{}", text(pool, &held));
+    let tell = |text: &str| remark_in_passing(context.json, text);
+    tell(&text(pool, &held));
     let wanted: Vec<&HeldReport> = held.iter().filter(|one| one.refused.is_none()).collect();
     let asked =
         confirmation.yes || std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let what = "All of this would be done now and from now on.\n";
     let confirmed = || confirm(what, confirmation).unwrap_or(false);
     if wanted.is_empty() || confirmation.dry_run || !asked || !confirmed() {
-        eprint!("{}", later(pool));
+        tell(&later(pool));
         return Ok(());
     }
     let out: Vec<HeldReport> =
         context.client.post(&format!("{path}/confirm-settings"), &()).await?;
     if !out.is_empty() {
-        eprint!("These stay out:\n{}", list(&out));
+        tell(&format!("These stay out:\n{}", list(&out)));
     }
     Ok(())
 }

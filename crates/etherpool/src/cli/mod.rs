@@ -27,6 +27,7 @@ mod pool_accept;
 mod pool_check;
 mod pool_dump;
 mod pool_history;
+mod pool_import;
 mod pool_iostat;
 mod pool_jobs;
 mod pool_keys;

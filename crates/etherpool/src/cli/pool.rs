@@ -1,19 +1,16 @@
 //! `etherpool pool`.
 
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use block::size::parse_size;
 use clap::{Args, Subcommand};
 use control::api::{
-    ApiError, CreatePool, ExtendPool, GrownPool, HeldReport, ImportPool, ImportResult, PoolPlan,
-    PoolReportExt as _, Preview, ReleasePool, Witness, Witnesses,
+    CreatePool, ExtendPool, GrownPool, HeldReport, PoolPlan, Preview, ReleasePool, Witness,
+    Witnesses,
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, WitnessArgument};
-use pool::{
-    DiskReport, DomainLabel, FailureDomain, ImportPlan, PoolError, PoolReport, Spare, VotesOf,
-};
+use pool::{DiskReport, DomainLabel, FailureDomain, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -26,6 +23,7 @@ use super::pool_accept::{self, AcceptArgs};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
 use super::pool_history::{self, HistoryArgs};
+use super::pool_import::{self, ImportArgs};
 use super::pool_iostat::{self, IostatArgs};
 use super::pool_jobs::{self, CancelArgs, EmptyArgs, JobsArgs, ReplaceArgs};
 use super::pool_keys::{self, AdmitArgs, PoolKeyCommand};
@@ -171,49 +169,6 @@ pub struct ExtendArgs {
     disks: DiskArgs,
 }
 
-/// Arguments of `pool import`.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// Name or id of the pool
-    #[arg(required_unless_present = "all")]
-    pool: Option<String>,
-
-    /// Every pool found that isn't open here, but for those whose owner lives
-    #[arg(long, conflicts_with_all = ["pool", "force"])]
-    all: bool,
-
-    /// Take the pool also from a supervisor that uses it at this moment: what its clients have open is
-    /// cut off, and what they were not told to be written is lost
-    #[arg(long)]
-    force: bool,
-
-    /// Open it with metadata that is older than what its disks know of, because no disk with newer
-    /// metadata will ever be back: what was made, written or removed since may be lost or damaged
-    #[arg(long, conflicts_with = "all")]
-    outdated_metadata: bool,
-
-    /// Change nothing on its disks, of which a majority need not be there: volumes can be read, mounted and
-    /// exported, and it ends when it is released, or as soon as its owner is back
-    #[arg(long, conflicts_with_all = ["all", "force"])]
-    read_only: bool,
-
-    /// The pool's key, as `pool key list` shows it where it was open: what isn't said in its name is a forgery. "any"
-    /// if that is to count, too
-    #[arg(long, value_name = "KEY|any", default_value_t = VotesOf::Known, hide_default_value = true, conflicts_with = "all")]
-    pool_key: VotesOf,
-
-    /// How long to wait for disks that are not present, once the pool could be opened without them
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=3600))]
-    grace: Option<u64>,
-
-    /// A copy of the pool's key, where its disks don't let this machine in yet
-    #[arg(long, value_name = "FILE", conflicts_with = "all")]
-    key: Option<PathBuf>,
-
-    #[command(flatten)]
-    confirmation: Confirmation,
-}
-
 /// Runs it.
 pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failure> {
     match command {
@@ -241,8 +196,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Iostat(args) => pool_iostat::run(context, args).await,
         PoolCommand::Offline(args) => disk_offline::offline(context, args).await,
         PoolCommand::Online(args) => disk_offline::online(context, args).await,
-        PoolCommand::Import(args) if args.all => import_all(context, args).await,
-        PoolCommand::Import(args) => import(context, args).await,
+        PoolCommand::Import(args) => pool_import::run(context, args).await,
         PoolCommand::Accept(args) => pool_accept::accept(context, args).await,
         PoolCommand::Admit(args) => pool_keys::admit(context, args).await,
         PoolCommand::Key(command) => pool_keys::run(context, command).await,
@@ -277,7 +231,7 @@ pub fn done(context: &Context, text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
+pub(super) fn show(context: &Context, report: &PoolReport) -> Result<(), Failure> {
     output::show(context.json, report, || output::pool(report, now_secs()))
 }
 
@@ -395,122 +349,4 @@ async fn release(
     let request = ReleasePool { confirmed: true, dry_run: false };
     let _: Option<Preview> = context.client.post(&path, &request).await?;
     done(context, &format!("pool {pool} is released\n"))
-}
-
-async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let pool = args.pool.unwrap_or_default();
-    let path = format!("{}/import", pool_path(&pool)?);
-    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
-    let is_open =
-        |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
-    if let Some(open) = present.iter().find(is_open) {
-        if open.read_only && !args.read_only {
-            return Err(ApiError::from(PoolError::ReadOnly { pool: open.name.clone() }).into());
-        }
-        if args.confirmation.dry_run || args.read_only {
-            let how = if open.read_only { " read-only" } else { "" };
-            return done(context, &format!("Pool {pool} is open here already{how}.\n"));
-        }
-        show(context, open)?;
-        super::held::ask(context, &open.name, args.confirmation).await?;
-        return Ok(Exit::Ok);
-    }
-    if let Some(file) = args.key.as_deref().filter(|_| !args.confirmation.dry_run) {
-        pool_keys::import(context, &pool, file).await?;
-    }
-    let plan: ImportPlan = context.client.get(&plan_path(&path, args.pool_key)).await?;
-    if let Some(refusal) = plan.refusal.clone().filter(|_| !args.force) {
-        return Err(ApiError::from(refusal).into());
-    }
-    if let Some(no_quorum) = plan.no_quorum.clone().filter(|_| !args.read_only) {
-        return Err(ApiError::from(no_quorum)
-            .remedy(format!("to read what is there: etherpool pool import {pool} --read-only"))
-            .into());
-    }
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
-    let what = output::import_plan(&plan, args.read_only);
-    // Nobody is deprived where nobody owns it; whoever else does is named first.
-    let asks = match args.read_only {
-        true => plan.no_quorum.is_some() || args.outdated_metadata,
-        false => plan.owner.is_some() && !plan.is_ours,
-    };
-    if (asks || args.confirmation.dry_run) && !confirm(&what, args.confirmation)? {
-        return Ok(Exit::Ok);
-    }
-    let outdated_metadata = args.outdated_metadata;
-    let grace = args.grace.map(Duration::from_secs);
-    let (force, read_only) = (args.force, args.read_only);
-    let request = ImportPool { grace, force, outdated_metadata, read_only, votes: args.pool_key };
-    let wait = grace.unwrap_or_default();
-    let report: PoolReport = context.client.post_and_wait(&path, &request, wait).await?;
-    show(context, &report)?;
-    super::held::ask(context, &report.name, args.confirmation).await?;
-    Ok(Exit::Ok)
-}
-
-/// Where to ask what an import would do in which these votes count.
-fn plan_path(path: &str, votes: VotesOf) -> String {
-    match votes {
-        VotesOf::Known => path.to_owned(),
-        votes => {
-            let votes = votes.to_string().replace('+', "%2B").replace('/', "%2F");
-            format!("{path}?votes={}", votes.replace('=', "%3D"))
-        }
-    }
-}
-
-/// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
-/// is told with the reason.
-async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
-    let closed = present.into_iter().filter(|report| !report.is_open());
-    let (mut plans, mut results) = (Vec::new(), Vec::new());
-    for report in closed {
-        let path = format!("/v2/pools/{}/import", report.id);
-        let failed = |error: ApiError| {
-            let (pool, report) = (report.name.clone(), None);
-            ImportResult { pool, report, error: Some(error) }
-        };
-        match context.client.get::<ImportPlan>(&path).await {
-            Ok(
-                ImportPlan { refusal: Some(refusal), .. }
-                | ImportPlan { no_quorum: Some(refusal), .. },
-            ) => results.push(failed(refusal.into())),
-            Ok(plan) => plans.push(plan),
-            Err(failure) => results.push(failed(failure.into())),
-        }
-    }
-    let what: String = plans.iter().map(|plan| output::import_plan(plan, false)).collect();
-    if args.confirmation.dry_run || !plans.is_empty() {
-        let refused =
-            results.iter().filter_map(|result| result.error.as_ref().map(|e| (result, e)));
-        let refused: String = refused
-            .map(|(result, error)| format!("{}: not imported: {error}\n", result.pool))
-            .collect();
-        if !confirm(&format!("{what}{refused}"), args.confirmation)? {
-            return Ok(Exit::Ok);
-        }
-    }
-    for plan in plans {
-        let grace = args.grace.map(Duration::from_secs);
-        let request = ImportPool { grace, ..ImportPool::default() };
-        let path = format!("/v2/pools/{}/import", plan.id);
-        let wait = grace.unwrap_or_default();
-        let imported = context.client.post_and_wait::<PoolReport>(&path, &request, wait).await;
-        results.push(match imported {
-            Ok(report) => ImportResult { pool: plan.name, report: Some(report), error: None },
-            Err(failure) => {
-                ImportResult { pool: plan.name, report: None, error: Some(failure.into()) }
-            }
-        });
-    }
-    output::show(context.json, &results, || output::imports(&results))?;
-    for report in results.iter().filter_map(|result| result.report.as_ref()) {
-        super::held::ask(context, &report.name, args.confirmation).await?;
-    }
-    let failed = results.iter().any(|result| result.error.is_some());
-    Ok(if failed { Exit::Failure } else { Exit::Ok })
 }

@@ -1,6 +1,7 @@
 //! `etherpool pool evacuate`, `replace`, `remove`, `jobs` and `cancel`: disks that are emptied.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
@@ -64,7 +65,7 @@ pub struct JobsArgs {
     /// The pool; all of them without it
     pool: Option<String>,
 
-    /// Wait until none is running any more
+    /// Wait until none is running any more, and all disks have what they missed
     #[arg(long)]
     wait: bool,
 }
@@ -306,6 +307,9 @@ impl Newcomer {
     }
 }
 
+/// Over which time `pool jobs` looks how fast they are.
+const RATE_OVER: Duration = Duration::from_secs(1);
+
 /// `pool jobs`.
 pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
     let mut pools = match &args.pool {
@@ -315,18 +319,51 @@ pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
     if args.wait {
         let pool = args.pool.is_some().then(|| pools.first()).flatten();
         wait(context, Watch::new("jobs", pool)).await?;
-        let ids: Vec<String> = pools.into_iter().map(|pool| pool.id).collect();
-        pools = context.client.get("/v2/pools").await?;
-        pools.retain(|pool| args.pool.is_none() || ids.contains(&pool.id));
+        pools = again(context, &args, &pools).await?;
     }
-    let of_pool = |pool: PoolReport| {
-        let name = pool.name;
-        pool.jobs.into_iter().map(move |job| PoolJob { pool: name.clone(), job })
-    };
-    let jobs: Vec<PoolJob> = pools.into_iter().flat_map(of_pool).collect();
-    output::show(context.json, &jobs, || output::jobs(&jobs))?;
+    let (mut jobs, mut rates) = (jobs_of(&pools), Vec::new());
+    if jobs.iter().any(|job| job.job.state == JobState::Running) && !context.json {
+        let (before, begun) = (jobs, Instant::now());
+        tokio::time::sleep(RATE_OVER).await;
+        pools = again(context, &args, &pools).await?;
+        jobs = jobs_of(&pools);
+        rates = jobs.iter().map(|job| rate_of(job, &before, begun.elapsed())).collect();
+    }
+    match context.json {
+        // These have a number by which they can be cancelled.
+        true => print_json(&jobs.iter().filter(|job| job.job.number > 0).collect::<Vec<_>>())?,
+        false => print!("{}", output::jobs(&jobs, &rates)),
+    }
     let waits = |job: &PoolJob| matches!(job.job.state, JobState::Waiting { .. });
     Ok(Exit::of_health(!jobs.iter().any(waits)))
+}
+
+/// The same pools as they are now.
+async fn again(
+    context: &Context,
+    args: &JobsArgs,
+    pools: &[PoolReport],
+) -> Result<Vec<PoolReport>, Failure> {
+    let mut now: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    now.retain(|pool| args.pool.is_none() || pools.iter().any(|before| before.id == pool.id));
+    Ok(now)
+}
+
+fn jobs_of(pools: &[PoolReport]) -> Vec<PoolJob> {
+    let of_pool = |pool: &PoolReport| {
+        let name = pool.name.clone();
+        let jobs = pool.jobs.iter().cloned().chain(output::resyncs(pool)).collect::<Vec<_>>();
+        jobs.into_iter().map(move |job| PoolJob { pool: name.clone(), job })
+    };
+    pools.iter().flat_map(of_pool).collect()
+}
+
+/// What a job did in a second since `before`; none where it wasn't there, or has more to do than then.
+fn rate_of(job: &PoolJob, before: &[PoolJob], elapsed: Duration) -> Option<u64> {
+    let key = |job: &PoolJob| (job.pool.clone(), job.job.number, job.job.disk.clone());
+    let before = before.iter().find(|before| key(before) == key(job))?;
+    let done = before.job.left_bytes.checked_sub(job.job.left_bytes)?;
+    Some((done as f64 / elapsed.as_secs_f64()) as u64)
 }
 
 /// `pool cancel`.

@@ -8,13 +8,13 @@ use control::exit::Exit;
 use pool::{JobReport, JobState, PoolDisk, PoolReport, PoolState, Progress};
 use serde::de::DeserializeOwned;
 
-use super::output::what_it_does;
+use super::output::{resyncs, what_it_does};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 use crate::client::News;
 
 /// How often jobs that are waited for are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks in a row at which nothing is moved, or nobody answers, until they aren't waited for any more: what
 /// stands in the way often goes by itself, as an engine that died is there again soon.
 const STILL_MAX: u32 = 30;
@@ -28,8 +28,8 @@ pub struct Watch {
     disks: Option<Vec<String>>,
     /// The one that is waited for; all without.
     number: Option<u32>,
-    /// How far each was when it was seen last.
-    seen: BTreeMap<(String, u32), Progress>,
+    /// How far each was when it was seen last, by pool, number and disk.
+    seen: BTreeMap<(String, u32, String), Progress>,
     done_bytes: u64,
     /// Looks in a row at which nothing was moved.
     still: u32,
@@ -91,7 +91,8 @@ impl Watch {
             for job in pool.jobs.iter().filter(wanted) {
                 let JobReport { total_bytes, left_bytes, .. } = *job;
                 let done_bytes = total_bytes.saturating_sub(left_bytes);
-                jobs.insert((pool.name.clone(), job.number), Progress { done_bytes, total_bytes });
+                let key = (pool.name.clone(), job.number, job.disk.clone());
+                jobs.insert(key, Progress { done_bytes, total_bytes });
                 match &job.state {
                     JobState::Running => going = true,
                     JobState::Waiting { why } => waits = Some((pool, job, why)),
@@ -99,6 +100,16 @@ impl Watch {
                     JobState::Done if job.kind == "remove" => going = true,
                     JobState::Done | JobState::Unknown => {}
                 }
+            }
+            let all = self.disks.is_none() && self.number.is_none();
+            for JobReport { disk, left_bytes, .. } in resyncs(pool).filter(|_| all) {
+                let key = (pool.name.clone(), 0, disk);
+                // How much it was when it began isn't known.
+                let most = self.seen.get(&key).map_or(0, |seen| seen.total_bytes);
+                let total_bytes = most.max(left_bytes);
+                let done_bytes = total_bytes - left_bytes;
+                jobs.insert(key, Progress { done_bytes, total_bytes });
+                going = true;
             }
         }
         if let Some(pool @ PoolReport { name, state, .. }) = closed {
@@ -205,6 +216,19 @@ mod tests {
         assert!(matches!(watch.look(&[pool_with(vec![removed])]), Look::Going(_)));
         assert!(matches!(watch.look(&[pool_with(vec![done, other])]), Look::Over));
         assert!(matches!(watch.look(&[pool_with(Vec::new())]), Look::Over));
+
+        // A disk that gets what it missed is waited for with all jobs, not with one that is named.
+        let behind = |dirty_bytes| {
+            let mut pool = pool_with(Vec::new());
+            pool.disks[0].dirty_bytes = dirty_bytes;
+            [pool]
+        };
+        let mut all = Watch::new("jobs", None);
+        assert!(matches!(all.look(&behind(100)), Look::Going(_)));
+        let Look::Going(News::Progress(progress)) = all.look(&behind(25)) else { panic!() };
+        assert_eq!(progress, Progress { done_bytes: 75, total_bytes: 100 });
+        assert!(matches!(all.look(&behind(0)), Look::Over));
+        assert!(matches!(Watch::of_job("scrub", &running, 9).look(&behind(9)), Look::Over));
 
         // An engine that has just begun knows no jobs.
         let opening = PoolReport { state: PoolState::Opening, ..pool_with(Vec::new()) };

@@ -1,82 +1,197 @@
-//! What people see of operations that take longer than two seconds on a terminal: how far it is. Elsewhere
-//! a line says what an operation stands still for.
+//! What is seen of operations that take longer than two seconds: on a terminal how far it is, elsewhere a line that says
+//! what an operation stands still for, and for programs (`--json`) a JSON line on the standard error every second.
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use pool::Progress;
+use serde::Serialize;
 
 use terminal::{QUIET, SAY_AGAIN, WaitDisplay, is_seen};
 
 use crate::client::News;
 
+/// How often programs are told.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// Shows how far an operation is.
 pub struct ProgressDisplay {
-    begun: Instant,
-    enabled: bool,
-    /// Without a terminal: what was said last of what is waited for; none where nobody reads it.
-    said: Option<String>,
     title: &'static str,
-    bar: Option<ProgressBar>,
-    waiting: Option<WaitDisplay>,
+    begun: Instant,
+    shown: Shown,
+}
+
+/// To whom it is shown.
+enum Shown {
+    Terminal {
+        bar: Option<ProgressBar>,
+        waiting: Option<WaitDisplay>,
+    },
+    /// A log, with what was said last of what is waited for.
+    Log {
+        said: String,
+    },
+    /// A program, with when it was told last and how far it was when it was told first.
+    Program {
+        told: Option<Instant>,
+        from: Option<(Instant, u64)>,
+    },
+}
+
+/// What a program is told.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line<'a> {
+    Progress {
+        /// What is done.
+        operation: &'a str,
+        #[serde(flatten)]
+        progress: Progress,
+        /// Since it was told of first; none before anything was done.
+        bytes_per_sec: Option<u64>,
+        /// At this rate.
+        left_secs: Option<u64>,
+    },
+    Waiting {
+        /// What is done.
+        operation: &'a str,
+        /// For what it waits.
+        why: &'a str,
+        /// Since the operation began.
+        for_secs: u64,
+    },
+}
+
+/// Says what isn't the result of a command, in whole lines; to programs in a line like those of progress.
+pub fn remark_in_passing(json: bool, text: &str) {
+    match json {
+        true => eprintln!("{}", serde_json::json!({ "remark": text.trim_end() })),
+        false => eprint!("{text}"),
+    }
 }
 
 impl ProgressDisplay {
     /// For an operation that begins now.
     pub fn new(title: &'static str, json: bool) -> ProgressDisplay {
-        let enabled = is_seen(json);
-        let said = (!json).then(String::new);
-        ProgressDisplay { begun: Instant::now(), enabled, said, title, bar: None, waiting: None }
+        let shown = match json {
+            true => Shown::Program { told: None, from: None },
+            false if is_seen(json) => Shown::Terminal { bar: None, waiting: None },
+            false => Shown::Log { said: String::new() },
+        };
+        ProgressDisplay { title, begun: Instant::now(), shown }
     }
 
     /// Takes what the supervisor told.
     pub fn update(&mut self, news: &News) {
-        if !self.enabled {
-            return self.say(news);
-        }
-        if self.begun.elapsed() < QUIET {
-            return;
-        }
-        let progress = match news {
-            News::Progress(progress) => progress,
-            News::Waiting(what) => {
-                let what = format!("{}: {what}", self.title);
-                self.waiting.get_or_insert_with(|| WaitDisplay::new(&what)).update(&what);
-                return;
+        let (title, elapsed) = (self.title, self.begun.elapsed());
+        match (&mut self.shown, news) {
+            // A script that stands still leaves in its log why, once for each reason.
+            (Shown::Log { said }, News::Waiting(why)) => {
+                if elapsed >= SAY_AGAIN && said != why {
+                    eprintln!("{title}: waiting for {} s: {why}", elapsed.as_secs());
+                    said.clone_from(why);
+                }
             }
-        };
-        self.waiting = None;
-        let bar = self.bar.get_or_insert_with(|| new_bar(self.title, self.begun.elapsed()));
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes.min(progress.total_bytes));
+            (Shown::Log { .. }, News::Progress(_)) => {}
+            (_, _) if elapsed < QUIET => {}
+            (Shown::Program { told, from }, news) => {
+                let now = Instant::now();
+                if told.is_some_and(|told| now - told < TELL_EVERY) {
+                    return;
+                }
+                *told = Some(now);
+                let line = line(title, elapsed, news, now, from);
+                eprintln!("{}", serde_json::to_string(&line).unwrap_or_default());
+            }
+            (Shown::Terminal { waiting, .. }, News::Waiting(why)) => {
+                let why = format!("{title}: {why}");
+                waiting.get_or_insert_with(|| WaitDisplay::new(&why)).update(&why);
+            }
+            (Shown::Terminal { bar, waiting }, News::Progress(progress)) => {
+                *waiting = None;
+                let bar = bar.get_or_insert_with(|| new_bar(title, elapsed));
+                bar.set_length(progress.total_bytes);
+                bar.set_position(progress.done_bytes.min(progress.total_bytes));
+            }
+        }
     }
 }
 
-impl ProgressDisplay {
-    /// A line where nobody sees the time pass, once for each reason to wait: a script that stands still
-    /// leaves in its log why.
-    fn say(&mut self, news: &News) {
-        let (News::Waiting(what), Some(said)) = (news, &mut self.said) else { return };
-        if self.begun.elapsed() >= SAY_AGAIN && said != what {
-            eprintln!("{}: waiting for {} s: {what}", self.title, self.begun.elapsed().as_secs());
-            said.clone_from(what);
+/// What a program is told `elapsed` after the operation began, and `now`.
+fn line<'a>(
+    operation: &'a str,
+    elapsed: Duration,
+    news: &'a News,
+    now: Instant,
+    from: &mut Option<(Instant, u64)>,
+) -> Line<'a> {
+    let progress = match news {
+        News::Waiting(why) => {
+            return Line::Waiting { operation, why, for_secs: elapsed.as_secs() };
         }
+        News::Progress(progress) => *progress,
+    };
+    let (since, first) = *from.get_or_insert((now, progress.done_bytes));
+    let (done, secs) = (progress.done_bytes.saturating_sub(first), (now - since).as_secs_f64());
+    let rate = (done > 0 && secs > 0.0).then(|| done as f64 / secs);
+    let left = progress.total_bytes.saturating_sub(progress.done_bytes) as f64;
+    Line::Progress {
+        operation,
+        progress,
+        bytes_per_sec: rate.map(|rate| rate as u64),
+        left_secs: rate.map(|rate| (left / rate).ceil() as u64),
     }
 }
 
 impl Drop for ProgressDisplay {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Shown::Terminal { bar: Some(bar), .. } = &self.shown {
             bar.finish_and_clear();
         }
     }
 }
 
 fn new_bar(title: &'static str, elapsed: Duration) -> ProgressBar {
-    let template = "{prefix} {wide_bar} {percent}% {binary_bytes_per_sec} {eta} left";
+    let template = "{prefix} {wide_bar} {percent}% {binary_bytes_per_sec} {left} left";
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_prefix(title);
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        // Before anything was done no time is known; indicatif would say none is left.
+        let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = match state.pos() {
+                0 => out.write_str("unknown time"),
+                _ => write!(out, "{:#}", HumanDuration(state.eta())),
+            };
+        };
+        bar.set_style(style.with_key("left", left));
     }
     bar.with_elapsed(elapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn programs_are_told_rate_and_time_left() {
+        let begun = Instant::now();
+        let (mut from, second) = (None, Duration::from_secs(1));
+        let mut told = |secs, done_bytes| {
+            let news = News::Progress(Progress { done_bytes, total_bytes: 1000 });
+            let line = line("verify", second * secs, &news, begun + second * secs, &mut from);
+            serde_json::to_value(&line).unwrap()["progress"].take()
+        };
+        let first = told(2, 100);
+        assert_eq!((&first["operation"], &first["done_bytes"]), (&"verify".into(), &100.into()));
+        assert!(first["bytes_per_sec"].is_null() && first["left_secs"].is_null(), "{first}");
+        let later = told(6, 500);
+        assert_eq!((&later["bytes_per_sec"], &later["left_secs"]), (&100.into(), &5.into()));
+        assert_eq!(later["total_bytes"], 1000);
+
+        let why = News::Waiting("for e1.0".into());
+        let line = serde_json::to_value(line("scrub", second * 3, &why, begun, &mut None)).unwrap();
+        let said = serde_json::json!({"operation": "scrub", "why": "for e1.0", "for_secs": 3});
+        assert_eq!(line["waiting"], said);
+    }
 }

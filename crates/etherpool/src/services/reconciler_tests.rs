@@ -169,6 +169,7 @@ fn pool_report() -> PoolReport {
             survives_labels: Default::default(),
             shared_groups: 0,
             replayed: Replayed::default(),
+            replaying: None,
         }],
     }
 }

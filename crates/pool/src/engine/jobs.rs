@@ -6,7 +6,7 @@
 //! A disk that a job empties gets nothing new, and its copies of log segments are given up like those of a
 //! disk that is out: the segment is closed and destaged.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(crate) struct Jobs {
     gone_since: RefCell<BTreeMap<DiskNumber, Instant>>,
     /// Why they aren't rebuilt.
     not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
+    /// Which scrub, by when it began, has read how many extents: what it noted is behind.
+    pub(super) scrubbed: Cell<(u64, u64)>,
     pub(super) checks: RefCell<Checks>,
     pub(super) balance: RefCell<Balance>,
 }

@@ -27,7 +27,7 @@ use crate::format::{
     SegmentContents, SegmentNumber, Stamp, UncheckedSegmentHeader, read_segment,
 };
 use crate::metadata::{MetaRecord, Segment, SegmentCopyPlace, SegmentState};
-use crate::report::Replayed;
+use crate::report::{Progress, Replayed};
 
 /// Bytes read at once from a copy.
 const PIECE_BYTES: usize = 1 << 20;
@@ -274,6 +274,9 @@ impl Volume {
         let needed: Vec<&Segment> =
             segments.iter().filter(|segment| segment.is_needed(released)).collect();
         let mut unread = false;
+        let bytes_of = |segment: &Segment| segment.high_water_bytes(self.pool.shape());
+        let total_bytes = needed.iter().map(|segment| bytes_of(segment)).sum();
+        self.replaying.set(Progress { done_bytes: 0, total_bytes });
         for segment in &needed {
             let current = current_copies(segment, &config);
             if let SegmentState::Closed(end) = segment.state {
@@ -289,6 +292,8 @@ impl Volume {
                 }
                 contents => contents?,
             };
+            let done_bytes = self.replaying.get().done_bytes + bytes_of(segment);
+            self.replaying.set(Progress { done_bytes, total_bytes });
             let all_unread = copies.iter().all(|copy| copy.is_unread);
             unread |= copies.iter().any(|copy| copy.is_unread);
             if reads_again && unread && (all_unread || !contents.records.values().all(is_whole)) {

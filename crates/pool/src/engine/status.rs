@@ -151,22 +151,21 @@ impl OpenPool {
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let read_only = self.pool.read_only;
-        let suspended = match volume.serving() {
+        let serving = volume.serving();
+        let blocked = self.blocked(meta, known);
+        let is_replayed = matches!(serving, Serving::Opening) && blocked.is_none();
+        let suspended = match serving {
             Serving::Yes | Serving::Gone if read_only => None,
-            Serving::Yes | Serving::Gone => {
-                self.blocked(meta, known).or_else(|| volume.lacks_space())
-            }
+            Serving::Yes | Serving::Gone => blocked.clone().or_else(|| volume.lacks_space()),
             Serving::Opening => {
-                let replaying = || "its log is being replayed".to_owned();
-                Some(self.blocked(meta, known).unwrap_or_else(replaying))
+                Some(blocked.clone().unwrap_or_else(|| "its log is being replayed".to_owned()))
             }
             Serving::Suspended(reason) => Some(reason),
         };
         // Of one that is to have fewer copies nobody expects more.
         let copies = u32::from(known.promised_copies());
         let degraded = least.domains < copies;
-        let incomplete = || self.blocked(meta, known).filter(|_| read_only);
-        let state = match (suspended, incomplete()) {
+        let state = match (suspended, blocked.filter(|_| read_only)) {
             (Some(why), _) => VolumeState::Suspended { why },
             (None, Some(why)) => VolumeState::Incomplete { why },
             (None, None) if degraded => VolumeState::Degraded,
@@ -197,6 +196,7 @@ impl OpenPool {
             // Copies that share one count once, so it is degraded.
             shared_groups: if degraded { shared_groups(meta, known) } else { 0 },
             replayed: volume.replayed.get(),
+            replaying: is_replayed.then(|| volume.replaying.get()),
         })
     }
 

@@ -30,7 +30,8 @@ pub fn deserialize<'de, D: Deserializer<'de>>(
 fn to_value(text: &str) -> Value {
     let parsed = serde_json::from_str::<Value>(text).ok();
     let same = |value: &Value| {
-        !value.is_string() && depth(value) <= DEPTH_MAX && value.to_string() == text
+        let said = || serde_json::to_string(value).unwrap_or_default();
+        !value.is_string() && depth(value) <= DEPTH_MAX && said() == text
     };
     parsed.filter(same).unwrap_or_else(|| text.into())
 }

@@ -22,16 +22,38 @@ pub struct PoolJob {
 
 const HEAD: [&str; 8] = ["POOL", "JOB", "KIND", "DISK", "TO", "DONE", "LEFT", "STATE"];
 
-/// `pool jobs`.
-pub fn jobs(jobs: &[PoolJob]) -> String {
+/// `pool jobs`. A resync is no job that could be cancelled, and is listed without a number; its `done` isn't known.
+/// With `rates_bytes`, how much each does in a second.
+pub fn jobs(jobs: &[PoolJob], rates_bytes: &[Option<u64>]) -> String {
     if jobs.is_empty() {
         return "No jobs\n".into();
     }
-    let mut table = table(&HEAD);
-    for PoolJob { pool, job } in jobs {
-        table.add_row(std::iter::once(pool.clone()).chain(row(job)));
+    let mut table = table(&[&HEAD[..7], &["RATE", "TIME LEFT"], &HEAD[7..]].concat());
+    for (index, PoolJob { pool, job }) in jobs.iter().enumerate() {
+        let rate = rates_bytes.get(index).copied().flatten().filter(|rate| *rate > 0);
+        let left = rate.map(|rate| spoken(Duration::from_secs(job.left_bytes.div_ceil(rate))));
+        let mut row = row(job).to_vec();
+        let state = row.pop();
+        let rate = rate.map(|rate| format!("{}/s", Human(rate)));
+        row.extend([or_dash(rate.as_deref()), or_dash(left.as_deref())]);
+        table.add_row(std::iter::once(pool.clone()).chain(row).chain(state));
     }
     lines(&table)
+}
+
+/// The disks of a pool that get what they missed.
+pub fn resyncs(report: &PoolReport) -> impl Iterator<Item = JobReport> {
+    let behind = report.disks.iter().filter(|disk| disk.dirty_bytes > 0);
+    behind.filter(|disk| disk.state == DiskState::Usable).map(|disk| JobReport {
+        number: 0,
+        kind: "resync".into(),
+        disk: disk.name.clone(),
+        volume: None,
+        to: None,
+        total_bytes: disk.dirty_bytes,
+        left_bytes: disk.dirty_bytes,
+        state: JobState::Running,
+    })
 }
 
 /// The jobs of one pool, for `pool show`.
@@ -44,12 +66,13 @@ pub fn job_rows(jobs: &[JobReport]) -> String {
 }
 
 fn row(job: &JobReport) -> [String; 7] {
+    let is_resync = job.number == 0;
     [
-        job.number.to_string(),
+        if is_resync { "-".into() } else { job.number.to_string() },
         job.kind.clone(),
         or_dash(of(job)),
         or_dash(job.to.as_deref()),
-        format!("{}%", percent_done(job)),
+        if is_resync { "-".into() } else { format!("{}%", percent_done(job)) },
         Human(job.left_bytes).to_string(),
         job_state(&job.state),
     ]
@@ -306,6 +329,7 @@ pub fn as_arguments(disks: &[&PoolDisk]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::samples;
     use super::*;
 
@@ -323,15 +347,20 @@ mod tests {
         };
         let done = JobReport { number: 4, left_bytes: 0, state: JobState::Done, ..job.clone() };
         let of = |job| PoolJob { pool: "cluster".into(), job };
-        let text = jobs(&[of(job), of(waiting), of(done)]);
+        let mut pool = samples::pool();
+        pool.disks[0].dirty_bytes = 3 << 30;
+        let resync = resyncs(&pool).next().unwrap();
+        let all = [of(job), of(waiting), of(done), of(resync)];
+        let text = jobs(&all, &[Some(64 << 20), Some(0), None, Some(1 << 20)]);
         let expected = "\
-POOL     JOB  KIND      DISK  TO    DONE  LEFT     STATE
-cluster  2    evacuate  e1.0  -     75%   256 MiB  running
-cluster  3    replace   e1.0  e4.0  99%   1 B      waiting: there is no room for the rest where its other copies aren't
-cluster  4    evacuate  e1.0  -     100%  0 B      done
+POOL     JOB  KIND      DISK  TO    DONE  LEFT      RATE        TIME LEFT   STATE
+cluster  2    evacuate  e1.0  -     75%   256 MiB   64.0 MiB/s  4 seconds   running
+cluster  3    replace   e1.0  e4.0  99%   1 B       -           -           waiting: there is no room for the rest where its other copies aren't
+cluster  4    evacuate  e1.0  -     100%  0 B       -           -           done
+cluster  -    resync    e1.0  -     -     3.00 GiB  1.00 MiB/s  51 minutes  running
 ";
         assert_eq!(text, expected, "\n{text}");
-        assert_eq!(jobs(&[]), "No jobs\n");
+        assert_eq!(jobs(&[], &[]), "No jobs\n");
     }
 
     #[test]

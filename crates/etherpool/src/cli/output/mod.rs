@@ -40,8 +40,8 @@ pub use dump::dumped;
 pub use exports::{target_stats, target_status};
 pub use history::{history, history_line};
 pub use jobs::{
-    PoolJob, as_arguments, cancelling, evacuation, jobs, named, removal, replacement, scrubbed,
-    what_it_does,
+    PoolJob, as_arguments, cancelling, evacuation, jobs, named, removal, replacement, resyncs,
+    scrubbed, what_it_does,
 };
 pub use labels::{labelled, labels};
 use layouts::layout;

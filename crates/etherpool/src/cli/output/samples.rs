@@ -72,6 +72,7 @@ pub fn volume() -> VolumeReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         replayed: Replayed { records: 2, blocks: 9 },
+        replaying: None,
     }
 }
 

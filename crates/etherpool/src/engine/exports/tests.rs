@@ -174,6 +174,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         survives_labels: Default::default(),
         shared_groups: 0,
         replayed: pool::Replayed::default(),
+        replaying: None,
     };
     PoolReport {
         read_only: false,

@@ -29,7 +29,7 @@ use super::pool::{Pool, ended_error};
 use crate::format::{DiskNumber, GenerationId, Row, VolumeId};
 use crate::layout::StripeLayout;
 use crate::metadata::RunKey;
-use crate::report::{PoolEvent, Replayed};
+use crate::report::{PoolEvent, Progress, Replayed};
 use crate::stats::VolumeStats;
 use credit::Credit;
 use log::Log;
@@ -85,6 +85,8 @@ pub(crate) struct Volume {
     pub(crate) repaired_blocks: Cell<u64>,
     pub(crate) resynced_bytes: Cell<u64>,
     pub(crate) replayed: Cell<Replayed>,
+    /// How much of the log the opening has read.
+    pub(crate) replaying: Cell<Progress>,
     /// Counts reads of members.
     pub(crate) reads: Cell<u32>,
     pub(crate) stats: RefCell<VolumeStats>,
@@ -122,6 +124,7 @@ impl Volume {
             repaired_blocks: Cell::new(0),
             resynced_bytes: Cell::new(0),
             replayed: Cell::default(),
+            replaying: Cell::default(),
             reads: Cell::new(0),
             stats: RefCell::new(VolumeStats { began_ms, ..VolumeStats::default() }),
         }))

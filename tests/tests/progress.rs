@@ -1,0 +1,71 @@
+//! How far long work is: a bar with rate and time left on a terminal, nothing on a pipe, and JSON lines on the standard
+//! error for programs. The work is slow by its own settings: a scrub that may read little at a time, an import that
+//! waits for a machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::process::Command;
+
+use blackbox::{Lab, LabOptions, text_of, wait_until};
+use serde_json::Value;
+
+/// What a command says where its standard output and error are one terminal.
+fn on_a_terminal(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let mut script = Command::new("script");
+    let typed = format!("stty cols 100; {}", quoted.join(" "));
+    script.args(["-qefc", &typed, "/dev/null"]).env("TERM", "xterm");
+    script.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = script.output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The JSON lines on the standard error of a command that ended well, and what it printed.
+fn as_a_program(command: &mut Command) -> (Vec<Value>, Value) {
+    let output = command.arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    let lines = String::from_utf8(output.stderr).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    (lines, serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn work_that_takes_long_is_followed() {
+    let lab = Lab::up(&LabOptions { nodes: 3, disks: 1, size: "256M", ..LabOptions::default() });
+    std::fs::write(lab.mount().join("file"), vec![7; 16 << 20]).unwrap();
+    assert!(Command::new("sync").arg("-f").arg(lab.mount()).status().unwrap().success());
+    // Both copies at this rate take at least four seconds.
+    let scrub = ["pool", "scrub", "cluster", "--wait"];
+    let begin = ["pool", "set", "cluster", "scrub-rate", "8M"];
+    lab.cli(&begin);
+
+    let shown = on_a_terminal(&lab.cli_command(&scrub));
+    let bar = |text: &str| text.contains("scrub ") && text.contains('%') && text.contains(" left");
+    assert!(bar(&shown) && shown.contains("MiB/s"), "{shown}");
+
+    let piped = lab.cli_output(&scrub);
+    assert!(piped.status.success() && piped.stderr.is_empty(), "{}", text_of(&piped));
+    assert!(!bar(&String::from_utf8_lossy(&piped.stdout)), "{}", text_of(&piped));
+
+    let (lines, _) = as_a_program(&mut lab.cli_command(&scrub));
+    let told = lines.last().unwrap_or_else(|| panic!("nothing was told"))["progress"].clone();
+    assert_eq!(told["operation"], "scrub");
+    let number = |key: &str| told[key].as_u64().unwrap_or_else(|| panic!("no {key} in {told}"));
+    assert!(number("done_bytes") <= number("total_bytes") && number("bytes_per_sec") > 0, "{told}");
+    number("left_secs");
+}
+
+#[test]
+fn an_import_says_what_it_waits_for() {
+    let lab = Lab::up(&LabOptions { nodes: 3, disks: 1, size: "256M", ..LabOptions::default() });
+    lab.cli(&["pool", "release", "cluster", "--yes"]);
+    lab.lab(&["kill", "n3"]);
+    wait_until("the disk is gone", || lab.pool()["disks"].as_array().unwrap().len() == 2);
+    // A machine may be booting yet: disks that aren't there are waited for so long.
+    let import = ["pool", "import", "cluster", "--grace", "6", "--yes"];
+    let (lines, report) = as_a_program(&mut lab.cli_command(&import));
+    assert_eq!(report["name"], "cluster");
+    let waits = |line: &Value| line["waiting"]["operation"] == "import";
+    assert!(lines.iter().any(waits), "{lines:?}");
+}
