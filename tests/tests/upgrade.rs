@@ -28,6 +28,8 @@ struct Cluster {
     lab: Lab,
     /// The program of the supervisor: what people type is of its version.
     supervisor: PathBuf,
+    /// That of the nodes.
+    nodes: PathBuf,
     exported: Verifier,
     /// None while the supervisor is replaced.
     mounted: Option<Load>,
@@ -48,7 +50,8 @@ impl Cluster {
         let exported = Verifier::on(cable, answer["address"].as_str().unwrap(), 1, RETRY);
         let mounted = Some(write(&lab));
         let made = Vec::new();
-        Cluster { lab, supervisor: program.to_owned(), exported, mounted, made }
+        let (supervisor, nodes) = (program.to_owned(), program.to_owned());
+        Cluster { lab, supervisor, nodes, exported, mounted, made }
     }
 
     /// Each node by itself, as people are told to: the next one once everything is whole again.
@@ -59,6 +62,8 @@ impl Cluster {
             self.wait_for_writes();
             self.wait_whole();
         }
+        self.nodes = program.to_owned();
+        self.wait_told_apart();
     }
 
     /// What it has mounted is unmounted, and mounted again; who has a volume as a disk waits.
@@ -70,6 +75,7 @@ impl Cluster {
         written.verify();
         self.mounted = Some(write(&self.lab));
         self.wait_whole();
+        self.wait_told_apart();
     }
 
     fn becomes(&mut self, who: &str, program: &Path) {
@@ -92,6 +98,28 @@ impl Cluster {
         std::thread::sleep(duration);
         self.wait_for_writes();
         self.wait_whole();
+    }
+
+    /// The newer program's command tells who runs what, also where the supervisor is of before.
+    fn wait_told_apart(&mut self) {
+        let asks = program().canonicalize().unwrap();
+        self.lab.go_on_by(&asks);
+        let does_know = tells_versions(&self.supervisor);
+        let of_nodes = Some(version_of(&self.nodes)).filter(|_| tells_versions(&self.nodes));
+        let is_mixed = self.nodes != self.supervisor;
+        wait_until("it is told who runs what", || {
+            let told = self.lab.json(&["version", "--cluster"]);
+            let nodes = told["nodes"].as_array().unwrap();
+            let is_right = |name: &&str| {
+                let node = nodes.iter().find(|node| node["name"] == *name);
+                node.is_some_and(|node| node["version"].as_str() == of_nodes.as_deref())
+            };
+            told["version"] == version_of(&asks)
+                && told["supervisor"]["version"] == version_of(&self.supervisor)
+                && (!does_know || NODES.iter().all(is_right))
+                && told["remarks"].as_array().unwrap().is_empty() == (does_know && !is_mixed)
+        });
+        self.lab.go_on_by(&self.supervisor);
     }
 
     fn wait_for_writes(&self) {
@@ -149,6 +177,16 @@ fn mix() -> Duration {
     seconds.map_or(BRIEF, |seconds| Duration::from_secs(seconds.parse().unwrap()))
 }
 
+fn version_of(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output().unwrap();
+    text_of(&output).trim().trim_start_matches("etherpool ").to_owned()
+}
+
+/// Whether it is of a version that tells others which one it is.
+fn tells_versions(program: &Path) -> bool {
+    Command::new(program).args(["help", "version"]).output().unwrap().status.success()
+}
+
 /// The former program and this one; none where the former one wasn't built.
 fn versions() -> Option<(PathBuf, PathBuf)> {
     let Some(former) = former_program() else {
@@ -159,10 +197,8 @@ fn versions() -> Option<(PathBuf, PathBuf)> {
     };
     let path = |program: PathBuf| program.canonicalize().unwrap();
     let (former, new) = (path(former), path(program()));
-    let version =
-        |program: &Path| text_of(&Command::new(program).arg("--version").output().unwrap());
-    println!("from {} to {}", version(&former).trim(), version(&new).trim());
-    assert_ne!(version(&former), version(&new), "the test shows nothing");
+    println!("from {} to {}", version_of(&former), version_of(&new));
+    assert_ne!(version_of(&former), version_of(&new), "the test shows nothing");
     Some((former, new))
 }
 

@@ -38,6 +38,7 @@ mod tls;
 mod told;
 mod troubles;
 mod turns;
+mod versions;
 mod webhook;
 mod witnesses;
 

@@ -15,7 +15,7 @@ use control::api::{ApiError, ErrorCode, Role};
 
 use super::api::{self, Refusal};
 use super::commands::noted;
-use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told};
+use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told, versions};
 
 struct Route {
     role: Role,
@@ -55,6 +55,7 @@ fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Rou
 fn all() -> Vec<Route> {
     let supervisor = [
         read("/v1/status", get(api::status)),
+        read("/v1/version", get(versions::show)),
         read("/v1/discover", get(api::discover)),
         read("/v1/disks", get(api::disks)),
         administer("/v1/disks/{disk}/reset-epoch", post(api::reset_epoch)),
