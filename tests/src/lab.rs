@@ -285,7 +285,7 @@ impl Lab {
     /// Whether it is mounted, by the supervisor's word, which may not answer yet: what a dead engine left mounted is
     /// there for a moment more.
     pub fn is_mounted(&self) -> bool {
-        self.service_is(|one| one["mount"] == "on")
+        self.service_is(|one| state_name(&one["mount"]) == "on")
     }
 
     fn service_is(&self, so: impl Fn(&Value) -> bool) -> bool {
@@ -318,7 +318,9 @@ impl Lab {
     /// Waits until the file system is mounted and FTP greets.
     pub fn wait_served(&self) {
         crate::wait_until("the file system is served", || {
-            let is_on = self.service_is(|one| one["mount"] == "on" && one["ftp"] == "on");
+            let is_on =
+                |one: &Value| ["mount", "ftp"].iter().all(|way| state_name(&one[way]) == "on");
+            let is_on = self.service_is(is_on);
             let lab = self.status();
             is_on && lab["mount"].is_string() && lab["ftp"].is_string()
         });
@@ -370,7 +372,7 @@ impl Drop for Lab {
     }
 }
 
-/// The name of a state that may carry details.
+/// The name of a state that may carry details; versions write it as a text or as an object.
 fn state_name(state: &Value) -> String {
     match state {
         Value::String(name) => name.clone(),
