@@ -17,13 +17,14 @@ QUICK := --profile quick --locked
 # The same packages for each, as others would have other features of what they depend on, and be built anew.
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
-.PHONY: help lab build build-dist build-static deb test test-long check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
+.PHONY: help lab build build-dist build-static deb test test-long test-upgrade check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
 .PHONY: blackbox blackbox-long guests-long kills-long diskless-long static-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
 	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release, docs/diskless.md"
+	@echo "make test-upgrade the former version beside this one: one machine after the other, both together for ten minutes, and back"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
 	@echo "make bench     measure, side by side with plain files, bare AoE disks and btrfs; the target with vblade"
@@ -64,7 +65,7 @@ lab: setup build
 
 test: setup setup-qemu check unit bytes hostile sim blackbox
 
-test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long static-long
+test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long static-long test-upgrade
 
 # Formatting and lints: no warning passes.
 check:
@@ -126,6 +127,14 @@ blackbox:
 	@# With tests of it, which were built already: alone it would have other features.
 	$(CARGO) test $(TESTED) --no-run --test systemd
 	ETHERPOOL_BIN=$(abspath $(TARGET)/quick/etherpool) scripts/blackbox $(QUICK)
+
+# The former version (scripts/former-version) beside this one, in both orders, each with ten minutes of both together.
+MIX_SECS ?= 600
+test-upgrade:
+	$(CARGO) test $(TESTED) --no-run --test systemd
+	former=$$(scripts/build-former) && [ -n "$$former" ] && \
+		UPGRADE_MIX_SECS=$(MIX_SECS) ETHERPOOL_BIN=$(abspath $(TARGET)/quick/etherpool) ETHERPOOL_FORMER_BIN=$$former \
+		$(CARGO) test $(QUICK) --workspace --exclude architecture --test upgrade -- --test-threads=1 --nocapture
 
 # The same with what users run.
 blackbox-long: build

@@ -43,6 +43,8 @@ pub struct Lab {
     dir: TempDir,
     ftp_port: u16,
     security: &'static str,
+    /// What its commands are, and the processes that they start.
+    program: PathBuf,
 }
 
 /// Says loudly why a black-box test can't run here, instead of passing quietly.
@@ -56,6 +58,11 @@ pub fn require_root() {
 impl Lab {
     /// `lab up` with these options.
     pub fn up(options: &LabOptions) -> Lab {
+        Lab::up_by(&program(), options)
+    }
+
+    /// The same by another program than the one under test.
+    pub fn up_by(program: &Path, options: &LabOptions) -> Lab {
         require_root();
         // Tests of one run follow each other; a port may linger in TIME_WAIT.
         let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +71,7 @@ impl Lab {
             .prefix("etherpool-lab")
             .tempdir()
             .expect("temporary directory");
-        let lab = Lab { dir, ftp_port, security: options.security };
+        let lab = Lab { dir, ftp_port, security: options.security, program: program.to_owned() };
         let (nodes, disks, mtu, port) = (
             options.nodes.to_string(),
             options.disks.to_string(),
@@ -93,6 +100,11 @@ impl Lab {
         lab
     }
 
+    /// From now on its commands are this program, and so are the processes that they start.
+    pub fn go_on_by(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
     /// `etherpool lab ARGS`; fails the test if the command fails.
     pub fn lab(&self, args: &[&str]) -> String {
         success(args, self.lab_output(args))
@@ -119,10 +131,31 @@ impl Lab {
 
     /// Has a node read its configuration again.
     pub fn reload(&self, node: &str) {
+        self.signal(node, "-HUP");
+    }
+
+    /// Stops a node or the supervisor as systemd does, and waits until it is gone.
+    pub fn stop(&self, who: &str) {
+        let pid = self.signal(who, "-TERM");
+        let is_there = || std::fs::exists(Path::new("/proc").join(&pid)).unwrap();
+        crate::wait_until(&format!("{who} has ended"), || !is_there());
+    }
+
+    /// The process of a node or of the supervisor.
+    pub fn pid(&self, who: &str) -> String {
         let status = self.status();
-        let nodes = status["nodes"].as_array().unwrap();
-        let pid = nodes.iter().find(|one| one["name"] == node).unwrap()["pid"].to_string();
-        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        let mut nodes = status["nodes"].as_array().unwrap().iter();
+        let one = match who {
+            "supervisor" => &status["supervisor"],
+            _ => nodes.find(|one| one["name"] == who).unwrap(),
+        };
+        one["pid"].to_string()
+    }
+
+    fn signal(&self, who: &str, signal: &str) -> String {
+        let pid = self.pid(who);
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        pid
     }
 
     /// `etherpool lab ARGS`, however it ends.
@@ -131,7 +164,7 @@ impl Lab {
     }
 
     fn lab_command(&self, args: &[&str]) -> Command {
-        let mut command = etherpool();
+        let mut command = Command::new(&self.program);
         command.arg("lab").arg("--dir").arg(self.dir.path()).args(args);
         command
     }
@@ -157,7 +190,7 @@ impl Lab {
 
     /// `etherpool ARGS`, to be run.
     pub fn cli_command(&self, args: &[&str]) -> Command {
-        let mut command = etherpool();
+        let mut command = Command::new(&self.program);
         command.arg("--socket").arg(self.dir.path().join("supervisor/run/api.sock")).args(args);
         command
     }
@@ -252,7 +285,7 @@ impl Lab {
     /// Whether it is mounted, by the supervisor's word, which may not answer yet: what a dead engine left mounted is
     /// there for a moment more.
     pub fn is_mounted(&self) -> bool {
-        self.service_is(|one| one["mount"] == "on")
+        self.service_is(|one| state_name(&one["mount"]) == "on")
     }
 
     fn service_is(&self, so: impl Fn(&Value) -> bool) -> bool {
@@ -285,7 +318,9 @@ impl Lab {
     /// Waits until the file system is mounted and FTP greets.
     pub fn wait_served(&self) {
         crate::wait_until("the file system is served", || {
-            let is_on = self.service_is(|one| one["mount"] == "on" && one["ftp"] == "on");
+            let is_on =
+                |one: &Value| ["mount", "ftp"].iter().all(|way| state_name(&one[way]) == "on");
+            let is_on = self.service_is(is_on);
             let lab = self.status();
             is_on && lab["mount"].is_string() && lab["ftp"].is_string()
         });
@@ -380,12 +415,25 @@ pub fn alone(args: &[&str], dir: &Path) -> Output {
 
 /// The program under test.
 pub fn etherpool() -> Command {
+    Command::new(program())
+}
+
+/// Where the program under test is.
+pub fn program() -> PathBuf {
     let program = std::env::var_os("ETHERPOOL_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/etherpool"),
         PathBuf::from,
     );
     assert!(program.exists(), "no program at {}: `make build` first", program.display());
-    Command::new(program)
+    program
+}
+
+/// The program of the former version, if there is one (scripts/build-former).
+pub fn former_program() -> Option<PathBuf> {
+    let program = std::env::var_os("ETHERPOOL_FORMER_BIN").filter(|path| !path.is_empty());
+    let program = PathBuf::from(program?);
+    assert!(program.exists(), "no former program at {}", program.display());
+    Some(program)
 }
 
 /// A command that asks nobody, and says what it says in a log.

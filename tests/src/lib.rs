@@ -17,7 +17,10 @@ mod target;
 mod tree;
 mod verifier;
 
-pub use lab::{Lab, LabOptions, VOLUME, alone, etherpool, key_of, quiet, require_root, text_of};
+pub use lab::{
+    Lab, LabOptions, VOLUME, alone, etherpool, former_program, key_of, program, quiet,
+    require_root, text_of,
+};
 pub use load::{Load, LoadReport};
 pub use loop_disk::{DiskCounts, LoopDisk};
 pub use rival::Rival;

@@ -4,8 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use os::net::InterfaceSpec;
+
 use crate::Target;
 use crate::frames::{self, Kind, LoadOptions, Order, Report};
+
+/// Far above what any test takes.
+const MAX: Duration = Duration::from_secs(3600);
 
 /// A load that verifies what it reads, until it is told to stop.
 pub struct Verifier {
@@ -22,9 +27,14 @@ impl Verifier {
 
     /// The same by a client that asks again sooner.
     pub fn with_patience(target: &Target, address: &str, seed: u64, retry: Duration) -> Verifier {
+        Verifier::on(target.wire().client(), address, seed, retry)
+    }
+
+    /// The same on an export of anybody on a cable.
+    pub fn on(interface: InterfaceSpec, address: &str, seed: u64, retry: Duration) -> Verifier {
         let stop = Arc::new(AtomicBool::new(false));
         let options = LoadOptions {
-            interface: target.wire().client(),
+            interface,
             address: address.parse().unwrap(),
             kind: Kind::Verify,
             bytes: 4096,
@@ -32,7 +42,7 @@ impl Verifier {
             offset_bytes: 0,
             range_bytes: 4 << 20,
             depth: 16,
-            measured: Duration::from_secs(120),
+            measured: MAX,
             warm_up: Duration::ZERO,
             pid: None,
             seed,

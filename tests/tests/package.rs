@@ -1,12 +1,11 @@
 //! The Debian package: what Debian's own checker says of it, and what becomes of it on a machine: a Debian with systemd, emulated.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use blackbox::{etherpool, require_root};
+use blackbox::{former_program, program, require_root};
 
 #[path = "../qemu/vm.rs"]
 #[allow(dead_code)]
@@ -18,7 +17,7 @@ use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 const FORMER: &str = "0.0.1";
 
 /// Packages a program, under its own version or another one.
-fn package(program: &OsStr, directory: &Path, compression: &str, version: Option<&str>) -> PathBuf {
+fn package(program: &Path, directory: &Path, compression: &str, version: Option<&str>) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/deb");
     let mut command = Command::new(script);
     command.arg(program).arg(directory).args(version).env("DEB_COMPRESSION", compression);
@@ -30,7 +29,7 @@ fn package(program: &OsStr, directory: &Path, compression: &str, version: Option
 #[test]
 fn debians_checker_has_nothing_against_it() {
     let dir = tempfile::tempdir().unwrap();
-    let package = package(etherpool().get_program(), dir.path(), "gzip", None);
+    let package = package(&program(), dir.path(), "gzip", None);
     let mut command = Command::new("lintian");
     // Root runs tests, and nobody has uploaded the package to Debian.
     command
@@ -54,9 +53,9 @@ fn it_is_installed_started_upgraded_and_purged() {
     require_qemu();
     vm::sweep();
     let dir = tempfile::tempdir().unwrap();
-    let new = etherpool().get_program().to_owned();
+    let new = program();
     // A former program where one is given; else the same, called a former one.
-    let former = match std::env::var_os("ETHERPOOL_FORMER_BIN") {
+    let former = match former_program() {
         Some(program) => (program, None),
         None => (new.clone(), Some(FORMER)),
     };

@@ -4,15 +4,15 @@
 //! `poll_event` until each returns `None`, then wait until `poll_timeout`.
 
 use block::{
-    Answer, Buffer, Completion, DeviceEvent, Geometry, Holder, Instance, Instant, IoError,
-    Operation, Outcome, SECTOR_BYTES,
+    Answer, Buffer, Completion, DeviceEvent, Geometry, Instance, Instant, IoError, Operation,
+    Outcome, SECTOR_BYTES,
 };
 
 use super::operations::OperationId;
 use super::outlet::{Traffic, Transmit};
 use super::paths::{LocalPort, PathId};
 use super::statistics::Statistics;
-use aoe_wire::PortId;
+use aoe_wire::{ExportInfo, PortId};
 use seal::PublicKey;
 
 /// Largest operation that callers may ask for.
@@ -50,8 +50,9 @@ pub(crate) trait Client {
         false
     }
 
-    /// Who holds the medium, as an answer told last; never told by a target that can't be claimed.
-    fn holder(&self, now: Instant) -> Option<Holder>;
+    /// What its target told of itself when it opened last, and who holds the medium, as an answer told last; never told
+    /// by a target that can't be claimed.
+    fn export(&self, now: Instant) -> Option<ExportInfo>;
 
     /// Size and block limits, as last known.
     fn geometry(&self) -> Geometry;

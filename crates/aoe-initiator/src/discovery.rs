@@ -450,7 +450,7 @@ impl Discovery {
         let kind = match state {
             ProbeState::Running => return,
             ProbeState::Nobody => None,
-            ProbeState::Done(kind) => Some(kind),
+            ProbeState::Done(kind) => Some(*kind),
         };
         let is_conflict = kind.as_ref().is_some_and(|kind| self.conflicts(now, key, kind));
         let Some(entry) = self.entries.get_mut(&key) else { return };

@@ -171,24 +171,36 @@ fn who_has_no_claim_is_not_disturbed() {
 #[test]
 fn who_holds_the_medium_is_what_was_told_last() {
     let mut pair = pair(9, 9000);
-    assert_eq!(pair.client.holder(pair.now), None);
+    assert_eq!(pair.client.export(pair.now), None);
     ended(&mut pair, read(0, 8)).unwrap();
-    assert_eq!(pair.client.holder(pair.now), Some(Holder::default()));
+    assert_eq!(pair.client.export(pair.now).unwrap().holder, Holder::default());
     ended(&mut pair, Operation::Claim(claim(5, 77))).unwrap();
-    let told = pair.client.holder(pair.now).unwrap();
+    let told = pair.client.export(pair.now).unwrap().holder;
     assert!(told.is_same(Holder::new(Epoch(5), claim(5, 77).owner)));
     assert_eq!(told.heard, Some(Duration::ZERO));
     // Asked whether it lives, the target tells who holds its medium.
     let other = depose(&mut pair, 6);
     pair.run_for(5 * SECOND / 2);
-    let told = pair.client.holder(pair.now).unwrap();
+    let told = pair.client.export(pair.now).unwrap().holder;
     assert!(told.is_same(other), "{told:?}");
     let age = told.heard.unwrap() - other.heard.unwrap();
     assert!(age > Duration::ZERO && age < SECOND, "{age:?}");
     pair.server.is_silent = true;
     pair.run_for(10 * SECOND);
-    let told = pair.client.holder(pair.now).unwrap();
+    let told = pair.client.export(pair.now).unwrap().holder;
     assert!(told.heard.unwrap() > 9 * SECOND, "{told:?}");
+}
+
+#[test]
+fn what_a_target_runs_is_told_anew_when_it_was_started_anew() {
+    let mut pair = pair(12, 9000);
+    ended(&mut pair, read(0, 8)).unwrap();
+    assert_eq!(pair.client.export(pair.now).unwrap().node_version, "");
+    pair.server.info.node_version = "0.2.0".into();
+    pair.server.restart();
+    // The answer shows it, whether or not the operation is one that is repeated.
+    let _ = ended(&mut pair, read(0, 8));
+    assert_eq!(pair.client.export(pair.now).unwrap().node_version, "0.2.0");
 }
 
 #[test]
@@ -198,5 +210,5 @@ fn an_older_answer_tells_nothing_new() {
     let clock = Instant::from_nanos(u64::MAX / 2);
     pair.client.told = Some(Told::new(newest, clock, pair.now));
     ended(&mut pair, Operation::Renew).unwrap();
-    assert!(pair.client.holder(pair.now).unwrap().is_same(newest));
+    assert!(pair.client.export(pair.now).unwrap().holder.is_same(newest));
 }

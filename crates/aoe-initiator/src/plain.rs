@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use block::{
-    Answer, Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Holder, Instance, Instant,
-    IoError, Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
+    Answer, Buffer, Completion, DeviceEvent, DurabilityClass, Geometry, Instance, Instant, IoError,
+    Lba, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
 };
 
 use super::client::{Client, Random, TRANSFER_BYTES_MAX, outcome_by_range};
@@ -25,8 +25,8 @@ use super::paths::PathId;
 use super::statistics::Statistics;
 use super::window::Window;
 use aoe_wire::{
-    ATA_HEADER_BYTES, AoeError, AtaCommand, AtaReply, AtaRequest, Command, Header, Identify,
-    PortId, ShelfSlot,
+    ATA_HEADER_BYTES, AoeError, AtaCommand, AtaReply, AtaRequest, Command, ExportInfo, Header,
+    Identify, PortId, ShelfSlot,
 };
 
 /// Sectors per frame of a target that doesn't say: two, as old servers.
@@ -414,7 +414,7 @@ impl Client for Plain {
         false
     }
 
-    fn holder(&self, _: Instant) -> Option<Holder> {
+    fn export(&self, _: Instant) -> Option<ExportInfo> {
         None
     }
 

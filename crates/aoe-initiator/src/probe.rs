@@ -67,7 +67,7 @@ enum Stage {
 /// How a probe stands.
 pub(crate) enum ProbeState {
     Running,
-    Done(TargetKind),
+    Done(Box<TargetKind>),
     Nobody,
 }
 
@@ -144,7 +144,7 @@ impl Probe {
 
     /// Nothing was heard with which something can be begun.
     fn end(&self) -> ProbeState {
-        let unfit = |unfit| ProbeState::Done(TargetKind::Unfit(unfit));
+        let unfit = |unfit| ProbeState::Done(Box::new(TargetKind::Unfit(unfit)));
         self.unfit.map_or(ProbeState::Nobody, unfit)
     }
 
@@ -179,13 +179,13 @@ impl Probe {
                     }
                     Progress::Heard => self.is_ours = true,
                     Progress::Refused(error) => {
-                        return (true, ProbeState::Done(TargetKind::Refused(error)));
+                        return (true, ProbeState::Done(Box::new(TargetKind::Refused(error))));
                     }
                     Progress::Opened(opened) => {
                         let (export, node_key) = (opened.export.clone(), opened.node_key);
                         close(now, *opened, self.path, outlet);
                         let kind = TargetKind::Session { export, node_key };
-                        return (true, ProbeState::Done(kind));
+                        return (true, ProbeState::Done(Box::new(kind)));
                     }
                 }
             }
@@ -198,7 +198,7 @@ impl Probe {
                     && header.error.is_none()
                     && let Ok(identify) = Identify::parse(data)
                 {
-                    return (true, ProbeState::Done(TargetKind::Plain(identify)));
+                    return (true, ProbeState::Done(Box::new(TargetKind::Plain(identify))));
                 }
             }
         }

@@ -20,8 +20,8 @@
 use std::rc::Rc;
 
 use block::{
-    Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError,
-    Operation, Outcome,
+    Claim, DeviceEvent, DurabilityClass, Epoch, Geometry, Instance, Instant, IoError, Operation,
+    Outcome,
 };
 use seal::{Identity, PublicKey};
 
@@ -436,8 +436,9 @@ impl Client for Session {
         self.traffic.outlet.paths.is_confined()
     }
 
-    fn holder(&self, now: Instant) -> Option<Holder> {
-        self.told.map(|told| told.holder(now))
+    fn export(&self, now: Instant) -> Option<ExportInfo> {
+        let holder = self.told?.holder(now);
+        Some(ExportInfo { holder, ..self.export.clone()? })
     }
 
     fn traffic(&mut self) -> &mut Traffic {

@@ -104,6 +104,7 @@ impl ScriptedTarget {
                 holder: Holder::default(),
                 node_id: uuid::Uuid::from_u128(5),
                 node_name: "node".to_owned(),
+                node_version: String::new(),
                 export_name: "disk".to_owned(),
                 drive_serial: String::new(),
             },

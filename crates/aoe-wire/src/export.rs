@@ -43,6 +43,8 @@ pub struct ExportInfo {
     pub node_id: uuid::Uuid,
     /// The machine's name, for people; cut to 32 bytes.
     pub node_name: String,
+    /// The version of its program, for people; empty from programs before 0.2, or where the name leaves no room for it.
+    pub node_version: String,
     /// The export's name, for people; cut to 96 bytes.
     pub export_name: String,
     /// Its drive's serial number, for people; empty where that isn't known, or the name leaves no room for it.
@@ -59,9 +61,10 @@ impl ExportInfo {
         if flags & !FLAG_READ_ONLY != 0 {
             return Err(ParseError::Reserved);
         }
-        let named = bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?;
-        let (name, serial) = named.split_at(end_of_text(&named));
-        let serial = serial.get(1..).unwrap_or_default();
+        let node = bytes_at::<NODE_NAME_BYTES>(payload, NODE_NAME)?;
+        let (node_name, node_version) = two_texts(&node);
+        let export = bytes_at::<EXPORT_NAME_BYTES>(payload, EXPORT_NAME)?;
+        let (export_name, drive_serial) = two_texts(&export);
         Ok(ExportInfo {
             sectors: u64_at(payload, SECTORS)?,
             physical_block_bytes: u32_at(payload, PHYSICAL_BLOCK)?,
@@ -74,9 +77,10 @@ impl ExportInfo {
                 heard: parse_heard(u64_at(payload, HOLDER_HEARD)?),
             },
             node_id: uuid::Uuid::from_bytes(bytes_at(payload, NODE_ID)?),
-            node_name: text(&bytes_at::<NODE_NAME_BYTES>(payload, NODE_NAME)?),
-            export_name: text(name),
-            drive_serial: text(serial),
+            node_name,
+            node_version,
+            export_name,
+            drive_serial,
         })
     }
 
@@ -93,16 +97,10 @@ impl ExportInfo {
         bytes[HOLDER_EPOCH..HOLDER_OWNER].copy_from_slice(&self.holder.epoch.0.to_be_bytes());
         bytes[HOLDER_OWNER..NODE_ID].copy_from_slice(self.holder.owner.0.as_bytes());
         bytes[NODE_ID..NODE_NAME].copy_from_slice(self.node_id.as_bytes());
-        put_text(&mut bytes[NODE_NAME..EXPORT_NAME], &self.node_name);
-        // Two texts: whoever looks for one finds the first.
-        let named = &mut bytes[EXPORT_NAME..HOLDER_HEARD];
-        put_text(named, &self.export_name);
-        let end = end_of_text(named);
-        if let Some(rest) =
-            named.get_mut(end + 1..).filter(|rest| self.drive_serial.len() <= rest.len())
-        {
-            put_text(rest, &self.drive_serial);
-        }
+        let node = &mut bytes[NODE_NAME..EXPORT_NAME];
+        put_two_texts(node, &self.node_name, &self.node_version);
+        let export = &mut bytes[EXPORT_NAME..HOLDER_HEARD];
+        put_two_texts(export, &self.export_name, &self.drive_serial);
         bytes[HOLDER_HEARD..].copy_from_slice(&emit_heard(self.holder.heard).to_be_bytes());
         Buffer::copy_of(&bytes)
     }
@@ -114,6 +112,20 @@ pub(crate) fn put_text(field: &mut [u8], text: &str) {
     let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
     let len = ends.take_while(fits).last().unwrap_or(0);
     field[..len].copy_from_slice(&text.as_bytes()[..len]);
+}
+
+/// Whoever looks for one finds the first, as former programs do. Half of the second would be another one.
+fn put_two_texts(field: &mut [u8], first: &str, second: &str) {
+    put_text(field, first);
+    let end = end_of_text(field);
+    if let Some(rest) = field.get_mut(end + 1..).filter(|rest| second.len() <= rest.len()) {
+        put_text(rest, second);
+    }
+}
+
+fn two_texts(field: &[u8]) -> (String, String) {
+    let (first, second) = field.split_at(end_of_text(field));
+    (text(first), text(second.get(1..).unwrap_or_default()))
 }
 
 /// Where a text ends.
@@ -149,6 +161,7 @@ mod tests {
             },
             node_id: uuid::Uuid::from_bytes([8; 16]),
             node_name: "node-194".into(),
+            node_version: "0.2.0".into(),
             export_name: "/dev/sda".into(),
             drive_serial: "WD-1".into(),
         }
@@ -164,7 +177,7 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 5,
         ]);
         assert_eq!((&bytes[32..48], &bytes[48..64]), (&[7; 16][..], &[8; 16][..]));
-        assert_eq!(&bytes[64..73], b"node-194\0");
+        assert_eq!(&bytes[64..79], b"node-194\00.2.0\0");
         assert_eq!(&bytes[96..110], b"/dev/sda\0WD-1\0");
         assert_eq!(bytes[192..], [0, 0, 0, 0, 0, 0, 2, 3]);
         assert_eq!(ExportInfo::parse(&bytes), Ok(example()));
@@ -189,6 +202,21 @@ mod tests {
         let mut bytes = info.emit().to_vec();
         bytes[64..68].copy_from_slice(b"a\x1b\xffb");
         assert!(ExportInfo::parse(&bytes).unwrap().node_name.starts_with("a\u{fffd}b"));
+    }
+
+    /// Neither is lost by a long name of a machine: it is what pools remember of it.
+    #[test]
+    fn a_version_is_told_where_there_is_room_for_all_of_it() {
+        let mut info = example();
+        for (name_bytes, told) in [(26, "0.2.0"), (27, ""), (31, ""), (32, "")] {
+            info.node_name = "n".repeat(name_bytes);
+            let parsed = ExportInfo::parse(&info.emit()).unwrap();
+            assert_eq!((parsed.node_name.len(), parsed.node_version.as_str()), (name_bytes, told));
+        }
+        // Of a program that tells none, and one that looks for none.
+        info.node_version.clear();
+        info.node_name = "node".into();
+        assert_eq!(ExportInfo::parse(&info.emit()), Ok(info));
     }
 
     #[test]

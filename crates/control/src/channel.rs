@@ -37,6 +37,8 @@ pub enum EngineRequest {
     Process,
     /// Answered with the targets present.
     Discover,
+    /// Which versions the machines run whose disks are seen; answered with their [`crate::api::NodeVersion`]s.
+    Versions,
     /// Answered with the devices present.
     Disks,
     /// Who joined; answered with [`crate::api::MembersReport`].

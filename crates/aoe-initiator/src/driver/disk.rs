@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use block::{BlockDevice, DeviceEvent, Done, Geometry, Holder, Operation};
+use block::{BlockDevice, DeviceEvent, Done, Geometry, Operation};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use runtime::{EventQueue, Handle, Notify};
@@ -21,7 +21,7 @@ use crate::outlet::Transmit;
 use crate::paths::{LocalPort, PathId};
 use crate::statistics::Statistics;
 use aoe_wire::Port;
-use aoe_wire::{Frame, PortId, ShelfSlot};
+use aoe_wire::{ExportInfo, Frame, PortId, ShelfSlot};
 
 /// Hints that nobody fetched; older ones are lost, which hints may be.
 const EVENTS_MAX: usize = 16;
@@ -174,9 +174,9 @@ impl RemoteDisk {
         self.client.borrow().met_another()
     }
 
-    /// Who holds it, as it told last.
-    pub(crate) fn holder(&self) -> Option<Holder> {
-        self.client.borrow().holder(self.handle.now())
+    /// What it told last.
+    pub(crate) fn export(&self) -> Option<ExportInfo> {
+        self.client.borrow().export(self.handle.now())
     }
 
     pub(crate) fn set_port(&self, port: LocalPort) {

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{DeviceEvent, DurabilityClass, Holder, Instance};
+use block::{DeviceEvent, DurabilityClass, Instance};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, select};
 use runtime::{EventQueue, Handle, Notify};
@@ -28,7 +28,7 @@ use crate::plain::{Plain, PlainOptions};
 use crate::probe::TargetKind;
 use crate::session::Session;
 use aoe_wire::Port;
-use aoe_wire::{Command, Header, Incarnation, PortId, SessionVersion, ShelfSlot};
+use aoe_wire::{Command, ExportInfo, Header, Incarnation, PortId, SessionVersion, ShelfSlot};
 use disk::{HintHook, PortTable};
 
 /// Events that nobody fetched; older ones are dropped.
@@ -164,15 +164,15 @@ impl Initiator {
         self.inner.wake.notify_all();
     }
 
-    /// Everybody who answered a query, on each path. Who holds a disk is told as its own client heard
+    /// Everybody who answered a query, on each path. What a disk is, and who holds it, is told as its own client heard
     /// last; of a disk that isn't used, as it was when it was asked.
     pub fn targets(&self) -> Vec<TargetInfo> {
         let mut targets = self.inner.discovery.borrow().targets();
         for info in targets.iter_mut().filter(|info| !info.is_conflict) {
-            if let Some(newest) = self.inner.holder(info)
+            if let Some(newest) = self.inner.export(info)
                 && let Some(TargetKind::Session { export, .. }) = &mut info.kind
             {
-                export.holder = newest;
+                *export = newest;
             }
         }
         targets
@@ -242,14 +242,14 @@ impl Inner {
         }
     }
 
-    /// Who holds a disk, as its client knows.
-    fn holder(&self, info: &TargetInfo) -> Option<Holder> {
+    /// A disk as its client knows it.
+    fn export(&self, info: &TargetInfo) -> Option<ExportInfo> {
         let disks = self.disks.borrow();
         let known = disks.get(&info.address)?;
         if !is_same_disk(&known.kind, info.kind.as_ref()?) {
             return None;
         }
-        known.disk.holder()
+        known.disk.export()
     }
 
     fn handle_frame(&self, port: PortId, frame: &[u8]) {

@@ -505,6 +505,7 @@ fn export_info(
         holder: export.holder(shared.now),
         node_id: shared.node.id,
         node_name: shared.node.name.clone(),
+        node_version: env!("CARGO_PKG_VERSION").to_owned(),
         export_name: export.options.name.clone(),
         drive_serial: export.options.drive_serial.clone(),
     }

@@ -116,6 +116,7 @@ fn opening_describes_the_export() {
     let info = ExportInfo::parse(&payload).unwrap();
     assert_eq!((info.sectors, info.message_sectors_max, info.window), (SECTORS, 16, 1024));
     assert_eq!((info.node_name.as_str(), info.export_name.as_str()), ("node-194", "disk"));
+    assert_eq!(info.node_version, env!("CARGO_PKG_VERSION"));
     assert_eq!(info.holder, Holder::new(Epoch(5), owner(1)));
     assert!(info.read_only);
 }

@@ -12,6 +12,7 @@ mod keys;
 mod plan;
 mod request;
 mod status;
+mod version;
 
 pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
@@ -32,3 +33,4 @@ pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,
     ProcessState, SeenTarget, ServiceState, Status, StreamLine, VolumeServices,
 };
+pub use version::{NodeVersion, SupervisorVersion, VersionReport};

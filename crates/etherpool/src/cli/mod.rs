@@ -41,6 +41,7 @@ mod status;
 mod target_ask;
 mod target_client;
 mod user;
+mod version;
 mod volume;
 mod volume_export;
 mod volume_stats;
@@ -116,6 +117,8 @@ enum Command {
     Volume(volume::VolumeCommand),
     /// What is wrong, since when, what it means for data, and what to do; then all else at a glance
     Status(status::StatusArgs),
+    /// Which version this program is, and the supervisor; with --cluster each node, too
+    Version(version::VersionArgs),
     /// What is wrong, and whether people would hear of it
     #[command(subcommand)]
     Alert(alert::AlertCommand),
@@ -227,6 +230,7 @@ impl Command {
             Command::Key(command) => !command.is_local(),
             Command::Volume(_)
             | Command::Status(_)
+            | Command::Version(_)
             | Command::Token(_)
             | Command::Alert(_)
             | Command::Events(_) => true,
@@ -290,6 +294,7 @@ async fn ask_supervisor(context: &Context, command: Command) -> Result<Exit, Fai
         Command::Pool(command) => pool::run(context, command).await,
         Command::Volume(command) => volume::run(context, command).await,
         Command::Status(args) => status::run(context, args).await,
+        Command::Version(args) => version::run(context, args).await,
         Command::Key(command) => key::run(context, command).await,
         Command::Token(command) => join::run(context, command).await,
         Command::Alert(command) => alert::run(context, command).await,
@@ -416,6 +421,8 @@ mod tests {
             "etherpool node -i eth1 -i en*,eth2 --check",
             "etherpool volume unexport cluster/v",
             "etherpool status --json",
+            "etherpool version",
+            "etherpool version --cluster --json",
             "etherpool status -x",
             "etherpool status -x --watch",
             "etherpool status --watch 5",

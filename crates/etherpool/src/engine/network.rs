@@ -16,7 +16,7 @@ use aoe_initiator::{DiskEvent, Initiator, InitiatorOptions};
 use aoe_wire::Port;
 use aoe_wire::{Incarnation, ShelfSlot};
 use block::{BlockDevice, OwnerId, SECTOR_BYTES};
-use control::api::{ApiError, ErrorCode, InterfaceState, SeenTarget};
+use control::api::{ApiError, ErrorCode, InterfaceState, NodeVersion, SeenTarget};
 use control::config::InterfaceConfig;
 use futures::future::LocalBoxFuture;
 use os::ReactorHandle;
@@ -238,6 +238,32 @@ impl Network {
             self.initiator.port_name(info.path.port).unwrap_or_else(|| "-".into())
         };
         self.initiator.targets().iter().map(|info| seen(info, name_of(info))).collect()
+    }
+
+    /// Which versions the machines run whose disks are seen. One that has its disks on several paths is one.
+    pub fn versions(&self) -> Vec<NodeVersion> {
+        let mut nodes: BTreeMap<_, NodeVersion> = BTreeMap::new();
+        for info in self.initiator.targets() {
+            let Some(TargetKind::Session { export, node_key }) = info.kind else { continue };
+            let heard_secs = self.runtime.now().since(info.seen).as_secs();
+            let node = nodes.entry((export.node_id, node_key)).or_insert_with(|| NodeVersion {
+                name: export.node_name,
+                id: Some(export.node_id),
+                key: node_key,
+                version: None,
+                heard_secs: None,
+                disks: BTreeSet::new(),
+            });
+            // By its disks that were opened last: of one that isn't used any more it is as it was.
+            if node.heard_secs.is_none_or(|before| heard_secs <= before) {
+                node.version = Some(export.node_version).filter(|version| !version.is_empty());
+                node.heard_secs = Some(heard_secs);
+            }
+            node.disks.insert(info.address);
+        }
+        let mut nodes: Vec<NodeVersion> = nodes.into_values().collect();
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        nodes
     }
 
     /// Who was found at an address, other than by our own exports, and how long ago that was heard last.

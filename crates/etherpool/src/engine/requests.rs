@@ -105,6 +105,7 @@ impl Work<'_> {
                 process.network.ask();
                 value(process.network.targets())
             }
+            EngineRequest::Versions => value(process.network.versions()),
             EngineRequest::Disks => value(engine.disks().await),
             EngineRequest::ForgetDisk { disk } => {
                 process.network.forget(disk, engine);

@@ -39,6 +39,7 @@ mod tls;
 mod told;
 mod troubles;
 mod turns;
+mod versions;
 mod webhook;
 mod witnesses;
 

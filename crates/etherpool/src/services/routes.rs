@@ -16,7 +16,7 @@ use control::api::{ApiError, ErrorCode, Role, former_path};
 use super::api::{self, Refusal};
 use super::commands::noted;
 use super::former::in_former_form;
-use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told};
+use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told, versions};
 
 struct Route {
     role: Role,
@@ -56,6 +56,7 @@ fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Rou
 fn all() -> Vec<Route> {
     let supervisor = [
         read("/v2/status", get(api::status)),
+        read("/v2/version", get(versions::show)),
         read("/v2/discover", get(api::discover)),
         read("/v2/disks", get(api::disks)),
         administer("/v2/disks/{disk}/reset-epoch", post(api::reset_epoch)),

@@ -160,7 +160,7 @@ fn who_operates_may_this() {
 fn who_reads_gets_no_secret() {
     let readers: Vec<&str> =
         all().iter().filter(|route| route.role == Role::Read).map(|route| route.path).collect();
-    let of_all = ["status", "discover", "disks", "members", "events", "alerts"];
+    let of_all = ["status", "version", "discover", "disks", "members", "events", "alerts"];
     let of_all = of_all.map(|what| format!("/v2/{what}"));
     let of_pools = ["", "/history", "/import", "/key", "/destroy", "/moved", "/held"]
         .map(|what| format!("/v2/pools/{{pool}}{what}"));

@@ -29,6 +29,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
     match request {
         EngineRequest::Process
         | EngineRequest::Discover
+        | EngineRequest::Versions
         | EngineRequest::Members
         | EngineRequest::Pools
         | EngineRequest::ForgetDisk { .. }
@@ -75,6 +76,7 @@ pub fn what(request: &EngineRequest) -> String {
     match request {
         EngineRequest::Process => "to say how it is".into(),
         EngineRequest::Discover => "which targets there are".into(),
+        EngineRequest::Versions => "which versions nodes run".into(),
         EngineRequest::Disks => "which disks there are".into(),
         EngineRequest::ForgetDisk { disk } => format!("to forget disk {disk}"),
         EngineRequest::Members => "which nodes joined".into(),

@@ -17,6 +17,7 @@ mod offline;
 mod pools;
 mod rates;
 mod status;
+mod versions;
 mod volume_stats;
 mod volumes;
 
@@ -55,6 +56,7 @@ pub use pools::{
 };
 pub use rates::{Rates, rates};
 pub use status::{status, wrong};
+pub use versions::{node_versions, programs};
 pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
