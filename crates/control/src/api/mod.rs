@@ -13,6 +13,7 @@ mod plan;
 mod request;
 mod status;
 
+pub(crate) use access::one_or_more;
 pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
