@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod attacker;
+pub mod browser;
 pub mod dhcp;
 pub mod frames;
 mod lab;

@@ -133,6 +133,28 @@ fn each_role_does_what_is_its_own_and_all_that_is_done_is_known() {
     let (status, answer) = api.curl(Some("rita"), &["-X", "POST"], "/v2/pools/cluster/scrub");
     assert!(status == 403 && answer.contains("this takes operate"), "{status}: {answer}");
 
+    // A browser has the page by the certificate that docs/page.md has made, as it imports it; nobody without one. Other
+    // people's pages change nothing by it.
+    let (status, page) = api.curl(Some("rita"), &["-i"], "/");
+    assert!(status == 200 && page.contains("<h1 id=\"headline\""), "{status}: {page}");
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+    assert_eq!(api.curl(None, &[], "/").0, 0);
+    let curve =
+        "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -CA ca.pem -CAkey ca.key";
+    let subject =
+        "-subj /CN=rita -keyout web.key -out web.pem -addext basicConstraints=critical,CA:FALSE";
+    api.openssl(&format!("req -x509 {curve} {subject}"));
+    api.openssl(
+        "pkcs12 -export -in web.pem -inkey web.key -name rita -out web.p12 -passout pass:x",
+    );
+    let web = format!("{}:x", api.file("web.p12").display());
+    let (status, script) = api.curl(None, &["--cert-type", "P12", "--cert", &web], "/page/page.js");
+    assert!(status == 200 && script.contains("/v2/status"), "{status}: {script}");
+    let by_a_page =
+        ["-H", "Origin: https://evil.example", "-H", "Content-Type: text/plain", "-d", "{}"];
+    let (status, answer) = api.curl(Some("ann"), &by_a_page, "/v2/pools/cluster/scrub");
+    assert!(status == 403 && answer.contains("a page in a browser"), "{status}: {answer}");
+
     // Who operates.
     assert_said(api.by("olaf", &["pool", "scrub", "cluster"]), 0, "");
     let mount = lab.mount().display().to_string();

@@ -9,7 +9,7 @@ use seal::{PublicKey, Security};
 use serde::Deserialize;
 
 use crate::alerts::AlertsConfig;
-use crate::api::ApiConfig;
+use crate::api::{ApiConfig, one_or_more};
 
 /// The supervisor's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -49,6 +49,8 @@ pub struct SupervisorConfig {
     pub boot: Option<PathBuf>,
     /// The API by TLS.
     pub api: ApiConfig,
+    /// The live page for browsers on this machine.
+    pub page: PageConfig,
     /// FTP for served volumes.
     pub ftp: FtpConfig,
     /// Mounts.
@@ -57,6 +59,33 @@ pub struct SupervisorConfig {
     pub alerts: AlertsConfig,
     /// Logging.
     pub log: LogConfig,
+}
+
+/// Where the page is served in clear; by TLS it is where the API is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageConfig {
+    /// Addresses of this machine's own; none by default.
+    #[serde(deserialize_with = "one_or_more")]
+    pub listen: Vec<SocketAddr>,
+}
+
+impl PageConfig {
+    fn check(&self) -> Result<(), (String, String)> {
+        for (index, address) in self.listen.iter().enumerate() {
+            let wrong = |why: String| Err((address.to_string(), why));
+            if !address.ip().to_canonical().is_loopback() {
+                return wrong(format!(
+                    "the page is served in clear at addresses of this machine's own alone, as 127.0.0.1:8480: from \
+                     elsewhere it is reached by TLS at the addresses of [api], or by ssh -L; not at {address}"
+                ));
+            }
+            if self.listen[..index].contains(address) {
+                return wrong(format!("{address} is named twice"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An Ethernet interface, perhaps in another network namespace.
@@ -168,6 +197,7 @@ impl Default for SupervisorConfig {
             metrics: None,
             boot: None,
             api: ApiConfig::default(),
+            page: PageConfig::default(),
             ftp: FtpConfig::default(),
             mount: MountConfig::default(),
             alerts: AlertsConfig::default(),
@@ -280,6 +310,7 @@ impl SupervisorConfig {
             return Err(("[ftp]".to_owned(), why.to_owned()));
         }
         self.api.check()?;
+        self.page.check()?;
         self.alerts.check()
     }
 
@@ -352,6 +383,7 @@ mod tests {
         assert!(config.ftp.listen.ip().is_loopback() && config.ftp.users_file.is_none());
         assert_eq!(config.mount.roots, ["/srv", "/mnt", "/media"].map(Path::new));
         assert!(config.metrics.is_none() && config.api.listen.is_empty());
+        assert!(config.page.listen.is_empty());
     }
 
     #[test]
@@ -373,6 +405,8 @@ mod tests {
             options = ["noatime"]
             [log]
             level = "debug"
+            [page]
+            listen = ["127.0.0.1:8480", "[::1]:8480"]
             "#,
         )
         .unwrap();
@@ -383,6 +417,7 @@ mod tests {
         assert_eq!(config.engine_socket(), Path::new("/run/x/engine.sock"));
         assert_eq!(config.log.level, "debug");
         assert_eq!(config.mount.roots, [Path::new("/data")]);
+        assert_eq!(config.page.listen.len(), 2);
     }
 
     #[test]
@@ -404,6 +439,11 @@ mod tests {
             ("[mount]\nroots = [\"srv\"]\n", (2, 11), "must be an absolute path"),
             ("boot = \"boot.toml\"\n", (1, 9), "must be an absolute path"),
             ("state_dir = \"/a\nx = 1", (1, 16), ""),
+            ("[page]\nlisten = \"0.0.0.0:8480\"\n", (2, 11), "by TLS at the addresses of [api]"),
+            ("[page]\nlisten = [\"[::1]:1\", \"192.0.2.1:1\"]\n", (2, 23), "or by ssh -L"),
+            ("[page]\nlisten = [\"[::ffff:192.0.2.1]:1\"]\n", (2, 12), "not at [::ffff"),
+            ("[page]\nlisten = [\"[::1]:1\", \"[::1]:1\"]\n", (2, 12), "named twice"),
+            ("[page]\nlisten = 8480\n", (2, 10), "ADDRESS:PORT"),
         ];
         for (text, (line, column), reason) in cases {
             let error = SupervisorConfig::parse(text).unwrap_err();

@@ -14,6 +14,7 @@ mod request;
 mod status;
 mod version;
 
+pub(crate) use access::one_or_more;
 pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};

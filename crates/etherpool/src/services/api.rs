@@ -217,7 +217,7 @@ pub(super) async fn status(State(services): App) -> Json<Status> {
     if served && services.config.ftp.users_file.is_none() {
         warnings.push("no ftp users-file is configured: nobody can write by FTP".into());
     }
-    warnings.extend(services.tls_troubles.warnings());
+    warnings.extend(services.door_troubles.warnings());
     warnings.extend(services.copy_troubles.warnings());
     let mut troubles = engine.as_ref().map(|engine| engine.troubles.clone()).unwrap_or_default();
     troubles.extend(own_troubles);

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
-use axum::http::Uri;
+use axum::http::header::ORIGIN;
+use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use control::api::{ApiError, Asked, COMMAND_HEADER, ErrorCode, operation};
@@ -89,6 +90,17 @@ fn as_it_is(asked: &Uri) -> Result<(), ApiError> {
     }
 }
 
+/// Refuses all but looking to pages in browsers: none of ours asks for more, so it is somebody else's, which uses the
+/// certificate of whoever looks at it. Browsers say whose page asks, and let no page leave that out.
+fn by_no_page(request: &Request) -> Result<(), ApiError> {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    if looks || !request.headers().contains_key(ORIGIN) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Refused, "a page in a browser asks for this, and none may")
+        .remedy("use etherpool's commands"))
+}
+
 /// Answers a request that takes a role, if whoever asks has it, and notes it if it changes something.
 pub(super) async fn noted(
     services: Arc<Services>,
@@ -98,7 +110,8 @@ pub(super) async fn noted(
 ) -> Response {
     let peer = Peer::of(&request);
     let asked = Asked::of(request.method().as_str(), request.uri().path());
-    if let Err(refusal) = peer.may(takes.role).and_then(|()| as_it_is(request.uri())) {
+    let may = peer.may(takes.role).and_then(|()| as_it_is(request.uri()));
+    if let Err(refusal) = may.and_then(|()| by_no_page(&request)) {
         services.refusals.tell(|untold| {
             let (who, asked, why) = (peer.name(), line_of(&asked.text), &refusal.message);
             tracing::warn!(who, asked, why, untold, "refused");

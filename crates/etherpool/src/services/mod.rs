@@ -11,6 +11,7 @@ mod certificate;
 mod channel_client;
 mod channels;
 mod commands;
+mod doors;
 mod endings;
 mod filesystems;
 mod former;
@@ -25,6 +26,7 @@ mod members;
 mod metrics;
 mod mounts;
 mod operations;
+mod page;
 mod peer;
 mod platform;
 mod pool_keys;
@@ -115,7 +117,8 @@ pub struct Services {
     copy_forgotten: std::sync::atomic::AtomicBool,
     teller: alerts::Teller,
     refusals: refusals::Refusals,
-    tls_troubles: Arc<Lasting>,
+    /// Of the API by TLS, and of the page.
+    door_troubles: Arc<Lasting>,
     /// Of the copies of what a boot server knows, by pool.
     copy_troubles: Lasting,
 }
@@ -151,11 +154,13 @@ async fn serve(config: SupervisorConfig, args: ServicesArgs) -> anyhow::Result<(
     };
     let listener = listen(&services.config.api_socket(), &services.config.readers)?;
     let router = routes::router(Arc::clone(&services));
-    let config = services.config.api.clone();
-    let troubles = Arc::clone(&services.tls_troubles);
-    let _tls =
-        tls::TlsServer::start(config, router.clone(), tokio::runtime::Handle::current(), troubles)
-            .context("the thread of the API by TLS")?;
+    let (config, main) = (&services.config, tokio::runtime::Handle::current());
+    let troubles = || Arc::clone(&services.door_troubles);
+    let _tls = tls::serve(config.api.clone(), router.clone(), main.clone(), troubles())
+        .context("the thread of the API by TLS")?;
+    let shown = routes::page_router(Arc::clone(&services));
+    let _page =
+        page::serve(&config.page, shown, main, troubles()).context("the thread of the page")?;
     let router = router.into_make_service_with_connect_info::<access::Peer>();
     let listener = access::LocalListener::new(listener);
     let api = tokio::spawn(async move { axum::serve(listener, router).await });
@@ -232,7 +237,7 @@ impl Services {
             copy_forgotten: false.into(),
             teller: alerts::Teller::start(&config, &args.host),
             refusals: refusals::Refusals::default(),
-            tls_troubles: Arc::new(Lasting::logged(|why| tracing::error!("{why}"))),
+            door_troubles: Arc::new(Lasting::logged(|why| tracing::error!("{why}"))),
             copy_troubles: Lasting::logged(|why| tracing::warn!("{why}")),
             config,
         }))

@@ -16,12 +16,16 @@ use control::api::{ApiError, ErrorCode, Role, former_path};
 use super::api::{self, Refusal};
 use super::commands::noted;
 use super::former::in_former_form;
-use super::{Services, boot_copies, growth, layouts, members, metrics, pool_keys, told, versions};
+use super::{
+    Services, boot_copies, growth, layouts, members, metrics, page, pool_keys, told, versions,
+};
 
 struct Route {
     role: Role,
     /// Where no body is read it can't say that it is a dry run.
     a_body: bool,
+    /// Served in clear too, to browsers of this machine.
+    on_page: bool,
     path: &'static str,
     operation: MethodRouter<Arc<Services>>,
 }
@@ -39,26 +43,34 @@ impl Route {
         self.a_body = false;
         self
     }
+
+    /// The page shows it.
+    fn on_page(mut self) -> Route {
+        self.on_page = true;
+        self
+    }
 }
 
 fn read(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Read, a_body: true, path, operation }
+    Route { role: Role::Read, a_body: true, on_page: false, path, operation }
 }
 
 fn operate(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Operate, a_body: true, path, operation }
+    Route { role: Role::Operate, a_body: true, on_page: false, path, operation }
 }
 
 fn administer(path: &'static str, operation: MethodRouter<Arc<Services>>) -> Route {
-    Route { role: Role::Administer, a_body: true, path, operation }
+    Route { role: Role::Administer, a_body: true, on_page: false, path, operation }
 }
 
 fn all() -> Vec<Route> {
     let supervisor = [
-        read("/v2/status", get(api::status)),
+        read("/", get(page::index)).on_page(),
+        read("/page/{file}", get(page::file)).on_page(),
+        read("/v2/status", get(api::status)).on_page(),
         read("/v2/version", get(versions::show)),
         read("/v2/discover", get(api::discover)),
-        read("/v2/disks", get(api::disks)),
+        read("/v2/disks", get(api::disks)).on_page(),
         administer("/v2/disks/{disk}/reset-epoch", post(api::reset_epoch)),
         administer("/v2/disks/wipe", post(api::wipe_disks)),
         administer("/v2/disks/wipe/plan", post(api::plan_wipe)),
@@ -67,7 +79,7 @@ fn all() -> Vec<Route> {
         administer("/v2/members/forget", post(members::forget)),
         administer("/v2/tokens", post(members::create_token)),
         administer("/v2/tokens/{id}", delete(members::revoke_token)).alone(),
-        read("/v2/events", get(told::events)),
+        read("/v2/events", get(told::events)).on_page(),
         read("/v2/alerts", get(told::alerts)),
         operate("/v2/alerts/test", post(told::test)).alone(),
         read("/metrics", get(metrics::show)),
@@ -77,7 +89,7 @@ fn all() -> Vec<Route> {
         administer("/v2/pools", post(growth::create_pool)),
         administer("/v2/plan/pool", post(growth::plan_pool)),
         read("/v2/pools/{pool}", get(api::pool)),
-        read("/v2/pools/{pool}/history", get(told::history)),
+        read("/v2/pools/{pool}/history", get(told::history)).on_page(),
         administer("/v2/pools/{pool}/extend", post(growth::extend_pool)),
         administer("/v2/pools/{pool}/extend/plan", post(growth::plan_extension)),
         read("/v2/pools/{pool}/import", get(api::plan_import)),
@@ -112,7 +124,7 @@ fn all() -> Vec<Route> {
         administer("/v2/pools/{pool}/plan/volume", post(api::plan_volume)),
         read("/v2/pools/{pool}/volumes/{volume}", get(api::volume)),
         administer("/v2/pools/{pool}/volumes/{volume}", delete(api::remove_volume)),
-        read("/v2/pools/{pool}/volumes/{volume}/stats", get(api::volume_stats)),
+        read("/v2/pools/{pool}/volumes/{volume}/stats", get(api::volume_stats)).on_page(),
         administer("/v2/pools/{pool}/volumes/{volume}/extend", post(api::extend_volume)),
         administer("/v2/pools/{pool}/volumes/{volume}/reduce", post(api::reduce_volume)),
         administer("/v2/pools/{pool}/volumes/{volume}/rename", post(api::rename_volume)),
@@ -135,8 +147,21 @@ fn all() -> Vec<Route> {
 
 /// The API, whoever it is served to.
 pub fn router(services: Arc<Services>) -> Router {
+    serving(services, all(), former_path)
+}
+
+/// What the page is made of, for who shows no certificate.
+pub fn page_router(services: Arc<Services>) -> Router {
+    serving(services, all().into_iter().filter(|route| route.on_page).collect(), |_| None)
+}
+
+fn serving(
+    services: Arc<Services>,
+    routes: Vec<Route>,
+    former_path: fn(&str) -> Option<String>,
+) -> Router {
     let mut router = Router::new();
-    for Route { role, a_body, path, operation } in all() {
+    for Route { role, a_body, path, operation, .. } in routes {
         let takes = Takes { role, a_body };
         let answered = from_fn_with_state((Arc::clone(&services), takes), to_its_end);
         let operation = operation.route_layer(answered);

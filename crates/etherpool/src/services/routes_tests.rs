@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use control::config::SupervisorConfig;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -15,6 +15,7 @@ use super::*;
 /// The API of a supervisor whose engine isn't there.
 struct Api {
     router: TowerToHyperService<Router>,
+    page: TowerToHyperService<Router>,
     _directory: tempfile::TempDir,
 }
 
@@ -30,8 +31,10 @@ impl Api {
         );
         let config = SupervisorConfig::parse(&text).unwrap();
         let args = ServicesArgs { config: None, owner: uuid::Uuid::nil(), host: "host".to_owned() };
-        let router = router(Services::start(config, &args).unwrap());
-        Api { router: TowerToHyperService::new(router), _directory: directory }
+        let services = Services::start(config, &args).unwrap();
+        let [router, page] = [router(Arc::clone(&services)), page_router(services)];
+        let [router, page] = [router, page].map(TowerToHyperService::new);
+        Api { router, page, _directory: directory }
     }
 
     async fn ask(&self, peer: Peer, method: &Method, path: &str) -> (StatusCode, String) {
@@ -55,6 +58,7 @@ fn path_of(route: &Route) -> String {
         "{number}" => "1",
         "{disk}" => "e1.0",
         "{id}" => "00ff00ff",
+        "{file}" => "page.js",
         part if part.starts_with('{') => "x",
         part => part,
     });
@@ -167,8 +171,9 @@ fn who_reads_gets_no_secret() {
     let of_volumes =
         ["", "/stats"].map(|what| format!("/v2/pools/{{pool}}/volumes/{{volume}}{what}"));
     let others = ["/metrics", "/v2/pools"].map(str::to_owned);
+    let page = ["/", "/page/{file}"].map(str::to_owned);
     let expected: Vec<String> =
-        of_all.into_iter().chain(others).chain(of_pools).chain(of_volumes).collect();
+        page.into_iter().chain(of_all).chain(others).chain(of_pools).chain(of_volumes).collect();
     assert_eq!(readers, expected);
 }
 
@@ -193,4 +198,56 @@ async fn who_operates_does_not_say_what_makes_him_more() {
         assert_eq!(ask(Role::Operate, path, less).await, StatusCode::SERVICE_UNAVAILABLE, "{less}");
         assert_eq!(ask(Role::Administer, path, more).await, StatusCode::SERVICE_UNAVAILABLE);
     }
+}
+
+/// A route that is to be served in clear, to whoever has an account on the machine, is written here too.
+#[tokio::test]
+async fn the_page_shows_this_and_reaches_nothing_else() {
+    let shown: Vec<&str> =
+        all().iter().filter(|route| route.on_page).map(|route| route.path).collect();
+    let stats = "/v2/pools/{pool}/volumes/{volume}/stats";
+    let history = "/v2/pools/{pool}/history";
+    let expected = ["/", "/page/{file}", "/v2/status", "/v2/disks", "/v2/events", history, stats];
+    assert_eq!(shown, expected);
+    let api = Api::new();
+    for route in all() {
+        assert!(!route.on_page || route.role == Role::Read, "{}", route.path);
+        for method in &METHODS {
+            let mut request = Request::builder().method(method).uri(path_of(&route));
+            request.extensions_mut().unwrap().insert(ConnectInfo(client(Role::Administer)));
+            let request = request.body(Body::from("{}")).unwrap();
+            let status = api.page.call(request).await.unwrap().status();
+            let is_there = shown.contains(&route.path) && method == Method::GET;
+            assert_eq!(status == StatusCode::NOT_FOUND, !is_there, "{method} {}", route.path);
+        }
+    }
+}
+
+/// Whose certificate a browser shows, whatever page he looks at.
+#[tokio::test]
+async fn no_page_in_a_browser_changes_anything() {
+    let api = Api::new();
+    let ask = async |method: &Method, path: &str, origin: Option<&'static str>| {
+        let mut request = Request::builder().method(method).uri(path);
+        request.extensions_mut().unwrap().insert(ConnectInfo(client(Role::Administer)));
+        if let Some(origin) = origin {
+            request.headers_mut().unwrap().insert("origin", HeaderValue::from_static(origin));
+        }
+        let request = request.body(Body::from("{}")).unwrap();
+        api.router.call(request).await.unwrap().status()
+    };
+    for route in all().into_iter().filter(|route| route.role > Role::Read) {
+        let path = path_of(&route);
+        for method in [Method::POST, Method::DELETE] {
+            if ask(&method, &path, None).await == StatusCode::NOT_FOUND {
+                continue;
+            }
+            for origin in ["https://evil.example", "https://192.0.2.1:9443", "null"] {
+                let status = ask(&method, &path, Some(origin)).await;
+                assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path} from {origin}");
+            }
+        }
+    }
+    let looked = ask(&Method::GET, "/v2/status", Some("https://192.0.2.1:9443")).await;
+    assert_eq!(looked, StatusCode::OK);
 }

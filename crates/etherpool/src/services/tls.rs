@@ -1,8 +1,7 @@
 //! The API by TLS, for clients whose certificates the configuration names.
 //!
-//! It has a thread of its own, on which strangers are judged and requests read; they are answered where those of the
-//! socket are. So whatever is done to it costs the socket nothing, and each of the rest is bounded: how many may knock
-//! at a time, of one network and at all, how many connections a client has, and how long anybody may say nothing.
+//! Strangers are judged on the door's own thread, and each of the rest is bounded: how many may knock at a time, of one
+//! network and at all, how many connections a client has, and how long anybody may say nothing.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -12,22 +11,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::ConnectInfo;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use control::api::{ApiConfig, ApiError, ErrorCode};
 use control::config::SupervisorConfig;
 use frontend::places::{Place, Places, STRANGERS_MAX, network_of};
 use frontend::tls::{KeyFiles, TlsError};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
@@ -35,7 +32,7 @@ use tokio_rustls::server::TlsStream;
 use super::access::{ACCEPT_PAUSE, Peer};
 use super::api::Refusal;
 use super::certificate::Certificate;
-use super::commands::REQUEST_BYTES_MAX;
+use super::doors::{self, DoorThread, HEAD_BYTES_MAX, http};
 use super::ftp;
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
@@ -51,11 +48,6 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 /// For a request's head, also the next one of a connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
-/// For the rest of a request.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
-const HEAD_BYTES_MAX: usize = 32 << 10;
-/// How often an address that can't be listened at is tried again.
-const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// When it is said that the supervisor's own certificate is to be renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(7 * 86_400);
 /// Certificates and authorities are replaced while we run: files are no older than this when somebody knocks.
@@ -102,42 +94,27 @@ pub fn check(config: &SupervisorConfig) -> Result<(), ApiError> {
     })
 }
 
-/// The thread; it ends when this is dropped.
-pub struct TlsServer {
-    _running: oneshot::Sender<()>,
-}
-
-impl TlsServer {
-    /// Serves `router` where the configuration says, which may be nowhere, with `main` to answer requests.
-    pub fn start(
-        config: ApiConfig,
-        router: Router,
-        main: Handle,
-        troubles: Arc<Lasting>,
-    ) -> std::io::Result<Option<TlsServer>> {
-        if config.listen.is_empty() {
-            return Ok(None);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .build()?;
-        let (running, stopped) = oneshot::channel();
-        let door = Arc::new(Door::new(config, router, main, troubles));
-        std::thread::Builder::new().name("api-tls".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                // A configuration that can't be used is said before somebody knocks.
-                door.config().await;
-                let addresses: BTreeSet<SocketAddr> = door.config.listen.iter().copied().collect();
-                for address in addresses {
-                    tokio::spawn(listen(Arc::clone(&door), address));
-                }
-                let _ = stopped.await;
-            });
-            runtime.shutdown_background();
-        })?;
-        Ok(Some(TlsServer { _running: running }))
+/// Serves `router` where the configuration says, which may be nowhere, with `main` to answer requests, until the thread
+/// is dropped.
+pub fn serve(
+    config: ApiConfig,
+    router: Router,
+    main: Handle,
+    troubles: Arc<Lasting>,
+) -> std::io::Result<Option<DoorThread>> {
+    if config.listen.is_empty() {
+        return Ok(None);
     }
+    let door = Arc::new(Door::new(config, router, main, troubles));
+    let open = async move || {
+        // A configuration that can't be used is said before somebody knocks.
+        door.config().await;
+        let addresses: BTreeSet<SocketAddr> = door.config.listen.iter().copied().collect();
+        for address in addresses {
+            tokio::spawn(listen(Arc::clone(&door), address));
+        }
+    };
+    DoorThread::start("api-tls", open).map(Some)
 }
 
 /// A place among those who haven't shown who they are: of their network's, and of all.
@@ -158,20 +135,12 @@ struct Door {
 }
 
 async fn listen(door: Arc<Door>, address: SocketAddr) {
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                door.say(&address.to_string(), None);
-                tracing::info!(%address, "the API is served by TLS");
-                accept(&door, listener).await;
-            }
-            Err(error) => {
-                let why = format!("it can't be listened on: {error}");
-                door.say(&address.to_string(), Some(why));
-            }
-        }
-        tokio::time::sleep(LISTEN_AGAIN).await;
-    }
+    let accept = |listener| {
+        tracing::info!(%address, "the API is served by TLS");
+        let door = Arc::clone(&door);
+        async move { accept(&door, listener).await }
+    };
+    doors::listen(address, |trouble| door.say(&address.to_string(), trouble), accept).await;
 }
 
 async fn accept(door: &Arc<Door>, listener: TcpListener) {
@@ -272,9 +241,12 @@ impl Door {
         let address = peer.ip().to_canonical();
         let client = Peer::Client { name: client.name.clone(), role: client.role, address };
         let place = Arc::new(place);
-        let service =
-            service_fn(|request| self.answer(client.clone(), Arc::clone(&place), request));
-        let served = http().serve_connection(TokioIo::new(stream), service);
+        let service = service_fn(async |request| {
+            let place = Arc::clone(&place);
+            let (router, main) = (&self.router, &self.main);
+            Ok::<_, Infallible>(doors::answer(router, main, client.clone(), place, request).await)
+        });
+        let served = http(HEAD_LIMIT).serve_connection(TokioIo::new(stream), service);
         // What a certificate says counts until it expires, also for who has connected before.
         let left = certificate.valid_for(SystemTime::now());
         if let Ok(Err(error)) = tokio::time::timeout(left, served).await {
@@ -299,45 +271,6 @@ impl Door {
         let certificate = shown.and_then(|shown| Certificate::read(shown));
         Ok((stream, certificate.ok_or("its certificate can't be read")?))
     }
-
-    /// The answer to a request, once that is here as a whole.
-    async fn answer(
-        &self,
-        client: Peer,
-        place: Arc<Place<String>>,
-        request: Request<Incoming>,
-    ) -> Result<Response, Infallible> {
-        let (parts, body) = request.into_parts();
-        let body = to_bytes(Body::new(body), REQUEST_BYTES_MAX);
-        let Ok(Ok(body)) = tokio::time::timeout(BODY_LIMIT, body).await else {
-            let why = "the request is too long, or wasn't said in time";
-            return Ok(Refusal::from(ApiError::new(ErrorCode::Invalid, why)).into_response());
-        };
-        let mut request = Request::from_parts(parts, Body::from(body));
-        request.extensions_mut().insert(ConnectInfo(client));
-        let answered = self.router.call(request);
-        // It is answered to its end, also when the connection isn't there any more: who goes away and comes again has no
-        // more under way than he may have connections.
-        let answered = async move {
-            let response = answered.await;
-            drop(place);
-            response
-        };
-        Ok(match self.main.spawn(answered).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
-            Err(error) => {
-                let error = ApiError::new(ErrorCode::Unavailable, error.to_string());
-                Refusal::from(error).into_response()
-            }
-        })
-    }
-}
-
-fn http() -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(HEAD_BYTES_MAX);
-    http
 }
 
 /// Answers one request by why it isn't, to somebody who stays a stranger.
@@ -350,7 +283,7 @@ async fn turn_away(stream: TlsStream<TcpStream>, error: ApiError, _stranger: Str
             Ok::<_, Infallible>(refusal)
         }
     };
-    let mut http = http();
+    let mut http = http(HEAD_LIMIT);
     http.keep_alive(false);
     let served = http.serve_connection(TokioIo::new(stream), service_fn(answer));
     let _ = tokio::time::timeout(HANDSHAKE_LIMIT, served).await;

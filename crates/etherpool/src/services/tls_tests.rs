@@ -2,6 +2,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use axum::extract::ConnectInfo;
 use axum::routing::{get, post};
 use control::api::{ApiClient, Role};
 use frontend::tls::{authorities, nameless_client};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::super::commands::REQUEST_BYTES_MAX;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -348,8 +350,7 @@ async fn an_address_that_is_taken_is_tried_again() {
     let config = ApiConfig { listen: vec![address], ..api.door.config.clone() };
     let troubles = untold();
     let router = Router::new().route("/who", get(async || "main"));
-    let server =
-        TlsServer::start(config, router, Handle::current(), Arc::clone(&troubles)).unwrap();
+    let server = serve(config, router, Handle::current(), Arc::clone(&troubles)).unwrap();
     let wait = async |done: &dyn Fn() -> bool| {
         let begun = Instant::now();
         while !done() {
@@ -366,8 +367,6 @@ async fn an_address_that_is_taken_is_tried_again() {
     drop(server);
     wait(&|| std::net::TcpStream::connect(address).is_err()).await;
     assert!(
-        TlsServer::start(ApiConfig::default(), Router::new(), Handle::current(), troubles)
-            .unwrap()
-            .is_none()
+        serve(ApiConfig::default(), Router::new(), Handle::current(), troubles).unwrap().is_none()
     );
 }

@@ -5,9 +5,11 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use control::alerts::{AlertsConfig, AlertsReport, ChannelAnswer};
 use control::channel::{EngineRequest, to_line};
-use pool::HistoryEntry;
+use pool::{HistoryEntry, PoolEvent, Severity};
+use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::alerts::now_secs;
 use super::api::{Answer, App, Json, LINES};
 use super::channel_client::News;
 
@@ -47,12 +49,29 @@ pub(super) async fn history(
     Ok(Json(services.engine.call(EngineRequest::History { pool }).await?))
 }
 
+/// Something that happened, as the history tells it too.
+#[derive(Serialize)]
+struct Happened<'a> {
+    #[serde(flatten)]
+    event: &'a PoolEvent,
+    at_secs: u64,
+    severity: Severity,
+    text: String,
+}
+
+impl Happened<'_> {
+    fn line(event: &PoolEvent, at_secs: u64) -> Vec<u8> {
+        let (severity, text) = (event.severity(), event.to_string());
+        to_line(&Happened { event, at_secs, severity, text })
+    }
+}
+
 /// Everything that happens, as JSON lines, until the listener goes.
 pub(super) async fn events(State(services): App) -> Response {
     let news = services.engine.news();
     let lines = futures::stream::unfold(news, |mut news| async move {
         let line = match news.recv().await {
-            Ok(News::Event(event)) => to_line(&event),
+            Ok(News::Event(event)) => Happened::line(&event, now_secs()),
             Ok(News::Lost(count)) | Err(RecvError::Lagged(count)) => {
                 to_line(&serde_json::json!({ "event": "lost", "count": count }))
             }
@@ -68,6 +87,18 @@ mod tests {
     use control::alerts::ChannelReport;
 
     use super::*;
+
+    #[test]
+    fn what_happens_is_told_with_its_sentence() {
+        let event = PoolEvent::DiskOffline { pool: "tank".into(), disk: "e1.0".into() };
+        let line = Happened::line(&event, 7);
+        let told: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
+        assert_eq!(told["event"], "disk-offline");
+        assert_eq!(told["pool"], "tank");
+        assert_eq!(told["at_secs"], 7);
+        assert_eq!(told["text"], event.to_string());
+        assert_eq!(serde_json::from_slice::<PoolEvent>(&line).ok(), Some(event), "as it was");
+    }
 
     #[test]
     fn it_is_loud_while_nobody_would_hear() {

@@ -97,6 +97,9 @@ fn doors(said: &mut Said, config: &SupervisorConfig) {
     if let Some(address) = config.metrics {
         said.lines.push(format!("Metrics:     {address}, without a password"));
     }
+    for address in &config.page.listen {
+        said.lines.push(format!("Page:        http://{address}/, for all users of this machine"));
+    }
     if let Some(boot) = &config.boot {
         said.lines.push(format!("Boot server: by {}", boot.display()));
     }
@@ -153,6 +156,7 @@ mod tests {
         let text = format!(
             "metrics = \"127.0.0.1:9101\"\n[[interfaces]]\nname = \"lo\"\n[[interfaces]]\nname = \"not-there\"\n\
              [mount]\nroots = [\"{root}\", \"/no/such/root\"]\n[ftp]\nanonymous = false\n\
+             [page]\nlisten = \"127.0.0.1:8480\"\n\
              [alerts.mail]\nenabled = false\n[[alerts.command]]\nargv = [\"/no/such/program\"]\n"
         );
         let Said { lines, warnings } = said(&text);
@@ -164,6 +168,7 @@ mod tests {
             "Sessions:    encrypt",
             "FTP:         127.0.0.1:2121\n",
             "Metrics:     127.0.0.1:9101, without a password",
+            "Page:        http://127.0.0.1:8480/, for all users of this machine",
             "Told:        the journal, command /no/such/program",
         ] {
             assert!(lines.contains(line), "{line} isn't in {lines}");
