@@ -82,7 +82,7 @@ pub struct PoolForecast {
 pub struct VotesForecast {
     /// How many disks would.
     pub votes: usize,
-    /// The machines of all disks with data, by their identities: a witness on one of them would be lost with it.
+    /// The machines of all disks with data, by their identities: a witness on one of them goes with it.
     pub machines: Vec<Uuid>,
     /// Whether a witness on another machine would vote with them: they are an even number, of which half is no majority,
     /// and have none.

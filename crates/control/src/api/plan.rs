@@ -42,6 +42,9 @@ pub enum WitnessPlan {
         directory: PathBuf,
         /// Its size.
         bytes: u64,
+        /// Its machine has disks of the pool, and goes with them: only other machines may be lost.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        beside_data: bool,
     },
     /// None would be made, though one would help.
     Lacking {

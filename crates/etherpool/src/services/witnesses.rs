@@ -1,6 +1,6 @@
 //! The supervisor as a witness: where the machines that vote in a pool are an even number it keeps a vote itself, in
 //! a file of its state directory that its third process exports as a node does. Of two machines with data and the
-//! supervisor any one may be lost then.
+//! supervisor any one may be lost then; of two of which it is one, the other.
 //!
 //! A file takes its space when it is made, so that a full file system refuses it then and can't take the vote later.
 //! One that no pool has (any more) is removed: the engine sees it, no command of ours is about to use it, and it is blank.
@@ -199,6 +199,9 @@ impl Services {
         own: Own,
         votes: &VotesForecast,
     ) -> Result<Option<WitnessPlan>, ApiError> {
+        let machine = self.machine().await;
+        let is_here = |machine: &Uuid| votes.machines.contains(machine);
+        let beside_data = machine.as_ref().is_ok_and(is_here);
         let why = match own {
             Own::Always => match self.why_no_room(own, votes.witness_bytes).await {
                 Some(why) => return Err(self.not_made(ErrorCode::NoSpace, &why)),
@@ -206,7 +209,12 @@ impl Services {
             },
             _ if !votes.lacks_witness => return Ok(None),
             Own::Never => Some("none is wanted".to_owned()),
-            Own::WhereItHelps => self.why_no_witness(votes).await,
+            // Beside data it helps an even number of votes, and only these.
+            Own::WhereItHelps if beside_data && !votes.votes.is_multiple_of(2) => return Ok(None),
+            Own::WhereItHelps => match machine {
+                Ok(_) => self.why_no_witness(votes).await,
+                Err(error) => Some(format!("{}: {error}", self.config.state_dir.display())),
+            },
         };
         Ok(Some(match why {
             Some(why) => WitnessPlan::Lacking { why },
@@ -214,6 +222,7 @@ impl Services {
                 host: self.host.clone(),
                 directory: self.config.witness_dir(),
                 bytes: votes.witness_bytes,
+                beside_data,
             },
         }))
     }
@@ -223,13 +232,7 @@ impl Services {
         if self.config.interfaces.is_empty() {
             return Some("no interface is configured on which others could reach it".to_owned());
         }
-        match self.machine().await {
-            Ok(machine) if votes.machines.contains(&machine) => {
-                Some("its machine has disks of the pool, which would be lost with it".to_owned())
-            }
-            Ok(_) => self.why_no_room(Own::WhereItHelps, votes.witness_bytes).await,
-            Err(error) => Some(format!("{}: {error}", self.config.state_dir.display())),
-        }
+        self.why_no_room(Own::WhereItHelps, votes.witness_bytes).await
     }
 
     /// The machine by the identity that its exports, and those of a node beside it, have.

@@ -24,8 +24,8 @@ use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer,
-    Signers, Voters, choose_extent_bytes,
+    ExtentRange, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer, Signers, Voters,
+    choose_extent_bytes,
 };
 use crate::metadata::{
     AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
@@ -390,26 +390,6 @@ pub(crate) fn check_once<'a>(
             Err(PoolError::invalid(format!("disk {disk} is named twice"), "name each disk once"))
         }
         None if is_empty => Err(PoolError::invalid("no disk is named", "name the disks to use")),
-        None => Ok(()),
-    }
-}
-
-/// Refuses witnesses in machines that have one of the pool's other disks: they would be lost with that.
-pub(crate) fn check_machines(
-    domain: FailureDomain,
-    candidates: &[Candidate],
-    pool: Option<&Metadata>,
-) -> Result<(), PoolError> {
-    let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
-    let known = pool.into_iter().flat_map(Metadata::data_machines);
-    let machines: BTreeSet<Uuid> = new.chain(known).collect();
-    let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
-    match candidates.iter().find(is_wrong).filter(|_| domain == FailureDomain::Node) {
-        Some(witness) => Err(PoolError::refused(
-            witness.place.to_string(),
-            "a witness must be on a machine of its own, and on this one are other disks of the pool",
-            "use a disk of a machine that has none",
-        )),
         None => Ok(()),
     }
 }

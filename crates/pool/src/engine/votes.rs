@@ -119,18 +119,25 @@ fn with_witness(candidates: &[Candidate], list: &[usize]) -> Option<Vec<usize>> 
     Some([list, &[witness]].concat())
 }
 
-/// The witness that may vote beside those chosen: one that votes already, else any. In a failure domain of theirs it
-/// would go with them; a machine of theirs, where that is none, is only worse than another one.
+/// The witness that may vote beside those chosen: one in a failure domain of its own, else, beside an even number, one in
+/// a domain of theirs. Then one that votes already; a machine of theirs is only worse than another one.
+///
+/// In a domain of theirs it goes with them, and so do half of the votes of an even number without it: nothing is lost by
+/// it, and without any other domain of half of the votes a majority is left.
 pub(super) fn choose_witness(candidates: &[Candidate], chosen: &[usize]) -> Option<usize> {
     let shares = |at: &usize, what: fn(&Candidate) -> Uuid| {
         chosen.iter().any(|other| what(&candidates[*other]) == what(&candidates[*at]))
     };
     let witnesses = (0..candidates.len()).filter(|at| candidates[*at].is_witness);
-    let able = witnesses.filter(|at| !shares(at, |one| one.domain));
-    able.min_by_key(|at| (!candidates[*at].votes, shares(at, |one| one.machine)))
+    let is_even = chosen.len().is_multiple_of(2);
+    let able = witnesses.filter(|at| is_even || !shares(at, |one| one.domain));
+    able.min_by_key(|at| {
+        let shares_domain = shares(at, |one| one.domain);
+        (shares_domain, !candidates[*at].votes, shares(at, |one| one.machine))
+    })
 }
 
-/// Who votes in a new pool: a witness where that lets more be lost.
+/// Who votes in a new pool: a witness where that lets more be lost, or makes an even number odd.
 pub(super) fn first_voters(domain: FailureDomain, candidates: &[Candidate]) -> Vec<usize> {
     let voters = choose_voters(domain, candidates);
     let with = with_witness(candidates, &voters);
@@ -518,7 +525,7 @@ mod tests {
         disks[4].is_witness = true;
         assert_eq!(first_voters(node, &disks), [0, 2, 1, 3, 4]);
         disks[4].domain = Uuid::from_u128(1);
-        assert_eq!(first_voters(node, &disks), [0, 2, 1], "it would go with a rack");
+        assert_eq!(first_voters(node, &disks), [0, 2, 1, 3, 4], "any two machines may be lost");
         // Who votes already stays.
         let mut disks = of(&[1, 1, 2, 2, 3, 3]);
         disks[1].votes = true;
@@ -546,11 +553,16 @@ mod tests {
         let disks = of(node, &[2, 3], &[]);
         assert_eq!(first_voters(node, &disks), [0, 1, 3]);
         assert_eq!(choose_witness(&disks, &[0, 1]), Some(3));
-        assert_eq!(choose_witness(&disks[..3], &[0, 1]), None);
+        // On a machine that has data it is better than an even number, and no use beside an odd one.
+        assert_eq!(choose_witness(&disks[..3], &[0, 1]), Some(2));
+        assert_eq!(first_voters(node, &disks[..3]), [0, 1, 2]);
+        assert_eq!(choose_witness(&disks[..3], &[1]), None);
+        assert!(count(node, &disks[..3]).1, "elsewhere it would let either be lost");
         // Of single disks the one that votes stays, else another machine's is better.
         assert_eq!(first_voters(disk, &of(disk, &[2, 3], &[])), [0, 1, 3]);
         assert_eq!(first_voters(disk, &of(disk, &[2, 3], &[2])), [0, 1, 2]);
         assert_eq!(first_voters(node, &of(node, &[2], &[2])), [0, 1, 3]);
+        assert_eq!(first_voters(node, &of(node, &[2, 3], &[2])), [0, 1, 3]);
     }
 
     #[test]
@@ -578,6 +590,10 @@ mod tests {
         disks[2].is_witness = true;
         assert!(!count(node, &disks).1, "it has one");
         disks[2].domain = disks[0].domain;
-        assert_eq!(count(node, &disks), (2, true), "one that goes with another is none");
+        assert_eq!(
+            count(node, &disks),
+            (3, true),
+            "one that goes with another lets nothing more be lost"
+        );
     }
 }

@@ -226,11 +226,17 @@ fn lacking_votes(report: &PoolReport) -> Option<usize> {
 pub fn pool_plan(plan: &PoolPlan) -> String {
     let mut text = forecast(&plan.forecast);
     match &plan.witness {
-        Some(WitnessPlan::Kept { host, directory, bytes }) => {
+        Some(WitnessPlan::Kept { host, directory, bytes, beside_data }) => {
             let (bytes, directory) = (Human(*bytes), directory.display());
             text.push_str(&format!(
                 "This supervisor ({host}) would be a witness, by a file of {bytes} in {directory}: it only votes.\n"
             ));
+            if *beside_data {
+                text.push_str(
+                    "Its machine has disks of the pool as well: without another machine the pool goes on, and without this one\n\
+                     it waits until it is back. A witness on a machine of its own would let either be lost.\n",
+                );
+            }
         }
         Some(WitnessPlan::Lacking { why }) => {
             let votes = plan.forecast.votes.votes;
@@ -473,7 +479,12 @@ VOLUME ";
         let forecast = PoolForecast { votes, ..PoolForecast::default() };
         let with = |witness| pool_plan(&PoolPlan { forecast: forecast.clone(), witness });
         assert_eq!(with(None), super::forecast(&forecast));
-        let kept = WitnessPlan::Kept { host: "h".into(), directory: "/s".into(), bytes: 10 << 20 };
+        let kept = WitnessPlan::Kept {
+            host: "h".into(),
+            directory: "/s".into(),
+            bytes: 10 << 20,
+            beside_data: false,
+        };
         let text = with(Some(kept));
         assert!(text.ends_with(
             "This supervisor (h) would be a witness, by a file of 10.0 MiB in /s: it only votes.\n"

@@ -262,8 +262,6 @@ fn what_cannot_be_a_witness_is_refused_by_name() {
     let create = |witness: &str| refusal(bench.create_witnessed(&["e0.0", "e1.0"], &[witness]));
     let small = create("e2.0");
     assert!(small.contains("too small"), "{small}");
-    let shared = create("e4.0");
-    assert!(shared.contains("a witness must be on a machine of its own"), "{shared}");
     let twice = create("e1.0");
     assert!(twice.contains("named twice"), "{twice}");
     let alone = refusal(bench.create_witnessed(&[], &["e3.0"]));
@@ -271,10 +269,32 @@ fn what_cannot_be_a_witness_is_refused_by_name() {
     bench.create_witnessed(&["e0.0", "e1.0"], &[]).unwrap();
     let small = refusal(bench.extend_by_witness("e2.0"));
     assert!(small.contains("too small"), "{small}");
-    let shared = refusal(bench.extend_by_witness("e4.0"));
-    assert!(shared.contains("a witness must be on a machine of its own"), "{shared}");
     bench.extend_by_witness("e3.0").unwrap();
     bench.until(|report| report.votes.present == 3);
+}
+
+#[test]
+fn on_a_machine_with_data_a_witness_lets_the_others_be_lost_and_gives_way_to_a_better_one() {
+    let mut disks: Vec<Rc<TestDisk>> =
+        (0..2).map(|node| TestDisk::new(&format!("e{node}.0"), node, 48 << 20)).collect();
+    disks.push(TestDisk::new("e2.0", 0, SMALL << 20));
+    disks.push(TestDisk::new("e3.0", 3, SMALL << 20));
+    let bench = Bench::with(745, disks, Instant::from_nanos(1_000_000_000), 1);
+    bench.create_witnessed(&["e0.0", "e1.0"], &["e2.0"]).unwrap();
+    let volume = bench.create_volume(8, Layout::Mirror(2));
+    assert_eq!(bench.voters(), ["e0.0", "e1.0", "e2.0"]);
+    assert!(bench.report().votes.lacks_witness, "either could be lost with one elsewhere");
+    assert_eq!(bench.report().survives, 0);
+    // Of three votes two are on the first machine.
+    bench.set_mode(1, Mode::Lost);
+    bench.write(&volume, 0, pattern(0, 200, 1)).unwrap();
+    bench.until(|report| report.state == PoolState::Degraded);
+    bench.set_mode(1, Mode::Well);
+    bench.assert_well(&volume);
+    bench.extend_by_witness("e3.0").unwrap();
+    bench.until(|report| report.votes.total == 3 && report.survives == 1);
+    assert_eq!(bench.voters(), ["e0.0", "e1.0", "e3.0"]);
+    bench.assert_well(&volume);
 }
 
 #[test]
