@@ -338,12 +338,15 @@ impl Machine {
         words.push(format!("VM_SECONDS={}", options.limit.as_secs().saturating_sub(20)));
         words.extend(options.variables.iter().map(|(name, value)| format!("{name}={value}")));
         command.arg("-append").arg(words.join(" "));
+        // Of each name its own: machines may be on one switch.
+        let of =
+            options.name.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
         for (number, (tap, nic)) in self.taps.iter().zip(options.nics).enumerate() {
             command
                 .arg("-netdev")
                 .arg(format!("tap,id=n{number},ifname={tap},script=no,downscript=no"));
             command.arg("-device").arg(format!(
-                "virtio-net-pci,netdev=n{number},mac=52:54:00:e7:00:{number:02x},host_mtu={},romfile=",
+                "virtio-net-pci,netdev=n{number},mac=52:54:00:e7:{of:02x}:{number:02x},host_mtu={},romfile=",
                 nic.mtu
             ));
         }

@@ -1,0 +1,20 @@
+# A machine of a page of the manual: a clean Debian that does what the test outside types, and says what that printed.
+# /dev/vda is an empty disk; /dev/vdc is a tar file with the package, which somebody has copied to root's home.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root SYSTEMD_COLORS=0 TERM=dumb
+cd /root
+tar -xf /dev/vdc || fail "no package"
+must hostname "$VM_NAME"
+# Both are the same installation: an identity of its own each, as the installer gives.
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+must ip link set eth0 up
+must ip address add "$VM_ADDRESS" dev eth0
+mark BOOTED "$(now)"
+
+while IFS= read -r typed <&3; do
+    [ "$typed" != THAT-IS-ALL ] || exit 0
+    echo "$typed" | base64 -d >/run/test/typed
+    sh /run/test/typed >/run/test/printed 2>&1
+    status=$?
+    mark DID "$status $(base64 -w 0 /run/test/printed)"
+done
+fail "the test outside was gone"
