@@ -177,7 +177,7 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 5,
         ]);
         assert_eq!((&bytes[32..48], &bytes[48..64]), (&[7; 16][..], &[8; 16][..]));
-        assert_eq!(&bytes[64..79], b"node-194\00.2.0\0");
+        assert_eq!(&bytes[64..79], b"node-194\x000.2.0\0");
         assert_eq!(&bytes[96..110], b"/dev/sda\0WD-1\0");
         assert_eq!(bytes[192..], [0, 0, 0, 0, 0, 0, 2, 3]);
         assert_eq!(ExportInfo::parse(&bytes), Ok(example()));
