@@ -529,7 +529,7 @@ fn a_supervisor_beside_its_own_disks_lets_the_other_machine_be_lost() {
         plan["witness"]["beside_data"] == true
     });
     let plan = lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--dry-run"]);
-    assert!(plan.contains("without another machine the pool goes on"), "{plan}");
+    assert!(plan.contains("without the other machine the pool goes on"), "{plan}");
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "--yes"]);
     assert_eq!(votes(&pool(&lab)), (3, 3));
     lab.cli(&["volume", "create", VOLUME, "--size", "16M", "--layout", "mirror:2"]);

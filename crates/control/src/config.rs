@@ -74,9 +74,9 @@ impl PageConfig {
     fn check(&self) -> Result<(), (String, String)> {
         for (index, address) in self.listen.iter().enumerate() {
             let wrong = |why: String| Err((address.to_string(), why));
-            if !address.ip().to_canonical().is_loopback() {
+            if !["127.0.0.1", "::1"].contains(&address.ip().to_string().as_str()) {
                 return wrong(format!(
-                    "the page is served in clear at addresses of this machine's own alone, as 127.0.0.1:8480: from \
+                    "the page is served in clear at 127.0.0.1 and [::1] alone, as 127.0.0.1:8480: from \
                      elsewhere it is reached by TLS at the addresses of [api], or by ssh -L; not at {address}"
                 ));
             }

@@ -1,6 +1,7 @@
 //! `etherpool pool import`: taking over a pool. What takes its time is reading the logs of its volumes: how much of them is
 //! read is told until all volumes serve, or wait for something else.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use block::size::Human;
 use clap::Args;
 use control::api::{ApiError, ImportPool, ImportResult, PoolReportExt as _};
 use control::exit::Exit;
-use pool::{ImportPlan, PoolError, PoolReport, PoolState, Progress, VotesOf};
+use pool::{ImportPlan, PoolError, PoolReport, Progress, VotesOf};
 
 use super::args::Confirmation;
 use super::confirm::confirm;
 use super::output::{self, print_json};
 use super::pool::{done, pool_path, show};
 use super::pool_keys;
-use super::pool_wait::LOOK_EVERY;
+use super::pool_wait::{LOOK_EVERY, STILL_MAX};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 use crate::client::News;
@@ -115,7 +116,8 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let grace = args.grace.map(Duration::from_secs);
     let (force, read_only) = (args.force, args.read_only);
     let request = ImportPool { grace, force, outdated_metadata, read_only, votes: args.pool_key };
-    let report = open(context, &plan, &request).await?;
+    let mut report = open(context, &plan, &request).await?;
+    serve(context, &mut report).await;
     show(context, &report)?;
     super::held::ask(context, &report.name, args.confirmation).await?;
     Ok(Exit::Ok)
@@ -174,6 +176,10 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
             }
         });
     }
+    // Not one before the next is imported: a log may be long.
+    for report in results.iter_mut().filter_map(|result| result.report.as_mut()) {
+        serve(context, report).await;
+    }
     output::show(context.json, &results, || output::imports(&results))?;
     for report in results.iter().filter_map(|result| result.report.as_ref()) {
         super::held::ask(context, &report.name, args.confirmation).await?;
@@ -182,58 +188,77 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
     Ok(if failed { Exit::Failure } else { Exit::Ok })
 }
 
-/// Has it opened, and tells how far that is until its volumes serve or wait for something else.
+/// Has it opened, and says what is waited for.
 async fn open(
     context: &Context,
     plan: &ImportPlan,
     request: &ImportPool,
 ) -> Result<PoolReport, Failure> {
-    let (name, path) = (&plan.name, format!("/v2/pools/{}", plan.id));
+    let path = format!("/v2/pools/{}", plan.id);
     let mut display = ProgressDisplay::new("import", context.json);
     let client = context.client.silent();
     let import = format!("{path}/import");
     let wait = request.grace.unwrap_or_default();
-    let mut report = {
-        let mut opened = std::pin::pin!(client.post_and_wait::<PoolReport>(&import, request, wait));
-        loop {
-            tokio::select! {
-                biased;
-                report = &mut opened => break report?,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            // What isn't answered now is asked for again.
-            if let Ok(report) = client.get::<PoolReport>(&path).await {
-                display.update(
-                    &opening(&report).unwrap_or_else(|| News::Waiting(format!("pool {name}"))),
-                );
-            }
+    let mut opened = std::pin::pin!(client.post_and_wait::<PoolReport>(&import, request, wait));
+    loop {
+        tokio::select! {
+            biased;
+            report = &mut opened => return report,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-    };
-    // It is imported: whatever happens to the rest of it is told by its state.
-    while let Some(news) = opening(&report) {
-        display.update(&news);
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(now) = client.get(&path).await else { break };
-        report = now;
+        // What isn't answered now is asked for again.
+        if let Ok(report) = client.get::<PoolReport>(&path).await {
+            let what = format!("pool {} is {}", plan.name, report.state_text());
+            display.update(&News::Waiting(what));
+        }
     }
-    Ok(report)
 }
 
-/// How far a pool's opening is, while anything is done for it.
-fn opening(report: &PoolReport) -> Option<News> {
-    if matches!(report.state, PoolState::Opening) {
-        return Some(News::Waiting(format!("pool {} is opening", report.name)));
+/// Tells how far its logs are replayed, until its volumes serve or wait for something else. It is imported: whatever
+/// happens to the rest of it is told by its state.
+async fn serve(context: &Context, report: &mut PoolReport) {
+    let mut display = ProgressDisplay::new("import", context.json);
+    let client = context.client.silent();
+    let (mut replay, mut before, mut still) = (Replay::default(), None, 0);
+    while let Some(news) = replay.look(report).filter(|_| still < STILL_MAX) {
+        display.update(&news);
+        still = if before.as_ref() == Some(&news) { still + 1 } else { 0 };
+        before = Some(news);
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Ok(now) = client.get(&format!("/v2/pools/{}", report.id)).await else { return };
+        *report = now;
     }
-    let replaying = || report.volumes.iter().filter_map(|volume| Some((volume, volume.replaying?)));
-    let sum = |of: fn(&Progress) -> u64| replaying().map(|(_, read)| of(&read)).sum::<u64>();
-    let (done_bytes, total_bytes) = (sum(|read| read.done_bytes), sum(|read| read.total_bytes));
-    let (volume, _) = replaying().next()?;
-    match done_bytes < total_bytes {
-        true => Some(News::Progress(Progress { done_bytes, total_bytes })),
-        false => {
-            let (log, name) = (Human(volume.log_bytes), &volume.name);
-            Some(News::Waiting(format!("{log} of the log of volume {name} are brought into place")))
-        }
+}
+
+/// How far the logs of a pool's volumes are replayed.
+#[derive(Default)]
+struct Replay {
+    /// How much of each was read when it was seen last.
+    read: BTreeMap<String, Progress>,
+}
+
+impl Replay {
+    /// How far it is, while anything is done for it: without votes nothing is.
+    fn look(&mut self, report: &PoolReport) -> Option<News> {
+        let going = || report.volumes.iter().filter_map(|one| Some((one, one.replaying?)));
+        let (volume, read) = going().next().filter(|_| report.lease_ok)?;
+        // One that isn't replayed any more is read.
+        self.read.values_mut().for_each(|read| read.done_bytes = read.total_bytes);
+        self.read.extend(going().map(|(volume, read)| (volume.id.clone(), read)));
+        let sum = |of: fn(&Progress) -> u64| self.read.values().map(of).sum::<u64>();
+        let all =
+            Progress { done_bytes: sum(|r| r.done_bytes), total_bytes: sum(|r| r.total_bytes) };
+        let name = &volume.name;
+        Some(match all.done_bytes < all.total_bytes {
+            true => News::Progress(all),
+            false if read.total_bytes == 0 => {
+                News::Waiting(format!("the log of volume {name} is about to be read"))
+            }
+            false => News::Waiting(format!(
+                "{} of the log of volume {name} are brought into place",
+                Human(volume.log_bytes)
+            )),
+        })
     }
 }
 
@@ -246,15 +271,29 @@ mod tests {
     #[test]
     fn an_import_goes_on_while_logs_are_read_and_brought_into_place() {
         let mut report = samples::pool();
-        assert_eq!(opening(&report), None);
-        let half = Progress { done_bytes: 1 << 20, total_bytes: 2 << 20 };
-        report.volumes[0].replaying = Some(half);
-        assert_eq!(opening(&report), Some(News::Progress(half)));
-        report.volumes[0].replaying = Some(Progress { done_bytes: 2 << 20, ..half });
-        report.volumes[0].log_bytes = 3 << 20;
-        let Some(News::Waiting(said)) = opening(&report) else { panic!("it is waited for") };
-        assert!(said.contains("3.00 MiB") && said.contains("volume v"), "{said}");
-        let opening_yet = PoolReport { state: PoolState::Opening, ..report };
-        assert!(matches!(opening(&opening_yet), Some(News::Waiting(_))));
+        let mut other = report.volumes[0].clone();
+        (other.name, other.id) = ("w".into(), "2".into());
+        report.volumes.push(other);
+        assert_eq!(Replay::default().look(&report), None);
+        let mut replay = Replay::default();
+        let read =
+            |done_bytes: u64| Some(Progress { done_bytes: done_bytes << 20, total_bytes: 2 << 20 });
+        (report.volumes[0].replaying, report.volumes[1].replaying) = (read(2), read(0));
+        let of_all =
+            |done: u64| News::Progress(Progress { done_bytes: done << 20, total_bytes: 4 << 20 });
+        assert_eq!(replay.look(&report), Some(of_all(2)));
+        // What is done with one stays done.
+        (report.volumes[0].replaying, report.volumes[1].replaying) = (None, read(1));
+        assert_eq!(replay.look(&report), Some(of_all(3)));
+        report.volumes[1].replaying = read(2);
+        report.volumes[1].log_bytes = 3 << 20;
+        let Some(News::Waiting(said)) = replay.look(&report) else { panic!("it is waited for") };
+        assert!(said.contains("3.00 MiB") && said.contains("volume w"), "{said}");
+        report.lease_ok = false;
+        assert_eq!(replay.look(&report), None, "nobody replays without votes");
+        report.lease_ok = true;
+        report.volumes[1].replaying = Some(Progress::default());
+        let said = Replay::default().look(&report);
+        assert_eq!(said, Some(News::Waiting("the log of volume w is about to be read".into())));
     }
 }

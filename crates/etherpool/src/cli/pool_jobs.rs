@@ -332,7 +332,7 @@ pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
     match context.json {
         // These have a number by which they can be cancelled.
         true => print_json(&jobs.iter().filter(|job| job.job.number > 0).collect::<Vec<_>>())?,
-        false => print!("{}", output::jobs(&jobs, &rates)),
+        false => output::print(&output::jobs(&jobs, &rates))?,
     }
     let waits = |job: &PoolJob| matches!(job.job.state, JobState::Waiting { .. });
     Ok(Exit::of_health(!jobs.iter().any(waits)))

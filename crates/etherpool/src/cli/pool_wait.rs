@@ -17,7 +17,7 @@ use crate::client::News;
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks in a row at which nothing is moved, or nobody answers, until they aren't waited for any more: what
 /// stands in the way often goes by itself, as an engine that died is there again soon.
-const STILL_MAX: u32 = 30;
+pub(super) const STILL_MAX: u32 = 30;
 
 /// Jobs that are waited for.
 pub struct Watch {
@@ -72,7 +72,7 @@ impl Watch {
             let message = format!("pool {name} is not present");
             return self.patient(ApiError::new(ErrorCode::Unavailable, message).into());
         }
-        let (mut going, mut waits, mut closed) = (false, None, None);
+        let (mut going, mut behind, mut waits, mut closed) = (false, None, None, None);
         let mut jobs = BTreeMap::new();
         for pool in pools {
             let is_given_up = matches!(pool.state, PoolState::Fenced) || !pool.is_ours();
@@ -108,8 +108,8 @@ impl Watch {
                 let most = self.seen.get(&key).map_or(0, |seen| seen.total_bytes);
                 let total_bytes = most.max(left_bytes);
                 let done_bytes = total_bytes - left_bytes;
+                behind = Some((pool, key.2.clone()));
                 jobs.insert(key, Progress { done_bytes, total_bytes });
-                going = true;
             }
         }
         if let Some(pool @ PoolReport { name, state, .. }) = closed {
@@ -138,7 +138,15 @@ impl Watch {
                 );
                 self.patient(error.into())
             }
-            None if !going => Look::Over,
+            None if !going && behind.is_none() => Look::Over,
+            None if !going && !moved => {
+                let (name, disk) = behind.map(|(pool, disk)| (&pool.name, disk)).unzip();
+                let (name, disk) = (name.map_or("", String::as_str), disk.unwrap_or_default());
+                let message = format!("disk {disk} of pool {name} doesn't get what it missed");
+                let error = ApiError::new(ErrorCode::Suspended, message)
+                    .remedy(format!("see `etherpool pool show {name}`, and the supervisor's log"));
+                self.patient(error.into())
+            }
             _ => {
                 self.still = 0;
                 Look::Going(News::Progress(all))

@@ -1,6 +1,7 @@
 //! What is seen of operations that take longer than two seconds: on a terminal how far it is, elsewhere a line that says
 //! what an operation stands still for, and for programs (`--json`) a JSON line on the standard error every second.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -13,6 +14,8 @@ use crate::client::News;
 
 /// How often programs are told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Over which time its rate is measured.
+const RATE_OVER: Duration = Duration::from_secs(30);
 
 /// Shows how far an operation is.
 pub struct ProgressDisplay {
@@ -31,10 +34,10 @@ enum Shown {
     Log {
         said: String,
     },
-    /// A program, with when it was told last and how far it was when it was told first.
+    /// A program, with when it was told last and how far it was lately.
     Program {
         told: Option<Instant>,
-        from: Option<(Instant, u64)>,
+        lately: Lately,
     },
 }
 
@@ -47,7 +50,7 @@ enum Line<'a> {
         operation: &'a str,
         #[serde(flatten)]
         progress: Progress,
-        /// Since it was told of first; none before anything was done.
+        /// In the last half a minute; none before anything was done.
         bytes_per_sec: Option<u64>,
         /// At this rate.
         left_secs: Option<u64>,
@@ -70,11 +73,34 @@ pub fn remark_in_passing(json: bool, text: &str) {
     }
 }
 
+/// How far an operation was in the last half a minute.
+#[derive(Default)]
+struct Lately {
+    total_bytes: u64,
+    seen: VecDeque<(Instant, u64)>,
+}
+
+impl Lately {
+    /// Bytes in a second. What becomes more or less to do begins anew: another part of it may have been done before.
+    fn rate(&mut self, now: Instant, progress: Progress) -> Option<f64> {
+        if self.total_bytes != progress.total_bytes {
+            *self = Lately { total_bytes: progress.total_bytes, seen: VecDeque::new() };
+        }
+        self.seen.push_back((now, progress.done_bytes));
+        while self.seen.front().is_some_and(|(at, _)| now - *at > RATE_OVER) {
+            self.seen.pop_front();
+        }
+        let (since, first) = *self.seen.front()?;
+        let (done, secs) = (progress.done_bytes.saturating_sub(first), (now - since).as_secs_f64());
+        (done > 0 && secs > 0.0).then(|| done as f64 / secs)
+    }
+}
+
 impl ProgressDisplay {
     /// For an operation that begins now.
     pub fn new(title: &'static str, json: bool) -> ProgressDisplay {
         let shown = match json {
-            true => Shown::Program { told: None, from: None },
+            true => Shown::Program { told: None, lately: Lately::default() },
             false if is_seen(json) => Shown::Terminal { bar: None, waiting: None },
             false => Shown::Log { said: String::new() },
         };
@@ -94,13 +120,13 @@ impl ProgressDisplay {
             }
             (Shown::Log { .. }, News::Progress(_)) => {}
             (_, _) if elapsed < QUIET => {}
-            (Shown::Program { told, from }, news) => {
+            (Shown::Program { told, lately }, news) => {
                 let now = Instant::now();
                 if told.is_some_and(|told| now - told < TELL_EVERY) {
                     return;
                 }
                 *told = Some(now);
-                let line = line(title, elapsed, news, now, from);
+                let line = line(title, elapsed, news, now, lately);
                 eprintln!("{}", serde_json::to_string(&line).unwrap_or_default());
             }
             (Shown::Terminal { waiting, .. }, News::Waiting(why)) => {
@@ -123,17 +149,16 @@ fn line<'a>(
     elapsed: Duration,
     news: &'a News,
     now: Instant,
-    from: &mut Option<(Instant, u64)>,
+    lately: &mut Lately,
 ) -> Line<'a> {
     let progress = match news {
         News::Waiting(why) => {
+            *lately = Lately::default();
             return Line::Waiting { operation, why, for_secs: elapsed.as_secs() };
         }
         News::Progress(progress) => *progress,
     };
-    let (since, first) = *from.get_or_insert((now, progress.done_bytes));
-    let (done, secs) = (progress.done_bytes.saturating_sub(first), (now - since).as_secs_f64());
-    let rate = (done > 0 && secs > 0.0).then(|| done as f64 / secs);
+    let rate = lately.rate(now, progress);
     let left = progress.total_bytes.saturating_sub(progress.done_bytes) as f64;
     Line::Progress {
         operation,
@@ -176,10 +201,10 @@ mod tests {
     #[test]
     fn programs_are_told_rate_and_time_left() {
         let begun = Instant::now();
-        let (mut from, second) = (None, Duration::from_secs(1));
+        let (mut lately, second) = (Lately::default(), Duration::from_secs(1));
         let mut told = |secs, done_bytes| {
             let news = News::Progress(Progress { done_bytes, total_bytes: 1000 });
-            let line = line("verify", second * secs, &news, begun + second * secs, &mut from);
+            let line = line("verify", second * secs, &news, begun + second * secs, &mut lately);
             serde_json::to_value(&line).unwrap()["progress"].take()
         };
         let first = told(2, 100);
@@ -188,9 +213,14 @@ mod tests {
         let later = told(6, 500);
         assert_eq!((&later["bytes_per_sec"], &later["left_secs"]), (&100.into(), &5.into()));
         assert_eq!(later["total_bytes"], 1000);
+        // What was long ago says nothing of now.
+        assert_eq!(told(100, 600)["bytes_per_sec"], serde_json::Value::Null);
+        assert_eq!(told(110, 620)["bytes_per_sec"], 2);
 
         let why = News::Waiting("for e1.0".into());
-        let line = serde_json::to_value(line("scrub", second * 3, &why, begun, &mut None)).unwrap();
+        let line =
+            serde_json::to_value(line("scrub", second * 3, &why, begun, &mut Lately::default()))
+                .unwrap();
         let said = serde_json::json!({"operation": "scrub", "why": "for e1.0", "for_secs": 3});
         assert_eq!(line["waiting"], said);
     }

@@ -18,10 +18,15 @@ pub(super) async fn show(State(services): App) -> Answer<VersionReport> {
     Ok(Json(VersionReport::new(supervisor, nodes)))
 }
 
+/// Of one that is out of use it isn't told whether it is there.
+fn is_away(state: &DiskState) -> bool {
+    matches!(state, DiskState::Missing | DiskState::Offline | DiskState::Out)
+}
+
 /// Machines of which pools miss disks, and none is seen: they may run anything when they are back.
 fn add_missing(nodes: &mut Vec<NodeVersion>, pools: &[PoolReport]) {
     let disks = pools.iter().filter(|pool| pool.is_ours()).flat_map(|pool| &pool.disks);
-    for disk in disks.filter(|disk| disk.state == DiskState::Missing && !disk.node.is_empty()) {
+    for disk in disks.filter(|disk| is_away(&disk.state) && !disk.node.is_empty()) {
         let address = disk.name.parse().ok();
         match nodes.iter_mut().find(|node| node.name == disk.node) {
             Some(node) if node.heard_secs.is_none() => node.disks.extend(address),
@@ -67,7 +72,7 @@ mod tests {
             disk.clone(),
             missing("e1.1", "n1"),
             missing("e2.0", "n2"),
-            missing("e2.1", "n2"),
+            PoolDisk { state: DiskState::Offline, ..missing("e2.1", "n2") },
             PoolDisk { state: DiskState::Usable, ..missing("e3.0", "n3") },
         ];
         let mut nodes = vec![seen.clone()];

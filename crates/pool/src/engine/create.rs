@@ -24,11 +24,11 @@ use crate::error::PoolError;
 use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
-    ExtentRange, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer, Signers, Voters,
-    choose_extent_bytes,
+    ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer,
+    Signers, VOTE_DISKS_MAX, Voters, choose_extent_bytes,
 };
 use crate::metadata::{
-    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
+    AreaLayout, COPIES_MAX, CheckpointStamp, Disk, Layout, MetaRecord, Metadata, PoolIdentity,
     area_extents_for, encode_checkpoint,
 };
 use block::write_durably;
@@ -390,6 +390,31 @@ pub(crate) fn check_once<'a>(
             Err(PoolError::invalid(format!("disk {disk} is named twice"), "name each disk once"))
         }
         None if is_empty => Err(PoolError::invalid("no disk is named", "name the disks to use")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses witnesses that would never vote: on a machine that has another disk of the pool one votes beside an even number
+/// of machines, where no other witness does.
+pub(crate) fn check_witnesses(
+    domain: FailureDomain,
+    candidates: &[Candidate],
+    pool: Option<&Metadata>,
+) -> Result<(), PoolError> {
+    let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
+    let known = pool.into_iter().flat_map(Metadata::data_machines);
+    let machines: BTreeSet<Uuid> = new.chain(known).collect();
+    let voters = machines.len().min(VOTE_DISKS_MAX);
+    let has_witness = pool.is_some_and(|pool| pool.disks().values().any(Disk::is_witness));
+    let one_helps = voters.is_multiple_of(2) && !has_witness;
+    let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
+    let mut wrong = candidates.iter().filter(is_wrong).skip(one_helps.into());
+    match wrong.next().filter(|_| domain == FailureDomain::Node) {
+        Some(witness) => Err(PoolError::refused(
+            witness.place.to_string(),
+            "it would never vote: on its machine are other disks of the pool, and the votes are an odd number without it",
+            "use a disk of a machine that has none",
+        )),
         None => Ok(()),
     }
 }

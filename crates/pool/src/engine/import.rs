@@ -8,7 +8,7 @@ use std::time::Duration;
 use block::{Epoch, OwnerId, spoken};
 use seal::Grant;
 
-use super::create::{Creation, check_name, check_once, side_by_side};
+use super::create::{Creation, check_name, check_once, check_witnesses, side_by_side};
 use super::format_disk::Candidate;
 use super::labels::put_labels;
 use super::open::OpenRequest;
@@ -89,6 +89,7 @@ impl Engine {
         let mut candidates =
             self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
         put_labels(&request.domains, &mut candidates, &BTreeSet::new())?;
+        check_witnesses(request.failure_domain, &candidates, None)?;
         let losses = self.check_candidates(&candidates, None).await?;
         Ok((candidates, losses))
     }
@@ -138,7 +139,11 @@ impl Engine {
             check_once(disks.iter().chain(witnesses))?;
         }
         let mut candidates = self.candidates(disks, witnesses, force_disks)?;
-        put_labels(domains, &mut candidates, &open.pool.meta.borrow().label_kinds())?;
+        {
+            let meta = open.pool.meta.borrow();
+            put_labels(domains, &mut candidates, &meta.label_kinds())?;
+            check_witnesses(meta.pool().failure_domain, &candidates, Some(&meta))?;
+        }
         let losses = self.check_candidates(&candidates, Some(&open)).await?;
         self.check_epochs(&candidates, &open).await?;
         for candidate in &candidates {

@@ -46,8 +46,8 @@ pub(crate) struct Jobs {
     gone_since: RefCell<BTreeMap<DiskNumber, Instant>>,
     /// Why they aren't rebuilt.
     not_rebuilt: RefCell<BTreeMap<DiskNumber, String>>,
-    /// Which scrub, by when it began, has read how many extents: what it noted is behind.
-    pub(super) scrubbed: Cell<(u64, u64)>,
+    /// Which scrub, by its job and when it began, has read how many extents: what it noted is behind.
+    pub(super) scrubbed: Cell<Option<(JobNumber, u64, u64)>>,
     pub(super) checks: RefCell<Checks>,
     pub(super) balance: RefCell<Balance>,
 }

@@ -43,7 +43,8 @@ pub fn jobs(jobs: &[PoolJob], rates_bytes: &[Option<u64>]) -> String {
 
 /// The disks of a pool that get what they missed.
 pub fn resyncs(report: &PoolReport) -> impl Iterator<Item = JobReport> {
-    let behind = report.disks.iter().filter(|disk| disk.dirty_bytes > 0);
+    // Of what is only read nothing is written.
+    let behind = report.disks.iter().filter(|disk| disk.dirty_bytes > 0 && !report.read_only);
     behind.filter(|disk| disk.state == DiskState::Usable).map(|disk| JobReport {
         number: 0,
         kind: "resync".into(),

@@ -231,12 +231,18 @@ pub fn pool_plan(plan: &PoolPlan) -> String {
             text.push_str(&format!(
                 "This supervisor ({host}) would be a witness, by a file of {bytes} in {directory}: it only votes.\n"
             ));
-            if *beside_data {
-                text.push_str(
-                    "Its machine has disks of the pool as well: without another machine the pool goes on, and without this one\n\
-                     it waits until it is back. A witness on a machine of its own would let either be lost.\n",
-                );
-            }
+            let of_two = plan.forecast.votes.machines.len() == 2;
+            text.push_str(match (*beside_data, of_two) {
+                (true, true) => {
+                    "Its machine has disks of the pool as well: without the other machine the pool goes on, and without this one\n\
+                     it waits until it is back. A witness on a machine of its own would let either be lost.\n"
+                }
+                (true, false) => {
+                    "Its machine has disks of the pool as well, whose vote goes with it: a witness on a machine of its own would\n\
+                     let more be lost.\n"
+                }
+                (false, _) => "",
+            });
         }
         Some(WitnessPlan::Lacking { why }) => {
             let votes = plan.forecast.votes.votes;

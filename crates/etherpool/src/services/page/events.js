@@ -90,7 +90,7 @@ export class Events {
         const times = (count || 1) + (this.newest?.text === text ? this.newest.times : 0);
         if (this.newest?.text === text) this.list.firstElementChild.remove();
         this.newest = { text, times };
-        const at = element('time', { datetime: new Date(at_secs * 1000).toISOString() }, calendar(at_secs));
+        const at = element('time', { datetime: calendar(at_secs).replace(' ', 'T') + 'Z' }, calendar(at_secs));
         const level = { warning: 'warn', error: 'bad' }[severity] || 'off';
         const shown = times > 1 ? `${text} (${times} times)` : text;
         this.list.prepend(element('li', {}, at, element('span', { class: `state ${level}` }, shown)));

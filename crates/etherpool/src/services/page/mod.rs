@@ -227,6 +227,13 @@ fn may_ask(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
         return Err(ApiError::new(ErrorCode::Refused, "at the page's address nothing is changed")
             .remedy("use etherpool's commands, or the API by TLS"));
     }
+    // Browsers say of a request that another site's page has made it: that page may read nothing of it, but it costs us.
+    let says = |name: &str, what: &str| headers.get(name).is_some_and(|value| value == what);
+    // A link that somebody follows is no such request.
+    if says("sec-fetch-site", "cross-site") && !says("sec-fetch-mode", "navigate") {
+        return Err(ApiError::new(ErrorCode::Refused, "another site's page asks for this")
+            .remedy("open it as http://localhost:PORT/, on this machine or by ssh -L"));
+    }
     let mut named = headers.get_all(HOST).iter();
     let host = match (named.next(), named.next()) {
         (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),

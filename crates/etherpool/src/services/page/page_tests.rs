@@ -49,6 +49,14 @@ async fn it_is_looked_at_by_this_machines_own_names_and_nothing_else_is_done() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
         assert!(answer.ends_with("GET by the page (read), from 127.0.0.1"), "{host}: {answer}");
     }
+    let from = |mode: &str| {
+        let mode = format!("sec-fetch-site: cross-site\r\nsec-fetch-mode: {mode}");
+        format!("GET /who HTTP/1.1\r\nhost: localhost\r\n{mode}")
+    };
+    let answer = page.ask(&from("no-cors")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("another site"), "{answer}");
+    let answer = page.ask(&from("navigate")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "a link leads here: {answer}");
     for host in [
         "evil.example",
         "evil.example:8480",

@@ -106,8 +106,13 @@ impl OpenPool {
     /// Extents that the scrub has read, those included that aren't noted yet.
     pub(super) fn scrubbed_extents(&self, meta: &Metadata) -> u64 {
         let state = ScrubState::of(meta).unwrap_or_default();
-        let (begun, extents) = self.jobs.scrubbed.get();
-        if begun == state.begun { state.extents.max(extents) } else { state.extents }
+        let job = meta.scrub_job().map(|(number, _)| number);
+        let read = self
+            .jobs
+            .scrubbed
+            .get()
+            .filter(|(number, begun, _)| (Some(*number), *begun) == (job, state.begun));
+        read.map_or(state.extents, |(_, _, extents)| state.extents.max(extents))
     }
 
     async fn rest(&self) {
@@ -206,7 +211,7 @@ impl OpenPool {
                 let (volume, lane, set) = next.place;
                 state.set_place((volume, lane, set.saturating_add(1)));
                 state.add(next.extents, &found);
-                self.jobs.scrubbed.set((begun.secs, state.extents));
+                self.jobs.scrubbed.set(Some((begun.number, begun.secs, state.extents)));
                 if self.pool.runtime.now().since(noted) >= NOTE_EVERY {
                     noted = self.pool.runtime.now();
                     if !self.note(begun, &[state.record()]).await? {

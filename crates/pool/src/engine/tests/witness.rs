@@ -291,6 +291,10 @@ fn on_a_machine_with_data_a_witness_lets_the_others_be_lost_and_gives_way_to_a_b
     bench.until(|report| report.state == PoolState::Degraded);
     bench.set_mode(1, Mode::Well);
     bench.assert_well(&volume);
+    bench.attach(&TestDisk::new("e4.0", 1, SMALL << 20));
+    bench.pass(Duration::from_secs(1));
+    let second = refusal(bench.extend_by_witness("e4.0"));
+    assert!(second.contains("it would never vote"), "{second}");
     bench.extend_by_witness("e3.0").unwrap();
     bench.until(|report| report.votes.total == 3 && report.survives == 1);
     assert_eq!(bench.voters(), ["e0.0", "e1.0", "e3.0"]);
