@@ -134,10 +134,10 @@ fn a_scrub_goes_on_where_it_was_when_the_engine_died() {
     let rate = Some(Some(1 << 20));
     let number =
         bench.scrub(PoolSettings { scrub_rate_bytes: rate, ..Default::default() }).unwrap();
-    bench.until(|report| {
-        report.jobs.iter().any(|job| job.left_bytes < job.total_bytes && job.left_bytes > 0)
-    });
-    bench.pass(Duration::from_secs(1));
+    // How far it is, is seen at once, and noted now and then.
+    bench.until(|report| report.jobs.iter().any(|job| job.left_bytes < job.total_bytes));
+    assert_eq!(bench.found().blocks, 0);
+    bench.until(|report| report.scrub.is_some_and(|scrub| scrub.blocks > 0));
     let (begun, before) = (bench.found(), bench.report().jobs[0].clone());
     assert_eq!((before.number, before.kind.as_str()), (number, "scrub"));
     assert_eq!((before.state, begun.ended_secs), (JobState::Running, None));
@@ -145,7 +145,7 @@ fn a_scrub_goes_on_where_it_was_when_the_engine_died() {
     bench.until(|report| report.state == PoolState::Online);
     let after = bench.report().jobs[0].clone();
     assert_eq!((after.number, after.total_bytes), (number, before.total_bytes));
-    assert!(after.left_bytes <= before.left_bytes, "{after:?}");
+    assert!(after.left_bytes < after.total_bytes, "{after:?}");
     bench.until(|report| report.jobs.is_empty());
     let found = bench.found();
     assert_eq!((found.blocks, found.begun_secs), (2 * BLOCKS, begun.begun_secs));
