@@ -19,7 +19,7 @@ fn disk(lab: &Lab, name: &str) -> Value {
 }
 
 fn is_refused(lab: &Lab, name: &str) -> bool {
-    disk(lab, name)["state"].to_string().contains("etherpool pool accept cluster")
+    disk(lab, name)["why"].to_string().contains("etherpool pool accept cluster")
 }
 
 #[test]
