@@ -16,7 +16,7 @@ use super::confirm::confirm;
 use super::output::{self, print_json};
 use super::pool::{done, pool_path, show};
 use super::pool_keys;
-use super::pool_wait::{LOOK_EVERY, STILL_MAX};
+use super::pool_wait::{LOOK_EVERY, Look, STILL_MAX, look_until_over};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
 use crate::client::News;
@@ -217,17 +217,17 @@ async fn open(
 /// Tells how far its logs are replayed, until its volumes serve or wait for something else. It is imported: whatever
 /// happens to the rest of it is told by its state.
 async fn serve(context: &Context, report: &mut PoolReport) {
-    let mut display = ProgressDisplay::new("import", context.json);
-    let client = context.client.silent();
+    let path = format!("/v2/pools/{}", report.id);
     let (mut replay, mut before, mut still) = (Replay::default(), None, 0);
-    while let Some(news) = replay.look(report).filter(|_| still < STILL_MAX) {
-        display.update(&news);
-        still = if before.as_ref() == Some(&news) { still + 1 } else { 0 };
-        before = Some(news);
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(now) = client.get(&format!("/v2/pools/{}", report.id)).await else { return };
+    let look = |answer: Result<PoolReport, Failure>| {
+        let Ok(now) = answer else { return Look::Over };
         *report = now;
-    }
+        let Some(news) = replay.look(report) else { return Look::Over };
+        still = if before.as_ref() == Some(&news) { still + 1 } else { 0 };
+        before = Some(news.clone());
+        if still < STILL_MAX { Look::Going(news) } else { Look::Over }
+    };
+    let _ = look_until_over(context, "import", &path, look).await;
 }
 
 /// How far the logs of a pool's volumes are replayed.

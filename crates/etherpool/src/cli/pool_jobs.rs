@@ -321,18 +321,18 @@ pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
         wait(context, Watch::new("jobs", pool)).await?;
         pools = again(context, &args, &pools).await?;
     }
-    let (mut jobs, mut rates) = (jobs_of(&pools), Vec::new());
+    let mut jobs = jobs_of(&pools);
     if jobs.iter().any(|job| job.job.state == JobState::Running) && !context.json {
         let (before, begun) = (jobs, Instant::now());
         tokio::time::sleep(RATE_OVER).await;
         pools = again(context, &args, &pools).await?;
         jobs = jobs_of(&pools);
-        rates = jobs.iter().map(|job| rate_of(job, &before, begun.elapsed())).collect();
+        jobs.iter_mut().for_each(|job| job.bytes_per_sec = rate_of(job, &before, begun.elapsed()));
     }
     match context.json {
         // These have a number by which they can be cancelled.
         true => print_json(&jobs.iter().filter(|job| job.job.number > 0).collect::<Vec<_>>())?,
-        false => output::print(&output::jobs(&jobs, &rates))?,
+        false => output::print(&output::jobs(&jobs))?,
     }
     let waits = |job: &PoolJob| matches!(job.job.state, JobState::Waiting { .. });
     Ok(Exit::of_health(!jobs.iter().any(waits)))
@@ -353,7 +353,7 @@ fn jobs_of(pools: &[PoolReport]) -> Vec<PoolJob> {
     let of_pool = |pool: &PoolReport| {
         let name = pool.name.clone();
         let jobs = pool.jobs.iter().cloned().chain(output::resyncs(pool)).collect::<Vec<_>>();
-        jobs.into_iter().map(move |job| PoolJob { pool: name.clone(), job })
+        jobs.into_iter().map(move |job| PoolJob { pool: name.clone(), job, bytes_per_sec: None })
     };
     pools.iter().flat_map(of_pool).collect()
 }

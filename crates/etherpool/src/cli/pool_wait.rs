@@ -72,7 +72,7 @@ impl Watch {
             let message = format!("pool {name} is not present");
             return self.patient(ApiError::new(ErrorCode::Unavailable, message).into());
         }
-        let (mut going, mut behind, mut waits, mut closed) = (false, None, None, None);
+        let (mut going, mut stands, mut closed) = (false, None, None);
         let mut jobs = BTreeMap::new();
         for pool in pools {
             let is_given_up = matches!(pool.state, PoolState::Fenced) || !pool.is_ours();
@@ -95,7 +95,15 @@ impl Watch {
                 jobs.insert(key, Progress { done_bytes, total_bytes });
                 match &job.state {
                     JobState::Running => going = true,
-                    JobState::Waiting { why } => waits = Some((pool, job, why)),
+                    JobState::Waiting { why } => {
+                        let (number, what) = (job.number, what_it_does(job));
+                        let name = &pool.name;
+                        let message = format!("job {number} of pool {name} ({what}) waits: {why}");
+                        let error = ApiError::new(ErrorCode::Suspended, message).remedy(
+                            "it goes on by itself when that has changed; `etherpool pool cancel` gives it up",
+                        );
+                        stands = Some(error);
+                    }
                     // It was evacuated before, and is gone from the list soon.
                     JobState::Done if job.kind == "remove" => going = true,
                     JobState::Done | JobState::Unknown => {}
@@ -108,7 +116,13 @@ impl Watch {
                 let most = self.seen.get(&key).map_or(0, |seen| seen.total_bytes);
                 let total_bytes = most.max(left_bytes);
                 let done_bytes = total_bytes - left_bytes;
-                behind = Some((pool, key.2.clone()));
+                let (name, disk) = (&pool.name, &key.2);
+                let message = format!("disk {disk} of pool {name} doesn't get what it missed");
+                stands.get_or_insert_with(|| {
+                    ApiError::new(ErrorCode::Suspended, message).remedy(format!(
+                        "see `etherpool pool show {name}`, and the supervisor's log"
+                    ))
+                });
                 jobs.insert(key, Progress { done_bytes, total_bytes });
             }
         }
@@ -129,24 +143,9 @@ impl Watch {
         let all =
             Progress { done_bytes: sum(|p| p.done_bytes), total_bytes: sum(|p| p.total_bytes) };
         let moved = std::mem::replace(&mut self.done_bytes, all.done_bytes) != all.done_bytes;
-        match waits {
-            Some((pool, job, why)) if !going && !moved => {
-                let (number, what) = (job.number, what_it_does(job));
-                let message = format!("job {number} of pool {} ({what}) waits: {why}", pool.name);
-                let error = ApiError::new(ErrorCode::Suspended, message).remedy(
-                    "it goes on by itself when that has changed; `etherpool pool cancel` gives it up",
-                );
-                self.patient(error.into())
-            }
-            None if !going && behind.is_none() => Look::Over,
-            None if !going && !moved => {
-                let (name, disk) = behind.map(|(pool, disk)| (&pool.name, disk)).unzip();
-                let (name, disk) = (name.map_or("", String::as_str), disk.unwrap_or_default());
-                let message = format!("disk {disk} of pool {name} doesn't get what it missed");
-                let error = ApiError::new(ErrorCode::Suspended, message)
-                    .remedy(format!("see `etherpool pool show {name}`, and the supervisor's log"));
-                self.patient(error.into())
-            }
+        match stands {
+            Some(error) if !going && !moved => self.patient(error.into()),
+            None if !going => Look::Over,
             _ => {
                 self.still = 0;
                 Look::Going(News::Progress(all))

@@ -18,19 +18,21 @@ pub struct PoolJob {
     /// The job.
     #[serde(flatten)]
     pub job: JobReport,
+    /// How much it does in a second, where that was looked at.
+    #[serde(skip)]
+    pub bytes_per_sec: Option<u64>,
 }
 
 const HEAD: [&str; 8] = ["POOL", "JOB", "KIND", "DISK", "TO", "DONE", "LEFT", "STATE"];
 
 /// `pool jobs`. A resync is no job that could be cancelled, and is listed without a number; its `done` isn't known.
-/// With `rates_bytes`, how much each does in a second.
-pub fn jobs(jobs: &[PoolJob], rates_bytes: &[Option<u64>]) -> String {
+pub fn jobs(jobs: &[PoolJob]) -> String {
     if jobs.is_empty() {
         return "No jobs\n".into();
     }
     let mut table = table(&[&HEAD[..7], &["RATE", "TIME LEFT"], &HEAD[7..]].concat());
-    for (index, PoolJob { pool, job }) in jobs.iter().enumerate() {
-        let rate = rates_bytes.get(index).copied().flatten().filter(|rate| *rate > 0);
+    for PoolJob { pool, job, bytes_per_sec } in jobs {
+        let rate = bytes_per_sec.filter(|rate| *rate > 0);
         let left = rate.map(|rate| spoken(Duration::from_secs(job.left_bytes.div_ceil(rate))));
         let mut row = row(job).to_vec();
         let state = row.pop();
@@ -347,12 +349,16 @@ mod tests {
             ..job.clone()
         };
         let done = JobReport { number: 4, left_bytes: 0, state: JobState::Done, ..job.clone() };
-        let of = |job| PoolJob { pool: "cluster".into(), job };
+        let of = |job, bytes_per_sec| PoolJob { pool: "cluster".into(), job, bytes_per_sec };
         let mut pool = samples::pool();
         pool.disks[0].dirty_bytes = 3 << 30;
         let resync = resyncs(&pool).next().unwrap();
-        let all = [of(job), of(waiting), of(done), of(resync)];
-        let text = jobs(&all, &[Some(64 << 20), Some(0), None, Some(1 << 20)]);
+        let text = jobs(&[
+            of(job, Some(64 << 20)),
+            of(waiting, Some(0)),
+            of(done, None),
+            of(resync, Some(1 << 20)),
+        ]);
         let expected = "\
 POOL     JOB  KIND      DISK  TO    DONE  LEFT      RATE        TIME LEFT   STATE
 cluster  2    evacuate  e1.0  -     75%   256 MiB   64.0 MiB/s  4 seconds   running
@@ -361,7 +367,7 @@ cluster  4    evacuate  e1.0  -     100%  0 B       -           -           done
 cluster  -    resync    e1.0  -     -     3.00 GiB  1.00 MiB/s  51 minutes  running
 ";
         assert_eq!(text, expected, "\n{text}");
-        assert_eq!(jobs(&[], &[]), "No jobs\n");
+        assert_eq!(jobs(&[]), "No jobs\n");
     }
 
     #[test]
