@@ -230,6 +230,14 @@ impl Lab {
         InterfaceSpec { name: name.to_owned(), netns: Some(netns) }
     }
 
+    /// Has the supervisor begin anew with this besides in its configuration, and waits until it serves.
+    pub fn configure_supervisor(&self, own: &str) {
+        std::fs::write(self.dir().join("supervisor/own.toml"), own).unwrap();
+        self.lab(&["kill", "supervisor"]);
+        self.lab(&["start", "supervisor"]);
+        self.wait_served();
+    }
+
     /// The pool's report.
     pub fn pool(&self) -> Value {
         self.find("pool", "pools", "cluster")

@@ -37,6 +37,12 @@ pub fn votes(pool: &serde_json::Value) -> (u64, u64) {
     (of("total"), of("present"))
 }
 
+/// An address of this machine that was free a moment ago.
+pub fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// Waits until `done` says so; fails the test with `what` when it doesn't come true within a limit
 /// that is far above what it takes anywhere, and only there to end a test that hangs.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Duration {

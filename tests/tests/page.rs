@@ -1,11 +1,11 @@
 //! The live page in a real browser, beside `etherpool status`, while a node dies and comes back; and its door.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use blackbox::browser::{Browser, key};
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, text_of, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, etherpool, free_address, text_of, wait_until};
 use serde_json::{Value, json};
 
 /// As a name of what a disk is in, and as what somebody has typed.
@@ -33,13 +33,9 @@ struct Page {
 impl Page {
     fn up() -> Page {
         let lab = Lab::up(&LabOptions { disks: 2, size: "512M", ..LabOptions::default() });
-        // Free a moment ago, and nobody else in this test wants one.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let own = format!("[page]\nlisten = '{address}'\n");
-        std::fs::write(lab.dir().join("supervisor/own.toml"), own).unwrap();
-        lab.lab(&["kill", "supervisor"]);
-        lab.lab(&["start", "supervisor"]);
-        lab.wait_served();
+        lab.configure_supervisor(&own);
         let page = Page { lab, address };
         wait_until("the page is served", || page.curl(&[], "/").0 == 200);
         page

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use blackbox::{Lab, LabOptions, LoopDisk, etherpool, quiet, wait_until};
+use blackbox::{Lab, LabOptions, LoopDisk, etherpool, free_address, quiet, wait_until};
 use serde_json::Value;
 
 /// Where the lab's supervisor posts to; it says yes to everything.
@@ -73,17 +73,13 @@ impl Told {
         let program = lab.dir().join("tell");
         std::fs::write(&program, "#!/bin/sh\ncat >> \"$1\"\n").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        // Free a moment ago, and nobody else in this test wants one.
-        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let metrics = free_address();
         let own = format!(
             "metrics = \"{metrics}\"\n[alerts]\nmail = {{ enabled = false }}\nignore = [\"pool-space\"]\n\
              webhook = [{{ url = \"http://{}/hook\" }}]\ncommand = [{{ argv = [{program:?}, {file:?}] }}]\n",
             webhook.address
         );
-        std::fs::write(lab.dir().join("supervisor/own.toml"), own).unwrap();
-        lab.lab(&["kill", "supervisor"]);
-        lab.lab(&["start", "supervisor"]);
-        lab.wait_served();
+        lab.configure_supervisor(&own);
         Told { lab, webhook, file, metrics }
     }
 

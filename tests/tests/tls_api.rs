@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use blackbox::{Lab, LabOptions, VOLUME, etherpool, text_of, wait_until};
+use blackbox::{Lab, LabOptions, VOLUME, etherpool, free_address, text_of, wait_until};
 
 /// What etherpool ends with.
 const REFUSED: i32 = 4;
@@ -21,8 +21,7 @@ struct Api {
 impl Api {
     fn up() -> Api {
         let lab = Lab::up(&LabOptions { disks: 1, size: "512M", ..LabOptions::default() });
-        // Free a moment ago, and nobody else in this test wants one.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let api = Api { lab, address };
         let ca = "req -x509 -newkey ed25519 -nodes -days 3650 -subj /CN=etherpool-clients -keyout ca.key -out ca.pem";
         api.openssl(ca);
@@ -42,10 +41,7 @@ impl Api {
             file("server.key"),
             file("ca.pem"),
         );
-        std::fs::write(api.lab.dir().join("supervisor/own.toml"), own).unwrap();
-        api.lab.lab(&["kill", "supervisor"]);
-        api.lab.lab(&["start", "supervisor"]);
-        api.lab.wait_served();
+        api.lab.configure_supervisor(&own);
         wait_until("the API is served by TLS", || api.by("rita", &["pool", "list"]).0 == 0);
         api
     }
