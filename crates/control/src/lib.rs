@@ -8,6 +8,7 @@
 pub mod alerts;
 pub mod api;
 pub mod boot;
+pub mod catalogue;
 pub mod channel;
 pub mod client;
 pub mod config;

@@ -357,10 +357,10 @@ fn alerts(page: &mut Page, alerts: &AlertsReport) {
     page.family(name, "gauge", "Each of them: 1.");
     for alert in &alerts.raised {
         let condition = &alert.condition;
-        let (kind, pool) = (condition.kind.word(), condition.pool.as_deref().unwrap_or_default());
+        let (kind, pool) = (condition.kind.name(), condition.pool.as_deref().unwrap_or_default());
         let severity = condition.severity.word();
         let labels = [
-            ("kind", kind.as_str()),
+            ("kind", kind),
             ("pool", pool),
             ("subject", &condition.subject),
             ("severity", severity),

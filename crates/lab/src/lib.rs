@@ -22,7 +22,10 @@ use control::api::{ApiError, ErrorCode};
 
 use place::Place;
 
-pub use place::LAB_DIR;
+pub use place::{LAB_DIR, api_socket};
+
+/// Environment variable that says where the lab is.
+pub const LAB_DIR_VARIABLE: &str = "ETHERPOOL_LAB_DIR";
 
 /// Try etherpool: a whole cluster on this machine, in network namespaces.
 #[derive(Args, Debug)]
@@ -31,7 +34,7 @@ pub struct LabArgs {
     #[arg(
         long,
         global = true,
-        env = "ETHERPOOL_LAB_DIR",
+        env = LAB_DIR_VARIABLE,
         default_value = LAB_DIR
     )]
     dir: std::path::PathBuf,

@@ -60,6 +60,11 @@ pub struct NodePlan {
     pub disk_bytes: Vec<u64>,
 }
 
+/// Where the supervisor of the lab in a directory is asked.
+pub fn api_socket(dir: &Path) -> PathBuf {
+    dir.join("supervisor/run/api.sock")
+}
+
 impl Place {
     pub fn new(dir: &Path) -> anyhow::Result<Place> {
         let dir = std::path::absolute(dir)?;
@@ -147,7 +152,7 @@ impl Place {
     }
 
     pub fn api_socket(&self) -> PathBuf {
-        self.supervisor_dir().join("run/api.sock")
+        api_socket(&self.dir)
     }
 
     pub fn mount_point(&self) -> PathBuf {

@@ -199,6 +199,44 @@ impl PoolEvent {
         }
     }
 
+    /// The disk that it is about, if it is one.
+    pub fn disk(&self) -> Option<&str> {
+        match self {
+            PoolEvent::DiskOut { disk, .. }
+            | PoolEvent::DiskIn { disk, .. }
+            | PoolEvent::DiskOffline { disk, .. }
+            | PoolEvent::DiskOnline { disk, .. }
+            | PoolEvent::JobBegun { disk, .. }
+            | PoolEvent::JobDone { disk, .. }
+            | PoolEvent::RebuildWaits { disk, .. }
+            | PoolEvent::Resynced { disk, .. }
+            | PoolEvent::DiskMoved { disk, .. }
+            | PoolEvent::DiskHealth { disk, .. }
+            | PoolEvent::DiskRefused { disk, .. }
+            | PoolEvent::RolledBack { disk, .. }
+            | PoolEvent::Repaired { disk, .. }
+            | PoolEvent::StructureRepaired { disk, .. }
+            | PoolEvent::StructureDamaged { disk, .. } => {
+                // A rebalance is of none.
+                Some(disk.as_str()).filter(|disk| !disk.is_empty())
+            }
+            _ => None,
+        }
+    }
+
+    /// The volume that it is about, if it is one.
+    pub fn volume(&self) -> Option<&str> {
+        match self {
+            PoolEvent::ConversionBegun { volume, .. }
+            | PoolEvent::ConversionDone { volume, .. }
+            | PoolEvent::Repaired { volume, .. }
+            | PoolEvent::Unrepairable { volume, .. }
+            | PoolEvent::VolumeSuspended { volume, .. }
+            | PoolEvent::VolumeServing { volume, .. } => Some(volume),
+            _ => None,
+        }
+    }
+
     /// As it is kept, at a time since 1970.
     pub fn entry(&self, at: Duration) -> HistoryEntry {
         let (who, result, text) = match self {

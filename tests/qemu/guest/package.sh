@@ -108,6 +108,16 @@ anew() {
 }
 until_true anew
 until_true sh -c "etherpool pool show tank --json | grep -q online"
+# It is in the journal with what it is about, and explained there.
+journal() { journalctl --no-pager -b -u etherpool-supervisor "$@"; }
+until_true sh -c "journalctl --no-pager -b -u etherpool-supervisor ETHERPOOL_EVENT=owned ETHERPOOL_POOL=tank | grep -q 'pool tank is opened by'"
+ended=$(journal -o cat ETHERPOOL_EVENT=process-ended)
+case $ended in
+*"ended by itself"*process=engine*) ;;
+*) fail "the journal of the engine's end: $ended" ;;
+esac
+journal -x ETHERPOOL_EVENT=process-ended | grep -q "Subject: A process of the supervisor ended by itself" || fail "journalctl explains nothing"
+expect "other pools' lines" "$(journal -q -o cat ETHERPOOL_POOL=other)" ""
 expect "the engine's program" "$(program "$(engine)")" "$(program "$supervisor")"
 [ "$(program "$supervisor")" != "$(stat -c %i /usr/bin/etherpool)" ] || fail "the file is still the former one"
 until_true [ -e /srv/files/file ]

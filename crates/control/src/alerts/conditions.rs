@@ -9,8 +9,7 @@ use super::slow::Slow;
 use crate::api::{PoolReportExt as _, ProcessState, ServiceState, VolumeServices};
 
 /// What may be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// The engine doesn't run or doesn't answer.
     EngineDown,
@@ -70,6 +69,38 @@ pub enum Kind {
     SupervisorTrouble,
 }
 
+block::words!(Kind {
+    EngineDown = "engine-down",
+    PoolNotOpen = "pool-not-open",
+    PoolTaken = "pool-taken",
+    PoolSuspended = "pool-suspended",
+    PoolDegraded = "pool-degraded",
+    VolumeRedundancy = "volume-redundancy",
+    VolumeTogether = "volume-together",
+    PoolVotes = "pool-votes",
+    PoolSpace = "pool-space",
+    PoolSpare = "pool-spare",
+    LogSpace = "log-space",
+    DiskGone = "disk-gone",
+    DiskOffline = "disk-offline",
+    DiskRefused = "disk-refused",
+    DiskRolledBack = "disk-rolled-back",
+    DiskErrors = "disk-errors",
+    DiskSlow = "disk-slow",
+    DiskAgeing = "disk-ageing",
+    DiskFailing = "disk-failing",
+    RebuildWaits = "rebuild-waits",
+    JobWaits = "job-waits",
+    LostBlocks = "lost-blocks",
+    StructureDamaged = "structure-damaged",
+    ScrubOverdue = "scrub-overdue",
+    ScrubDamage = "scrub-damage",
+    ServiceFailed = "service-failed",
+    InterfaceDown = "interface-down",
+    SupervisorTrouble = "supervisor-trouble",
+});
+block::serde_as_text!(Kind);
+
 impl Kind {
     /// For how long it must be so before anybody is told: what passes by itself is nobody's concern.
     pub fn hold_secs(self) -> u64 {
@@ -83,15 +114,38 @@ impl Kind {
         }
     }
 
+    /// Whether what it is about is a disk.
+    pub fn is_of_disk(self) -> bool {
+        matches!(
+            self,
+            Kind::DiskGone
+                | Kind::DiskOffline
+                | Kind::DiskRefused
+                | Kind::DiskRolledBack
+                | Kind::DiskErrors
+                | Kind::DiskSlow
+                | Kind::DiskAgeing
+                | Kind::DiskFailing
+                | Kind::RebuildWaits
+                | Kind::StructureDamaged
+        )
+    }
+
+    /// Whether what it is about is a volume.
+    pub fn is_of_volume(self) -> bool {
+        matches!(
+            self,
+            Kind::VolumeRedundancy
+                | Kind::VolumeTogether
+                | Kind::LogSpace
+                | Kind::LostBlocks
+                | Kind::ServiceFailed
+        )
+    }
+
     /// Whether it is of a pool: nothing is known of those while the engine isn't there.
     pub fn is_of_pool(self) -> bool {
         !matches!(self, Kind::EngineDown | Kind::SupervisorTrouble | Kind::InterfaceDown)
-    }
-
-    /// As it is written.
-    pub fn word(self) -> String {
-        let word = serde_json::to_value(self).ok();
-        word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
     }
 }
 
@@ -115,7 +169,7 @@ pub struct Condition {
 impl Condition {
     /// What tells it from others.
     pub fn key(&self) -> String {
-        format!("{} {} {}", self.kind.word(), self.pool.as_deref().unwrap_or("-"), self.subject)
+        format!("{} {} {}", self.kind, self.pool.as_deref().unwrap_or("-"), self.subject)
     }
 }
 

@@ -76,6 +76,21 @@ impl Message {
         }
     }
 
+    /// Its id in the catalogue.
+    pub fn id(&self) -> &'static str {
+        self.kind.map_or("test", Kind::name)
+    }
+
+    /// The disk that it is about, if it is one.
+    pub fn disk(&self) -> Option<&str> {
+        self.kind.filter(|kind| kind.is_of_disk()).map(|_| self.subject.as_str())
+    }
+
+    /// The volume that it is about, if it is one.
+    pub fn volume(&self) -> Option<&str> {
+        self.kind.filter(|kind| kind.is_of_volume()).map(|_| self.subject.as_str())
+    }
+
     /// In one line.
     pub fn line(&self) -> String {
         let lasted = std::time::Duration::from_secs(self.at_secs.saturating_sub(self.since_secs));

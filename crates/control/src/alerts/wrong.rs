@@ -72,7 +72,7 @@ impl Alerts {
             let may_pass = is_told && !lasts(&condition);
             let Condition { kind, pool, subject, severity, text, remedy } = condition;
             let since_secs = since.min(now_secs);
-            let kind = kind.word();
+            let kind = kind.to_string();
             Wrong { kind, pool, subject, severity, text, since_secs, data, remedy, may_pass }
         });
         let mut all: Vec<Wrong> = all.collect();

@@ -17,13 +17,13 @@ pub async fn tell(driver: TargetDriver) {
         let (address, name) = (status.options.address, &status.options.name);
         match event {
             TargetEvent::AddressConflict { mac, .. } if status.state == ExportState::Up => {
-                tracing::error!(%address, name, %mac, "another machine answers for this export's address: clients take both for one disk");
+                tracing::error!(event = "address-conflict", %address, name, %mac, "another machine answers for this export's address: clients take both for one disk");
             }
             TargetEvent::AddressConflict { mac, .. } => {
-                tracing::error!(%address, name, %mac, "not answering: another machine has this address");
+                tracing::error!(event = "address-conflict", %address, name, %mac, "not answering: another machine has this address");
             }
             TargetEvent::AddressFree { .. } => {
-                tracing::info!(%address, name, "the address is free now; answering");
+                tracing::info!(event = "address-free", %address, name, "the address is free now; answering");
             }
         }
     }

@@ -16,6 +16,7 @@ mod disk;
 mod disk_offline;
 mod docs;
 mod endings;
+mod explain;
 mod failure;
 mod held;
 mod join;
@@ -124,6 +125,8 @@ enum Command {
     Alert(alert::AlertCommand),
     /// What happened to the pools, and who had what done
     Events(pool_history::EventsArgs),
+    /// What an id means that the log, events, notifications and status have
+    Explain(explain::ExplainArgs),
     /// Own pools, mount and serve their volumes
     Supervisor(supervisor::SupervisorArgs),
     /// Export this machine's disks
@@ -266,6 +269,7 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Command::Measure(command) => return Ok(measure::run(command)?),
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
+        Command::Explain(args) => explain::explain(&args, cli.json)?,
         Command::User(command) => user::run(command)?,
         Command::Key(command) if command.is_local() => key::run_here(command, cli.json)?,
         Command::Join(args) => join::join(&args, cli.json)?,

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use crate::client::{Address, Remote};
+use crate::supervisor::DEFAULT_CONFIG;
 
 const ELSEWHERE: &str = "A supervisor elsewhere (or in ~/.config/etherpool/client.toml)";
 
@@ -99,11 +100,28 @@ pub fn address(socket: PathBuf, args: RemoteArgs, sources: &Sources) -> Result<A
         )),
         (Some(CommandLine), _) | (Some(EnvVariable), None) => Ok(Address::Socket(socket)),
         (_, Some(_)) => remote(args, read_own()?),
-        _ => {
-            let own = read_own()?;
-            if own.api.is_none() { Ok(Address::Socket(socket)) } else { remote(args, own) }
-        }
+        _ => match read_own()? {
+            own if own.api.is_some() => remote(args, own),
+            _ => Ok(Address::Socket(of_this_machine(socket))),
+        },
     }
+}
+
+/// The socket of this machine's supervisor; where it has none, of its lab: what is tried there is typed as it would be
+/// elsewhere. It is said each time, as nobody may take the one for the other.
+fn of_this_machine(socket: PathBuf) -> PathBuf {
+    let lab = std::env::var_os(lab::LAB_DIR_VARIABLE).filter(|dir| !dir.is_empty());
+    let lab = lab::api_socket(&lab.map_or_else(|| lab::LAB_DIR.into(), PathBuf::from));
+    if !is_labs(&socket, Path::new(DEFAULT_CONFIG), &lab) {
+        return socket;
+    }
+    eprintln!("etherpool: this machine has no supervisor; asking its lab, {}", lab.display());
+    lab
+}
+
+/// Whether the lab is meant: a supervisor that only doesn't run is asked all the same, and says so.
+fn is_labs(socket: &Path, config: &Path, lab: &Path) -> bool {
+    !socket.exists() && !config.exists() && lab.exists()
 }
 
 fn remote(args: RemoteArgs, own: ClientFile) -> Result<Address, Failure> {
@@ -232,6 +250,21 @@ mod tests {
         std::fs::write(&file, "password = 'x'\n").unwrap();
         let failure = read(&file).unwrap_err();
         assert!(failure.error.message.contains("line 1, column 1: unknown field"), "{failure:?}");
+    }
+
+    #[test]
+    fn the_lab_is_asked_where_no_other_supervisor_is_meant() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let is_asked = || is_labs(&file("socket"), &file("config"), &file("lab"));
+        assert!(!is_asked(), "no lab either");
+        std::fs::write(file("lab"), "").unwrap();
+        assert!(is_asked());
+        for name in ["socket", "config"] {
+            std::fs::write(file(name), "").unwrap();
+            assert!(!is_asked(), "{name}");
+            std::fs::remove_file(file(name)).unwrap();
+        }
     }
 
     #[test]

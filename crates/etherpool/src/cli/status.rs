@@ -97,7 +97,7 @@ fn narrowed(mut status: Status, pool: Option<&str>) -> Status {
         wrong.retain(|one| match (&one.pool, pool) {
             (Some(of), Some(_)) => names.contains(&of.as_str()),
             (Some(_), None) => true,
-            (None, _) => one.kind == Kind::EngineDown.word(),
+            (None, _) => one.kind == Kind::EngineDown.name(),
         });
     }
     status.services.retain(|service| pool.is_none() || names.contains(&service.volume.pool()));
@@ -233,8 +233,9 @@ mod tests {
     #[test]
     fn one_pool_is_not_troubled_by_another() {
         let other = Wrong { pool: Some("tank".into()), ..samples::wrong() };
-        let interface = Wrong { kind: Kind::InterfaceDown.word(), pool: None, ..samples::wrong() };
-        let engine = Wrong { kind: Kind::EngineDown.word(), pool: None, ..samples::wrong() };
+        let interface =
+            Wrong { kind: Kind::InterfaceDown.to_string(), pool: None, ..samples::wrong() };
+        let engine = Wrong { kind: Kind::EngineDown.to_string(), pool: None, ..samples::wrong() };
         let all = Status {
             wrong: Some(vec![samples::wrong(), other, interface, engine]),
             ..samples::status()
@@ -244,8 +245,8 @@ mod tests {
             let wrong = status.wrong.unwrap_or_default().into_iter();
             wrong.map(|one| (one.kind, one.pool.unwrap_or_default())).collect::<Vec<_>>()
         };
-        let gone = |pool: &str| (Kind::DiskGone.word(), pool.to_owned());
-        let down = (Kind::EngineDown.word(), String::new());
+        let gone = |pool: &str| (Kind::DiskGone.to_string(), pool.to_owned());
+        let down = (Kind::EngineDown.to_string(), String::new());
         assert_eq!(of(Some("cluster")), [gone("cluster"), down.clone()]);
         assert_eq!(of(Some(&samples::pool().id)), [gone("cluster"), down.clone()]);
         assert_eq!(of(Some("tank")), [gone("tank"), down.clone()]);

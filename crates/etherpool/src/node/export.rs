@@ -203,7 +203,7 @@ impl Export {
         // Once per reason: a missing disk may be missing for days.
         if why != *said {
             let path = &self.plan.borrow().medium.path;
-            tracing::warn!(export = %self.address, path, "not exported: {why}");
+            tracing::warn!(event = "not-exported", export = %self.address, path, "not exported: {why}");
             said.clone_from(&why);
         }
         self.size_bytes.set(0);

@@ -209,7 +209,7 @@ impl Exporter {
             (wanted.plans.clone(), wanted.refused.clone())
         };
         for NotExported { path, why } in refused {
-            tracing::error!("{path} is not exported: {why}");
+            tracing::error!(event = "not-exported", "{path} is not exported: {why}");
         }
         for plan in named {
             self.start_export(plan, Origin::Named);
@@ -274,7 +274,7 @@ impl Exporter {
         }
         for (path, why) in &refused {
             if self.not_exported.borrow().get(path) != Some(why) {
-                tracing::info!(disk = %path.display(), "not exported: {why}");
+                tracing::info!(event = "not-exported", path = %path.display(), "not exported: {why}");
             }
         }
         *self.not_exported.borrow_mut() = refused;

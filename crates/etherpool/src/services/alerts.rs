@@ -60,8 +60,8 @@ impl Teller {
         let slow = self.slow().clone();
         let found = conditions(&Seen { slow: &slow, ..*seen });
         let wrong = self.alerts().wrong(seen.now_secs, found, seen.pools);
-        let ignored: BTreeSet<String> = ignored.iter().map(|kind| kind.word()).collect();
-        wrong.into_iter().partition(|wrong| !ignored.contains(&wrong.kind))
+        let ignored: BTreeSet<&str> = ignored.iter().map(|kind| kind.name()).collect();
+        wrong.into_iter().partition(|wrong| !ignored.contains(wrong.kind.as_str()))
     }
 
     /// Sends a test by each channel; what each answered.

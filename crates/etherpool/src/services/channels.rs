@@ -229,12 +229,19 @@ impl Way {
 fn journal(batch: &Batch) -> String {
     for message in &batch.messages {
         let line = message.line();
+        let (event, pool) = (message.id(), message.pool.as_deref());
+        let (volume, disk) = (message.volume(), message.disk());
+        let remedy = &message.remedy;
         match (message.step, message.severity) {
             (Step::Cleared | Step::Test, _) | (_, Severity::Info) => {
-                tracing::info!("alert: {line}")
+                tracing::info!(event, pool, volume, disk, "alert: {line}");
             }
-            (_, Severity::Warning) => tracing::warn!("alert: {line}; {}", message.remedy),
-            (_, Severity::Error) => tracing::error!("alert: {line}; {}", message.remedy),
+            (_, Severity::Warning) => {
+                tracing::warn!(event, pool, volume, disk, "alert: {line}; {remedy}");
+            }
+            (_, Severity::Error) => {
+                tracing::error!(event, pool, volume, disk, "alert: {line}; {remedy}");
+            }
         }
     }
     "logged".to_owned()

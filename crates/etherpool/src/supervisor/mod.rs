@@ -37,7 +37,8 @@ pub struct SupervisorArgs {
     check: bool,
 }
 
-const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
+/// The configuration of a machine's supervisor.
+pub const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
 
 /// The process.
 pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {

@@ -68,6 +68,7 @@ impl Kept {
                 Err(error) => error.to_string(),
             };
             tracing::error!(
+                event = "process-ended",
                 process = self.program.name,
                 how,
                 "ended by itself; it is started again in {} ms",
@@ -143,7 +144,7 @@ pub async fn run(
                 if is_well(silent) {
                     manager.alive();
                 } else {
-                    tracing::error!("the engine's loop does not turn; the service manager isn't told that all is well");
+                    tracing::error!(event = "watchdog", "the engine's loop does not turn; the service manager isn't told that all is well");
                 }
             }
             ended = engine.due() => {

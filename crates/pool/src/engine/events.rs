@@ -22,10 +22,12 @@ impl Events {
     }
 
     pub(crate) fn tell(&self, event: PoolEvent) {
+        let (id, pool, _) = event.about();
+        let (volume, disk) = (event.volume(), event.disk());
         match event.severity() {
-            Severity::Info => tracing::info!("{event}"),
-            Severity::Warning => tracing::warn!("{event}"),
-            Severity::Error => tracing::error!("{event}"),
+            Severity::Info => tracing::info!(event = id, pool, volume, disk, "{event}"),
+            Severity::Warning => tracing::warn!(event = id, pool, volume, disk, "{event}"),
+            Severity::Error => tracing::error!(event = id, pool, volume, disk, "{event}"),
         }
         self.keep(&event);
         self.queue.push(event);

@@ -18,7 +18,7 @@ pub fn alerts(report: &AlertsReport, now_secs: u64) -> String {
         let since = Duration::from_secs(now_secs.saturating_sub(alert.since_secs));
         let severity = condition.severity.word();
         text.push_str(&format!("{severity}: {}\n", condition.text));
-        let (kind, since) = (condition.kind.word(), spoken(since));
+        let (kind, since) = (condition.kind.name(), spoken(since));
         text.push_str(&format!("    {kind}, for {since}; {}\n", condition.remedy));
     }
     if report.more {

@@ -13,6 +13,7 @@ mod jobs;
 mod labels;
 mod layouts;
 mod listing;
+mod messages;
 mod offline;
 mod pools;
 mod rates;
@@ -49,6 +50,7 @@ use layouts::layout;
 pub use layouts::{conversion, rebalance};
 use listing::{Cell, Listing};
 pub use listing::{ListArgs, show_list};
+pub use messages::{explained, messages};
 pub use offline::{offline, online};
 pub use pools::{
     forecast, grown_pool, import_plan, imports, pool, pool_plan, pool_table, pools, spare_loss,

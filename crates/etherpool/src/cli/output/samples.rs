@@ -186,7 +186,7 @@ pub fn job() -> JobReport {
 /// A disk that has been gone for 20 minutes when [`status`] was so.
 pub fn wrong() -> Wrong {
     Wrong {
-        kind: Kind::DiskGone.word(),
+        kind: Kind::DiskGone.to_string(),
         pool: Some("cluster".into()),
         subject: "e1.0".into(),
         severity: pool::Severity::Warning,

@@ -1,8 +1,11 @@
-//! Logs, to standard error.
+//! Logs: to standard error, or with their fields to systemd's journal where that is where standard error goes.
 //!
 //! The engine must never wait for whoever reads its log (a full pipe to a service that waits for
 //! the engine would be a circle), so lines go through a bounded queue to a thread that writes them;
 //! what doesn't fit is dropped and counted. Under systemd the journal has the time already.
+
+mod fields;
+mod journal;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -12,8 +15,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use os::dir::Spot;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+pub use journal::catalogue as journal_catalogue;
+use journal::{Entries, Journal};
 
 /// Environment variable that overrides the configured level.
 const LEVEL_VARIABLE: &str = "ETHERPOOL_LOG";
@@ -32,22 +40,31 @@ pub fn start(level: &str) {
     let filter = EnvFilter::try_new(&wanted);
     let wrong = filter.is_err();
     let syslog = SYSLOG.get();
-    let started = match syslog {
-        Some(syslog) => LineQueue::start(syslog.clone()),
-        None => LineQueue::start(io::stderr()),
+    let journal = if syslog.is_none() { Journal::find() } else { None };
+    let has_fields = journal.is_some();
+    let started = match (syslog, journal) {
+        (Some(syslog), _) => LineQueue::start(syslog.clone(), line),
+        (None, Some(journal)) => LineQueue::start(journal, journal::plain),
+        (None, None) => LineQueue::start(io::stderr(), line),
     };
     let Ok(queue) = started else { return };
     let _ = QUEUE.set(queue.clone());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(queue)
-        .with_ansi(syslog.is_none() && io::stderr().is_terminal());
-    // A second call (tests) keeps the first log.
-    let _ = if syslog.is_some() || std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().try_init()
+    let ansi = syslog.is_none() && io::stderr().is_terminal();
+    let layer = if has_fields {
+        Entries(queue).boxed()
     } else {
-        builder.try_init()
+        let text = tracing_subscriber::fmt::layer()
+            .fmt_fields(fields::Text)
+            .with_writer(queue)
+            .with_ansi(ansi);
+        match syslog.is_some() || std::env::var_os("JOURNAL_STREAM").is_some() {
+            true => text.without_time().boxed(),
+            false => text.boxed(),
+        }
     };
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second call (tests) keeps the first log.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     if wrong {
         tracing::warn!(level = wanted, "not a log level; logging at info");
     }
@@ -137,7 +154,11 @@ struct Line<'a> {
 }
 
 impl LineQueue {
-    fn start(mut output: impl Write + Send + 'static) -> io::Result<LineQueue> {
+    /// `form` makes a line of a sentence of its own.
+    fn start(
+        mut output: impl Write + Send + 'static,
+        form: fn(&str) -> Vec<u8>,
+    ) -> io::Result<LineQueue> {
         let (sender, receiver) = sync_channel::<Message>(QUEUE_LINES_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&dropped);
@@ -158,12 +179,19 @@ impl LineQueue {
                 let _ = output.write_all(&line);
                 let now = seen.load(Ordering::Relaxed);
                 if now > told {
-                    let _ = writeln!(output, "{} log lines were dropped", now - told);
+                    let _ =
+                        output.write_all(&form(&format!("{} log lines were dropped", now - told)));
                     told = now;
                 }
             }
         })?;
         Ok(LineQueue { sender, dropped })
+    }
+
+    fn push(&self, line: Vec<u8>) {
+        if self.sender.try_send(Message::Line(line)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn finish(&self) {
@@ -172,6 +200,11 @@ impl LineQueue {
             let _ = finished.recv_timeout(FINISH_LIMIT);
         }
     }
+}
+
+/// A sentence as a line of text.
+fn line(text: &str) -> Vec<u8> {
+    format!("{text}\n").into_bytes()
 }
 
 impl<'a> MakeWriter<'a> for LineQueue {
@@ -195,10 +228,8 @@ impl Write for Line<'_> {
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
-        if !self.bytes.is_empty()
-            && self.queue.sender.try_send(Message::Line(std::mem::take(&mut self.bytes))).is_err()
-        {
-            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        if !self.bytes.is_empty() {
+            self.queue.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -252,7 +283,7 @@ mod tests {
         let (done, _finished) = channel();
         let written = Arc::new(Mutex::new(Vec::new()));
         let queue =
-            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }).unwrap();
+            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }, line).unwrap();
         writeln!(queue.make_writer(), "last words").unwrap();
         permit.send(()).unwrap();
         queue.finish();
@@ -265,7 +296,7 @@ mod tests {
         let (done, finished) = channel();
         let written = Arc::new(Mutex::new(Vec::new()));
         let queue =
-            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }).unwrap();
+            LineQueue::start(Slow { permits, written: Arc::clone(&written), done }, line).unwrap();
         let count = QUEUE_LINES_MAX + 50;
         for number in 0..count {
             writeln!(queue.make_writer(), "line {number}").unwrap();

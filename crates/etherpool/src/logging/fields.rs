@@ -1,0 +1,72 @@
+//! What is logged beside its sentence, collected once for both forms of the log. A line that has an id (`event`) is a
+//! whole sentence, so what it names isn't named again where only the sentence is read.
+
+use std::fmt::{self, Debug, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+
+/// The id of what happened, as `control::catalogue` has it.
+const EVENT: &str = "event";
+/// What the sentence of such a line names.
+const NAMED: [&str; 4] = [EVENT, "pool", "volume", "disk"];
+
+/// A line's sentence and fields.
+#[derive(Default)]
+pub struct Fields {
+    message: String,
+    /// In their order.
+    pub others: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    /// Those of a line.
+    pub fn of(line: &impl RecordFields) -> Fields {
+        let mut fields = Fields::default();
+        line.record(&mut fields);
+        fields
+    }
+
+    /// As people read it in one line.
+    pub fn text(&self) -> String {
+        let mut text = self.message.clone();
+        let has_id = self.others.iter().any(|(name, _)| *name == EVENT);
+        for (name, value) in &self.others {
+            if has_id && NAMED.contains(name) {
+                continue;
+            }
+            let space = if text.is_empty() { "" } else { " " };
+            // Nothing fails that is written to a string.
+            let _ = write!(text, "{space}{name}={value}");
+        }
+        text
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            name => self.others.push((name, value.to_owned())),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// Writes a line's fields as text.
+pub struct Text;
+
+impl<'writer> FormatFields<'writer> for Text {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        writer.write_str(&Fields::of(&fields).text())
+    }
+}
