@@ -196,7 +196,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_where_it_stands() {
         for (text, line, reason) in [
             ("[alerts]\nnobdy = true\n", 2, "unknown field"),
-            ("[alerts]\nignore = [\"pool-sapce\"]\n", 2, "unknown variant"),
+            ("[alerts]\nignore = [\"pool-sapce\"]\n", 2, "is not known here: use engine-down or"),
             ("[alerts.mail]\nto = [\"-x\"]\n", 2, "not the address"),
             ("[alerts.mail]\nto = [\"a b\"]\n", 2, "not the address"),
             ("[alerts.mail]\nsendmail = \"sendmail\"\n", 2, "absolute path"),
