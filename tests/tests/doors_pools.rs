@@ -306,6 +306,37 @@ fn a_dry_run_answers_as_the_command_would() {
     run("volume mkfs cluster/v --yes");
     let (status, text) = lab.said(&["volume", "mkfs", "cluster/v", "--dry-run"]);
     assert!(status == 4 && text.contains("ext"), "it carries a file system now: {text}");
+    // Programs are told the same, as JSON, by each command that would ask people.
+    let all =
+        || (lab.json(&["pool", "show", "cluster"])["disks"].clone(), lab.json(&["volume", "list"]));
+    let before = all();
+    for line in [
+        "disk wipe e1.0",
+        "disk offline cluster e1.0",
+        "pool destroy cluster",
+        "pool evacuate cluster e1.0",
+        "pool extend cluster e1.0 --force-disk e1.0",
+        "pool import --all",
+        "pool label cluster rack=A:e1.0",
+        "pool rebalance cluster",
+        "pool release cluster",
+        "pool remove cluster e1.0",
+        "volume convert cluster/v --layout raid0",
+        "volume export cluster/v aoe:e7.0",
+        "volume extend cluster/v --size +16M",
+        "volume mkfs cluster/v --force",
+        "volume mount cluster/v /mnt/none",
+        "volume reduce cluster/v --size -4M --resizefs",
+        "volume remove cluster/v",
+    ] {
+        let args: Vec<&str> = line.split(' ').chain(["--dry-run", "--json"]).collect();
+        let (code, text) = lab.said(&args);
+        let refused = line.starts_with("disk wipe") || line.contains("--force-disk");
+        let plan: Result<serde_json::Value, _> = serde_json::from_str(&text);
+        let is_told = plan.is_ok_and(|plan| plan.is_object() || plan.is_array());
+        assert!(is_told && (code == 0) != refused, "{line}: {code}: {text}");
+    }
+    assert!(before == all(), "something was done");
     run("volume remove cluster/v --dry-run");
     sees("volume", 1);
     run("volume remove cluster/v --yes");

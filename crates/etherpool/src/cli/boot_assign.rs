@@ -13,7 +13,7 @@ use pool::VolumeReport;
 
 use super::args::{Confirmation, parse_name};
 use super::boot::StateArgs;
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::volume::path_of;
 use super::{Context, Failure, output};
 use crate::boot::state::State;
@@ -196,7 +196,7 @@ pub async fn run(context: &Context, args: AssignArgs) -> Result<Exit, Failure> {
         machine.boot.as_ref().map_or("what all others boot".to_owned(), Assignment::to_string);
     let said = format!("{} boots {words}", machine.called());
     if args.confirmation.dry_run {
-        confirm(&format!("{said}.\n"), args.confirmation)?;
+        confirm_plan(context, &format!("{said}.\n"), &machine.boot, args.confirmation)?;
         return Ok(Exit::Ok);
     }
     // Not held while a supervisor was asked: nobody waits for that.
@@ -231,7 +231,7 @@ fn assign_default(
         "Every machine that boots from the network of the server's interface and that nobody has named would boot: {words}\n"
     );
     let is_asked = boot.is_some() || args.confirmation.dry_run;
-    if is_asked && !confirm(&what, args.confirmation)? {
+    if is_asked && !confirm_plan(context, &what, &boot, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let turn = state.turn()?;

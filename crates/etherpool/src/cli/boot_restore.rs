@@ -9,7 +9,7 @@ use pool::{KeeperId, KeptNotes};
 
 use super::args::{Confirmation, parse_name};
 use super::boot::StateArgs;
-use super::confirm::confirm;
+use super::confirm::{confirm, confirm_plan};
 use super::output::{self, CopyShown, RestoreShown};
 use super::pool::{done, pool_path};
 use super::{Context, Failure};
@@ -229,7 +229,7 @@ pub async fn restore(context: &Context, args: &RestoreArgs) -> Result<Exit, Fail
         output::show(context.json, &shown, || output::restoring(&shown, kept))?;
         return Ok(Exit::of_health(is_whole));
     }
-    if !confirm(&output::restoring(&shown, kept), args.confirmation)? {
+    if !confirm_plan(context, &output::restoring(&shown, kept), &shown, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let state = args.state.open()?;
@@ -274,7 +274,7 @@ pub async fn forget(context: &Context, args: &ForgetCopyArgs) -> Result<Exit, Fa
     let (gone, stays): (Vec<_>, Vec<_>) =
         shown(&copies, own).into_iter().partition(|one| one.kept.keeper == args.server);
     let [gone] = gone.as_slice() else { return Err(no_copy(pool, args.server)) };
-    if !confirm(&output::forgetting(pool, gone, &stays), args.confirmation)? {
+    if !confirm(context, &output::forgetting(pool, gone, &stays), args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let path = format!("{}/boot-copies/{}", pool_path(pool)?, args.server);

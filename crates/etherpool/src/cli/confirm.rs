@@ -4,10 +4,11 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use control::api::Preview;
+use serde::Serialize;
 
-use super::Failure;
 use super::args::Confirmation;
-use super::output::plain;
+use super::output::{plain, print_json};
+use super::{Context, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
@@ -31,8 +32,29 @@ pub fn effects(preview: &Preview) -> String {
     preview.effects.iter().map(|effect| format!("  {effect}\n")).collect()
 }
 
+/// What would happen, for programs, where nothing says it but sentences.
+#[derive(Serialize)]
+struct Effects<'a> {
+    effects: Vec<&'a str>,
+}
+
 /// Shows `what` (whole lines) and gets a word for it; false where it was only to be shown.
-pub fn confirm(what: &str, confirmation: Confirmation) -> Result<bool, Failure> {
+pub fn confirm(context: &Context, what: &str, confirmation: Confirmation) -> Result<bool, Failure> {
+    let effects = what.lines().map(str::trim).collect();
+    confirm_plan(context, what, &Effects { effects }, confirmation)
+}
+
+/// The same of what there is a plan for, which is what programs are shown.
+pub fn confirm_plan(
+    context: &Context,
+    what: &str,
+    plan: &impl Serialize,
+    confirmation: Confirmation,
+) -> Result<bool, Failure> {
+    if context.json && confirmation.dry_run {
+        print_json(plan)?;
+        return Ok(false);
+    }
     let what = plain(what);
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match decide(confirmation, interactive) {

@@ -130,7 +130,7 @@ async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Fa
     );
     let path = format!("/v2/disks/{disk}/reset-epoch");
     let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: true }).await?;
-    if confirm(&what, args.confirmation)? {
+    if confirm(context, &what, args.confirmation)? {
         let () = context.client.post(&path, &ResetEpoch { force_disk, dry_run: false }).await?;
         output::show(context.json, &(), || format!("{disk} is open again\n"))?;
     }
@@ -151,7 +151,7 @@ fn reset_owner(context: &Context, args: ResetOwnerArgs) -> Result<Exit, Failure>
          pool.\nNothing else is changed. A supervisor that has the pool open has the disk obey the \
          pool's key again when it takes it in anew.\n"
     );
-    if !confirm(&what, confirmation)? {
+    if !confirm(context, &what, confirmation)? {
         return Ok(Exit::Ok);
     }
     let mut client = join::only(&node, NODE_TIMEOUT)?;

@@ -6,8 +6,8 @@ use control::exit::Exit;
 use pool::{DiskState, OfflineForecast, OnlineForecast, PoolDisk, PoolReport, Progress};
 
 use super::args::Confirmation;
-use super::confirm::confirm;
-use super::output::{self, print_json};
+use super::confirm::confirm_plan;
+use super::output;
 use super::pool::pool_path;
 use super::pool_jobs::find_members;
 use super::pool_wait::{Look, look_until_over};
@@ -58,11 +58,7 @@ pub async fn offline(context: &Context, args: OfflineArgs) -> Result<Exit, Failu
     let path = format!("{path}/offline");
     let look = NamedDisks { disks: identities(&disks), dry_run: true };
     let plan: OfflineForecast = context.client.post(&path, &look).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
-    if !confirm(&output::offline(&report, &disks, &plan), args.confirmation)? {
+    if !confirm_plan(context, &output::offline(&report, &disks, &plan), &plan, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let request = NamedDisks { dry_run: false, ..look };

@@ -8,9 +8,9 @@ use control::names::DiskArgument;
 use pool::{DestroyPlan, DestroyReport, DiskReport, LeftDisk, PoolReport, WipePlan, WipeReport};
 
 use super::args::{Confirmation, parse_name};
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::disk::resolve_all;
-use super::output::{self, print_json};
+use super::output;
 use super::pool::pool_path;
 use super::{Context, Failure};
 
@@ -43,11 +43,7 @@ pub struct WipeArgs {
 pub async fn destroy(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
     let plan: DestroyPlan =
         context.client.get(&format!("{}/destroy", pool_path(&args.pool)?)).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
-    if !confirm(&doomed(&plan), args.confirmation)? {
+    if !confirm_plan(context, &doomed(&plan), &plan, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     // By its id: another one may have its name.
@@ -63,12 +59,9 @@ pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
     let disks = resolve_all(&listed, &args.disks)?;
     let request = WipeDisks { disks, signatures: args.signatures };
     let plan: WipePlan = context.client.post("/v2/disks/wipe/plan", &request).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
     let needs_word = plan.disks.iter().any(|disk| !disk.is_blank);
-    if (needs_word || args.confirmation.dry_run) && !confirm(&wiped_off(&plan), args.confirmation)?
+    if (needs_word || args.confirmation.dry_run)
+        && !confirm_plan(context, &wiped_off(&plan), &plan, args.confirmation)?
     {
         return Ok(Exit::Ok);
     }

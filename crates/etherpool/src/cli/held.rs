@@ -25,7 +25,7 @@ pub async fn ask(context: &Context, pool: &str, confirmation: Confirmation) -> R
     let asked =
         confirmation.yes || std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let what = "All of this would be done now and from now on.\n";
-    let confirmed = || confirm(what, confirmation).unwrap_or(false);
+    let confirmed = || confirm(context, what, confirmation).unwrap_or(false);
     if wanted.is_empty() || confirmation.dry_run || !asked || !confirmed() {
         tell(&later(pool));
         return Ok(());

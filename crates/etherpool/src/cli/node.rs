@@ -15,7 +15,7 @@ use seal::PublicKey;
 use super::args::{Confirmation, parse_name};
 use super::boot::StateArgs;
 use super::boot_assign::check_free;
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::{Context, Failure, output};
 use crate::boot::hellos::{self, Conflict, Hellos, Said};
 use crate::boot::state::State;
@@ -161,7 +161,8 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
             "{name} has shelf {shelf} and the key {public}, which becomes a member of the supervisor of this machine.\n"
         ),
     };
-    if !confirm(&text, args.confirmation)? {
+    let shown = serde_json::json!({ "name": name, "shelf": shelf, "key": public });
+    if !confirm_plan(context, &text, &shown, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     // First of all what is kept: a member whose key nobody has kept would be one for ever. Nobody waits for the rest.
@@ -171,7 +172,6 @@ async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure> {
     join(context, &state, machine, replaced).await?;
     let text =
         || format!("{name} is a node of this cluster, with shelf {shelf} and the key {public}\n");
-    let shown = serde_json::json!({ "name": name, "shelf": shelf, "key": public });
     output::show(context.json, &shown, text)?;
     Ok(Exit::Ok)
 }

@@ -14,11 +14,11 @@ use pool::{DiskReport, DomainLabel, FailureDomain, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
-use super::confirm::{confirm, effects};
+use super::confirm::{confirm_plan, effects};
 use super::disk::{describe, resolve_all};
 use super::disk_offline::{self, OfflineArgs, OnlineArgs};
 use super::endings::{DestroyArgs, RenameArgs};
-use super::output::{self, ListArgs, print_json};
+use super::output::{self, ListArgs};
 use super::pool_accept::{self, AcceptArgs};
 use super::pool_check::CheckArgs;
 use super::pool_dump::DumpArgs;
@@ -321,12 +321,8 @@ async fn take_disks(
     args: &DiskArgs,
 ) -> Result<Exit, Failure> {
     let plan: PoolPlan = context.client.post(plan, request).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
     let what = format!("{what}{}", output::pool_plan(&plan));
-    if !confirm(&what, args.confirmation)? {
+    if !confirm_plan(context, &what, &plan, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let grown: GrownPool = context.client.post(path, request).await?;
@@ -342,8 +338,9 @@ async fn release(
     let path = format!("{}/release", pool_path(pool)?);
     let ask = ReleasePool { dry_run: true, ..ReleasePool::default() };
     let preview: Option<Preview> = context.client.post(&path, &ask).await?;
-    let effects = effects(&preview.unwrap_or_default());
-    if !confirm(&format!("Releasing pool {pool} means:\n{effects}"), confirmation)? {
+    let preview = preview.unwrap_or_default();
+    let what = format!("Releasing pool {pool} means:\n{}", effects(&preview));
+    if !confirm_plan(context, &what, &preview, confirmation)? {
         return Ok(Exit::Ok);
     }
     let request = ReleasePool { confirmed: true, dry_run: false };

@@ -9,7 +9,7 @@ use pool::MovedDisk;
 use seal::PublicKey;
 
 use super::args::Confirmation;
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::output;
 use super::pool::pool_path;
 use super::{Context, Failure};
@@ -34,12 +34,8 @@ pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure
     let path = pool_path(&pool)?;
     let moved: Vec<MovedDisk> = context.client.get(&format!("{path}/moved")).await?;
     let shown = named(&pool, moved, &names)?;
-    if context.json && confirmation.dry_run {
-        output::print_json(&shown)?;
-        return Ok(Exit::Ok);
-    }
     if !shown.is_empty() {
-        if !confirm(&describe(&pool, &shown), confirmation)? {
+        if !confirm_plan(context, &describe(&pool, &shown), &shown, confirmation)? {
             return Ok(Exit::Ok);
         }
         let () = context.client.post(&format!("{path}/accept"), &shown).await?;

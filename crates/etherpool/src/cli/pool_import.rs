@@ -10,10 +10,11 @@ use clap::Args;
 use control::api::{ApiError, ImportPool, ImportResult, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{ImportPlan, PoolError, PoolReport, Progress, VotesOf};
+use serde::Serialize;
 
 use super::args::Confirmation;
-use super::confirm::confirm;
-use super::output::{self, print_json};
+use super::confirm::confirm_plan;
+use super::output;
 use super::pool::{done, pool_path, show};
 use super::pool_keys;
 use super::pool_wait::{LOOK_EVERY, Look, STILL_MAX, look_until_over};
@@ -99,17 +100,15 @@ async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
             .remedy(format!("to read what is there: etherpool pool import {pool} --read-only"))
             .into());
     }
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
     let what = output::import_plan(&plan, args.read_only);
     // Nobody is deprived where nobody owns it; whoever else does is named first.
     let asks = match args.read_only {
         true => plan.no_quorum.is_some() || args.outdated_metadata,
         false => plan.owner.is_some() && !plan.is_ours,
     };
-    if (asks || args.confirmation.dry_run) && !confirm(&what, args.confirmation)? {
+    if (asks || args.confirmation.dry_run)
+        && !confirm_plan(context, &what, &plan, args.confirmation)?
+    {
         return Ok(Exit::Ok);
     }
     let outdated_metadata = args.outdated_metadata;
@@ -132,6 +131,13 @@ fn plan_path(path: &str, votes: VotesOf) -> String {
             format!("{path}?votes={}", votes.replace('=', "%3D"))
         }
     }
+}
+
+/// What importing all would do.
+#[derive(Serialize)]
+struct ImportsPlan<'a> {
+    plans: &'a [ImportPlan],
+    refused: &'a [ImportResult],
 }
 
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
@@ -162,7 +168,8 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
         let refused: String = refused
             .map(|(result, error)| format!("{}: not imported: {error}\n", result.pool))
             .collect();
-        if !confirm(&format!("{what}{refused}"), args.confirmation)? {
+        let plan = ImportsPlan { plans: &plans, refused: &results };
+        if !confirm_plan(context, &format!("{what}{refused}"), &plan, args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }

@@ -11,7 +11,7 @@ use pool::{DiskState, EmptyForecast, JobState, PoolDisk, PoolForecast, PoolRepor
 use serde::Serialize;
 
 use super::args::Confirmation;
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::output::{self, PoolJob, print_json};
 use super::pool::{DiskArgs, Targets, done, find_disks, pool_path};
 use super::pool_wait::{Watch, wait};
@@ -171,15 +171,11 @@ async fn empty(context: &Context, args: EmptyArgs, purpose: Purpose) -> Result<E
     let request = EmptyDisks { remove: purpose == Purpose::Remove, ..emptying(&disks) };
     let look = EmptyDisks { dry_run: true, ..request.clone() };
     let plan: EmptyForecast = context.client.post(&path, &look).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
     let what = match purpose {
         Purpose::Remove => output::removal(&report, &disks, &plan),
         _ => output::evacuation(&report, &disks, &plan),
     };
-    if !confirm(&what, args.confirmation)? {
+    if !confirm_plan(context, &what, &plan, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let plan: EmptyForecast = context.client.post(&path, &request).await?;
@@ -216,18 +212,15 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
         Err(Failure { error, .. }) if to.is_none() && error.code == ErrorCode::NoSpace => None,
         Err(failure) => return Err(failure),
     };
-    if context.json && args.confirmation.dry_run {
-        let extension = newcomer.as_ref().map(|newcomer| &newcomer.forecast);
-        print_json(&ReplacePlan { extension, emptying: plan.as_ref() })?;
-        return Ok(Exit::Ok);
-    }
     let name = match (&newcomer, to) {
         (Some(newcomer), _) => newcomer.name.clone(),
         (None, to) => to.map_or_else(String::new, |disk| disk.name.clone()),
     };
     let added = newcomer.as_ref().map_or("", |newcomer| &newcomer.what);
     let what = output::replacement(&report, old, &name, plan.as_ref());
-    if !confirm(&format!("{added}{what}"), args.confirmation)? {
+    let extension = newcomer.as_ref().map(|newcomer| &newcomer.forecast);
+    let whole = ReplacePlan { extension, emptying: plan.as_ref() };
+    if !confirm_plan(context, &format!("{added}{what}"), &whole, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let plan: EmptyForecast = match &newcomer {
@@ -376,7 +369,7 @@ pub async fn cancel(context: &Context, args: CancelArgs) -> Result<Exit, Failure
             "see `etherpool pool jobs`",
         )
     })?;
-    if !confirm(&output::cancelling(&report.name, job), args.confirmation)? {
+    if !confirm_plan(context, &output::cancelling(&report.name, job), job, args.confirmation)? {
         return Ok(Exit::Ok);
     }
     let () = context.client.delete(&format!("{path}/jobs/{}", args.job)).await?;

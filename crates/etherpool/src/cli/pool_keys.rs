@@ -124,7 +124,7 @@ pub async fn run(context: &Context, command: PoolKeyCommand) -> Result<Exit, Fai
                      admitted, and no others.\n"
                 ),
             };
-            if !confirm(&what, confirmation)? {
+            if !confirm(context, &what, confirmation)? {
                 return Ok(Exit::Ok);
             }
             let request = RotateKey { lost_key };
@@ -141,7 +141,7 @@ pub async fn run(context: &Context, command: PoolKeyCommand) -> Result<Exit, Fai
                 "The supervisor with the key {supervisor} could neither read nor write nor claim the disks of pool \
                  {pool} any more.\nThe pool would have another key: copies of the present one are worth nothing then.\n"
             );
-            if !confirm(&what, confirmation)? {
+            if !confirm(context, &what, confirmation)? {
                 return Ok(Exit::Ok);
             }
             let request = RevokeSupervisor { supervisor, lost_key, dry_run: false };
@@ -161,7 +161,7 @@ pub async fn admit(context: &Context, args: AdmitArgs) -> Result<Exit, Failure> 
     let what = format!(
         "The supervisor with the key {supervisor} could import pool {pool}, and read and write its disks.\n"
     );
-    if !confirm(&what, confirmation)? {
+    if !confirm(context, &what, confirmation)? {
         return Ok(Exit::Ok);
     }
     let request = NamedSupervisor { supervisor, dry_run: false };

@@ -7,9 +7,9 @@ use control::names::DiskArgument;
 use pool::{DiskReport, DomainLabel, LabelForecast};
 
 use super::args::Confirmation;
-use super::confirm::confirm;
+use super::confirm::confirm_plan;
 use super::disk::resolve;
-use super::output::{self, print_json};
+use super::output;
 use super::pool::pool_path;
 use super::{Context, Failure};
 
@@ -35,13 +35,11 @@ pub async fn label(context: &Context, args: LabelArgs) -> Result<Exit, Failure> 
     let labels = addressed(&listed, &args.labels)?;
     let look = LabelDisks { labels, dry_run: true };
     let plan: LabelForecast = context.client.post(&path, &look).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
     // Whoever asks for what there is already changes nothing.
     let is_done = plan.disks.is_empty() && !args.confirmation.dry_run;
-    if !is_done && !confirm(&output::labels(&args.pool, &plan), args.confirmation)? {
+    if !is_done
+        && !confirm_plan(context, &output::labels(&args.pool, &plan), &plan, args.confirmation)?
+    {
         return Ok(Exit::Ok);
     }
     let request = LabelDisks { dry_run: false, ..look };

@@ -8,8 +8,8 @@ use control::exit::Exit;
 use pool::{ConvertForecast, Layout, PoolReport, RebalanceForecast, VolumeReport};
 
 use super::args::Confirmation;
-use super::confirm::confirm;
-use super::output::{self, print_json};
+use super::confirm::confirm_plan;
+use super::output;
 use super::pool::pool_path;
 use super::pool_wait::{Watch, wait};
 use super::volume::path_of;
@@ -80,11 +80,12 @@ pub async fn convert(context: &Context, args: ConvertArgs) -> Result<Exit, Failu
     let path = format!("{}/convert", path_of(volume));
     let look = ConvertVolume { layout: args.layout, dry_run: true };
     let plan: ConvertForecast = context.client.post(&path, &look).await?;
-    if context.json && args.confirmation.dry_run {
-        print_json(&plan)?;
-        return Ok(Exit::Ok);
-    }
-    if !confirm(&output::conversion(&volume.to_string(), &plan), args.confirmation)? {
+    if !confirm_plan(
+        context,
+        &output::conversion(&volume.to_string(), &plan),
+        &plan,
+        args.confirmation,
+    )? {
         return Ok(Exit::Ok);
     }
     let request = ConvertVolume { dry_run: false, ..look };

@@ -17,7 +17,7 @@ use control::settings::VolumeSettings;
 use pool::{Layout, PoolReport, VerifyReport, VolumeForecast, VolumeReport};
 
 use super::args::Confirmation;
-use super::confirm::{confirm, effects};
+use super::confirm::{confirm, confirm_plan, effects};
 use super::output::{self, NamedVolume};
 use super::pool::done;
 use super::pool_rebalance::{self, ConvertArgs};
@@ -432,7 +432,7 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
         );
         // What the command would be refused for is said before anybody is asked.
         let () = context.client.delete_as(&path, &RemoveVolume { dry_run: true }).await?;
-        if !confirm(&what, args.confirmation)? {
+        if !confirm(context, &what, args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -446,7 +446,7 @@ async fn accept_loss(context: &Context, args: DestroyArgs) -> Result<Exit, Failu
     if !args.confirmation.is_given() {
         let loss: String = context.client.post(&path, &AcceptLoss { dry_run: true }).await?;
         let what = format!("Volume {volume} would serve as it is for ever: {loss}.\n");
-        if !confirm(&what, args.confirmation)? {
+        if !confirm(context, &what, args.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -468,7 +468,7 @@ async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
             description(context, &volume).await?
         );
         let () = streamed(context, "looking at the volume", &path, &request).await?;
-        if !confirm(&what, args.target.confirmation)? {
+        if !confirm(context, &what, args.target.confirmation)? {
             return Ok(Exit::Ok);
         }
     }
@@ -503,7 +503,7 @@ async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
         let preview = preview.unwrap_or_default();
         let what = format!("Mounting {volume} at {} means:\n{}", path.display(), effects(&preview));
         let ask = preview.ends_something || args.confirmation.dry_run;
-        if ask && !confirm(&what, args.confirmation)? {
+        if ask && !confirm_plan(context, &what, &preview, args.confirmation)? {
             return Ok(Exit::Ok);
         }
         request.move_from = preview.move_from;
@@ -520,7 +520,8 @@ async fn unmount(context: &Context, volume: &VolumeName, dry_run: bool) -> Resul
     let preview = preview.unwrap_or_default();
     if dry_run {
         let only_shown = Confirmation { yes: false, dry_run };
-        confirm(&format!("Unmounting {volume} means:\n{}", effects(&preview)), only_shown)?;
+        let what = format!("Unmounting {volume} means:\n{}", effects(&preview));
+        confirm_plan(context, &what, &preview, only_shown)?;
         return Ok(Exit::Ok);
     }
     if preview.ends_something {
@@ -543,7 +544,7 @@ async fn extend(
         let preview: Preview = context.client.post(&path, &ask).await?;
         let what = format!("Growing {volume} means:\n{}", effects(&preview));
         let needed = preview.ends_something || confirmation.dry_run;
-        if needed && !confirm(&what, confirmation)? {
+        if needed && !confirm_plan(context, &what, &preview, confirmation)? {
             return Ok(Exit::Ok);
         }
         request.may_unmount = preview.ends_something;
@@ -568,7 +569,7 @@ async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
         let ask = ReduceVolume { dry_run: true, ..request.clone() };
         let preview: Preview = context.client.post(&path, &ask).await?;
         let what = format!("Reducing {volume} means:\n{}", effects(&preview));
-        if !confirm(&what, confirmation)? {
+        if !confirm_plan(context, &what, &preview, confirmation)? {
             return Ok(Exit::Ok);
         }
     }

@@ -57,13 +57,13 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure
     if confirmation.dry_run {
         let address: ShelfSlot = context.client.post(&path, &request).await?;
         let request = ExportVolume { address: Some(address), ..request };
-        confirm(&export_question(context, &args.volume, &request).await?, confirmation)?;
+        confirm(context, &export_question(context, &args.volume, &request).await?, confirmation)?;
         return Ok(Exit::Ok);
     }
     // Who is named is meant.
     if request.allow.is_empty() {
         let what = export_question(context, &args.volume, &request).await?;
-        if !confirm(&what, confirmation)? {
+        if !confirm(context, &what, confirmation)? {
             return Ok(Exit::Ok);
         }
     }
