@@ -336,7 +336,7 @@ fn a_dry_run_answers_as_the_command_would() {
         let is_told = plan.is_ok_and(|plan| plan.is_object() || plan.is_array());
         assert!(is_told && (code == 0) != refused, "{line}: {code}: {text}");
     }
-    assert!(before == all(), "something was done");
+    assert_eq!(before, all(), "something was done");
     run("volume remove cluster/v --dry-run");
     sees("volume", 1);
     run("volume remove cluster/v --yes");
