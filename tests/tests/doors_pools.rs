@@ -307,8 +307,12 @@ fn a_dry_run_answers_as_the_command_would() {
     let (status, text) = lab.said(&["volume", "mkfs", "cluster/v", "--dry-run"]);
     assert!(status == 4 && text.contains("ext"), "it carries a file system now: {text}");
     // Programs are told the same, as JSON, by each command that would ask people.
-    let all =
-        || (lab.json(&["pool", "show", "cluster"])["disks"].clone(), lab.json(&["volume", "list"]));
+    let all = || {
+        let volume = lab.json(&["volume", "show", "cluster/v"]);
+        let volume = ["name", "size_bytes", "layout", "properties"].map(|of| volume[of].clone());
+        assert!(volume.iter().all(|of| !of.is_null()), "{volume:?}");
+        (lab.json(&["pool", "show", "cluster"])["disks"].clone(), volume)
+    };
     let before = all();
     for line in [
         "disk wipe e1.0",
