@@ -30,9 +30,25 @@ fn as_a_program(command: &mut Command) -> (Vec<Value>, Value) {
     (lines, serde_json::from_slice(&output.stdout).unwrap())
 }
 
+/// States have colours where somebody sees them, and wants them.
+fn states_have_colours(lab: &Lab) {
+    const ONLINE: &str = "\u{1b}[32monline\u{1b}[0m";
+    let list = ["pool", "list"];
+    let mut command = lab.cli_command(&list);
+    command.env("NO_COLOR", "");
+    let shown = on_a_terminal(&command);
+    assert!(shown.contains(ONLINE), "{shown:?}");
+    command.env("NO_COLOR", "1");
+    let shown = on_a_terminal(&command);
+    assert!(shown.contains("online") && !shown.contains('\u{1b}'), "{shown:?}");
+    let piped = text_of(&lab.cli_output(&list));
+    assert!(piped.contains("online") && !piped.contains('\u{1b}'), "{piped:?}");
+}
+
 #[test]
 fn work_that_takes_long_is_followed() {
     let lab = Lab::up(&LabOptions { nodes: 3, disks: 1, size: "256M", ..LabOptions::default() });
+    states_have_colours(&lab);
     std::fs::write(lab.mount().join("file"), vec![7; 16 << 20]).unwrap();
     assert!(Command::new("sync").arg("-f").arg(lab.mount()).status().unwrap().success());
     // Both copies at this rate take at least four seconds.

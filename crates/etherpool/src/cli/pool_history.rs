@@ -68,7 +68,7 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
     for entry in &entries {
         let goes_on = match context.json {
             true => print_line(&serde_json::to_value(entry).unwrap_or_default())?,
-            false => output::write(&output::plain(&output::history_line(entry, true)))?,
+            false => output::write(&output::shown(&output::history_line(entry, true)))?,
         };
         if !goes_on {
             return Ok(Exit::Ok);
@@ -86,7 +86,7 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
                 Ok(event) => output::history_line(&live(&event, at_secs), true),
                 Err(_) => format!("{line}\n"),
             };
-            output::write(&output::plain(&text))
+            output::write(&output::shown(&text))
         })
         .await?;
     Ok(Exit::Ok)

@@ -5,6 +5,7 @@ mod alerts;
 mod boot;
 mod boot_copies;
 mod check;
+mod colours;
 mod disks;
 mod dump;
 mod exports;
@@ -74,7 +75,13 @@ pub fn plain(text: &str) -> String {
 
 /// Prints whole lines.
 pub fn print(text: &str) -> Result<(), Failure> {
-    write(&plain(text)).map(drop)
+    write(&shown(text)).map(drop)
+}
+
+/// What is harmless of it, in colours where the terminal has them.
+pub fn shown(text: &str) -> String {
+    let text = plain(text);
+    if colours::are_shown() { colours::painted(&text) } else { text }
 }
 
 /// Writes what is harmless as it is; false when nobody reads it any more (`| head`), which is no failure.
@@ -124,12 +131,13 @@ fn told_size() -> Option<(u16, u16)> {
 
 /// Draws a page over what is on a terminal of so many columns and rows; false when nobody sees it any more.
 pub fn redraw(page: &str, size: (u16, u16)) -> Result<bool, Failure> {
-    write(&drawn(page, size))
+    let paint = if colours::are_shown() { colours::painted } else { str::to_owned };
+    write(&drawn(page, size, paint))
 }
 
 /// The lines that fit, each over what stood there, and nothing below them: a terminal that isn't cleared first doesn't
 /// flicker.
-fn drawn(page: &str, (columns, rows): (u16, u16)) -> String {
+fn drawn(page: &str, (columns, rows): (u16, u16), paint: fn(&str) -> String) -> String {
     const HOME: &str = "\x1b[H";
     const CLEAR_LINE: &str = "\x1b[K";
     const CLEAR_BELOW: &str = "\x1b[J";
@@ -142,7 +150,7 @@ fn drawn(page: &str, (columns, rows): (u16, u16)) -> String {
         }
         left -= taken;
         // Before it: behind a line as wide as the terminal it would take the last character.
-        text.push_str(&format!("{CLEAR_LINE}{line}\r\n"));
+        text.push_str(&format!("{CLEAR_LINE}{}\r\n", paint(line)));
     }
     text + CLEAR_BELOW
 }
@@ -238,14 +246,14 @@ mod tests {
     #[test]
     fn a_page_is_drawn_as_far_as_it_fits() {
         let page = "one\ntwo is long\nthree \x1b[2J\n";
-        let whole = drawn(page, (40, 24));
+        let whole = drawn(page, (40, 24), str::to_owned);
         assert_eq!(
             whole,
             "\x1b[H\x1b[Kone\r\n\x1b[Ktwo is long\r\n\x1b[Kthree \u{fffd}[2J\r\n\x1b[J"
         );
-        assert_eq!(drawn(page, (40, 2)), "\x1b[H\x1b[Kone\r\n\x1b[J");
+        assert_eq!(drawn(page, (40, 2), str::to_owned), "\x1b[H\x1b[Kone\r\n\x1b[J");
         // The second takes three rows, of two that are left.
-        assert_eq!(drawn(page, (4, 4)), "\x1b[H\x1b[Kone\r\n\x1b[J");
+        assert_eq!(drawn(page, (4, 4), str::to_owned), "\x1b[H\x1b[Kone\r\n\x1b[J");
     }
 
     #[test]
