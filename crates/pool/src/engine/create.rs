@@ -28,7 +28,7 @@ use crate::format::{
     Signers, VOTE_DISKS_MAX, Voters, choose_extent_bytes,
 };
 use crate::metadata::{
-    AreaLayout, COPIES_MAX, CheckpointStamp, Disk, Layout, MetaRecord, Metadata, PoolIdentity,
+    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
     area_extents_for, encode_checkpoint,
 };
 use block::write_durably;
@@ -395,17 +395,16 @@ pub(crate) fn check_once<'a>(
 }
 
 /// Refuses witnesses that would never vote: on a machine that has another disk of the pool one votes beside an even number
-/// of machines, where no other witness does.
+/// of machines, where no other witness does. `known`: the pool's machines with data, if there is one already.
 pub(crate) fn check_witnesses(
     domain: FailureDomain,
     candidates: &[Candidate],
-    pool: Option<&Metadata>,
+    known: Vec<Uuid>,
+    has_witness: bool,
 ) -> Result<(), PoolError> {
     let new = candidates.iter().filter(|candidate| !candidate.is_witness).map(|disk| disk.node);
-    let known = pool.into_iter().flat_map(Metadata::data_machines);
     let machines: BTreeSet<Uuid> = new.chain(known).collect();
     let voters = machines.len().min(VOTE_DISKS_MAX);
-    let has_witness = pool.is_some_and(|pool| pool.disks().values().any(Disk::is_witness));
     let one_helps = voters.is_multiple_of(2) && !has_witness;
     let is_wrong = |one: &&Candidate| one.is_witness && machines.contains(&one.node);
     let mut wrong = candidates.iter().filter(is_wrong).skip(one_helps.into());

@@ -89,7 +89,7 @@ impl Engine {
         let mut candidates =
             self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
         put_labels(&request.domains, &mut candidates, &BTreeSet::new())?;
-        check_witnesses(request.failure_domain, &candidates, None)?;
+        check_witnesses(request.failure_domain, &candidates, Vec::new(), false)?;
         let losses = self.check_candidates(&candidates, None).await?;
         Ok((candidates, losses))
     }
@@ -142,7 +142,9 @@ impl Engine {
         {
             let meta = open.pool.meta.borrow();
             put_labels(domains, &mut candidates, &meta.label_kinds())?;
-            check_witnesses(meta.pool().failure_domain, &candidates, Some(&meta))?;
+            let machines = meta.data_machines().into_iter().collect();
+            let domain = meta.pool().failure_domain;
+            check_witnesses(domain, &candidates, machines, open.has_able_witness())?;
         }
         let losses = self.check_candidates(&candidates, Some(&open)).await?;
         self.check_epochs(&candidates, &open).await?;

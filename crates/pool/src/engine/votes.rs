@@ -348,6 +348,12 @@ impl OpenPool {
         })
     }
 
+    /// Whether a witness votes or may: one that is gone for long doesn't.
+    pub(super) fn has_able_witness(&self) -> bool {
+        let (meta, config) = (self.pool.meta.borrow(), self.pool.config.borrow());
+        self.able(&meta, &config.voters).any(|(disk, _)| disk.is_witness())
+    }
+
     /// Who would vote if these disks came.
     pub(super) fn forecast_votes(
         &self,

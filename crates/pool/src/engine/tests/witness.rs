@@ -302,6 +302,24 @@ fn on_a_machine_with_data_a_witness_lets_the_others_be_lost_and_gives_way_to_a_b
 }
 
 #[test]
+fn in_place_of_a_dead_witness_another_one_beside_data_is_taken() {
+    let mut disks: Vec<Rc<TestDisk>> =
+        (0..2).map(|node| TestDisk::new(&format!("e{node}.0"), node, 48 << 20)).collect();
+    disks.push(TestDisk::new("e2.0", 0, SMALL << 20));
+    disks.push(TestDisk::new("e3.0", 1, SMALL << 20));
+    let bench = Bench::with(746, disks, Instant::from_nanos(1_000_000_000), 1);
+    bench.create_witnessed(&["e0.0", "e1.0"], &["e2.0"]).unwrap();
+    bench.set_mode(2, Mode::Lost);
+    bench.until(|report| report.votes.present == 2);
+    let early = refusal(bench.extend_by_witness("e3.0"));
+    assert!(early.contains("it would never vote"), "it may be back: {early}");
+    bench.pass(Duration::from_secs(20 * 60));
+    bench.extend_by_witness("e3.0").unwrap();
+    bench.until(|report| report.votes.present == 3);
+    assert_eq!(bench.voters(), ["e0.0", "e1.0", "e3.0"]);
+}
+
+#[test]
 fn more_than_metadata_may_be_is_refused_for_a_witness() {
     let geometry = DiskGeometry::new(1026 * MIB, 4 * MIB).unwrap();
     let all = |extents| ExtentRange::new(ExtentNumber(0), extents);
