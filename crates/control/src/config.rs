@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use seal::{PublicKey, Security};
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ use crate::alerts::AlertsConfig;
 use crate::api::{ApiConfig, one_or_more};
 
 /// The supervisor's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct SupervisorConfig {
     /// Ethernet interfaces on which disks are looked for and exports answer.
@@ -62,11 +63,12 @@ pub struct SupervisorConfig {
 }
 
 /// Where the page is served in clear; by TLS it is where the API is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PageConfig {
     /// Addresses of this machine's own; none by default.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
     pub listen: Vec<SocketAddr>,
 }
 
@@ -89,7 +91,7 @@ impl PageConfig {
 }
 
 /// An Ethernet interface, perhaps in another network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceConfig {
     /// Name as in `ip link`.
@@ -100,7 +102,7 @@ pub struct InterfaceConfig {
 }
 
 /// How FTP is served.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct FtpConfig {
     /// Address of the control connection.
@@ -122,7 +124,7 @@ pub struct FtpConfig {
 }
 
 /// Who uses TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsUse {
     /// Who logs in with a password.
@@ -132,7 +134,7 @@ pub enum TlsUse {
 }
 
 /// A range of ports, `[first, last]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "[u16; 2]")]
 pub struct PortRange {
     /// First port.
@@ -156,7 +158,7 @@ impl TryFrom<[u16; 2]> for PortRange {
 }
 
 /// How volumes are mounted.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountConfig {
     /// Directories below which volumes may be mounted, and nowhere else: where a mount goes is
@@ -174,7 +176,7 @@ impl Default for MountConfig {
 }
 
 /// What is logged.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// A level or a filter (`info`, `pool=debug,info`).

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Kind;
 
 /// Who is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct AlertsConfig {
     /// Nobody is to be told: no mail, and no warning that there is no way to tell anybody.
@@ -24,7 +25,7 @@ pub struct AlertsConfig {
 }
 
 /// The local mailer. Where the program is there it is used, unless it is switched off.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct MailConfig {
     /// Whether mail is sent.
@@ -46,7 +47,7 @@ impl Default for MailConfig {
 }
 
 /// A URL.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// `https://HOST[:PORT]/PATH`, or `http`.
@@ -79,7 +80,7 @@ pub struct WebhookUrl {
 }
 
 /// A program.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandConfig {
     /// The program's absolute path and its arguments. No shell reads them.

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use block::{serde_as_text, words};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 /// What somebody may have done. Each may what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Role {
     /// Look.
     Read,
@@ -21,11 +23,12 @@ words!(Role { Read = "read", Operate = "operate", Administer = "administer" });
 serde_as_text!(Role);
 
 /// The API by TLS; on its Unix socket it is served in any case.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ApiConfig {
     /// Where; nowhere by default.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
     pub listen: Vec<SocketAddr>,
     /// A file with the supervisor's certificate, and those that lead to a known one, PEM.
     pub certificate: Option<PathBuf>,
@@ -39,7 +42,7 @@ pub struct ApiConfig {
 }
 
 /// A client.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiClient {
     /// A name of its certificate, letter by letter: the common name, or a subject alternative name.

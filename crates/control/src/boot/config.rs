@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::MacAddr;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::{ConfigError, LogConfig, line_and_column, parse_toml};
 use crate::duration::Span;
 
 /// The boot server's configuration. Without `[dhcp]` it is a proxy: another server gives out addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BootConfig {
     /// The interface that it answers on; the command line's goes before it.
@@ -32,7 +33,7 @@ pub struct BootConfig {
 }
 
 /// What is given out.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DhcpConfig {
     /// First and last address.
@@ -52,7 +53,7 @@ pub struct DhcpConfig {
 }
 
 /// A machine that has the same address always.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StaticConfig {
     /// Of its interface.
@@ -65,7 +66,7 @@ pub struct StaticConfig {
 }
 
 /// Where iPXE is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct IpxeConfig {
     /// The directory of these.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::ShelfSlot;
+use schemars::JsonSchema;
 use seal::{Claim, PoolKey, PublicKey, Security};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -20,7 +21,7 @@ use super::settings::{ExportSettings, Groups, Sectors};
 /// What `--config FILE` holds. Every field has a default; for a node an empty file means: all unused
 /// whole disks that are blank or carry an etherpool label. Which interfaces they are exported on must be
 /// named, here or on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct NodeConfig {
     /// What people call this machine; its host name by default.
@@ -98,7 +99,7 @@ const OWN_KEYS: &[&str] = &[
 ];
 
 /// One `[[export]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ExportConfig {
     /// AoE address, `e194.0`.

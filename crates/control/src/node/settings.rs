@@ -8,11 +8,12 @@ use std::str::FromStr;
 use aoe_target::{Access, AccessOperation, OnRefusal, Probe};
 use block::size::{SizeError, parse_bytes};
 use block::{serde_as_text, words};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Settings of an export; what isn't set is taken from the target's, and else has the default that
 /// [`super::ExportPlan`] gives it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ExportSettings {
     /// Interfaces to answer on: names, or patterns with `*`.
@@ -89,7 +90,8 @@ impl ExportSettings {
 }
 
 /// How a medium is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum IoMode {
     /// Past the page cache.
     #[default]
@@ -99,7 +101,11 @@ pub enum IoMode {
 }
 
 /// When writes of plain AoE clients are answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(
+    with = "String",
+    extend("type" = ["string", "boolean"], "enum" = ["off", "on", "switchable", true, false])
+)]
 pub enum WriteCache {
     /// When they are on stable storage.
     #[default]
@@ -111,7 +117,8 @@ pub enum WriteCache {
 }
 
 /// What an export does that doesn't know for whom it was reserved or masked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum DamagedState {
     /// It is closed to all clients until the file is repaired or removed.
     #[default]
@@ -125,7 +132,7 @@ pub type AccessLists = BTreeMap<AccessOperation, AccessList>;
 
 /// Who may do something: MAC addresses and names of groups. Who is denied may not; with an accept
 /// list only those on it may.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct AccessList {
     /// Only these may, if there are any.
@@ -138,7 +145,8 @@ pub struct AccessList {
 pub type Groups = BTreeMap<String, Vec<String>>;
 
 /// Who may change mask list and reservation by the protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
 pub enum Editors {
     /// All clients that are answered at all.
     #[default]
@@ -150,19 +158,21 @@ pub enum Editors {
 }
 
 /// Bounds on requests and traffic; none where nothing is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Limit {
     /// Requests per second.
     pub requests_per_second: Option<u64>,
     /// Bytes per second, read and written.
     #[serde(deserialize_with = "optional_bytes")]
+    #[schemars(with = "Option<String>", extend("type" = ["integer", "string"]))]
     pub bytes_per_second: Option<u64>,
 }
 
 /// A length or place on a disk in sectors of 512 bytes. Written in bytes with a unit (`1M`), or in
 /// sectors (`63s`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String", extend("type" = ["integer", "string"]))]
 pub struct Sectors(pub u64);
 
 /// Why a text is no [`Sectors`].

@@ -62,6 +62,13 @@ pub fn man(args: ManArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// Prints what describes the API.
+pub fn openapi() -> Result<Exit, Failure> {
+    let document = crate::services::openapi::document();
+    print_bytes(format!("{document:#}\n").as_bytes())?;
+    Ok(Exit::Ok)
+}
+
 fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     match std::io::stdout().write_all(bytes) {
         // Whoever reads has seen enough (`etherpool man | head`).
