@@ -14,9 +14,9 @@ use super::Kind;
 pub struct AlertsConfig {
     /// Nobody is to be told: no mail, and no warning that there is no way to tell anybody.
     pub nobody: bool,
-    /// Kinds that nobody is told of.
+    /// Kinds that nobody is told of, and that aren't wrong for `etherpool status`.
     pub ignore: BTreeSet<Kind>,
-    /// The local mailer.
+    /// The local mailer. Where its program is there it is used.
     pub mail: MailConfig,
     /// URLs that messages are posted to, as JSON.
     pub webhook: Vec<WebhookConfig>,
@@ -32,7 +32,7 @@ pub struct MailConfig {
     pub enabled: bool,
     /// To whom.
     pub to: Vec<String>,
-    /// The program.
+    /// The program, which gets messages on its standard input.
     pub sendmail: PathBuf,
 }
 

@@ -26,18 +26,19 @@ serde_as_text!(Role);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ApiConfig {
-    /// Where; nowhere by default.
+    /// Where: `"192.0.2.10:9443"`, or a list of such; nowhere by default.
     #[serde(deserialize_with = "one_or_more")]
     #[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
     pub listen: Vec<SocketAddr>,
     /// A file with the supervisor's certificate, and those that lead to a known one, PEM.
     pub certificate: Option<PathBuf>,
-    /// A file with the secret key of that, PEM.
+    /// A file with the secret key of that, PEM: for its owner only, or a group that may read it.
     pub key: Option<PathBuf>,
     /// A file with the authorities whose certificates clients show, PEM.
     #[serde(alias = "client_ca")]
     pub client_ca: Option<PathBuf>,
-    /// The clients. A certificate that names none of them is nobody's, whoever signed it.
+    /// The clients. A certificate that names none of them is nobody's, whoever signed it; one that names several may what the
+    /// least of them may.
     pub clients: Vec<ApiClient>,
 }
 

@@ -16,43 +16,59 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ExportSettings {
-    /// Interfaces to answer on: names, or patterns with `*`.
+    /// Interfaces to answer on: names, or patterns with `*`. They may come and go; one that isn't there yet is waited for. For a
+    /// node they have to be named, a target answers on all Ethernet interfaces by default.
     pub interfaces: Option<Vec<String>>,
     /// Refuse writes.
+    #[schemars(extend("default" = false))]
     pub read_only: Option<bool>,
     /// How to reach the medium.
+    #[schemars(extend("default" = "direct"))]
     pub io: Option<IoMode>,
-    /// Whether writes are answered before they are on stable storage.
+    /// When writes of plain AoE clients are answered. `"off"`: when they are on stable storage. `"on"`: at once; IDENTIFY says so,
+    /// and FLUSH CACHE (EXT) makes them stable. `"switchable"`: as `"off"`, until a client says otherwise by SET FEATURES.
+    #[schemars(extend("default" = "off"))]
     pub write_cache: Option<WriteCache>,
-    /// Commands that are queued before more are dropped.
+    /// Commands that wait or run before more are dropped; no fewer than `buffers`. 2048 by default, or `buffers` if that is more.
     pub queue_length: Option<u32>,
-    /// Messages that clients are told they may have outstanding.
+    /// Messages that clients are told they may have outstanding; 4 at least, because Linux doesn't come up with less.
+    #[schemars(extend("default" = 64))]
     pub buffers: Option<u16>,
-    /// Most sectors per command to tell clients.
+    /// Most sectors per command to tell clients; 16 by default, less where the MTU is small.
     pub sectors: Option<u8>,
-    /// Largest frame to use, whatever the interface could do.
+    /// Largest frame to use, whatever the interface could do; the interface's MTU by default.
     pub mtu: Option<u32>,
     /// Log every request.
+    #[schemars(extend("default" = false))]
     pub trace_io: Option<bool>,
-    /// The configuration string until a client sets another.
+    /// The configuration string until a client sets another. What a client set is remembered; a string that is configured anew
+    /// goes before it. Empty by default.
     pub config_string: Option<String>,
     /// Announce the export at its start and when its size changes.
+    #[schemars(extend("default" = true))]
     pub announce: Option<bool>,
     /// How to answer requests that are refused for who asks.
+    #[schemars(extend("default" = "ata-error"))]
     pub on_refusal: Option<OnRefusal>,
-    /// What to do about others that answer for the address.
+    /// What to do about others that answer for the address; `"defend"` by default for disks that were found.
+    #[schemars(extend("default" = "report"))]
     pub probe: Option<Probe>,
-    /// What clients may do that no list names.
+    /// What becomes of clients that no accept list covers.
+    #[schemars(extend("default" = "accept"))]
     pub default_access: Option<Access>,
-    /// Who may do what.
+    /// Who may do what, by operation: `discover`, `config-read`, `config-set`, `read`, `write`. `access.read.accept = ["web"]`
+    /// names those who may, `access.read.deny` those who may not, even if accepted: MAC addresses, and names of `[groups]`.
     pub access: Option<AccessLists>,
-    /// Who may change mask list and reservation by the protocol.
+    /// Who may change mask list and reservation by the protocol: `"all"`, `"nobody"`, or a list of MAC addresses and groups.
+    /// By the protocol anyone can lock out everyone.
+    #[schemars(extend("default" = "all"))]
     pub list_editors: Option<Editors>,
-    /// Bounds on what all clients together get.
+    /// Bounds on what all clients together get. Commands wait; none is dropped for it.
     pub limit: Option<Limit>,
     /// Bounds on what each client gets.
     pub client_limit: Option<Limit>,
     /// What to do when the file with mask list and reservation is damaged.
+    #[schemars(extend("default" = "closed"))]
     pub damaged_state: Option<DamagedState>,
 }
 
@@ -163,7 +179,7 @@ pub enum Editors {
 pub struct Limit {
     /// Requests per second.
     pub requests_per_second: Option<u64>,
-    /// Bytes per second, read and written.
+    /// Bytes per second, read and written: a number, or a text as `"50M"`.
     #[serde(deserialize_with = "optional_bytes")]
     #[schemars(with = "Option<String>", extend("type" = ["integer", "string"]))]
     pub bytes_per_second: Option<u64>,
