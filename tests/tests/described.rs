@@ -192,6 +192,19 @@ fn the_document_is_openapi_and_its_schemas_are_schemas() {
     broken["paths"]["/v2/status"]["get"]["sumary"] = "misspelt".into();
     assert!(!faults(&openapi, &broken).is_empty());
 
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations: Vec<&Value> =
+        paths.flat_map(|path| path.as_object().unwrap().values()).collect();
+    let ids: BTreeSet<&str> =
+        operations.iter().map(|one| one["operationId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), operations.len(), "{ids:?}");
+    // Programs that were made of it call them so.
+    for id in
+        ["get_status", "get_pools", "get_pool", "get_pool_boot_copies", "post_pool_volume_mount"]
+    {
+        assert!(ids.contains(id), "{id}: {ids:?}");
+    }
+
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for (name, schema) in schemas {
         jsonschema::draft202012::meta::validate(schema)

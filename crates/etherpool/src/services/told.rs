@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_happens_is_told_with_its_sentence() {
         let event = PoolEvent::DiskOffline { pool: "tank".into(), disk: "e1.0".into() };
-        let line = Happened::line(&event, 7);
+        let line = to_line(&EventLine::of(event.clone(), 7));
         let told: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
         assert_eq!(told["event"], "disk-offline");
         assert_eq!(told["pool"], "tank");
