@@ -67,7 +67,13 @@ fn words_are_those_that_are_read() {
             assert_eq!(told, read, "{}", stringify!($type));
         )+};
     }
-    check!(block::FsType, block::HealthState, seal::Security, control::api::Role);
+    check!(
+        control::alerts::Kind,
+        block::FsType,
+        block::HealthState,
+        seal::Security,
+        control::api::Role
+    );
     check!(pool::FailureDomain, control::node::IoMode, control::node::DamagedState);
     check!(
         aoe_target::OnRefusal,
