@@ -38,7 +38,8 @@ const BUFFER_COUNT_MIN: u16 = 4;
 const OWNER_SILENT: Duration = Duration::from_secs(7);
 
 /// How requests that are refused for who asks (a reservation) are answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum OnRefusal {
     /// By an ATA error: Linux turns it into an I/O error at once.
     #[default]

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aoe_wire::MacAddr;
 
 /// What a client asks for, as far as access is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum AccessOperation {
     /// Find the export without knowing its address: questions to wildcards, broadcast queries, and
     /// the announcements that the target makes.
@@ -32,7 +33,8 @@ block::words!(Access { Accept = "accept", Reject = "reject" });
 block::serde_as_text!(AccessOperation, Access);
 
 /// What becomes of a client that no list names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Access {
     /// It may.
     #[default]

@@ -34,7 +34,8 @@ pub(crate) const EVENTS_MAX: usize = 64;
 const MARK: u16 = 0xe7a0;
 
 /// Whether to look for others at an export's address before it answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Probe {
     /// No.
     #[default]

@@ -4,7 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// An Ethernet address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema,
+)]
+#[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}$"))]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {

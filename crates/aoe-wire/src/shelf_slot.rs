@@ -4,7 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The address of an export: a shelf (usually a machine) and a slot in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema,
+)]
+#[schemars(with = "String", extend("pattern" = "^e[0-9]+\\.[0-9]+$"))]
 pub struct ShelfSlot {
     /// The shelf; [`ShelfSlot::ANY_SHELF`] in requests to all.
     pub shelf: u16,

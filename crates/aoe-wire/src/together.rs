@@ -76,7 +76,7 @@ pub fn messages(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Where a message ends behind which others may follow, if all of it is here.
 fn end_of(bytes: &[u8]) -> Option<usize> {
-    let is_ours = u8_at(bytes, COMMAND).ok()? == Command::Session.into()
+    let is_ours = u8_at(bytes, COMMAND).ok()? == u8::from(Command::Session)
         && u8_at(bytes, VERSION).ok()? == SessionVersion::Three.number();
     let payload_bytes = usize::try_from(u32_at(bytes, PAYLOAD_LEN).ok()?).ok()?;
     let end = SessionVersion::Three.header_bytes().checked_add(payload_bytes)?;

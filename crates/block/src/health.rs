@@ -1,6 +1,7 @@
 //! How a drive says that it is, by what it counts itself (SMART, and what NVMe and SCSI have for it): one form for all
 //! kinds, from the machine that has the drive to the people who own its contents.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{serde_as_text, words};
@@ -9,7 +10,8 @@ use crate::{serde_as_text, words};
 pub const REASON_BYTES_MAX: usize = 96;
 
 /// What a drive's own counters mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum HealthState {
     /// Nothing that it counts is a reason to do without it.
     Good,
@@ -23,7 +25,7 @@ words!(HealthState { Good = "good", Ageing = "ageing", Failing = "failing" });
 serde_as_text!(HealthState);
 
 /// A drive's health. What a drive doesn't count is `None`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DriveHealth {
     /// All of it in a word.
     pub state: HealthState,

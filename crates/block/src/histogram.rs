@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How many buckets a histogram has: the last begins at 67 s.
@@ -10,7 +11,7 @@ pub const HISTOGRAM_BUCKETS: usize = 28;
 
 /// How long something took: bucket `n` counts what took less than `2^n` microseconds and isn't in a
 /// bucket before it; the last counts all else. As JSON it has its percentiles beside the buckets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "Written", into = "Written")]
 pub struct Histogram {
     buckets: [u64; HISTOGRAM_BUCKETS],
@@ -84,7 +85,7 @@ impl Histogram {
 }
 
 /// A histogram as JSON. Who reads it needs the buckets and the sum; all else follows from them.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Written {
     #[serde(default)]
     count: u64,

@@ -31,7 +31,8 @@ pub fn check_name(text: &str) -> Result<(), InvalidName> {
 }
 
 /// A volume as people name it, `POOL/VOL`. Both names are checked: it is safe as a part of paths.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"))]
 pub struct VolumeName {
     pool: String,
     volume: String,
@@ -73,7 +74,8 @@ impl fmt::Display for VolumeName {
 }
 
 /// A file system that can be made, mounted and grown. Its word is what mount and mkfs call it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum FsType {
     /// ext4.
     #[default]

@@ -11,7 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A size asked for: bytes, or a share of what is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("type" = ["integer", "string"]))]
 pub enum VolumeSize {
     /// That many bytes, rounded up to 4 KiB; when growing, the new size.
     Bytes(u64),

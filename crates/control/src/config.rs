@@ -5,22 +5,23 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use seal::{PublicKey, Security};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::alerts::AlertsConfig;
 use crate::api::{ApiConfig, one_or_more};
 
 /// The supervisor's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct SupervisorConfig {
     /// Ethernet interfaces on which disks are looked for and exports answer.
     pub interfaces: Vec<InterfaceConfig>,
-    /// What must survive a reboot: the supervisor's identity.
+    /// What must survive a reboot: who the supervisor is and its key, which pools it has, and what came with them.
     #[serde(alias = "state_dir")]
     pub state_dir: PathBuf,
-    /// Sockets, pid file, mount points of devices.
+    /// The directory of sockets, pid file and devices' files.
     #[serde(alias = "run_dir")]
     pub run_dir: PathBuf,
     /// Where links POOL/VOLUME to the block devices are made.
@@ -29,13 +30,13 @@ pub struct SupervisorConfig {
     /// The group that may look at everything by the API's socket; where it is empty, or there is no such group, only root
     /// may.
     pub readers: String,
-    /// The API's socket; `api.sock` in `run_dir` without it.
+    /// The API's socket; `api.sock` in `run-dir` without it.
     #[serde(alias = "api_socket")]
     pub api_socket: Option<PathBuf>,
-    /// The socket of this machine's node process, for its own disks.
+    /// The socket of this machine's node process, for its own disks; `node.sock` in `run-dir` without it.
     #[serde(alias = "node_socket")]
     pub node_socket: Option<PathBuf>,
-    /// What is demanded of sessions over the wire; encryption by default.
+    /// What sessions over the wire have at least.
     pub security: Security,
     /// The keys of the machines whose disks are used, beside those that joined; all that have one are looked at without a
     /// list, but only disks of those that joined are taken into pools.
@@ -43,30 +44,32 @@ pub struct SupervisorConfig {
     /// The keys of other supervisors, which may reach this one's votes and exported volumes by sessions; where keys
     /// are demanded nobody without a list.
     pub supervisors: Option<Vec<PublicKey>>,
-    /// Where Prometheus may ask for metrics of exported volumes, `127.0.0.1:9101`; nowhere by default.
+    /// Where Prometheus may ask for metrics, in clear and without a password: `"127.0.0.1:9101"`; nowhere by default.
     pub metrics: Option<SocketAddr>,
     /// The configuration of a boot server that is a child of the supervisor; there is none without.
     pub boot: Option<PathBuf>,
-    /// The API by TLS.
+    /// The API by TLS, for clients with a certificate; on its Unix socket it is served in any case. It takes all three files and a
+    /// client at least. Files that were renewed are used within ten seconds.
     pub api: ApiConfig,
-    /// The live page for browsers on this machine.
+    /// The live page for browsers on this machine, in clear; by TLS it is where the API is.
     pub page: PageConfig,
-    /// FTP for served volumes.
+    /// FTP for served volumes. With `certificate` and `key` there is TLS (`AUTH TLS`).
     pub ftp: FtpConfig,
-    /// Mounts.
+    /// Where and how volumes are mounted.
     pub mount: MountConfig,
-    /// Who is told what goes wrong.
+    /// Who is told what goes wrong. The journal has it in any case.
     pub alerts: AlertsConfig,
-    /// Logging.
+    /// What is logged, on the standard error.
     pub log: LogConfig,
 }
 
 /// Where the page is served in clear; by TLS it is where the API is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PageConfig {
-    /// Addresses of this machine's own; none by default.
+    /// `"127.0.0.1:8480"`, or a list of such: at `127.0.0.1` and `[::1]` alone. Nowhere by default.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
     pub listen: Vec<SocketAddr>,
 }
 
@@ -89,7 +92,7 @@ impl PageConfig {
 }
 
 /// An Ethernet interface, perhaps in another network namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceConfig {
     /// Name as in `ip link`.
@@ -100,45 +103,51 @@ pub struct InterfaceConfig {
 }
 
 /// How FTP is served.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct FtpConfig {
-    /// Address of the control connection.
+    /// The address of the control connection; `etherpool volume serve --listen` has another one for a volume.
     pub listen: SocketAddr,
-    /// File of users with argon2 hashes (`etherpool user hash`); nobody may write without it.
+    /// A file of those who may write: lines of `etherpool user hash`. Nobody may without it.
     #[serde(alias = "users_file")]
     pub users_file: Option<PathBuf>,
-    /// Whether anonymous clients may read.
+    /// Whether everybody may read what everybody may read.
     pub anonymous: bool,
-    /// A file with the server's certificate, and those that lead to a known one, PEM: with it and `key` there is TLS.
+    /// A file with the server's certificate first, then those that lead to a known one, PEM.
     pub certificate: Option<PathBuf>,
     /// A file with the secret key of that, PEM.
     pub key: Option<PathBuf>,
-    /// Whether passwords and the data of who gave one go by TLS only, as they do by default where there is any.
+    /// Who uses TLS; `"required"` without it, where there is a certificate.
     pub tls: Option<TlsUse>,
-    /// Ports of passive data connections, both ends included.
+    /// First and last port of passive data connections: one for each transfer at a time.
     #[serde(alias = "passive_ports")]
     pub passive_ports: PortRange,
 }
 
 /// Who uses TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsUse {
-    /// Who logs in with a password.
+    /// Passwords, and the data of who gave one, go by TLS only.
     Required,
-    /// Who asks for it.
+    /// Who asks for it has it.
     Offered,
 }
 
 /// A range of ports, `[first, last]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "[u16; 2]")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "[u16; 2]", into = "[u16; 2]")]
 pub struct PortRange {
     /// First port.
     pub first: u16,
     /// Last port, not below the first.
     pub last: u16,
+}
+
+impl From<PortRange> for [u16; 2] {
+    fn from(range: PortRange) -> [u16; 2] {
+        [range.first, range.last]
+    }
 }
 
 impl TryFrom<[u16; 2]> for PortRange {
@@ -156,13 +165,13 @@ impl TryFrom<[u16; 2]> for PortRange {
 }
 
 /// How volumes are mounted.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MountConfig {
     /// Directories below which volumes may be mounted, and nowhere else: where a mount goes is
-    /// written in the pool, so whoever made the pool chose it.
+    /// written in the pool, so whoever made the pool chose it. With an empty list nothing is mounted.
     pub roots: Vec<PathBuf>,
-    /// Options added to every mount.
+    /// Options added to every mount. What these forbid (`nosuid`, `nodev`, `noexec`) no volume's own options allow.
     pub options: Vec<String>,
 }
 
@@ -174,10 +183,10 @@ impl Default for MountConfig {
 }
 
 /// What is logged.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// A level or a filter (`info`, `pool=debug,info`).
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a filter: `"pool=debug,info"`.
     pub level: String,
 }
 

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// A span of time, or `off`, which is kept as zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^(off|([0-9]+(ms|s|min|h|d) *)+)$"))]
 pub struct Span(pub Duration);
 
 /// A text that is no span of time.

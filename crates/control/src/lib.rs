@@ -20,5 +20,6 @@ pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod reconcile;
+pub mod reference;
 pub mod registry;
 pub mod settings;

@@ -148,7 +148,8 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
 
 /// The address of a client in an access list, in JSON; what can't be one is refused wherever it is
 /// read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}$"))]
 pub struct ClientMac(MacAddr);
 
 impl ClientMac {

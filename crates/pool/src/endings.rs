@@ -1,10 +1,11 @@
 //! What destroying a pool, or wiping disks, would end and has ended. A plan is shown to whoever agrees, who hands it
 //! back: so each is a plain value that can be compared.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What destroying a pool would end, as it is shown to whoever agrees.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DestroyPlan {
     /// The pool.
@@ -22,7 +23,7 @@ pub struct DestroyPlan {
 }
 
 /// A volume that would be no more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DoomedVolume {
     /// Its name.
@@ -32,7 +33,7 @@ pub struct DoomedVolume {
 }
 
 /// A disk of a pool that would be no more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DoomedDisk {
     /// The name under which it is or was present.
@@ -59,7 +60,7 @@ impl DoomedDisk {
 }
 
 /// What became of a pool's disks. The pool is no more, whatever is left.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DestroyReport {
     /// The pool.
     pub name: String,
@@ -74,7 +75,7 @@ pub struct DestroyReport {
 }
 
 /// A disk that couldn't be wiped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeftDisk {
     /// The disk.
     pub disk: String,
@@ -83,7 +84,7 @@ pub struct LeftDisk {
 }
 
 /// What wiping disks would take off, as it is shown to whoever agrees.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WipePlan {
     /// The disks.
@@ -93,7 +94,7 @@ pub struct WipePlan {
 }
 
 /// A disk that would be wiped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WipedDisk {
     /// The disk.
@@ -115,7 +116,7 @@ pub struct WipedDisk {
 }
 
 /// What became of disks that were to be wiped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WipeReport {
     /// Those that are free now.
     pub wiped: Vec<String>,

@@ -1,10 +1,11 @@
 //! Why an operation on a pool was not done, cut by what a caller can do about it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A refused or failed operation on a pool. The text is for people: what failed, on what, and what
 /// to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum PoolError {
     /// No such pool, volume or disk is known here.

@@ -1,12 +1,13 @@
 //! What changes would mean, told before they are made.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::metadata::Labels;
 
 /// What making disks evenly full would do, or does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RebalanceForecast {
     /// Bytes that would be moved; nothing where all is as it should be.
     pub bytes: u64,
@@ -30,7 +31,7 @@ pub struct RebalanceForecast {
 }
 
 /// How full a disk is with the data of volumes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskFill {
     /// The disk.
     pub disk: String,
@@ -41,7 +42,7 @@ pub struct DiskFill {
 }
 
 /// What another layout of a volume would mean, or means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConvertForecast {
     /// The layout that it has.
     pub from: String,
@@ -62,7 +63,7 @@ pub struct ConvertForecast {
 }
 
 /// What making or extending a pool would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolForecast {
     /// What is lost besides what the named disks are seen to carry, a sentence each.
     pub losses: Vec<String>,
@@ -78,7 +79,7 @@ pub struct PoolForecast {
 }
 
 /// Who would vote in a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VotesForecast {
     /// How many disks would.
     pub votes: usize,
@@ -92,7 +93,7 @@ pub struct VotesForecast {
 }
 
 /// What a new volume of a layout could have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LayoutRoom {
     /// The layout (`raid0`, `mirror:2`).
     pub layout: String,
@@ -101,7 +102,7 @@ pub struct LayoutRoom {
 }
 
 /// What emptying disks would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EmptyForecast {
     /// The disks, by the names under which they are or were present.
     pub disks: Vec<String>,
@@ -115,7 +116,7 @@ pub struct EmptyForecast {
 }
 
 /// What taking disks out of use would mean, or means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OfflineForecast {
     /// The disks, by the names under which they are or were present.
     pub disks: Vec<String>,
@@ -128,7 +129,7 @@ pub struct OfflineForecast {
 }
 
 /// How many more failures a volume survives now, and without some disks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeSurvival {
     /// The volume.
     pub volume: String,
@@ -143,7 +144,7 @@ pub struct VolumeSurvival {
 }
 
 /// What other labels of disks would mean, or mean.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LabelForecast {
     /// The disks of which they change.
     pub disks: Vec<RelabelledDisk>,
@@ -158,7 +159,7 @@ pub struct LabelForecast {
 }
 
 /// A disk's labels, and those that it is to have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RelabelledDisk {
     /// The disk.
     pub disk: String,
@@ -169,7 +170,7 @@ pub struct RelabelledDisk {
 }
 
 /// A volume with copies in one failure domain.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SharedVolume {
     /// The volume.
     pub volume: String,
@@ -182,7 +183,7 @@ pub struct SharedVolume {
 }
 
 /// What taking disks into use again means.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OnlineForecast {
     /// The disks, by the names under which they are or were present.
     pub disks: Vec<String>,
@@ -193,7 +194,7 @@ pub struct OnlineForecast {
 }
 
 /// What making or growing a volume would do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeForecast {
     /// The size that it would have.
     pub size_bytes: u64,

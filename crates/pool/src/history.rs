@@ -10,13 +10,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use block::{HealthState, Instant};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::metadata::{MetaRecord, Metadata};
 use crate::report::PoolEvent;
 
 /// How bad something is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Nothing need be done.
@@ -40,7 +43,7 @@ impl Severity {
 }
 
 /// Something that happened, or that somebody had done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryEntry {
     /// When, the last time if it happened several times: seconds since 1970, by the clock of who owned the pool.
     pub at_secs: u64,

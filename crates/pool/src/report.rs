@@ -8,6 +8,7 @@ mod properties;
 use std::collections::BTreeMap;
 
 use block::DriveHealth;
+use schemars::JsonSchema;
 use seal::{Grant, PoolKey, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use crate::spare::Spare;
 pub use event::PoolEvent;
 
 /// A device that is present.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskReport {
     /// The name it is addressed by (`e1.0`).
     pub name: String,
@@ -52,7 +53,7 @@ pub struct DiskReport {
 }
 
 /// Where a disk stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum DiskState {
     /// Carries nothing; free to be used.
@@ -82,7 +83,7 @@ pub enum DiskState {
 }
 
 /// The state of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum PoolState {
     /// Everything is there.
@@ -112,7 +113,7 @@ pub enum PoolState {
 }
 
 /// A pool and all that belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolReport {
     /// Its name.
     pub name: String,
@@ -158,7 +159,7 @@ pub struct PoolReport {
 }
 
 /// What a pool keeps free for a loss.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpareReport {
     /// Of what: `disk`, `node`, or so many bytes.
     pub keeps: Spare,
@@ -227,7 +228,7 @@ impl PoolReport {
 }
 
 /// A pool's disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolDisk {
     /// The name under which it is or was present.
     pub name: String,
@@ -275,7 +276,7 @@ pub struct PoolDisk {
 }
 
 /// A disk that another machine has than had it last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MovedDisk {
     /// Its name where it is now.
     pub disk: String,
@@ -296,7 +297,7 @@ pub struct MovedDisk {
 }
 
 /// That a disk is to take no part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OfflineReport {
     /// Since when: seconds since 1970, by the clock of who owned the pool; 0 where that can't be read.
     pub since_secs: u64,
@@ -319,7 +320,7 @@ impl VolumeReport {
 }
 
 /// Long work on a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobReport {
     /// Its number.
     pub number: u32,
@@ -342,7 +343,7 @@ pub struct JobReport {
 }
 
 /// Where a job stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum JobState {
     /// It moves or reads something.
@@ -359,7 +360,7 @@ pub enum JobState {
 }
 
 /// What a scrub found, so far or in all. Times are in seconds since 1970, by the clocks of those who owned the pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScrubReport {
     /// When it began; none if there was none yet.
     pub begun_secs: Option<u64>,
@@ -379,7 +380,7 @@ pub struct ScrubReport {
 }
 
 /// How the votes stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VotesReport {
     /// Votes of the pool.
     pub total: u32,
@@ -391,7 +392,7 @@ pub struct VotesReport {
 }
 
 /// A volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeReport {
     /// Its name.
     pub name: String,
@@ -406,6 +407,7 @@ pub struct VolumeReport {
     pub size_bytes: u64,
     /// What services remember of it: mounts, exports.
     #[serde(with = "properties")]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub properties: BTreeMap<String, String>,
     /// Whether its requests are answered.
     #[serde(flatten)]
@@ -449,7 +451,7 @@ pub struct VolumeReport {
 }
 
 /// The state of a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum VolumeState {
     /// Everything is there.
@@ -487,7 +489,7 @@ impl VolumeReport {
 }
 
 /// What an opening replayed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Replayed {
     /// Log records adopted.
     pub records: u64,
@@ -505,7 +507,7 @@ pub struct PoolGrant {
 }
 
 /// Whose a pool is that may be imported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportPlan {
     /// The pool.
     pub name: String,
@@ -535,7 +537,7 @@ pub struct ImportPlan {
 }
 
 /// How far a long operation is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// Bytes done.
     pub done_bytes: u64,
@@ -544,7 +546,7 @@ pub struct Progress {
 }
 
 /// What verification found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerifyReport {
     /// Blocks read and compared with their checksum, over all copies asked for.
     pub blocks: u64,
@@ -566,7 +568,7 @@ pub struct VerifyReport {
 }
 
 /// A block that failed verification.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BadBlock {
     /// Byte offset in the volume.
     pub volume_offset_bytes: u64,

@@ -59,7 +59,8 @@ use crate::metadata::{GroupRun, Metadata, area_extents_for};
 pub(crate) const SPARE: &str = "spare";
 
 /// The loss for which a pool keeps space free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^(disk|node|[0-9]+)$"))]
 pub enum Spare {
     /// Of any one disk.
     Disk,

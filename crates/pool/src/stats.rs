@@ -6,10 +6,11 @@
 //! in the turn in which it was asked for counts as no time.
 
 use block::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a volume's requests, its destages and the disks under it cost, since its pool was opened here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeStats {
     /// When counting began, in milliseconds on the clock of the engine's machine since its boot.
     pub began_ms: u64,
@@ -30,7 +31,7 @@ pub struct VolumeStats {
 }
 
 /// Requests of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RequestStats {
     /// Bytes that succeeded.
     pub bytes: u64,
@@ -54,7 +55,7 @@ pub struct RequestStats {
 }
 
 /// Destages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DestageStats {
     /// Blocks of the volume that were brought into place, those that became zeros among them.
     pub blocks: u64,
@@ -65,7 +66,7 @@ pub struct DestageStats {
 }
 
 /// What the engine had a disk do, as it saw it: network and disk together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskStats {
     /// Its name.
     pub name: String,
@@ -77,7 +78,7 @@ pub struct DiskStats {
 }
 
 /// What a disk did, by purpose. Metadata and repairs aren't counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskOperations {
     /// Reads of data: for requests, resync and verification.
     pub read: OperationStats,
@@ -95,7 +96,7 @@ pub struct DiskOperations {
 }
 
 /// Operations of one purpose on a disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationStats {
     /// Bytes that were to be moved.
     pub bytes: u64,

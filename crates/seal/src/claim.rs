@@ -1,5 +1,6 @@
 //! `claim`: who may have a node's disks that obey nobody yet.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::key::PublicKey;
@@ -8,7 +9,7 @@ use crate::key::PublicKey;
 const KEY: &str = "key:";
 
 /// Who may claim, read and write disks that no pool has put under its key, beside programs of the node's own machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Claim {
     /// Those whom the node's configuration names as supervisors, and those who joined by a token.
@@ -27,7 +28,7 @@ pub enum Claim {
 )]
 pub struct NotAClaim(String);
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Written {
     One(String),

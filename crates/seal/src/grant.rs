@@ -51,7 +51,8 @@ const GRANT: &[u8] = b"etherpool grant\0";
 const SUCCESSION: &[u8] = b"etherpool succession\0";
 
 /// The half of a pool's key by which disks know their pool. No secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9+/]{43}=$"))]
 pub struct PoolKey(pub [u8; KEY_BYTES]);
 
 /// Both halves of a pool's key.
@@ -62,7 +63,8 @@ pub struct PoolKeyPair {
 }
 
 /// A grant whose own signature is right. Whether a disk is to believe it is for [`Grant::follows`].
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9+/]+=*$"))]
 pub struct Grant {
     bytes: Arc<[u8]>,
     version: u64,

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 pub const KEY_BYTES: usize = 32;
 
 /// The half of a key by which its owner is known to others. No secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9+/]{43}=$"))]
 pub struct PublicKey(pub [u8; KEY_BYTES]);
 
 /// The half that nobody else must have. It is never shown by accident, and its memory is wiped.

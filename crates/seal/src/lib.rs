@@ -37,7 +37,10 @@ pub use token::{
 };
 
 /// How messages of a session are kept from others. Ascending: what is later keeps more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema,
+)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Security {
     /// Not at all: whoever can send on the segment can forge them.
     #[default]

@@ -28,11 +28,13 @@ const MINUTE_SECONDS: u64 = 60;
 const CONTEXT: &[u8] = b"etherpool join\0";
 
 /// A secret that machines have in common for a while.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^epj1-"))]
 pub struct Token(Zeroizing<[u8; TOKEN_BYTES]>);
 
 /// By which people name a token: no secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[0-9a-f]{8}$"))]
 pub struct TokenId(u32);
 
 /// Text that is no token.

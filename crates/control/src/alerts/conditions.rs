@@ -3,13 +3,15 @@
 
 use block::{CalendarTime, DriveHealth, HealthState, size::Human, spoken};
 use pool::{DiskState, JobState, PoolDisk, PoolReport, PoolState, Severity, VolumeReport};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::slow::Slow;
 use crate::api::{PoolReportExt as _, ProcessState, ServiceState, VolumeServices};
 
 /// What may be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Kind {
     /// The engine doesn't run or doesn't answer.
     EngineDown,
@@ -150,7 +152,7 @@ impl Kind {
 }
 
 /// Something that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Condition {
     /// What.
     pub kind: Kind,

@@ -3,19 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Kind;
 
 /// Who is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct AlertsConfig {
     /// Nobody is to be told: no mail, and no warning that there is no way to tell anybody.
     pub nobody: bool,
-    /// Kinds that nobody is told of.
+    /// Kinds that nobody is told of, and that aren't wrong for `etherpool status`.
     pub ignore: BTreeSet<Kind>,
-    /// The local mailer.
+    /// The local mailer. Where its program is there it is used.
     pub mail: MailConfig,
     /// URLs that messages are posted to, as JSON.
     pub webhook: Vec<WebhookConfig>,
@@ -24,14 +25,14 @@ pub struct AlertsConfig {
 }
 
 /// The local mailer. Where the program is there it is used, unless it is switched off.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct MailConfig {
     /// Whether mail is sent.
     pub enabled: bool,
     /// To whom.
     pub to: Vec<String>,
-    /// The program.
+    /// The program, which gets messages on its standard input.
     pub sendmail: PathBuf,
 }
 
@@ -46,7 +47,7 @@ impl Default for MailConfig {
 }
 
 /// A URL.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// `https://HOST[:PORT]/PATH`, or `http`.
@@ -79,7 +80,7 @@ pub struct WebhookUrl {
 }
 
 /// A program.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandConfig {
     /// The program's absolute path and its arguments. No shell reads them.

@@ -2,12 +2,13 @@
 
 use block::{CalendarTime, spoken};
 use pool::Severity;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Alert, Kind};
 
 /// What happened to an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// It is wrong from now on.
@@ -23,7 +24,7 @@ pub enum Step {
 }
 
 /// Something that people are told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// What happened to it.
     pub step: Step,
@@ -106,7 +107,7 @@ impl Message {
 }
 
 /// Messages that are delivered together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Batch {
     /// The machine of the supervisor.
     pub host: String,
@@ -153,7 +154,7 @@ pub fn text_of(batch: &Batch) -> String {
 }
 
 /// How a way to people does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChannelReport {
     /// `journal`, `mail to root`, `webhook URL`, `command PROGRAM`.
     pub name: String,
@@ -172,7 +173,7 @@ pub struct ChannelReport {
 }
 
 /// `GET /v2/alerts`, and part of the status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AlertsReport {
     /// What is wrong, the worst first.
     pub raised: Vec<Alert>,
@@ -183,7 +184,7 @@ pub struct AlertsReport {
 }
 
 /// What a channel answered to a test. `POST /v2/alerts/test` answers with a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChannelAnswer {
     /// Its name.
     pub channel: String,

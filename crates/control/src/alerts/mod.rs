@@ -13,6 +13,7 @@ mod wrong;
 use std::collections::BTreeMap;
 
 use pool::Severity;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, Kind, Seen, conditions};
@@ -40,7 +41,7 @@ const CLEAR_SECS_MAX: u64 = 4 * 3600;
 const REMEMBER_SECS: u64 = 3600;
 
 /// Something that is, or was a moment ago, wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Alert {
     /// What it is.
     #[serde(flatten)]
@@ -60,7 +61,7 @@ pub struct Alert {
 }
 
 /// Where an alert stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlertState {
     /// Seen, and not for long enough to be told.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use pool::{PoolReport, PoolState, Severity};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::{Condition, Kind};
@@ -11,7 +12,7 @@ use super::meaning::{for_data, known_since};
 use super::{Alert, AlertState, Alerts};
 
 /// Something that is wrong, with all that whoever is woken by it asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Wrong {
     /// What: the word of a [`Kind`], perhaps of one that only later versions know.
     pub kind: String,

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use block::{serde_as_text, words};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 /// What somebody may have done. Each may what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum Role {
     /// Look.
     Read,
@@ -21,25 +23,27 @@ words!(Role { Read = "read", Operate = "operate", Administer = "administer" });
 serde_as_text!(Role);
 
 /// The API by TLS; on its Unix socket it is served in any case.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ApiConfig {
-    /// Where; nowhere by default.
+    /// Where: `"192.0.2.10:9443"`, or a list of such; nowhere by default.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
     pub listen: Vec<SocketAddr>,
     /// A file with the supervisor's certificate, and those that lead to a known one, PEM.
     pub certificate: Option<PathBuf>,
-    /// A file with the secret key of that, PEM.
+    /// A file with the secret key of that, PEM: for its owner only, or a group that may read it.
     pub key: Option<PathBuf>,
     /// A file with the authorities whose certificates clients show, PEM.
     #[serde(alias = "client_ca")]
     pub client_ca: Option<PathBuf>,
-    /// The clients. A certificate that names none of them is nobody's, whoever signed it.
+    /// The clients. A certificate that names none of them is nobody's, whoever signed it; one that names several may what the
+    /// least of them may.
     pub clients: Vec<ApiClient>,
 }
 
 /// A client.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiClient {
     /// A name of its certificate, letter by letter: the common name, or a subject alternative name.

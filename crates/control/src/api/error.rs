@@ -6,12 +6,13 @@ use std::fmt;
 use block::InvalidName;
 use block::size::Human;
 use pool::PoolError;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 
 /// What kind of failure; each calls for another reaction of the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
     /// The request itself is wrong.
@@ -90,7 +91,7 @@ impl ErrorCode {
 }
 
 /// A failed operation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiError {
     /// The kind.
     pub code: ErrorCode,

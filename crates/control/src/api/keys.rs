@@ -1,10 +1,11 @@
 //! Keys of pools: whom their disks obey.
 
+use schemars::JsonSchema;
 use seal::{PoolKey, PublicKey, Token, TokenId};
 use serde::{Deserialize, Serialize};
 
 /// Whom a pool's disks obey.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolKeyReport {
     /// The pool's key.
     pub key: PoolKey,
@@ -23,7 +24,7 @@ pub struct PoolKeyReport {
 }
 
 /// A supervisor by its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedSupervisor {
     /// What `etherpool key show` tells there.
@@ -34,7 +35,7 @@ pub struct NamedSupervisor {
 }
 
 /// A supervisor that is to be shut out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeSupervisor {
     /// By its key.
@@ -49,7 +50,7 @@ pub struct RevokeSupervisor {
 }
 
 /// Another key for a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RotateKey {
     /// As for [`RevokeSupervisor`].
@@ -57,7 +58,7 @@ pub struct RotateKey {
 }
 
 /// Who joined a node or a supervisor, beside those whom its configuration names, and by what others may.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MembersReport {
     /// Their keys.
     pub members: Vec<PublicKey>,
@@ -66,7 +67,7 @@ pub struct MembersReport {
 }
 
 /// A token, but for its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenReport {
     /// By which it is named.
     pub id: TokenId,
@@ -75,7 +76,7 @@ pub struct TokenReport {
 }
 
 /// A token that is to be made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// For how long it is good.
@@ -83,7 +84,7 @@ pub struct CreateToken {
 }
 
 /// A token that was made, with its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {
     /// As it is handed on.
     pub token: Token,
@@ -93,7 +94,7 @@ pub struct CreatedToken {
 }
 
 /// A machine that joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedMember {
     /// What `etherpool key show` tells there.
@@ -101,14 +102,14 @@ pub struct NamedMember {
 }
 
 /// A node was added to those that joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddedMember {
     /// The supervisor's own key, which the node has to know.
     pub supervisor: PublicKey,
 }
 
 /// The secret half of a pool's key, on its way to or from a file.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolKeySecret {
     /// As text.

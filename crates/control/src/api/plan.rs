@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use pool::{PoolForecast, PoolReport};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The answer to `POST /v2/plan/pool` and `POST /v2/pools/POOL/extend/plan`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolPlan {
     /// What the pool would be like.
     #[serde(flatten)]
@@ -17,7 +18,7 @@ pub struct PoolPlan {
 }
 
 /// The answer to `POST /v2/pools` and `POST /v2/pools/POOL/extend`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GrownPool {
     /// What the pool is like.
     #[serde(flatten)]
@@ -31,7 +32,7 @@ pub struct GrownPool {
 }
 
 /// Whether the supervisor would be, or is, a witness.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum WitnessPlan {
     /// A file would be made for that.

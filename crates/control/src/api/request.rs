@@ -7,6 +7,7 @@ use aoe_wire::ShelfSlot;
 use block::FsType;
 use block::size::VolumeSize;
 use pool::Layout;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::ClientMac;
@@ -21,7 +22,7 @@ pub type ExtendPool = pool::ExtendPool<ShelfSlot, Witnesses>;
 pub type Witnesses = Option<Vec<Witness>>;
 
 /// A witness: `"e9.0"`, or `"supervisor"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Witness {
     /// A file that the supervisor keeps.
@@ -38,7 +39,7 @@ pub type WipeDisks = pool::WipeDisks<ShelfSlot>;
 pub type ImportPool = pool::ImportOptions;
 
 /// `POST /v2/pools/POOL/release`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReleasePool {
     /// Whoever asks knows that all mounts, servers, exports and devices of its volumes end.
@@ -48,7 +49,7 @@ pub struct ReleasePool {
 }
 
 /// `POST /v2/pools/POOL/rename`, answered with the pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenamePool {
     /// Its new name.
@@ -72,7 +73,7 @@ pub type LabelDisks = pool::LabelDisks;
 pub type SetPool = pool::PoolSettings;
 
 /// `POST /v2/pools/POOL/rebalance`; answered with a [`pool::RebalanceForecast`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RebalancePool {
     /// Only say what it would do.
@@ -80,7 +81,7 @@ pub struct RebalancePool {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/convert`; answered with a [`pool::ConvertForecast`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConvertVolume {
     /// The layout that it is to have.
@@ -91,7 +92,7 @@ pub struct ConvertVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateVolume {
     /// Its name.
@@ -103,7 +104,7 @@ pub struct CreateVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/extend`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtendVolume {
     /// The new size, or the share of the free space to add.
@@ -120,7 +121,7 @@ pub struct ExtendVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/reduce`, answered with the volume; streamed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReduceVolume {
     /// The new size.
@@ -137,7 +138,7 @@ pub struct ReduceVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/verify`; streamed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyVolume {
     /// One copy only, counted from 0.
@@ -145,7 +146,7 @@ pub struct VerifyVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/mkfs`; streamed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MakeFs {
     /// The file system.
@@ -157,7 +158,7 @@ pub struct MakeFs {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/rename`, answered with the volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameVolume {
     /// Its new name, without that of the pool.
@@ -165,7 +166,7 @@ pub struct RenameVolume {
 }
 
 /// `DELETE /v2/pools/POOL/volumes/VOL`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RemoveVolume {
     /// Only check.
@@ -173,7 +174,7 @@ pub struct RemoveVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/accept-loss`, answered with what is lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AcceptLoss {
     /// Only say what.
@@ -181,7 +182,7 @@ pub struct AcceptLoss {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/mount`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountVolume {
     /// Where.
@@ -202,7 +203,7 @@ pub struct MountVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/unmount`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnmountVolume {
     /// Change nothing, answer with a [`super::Preview`].
@@ -210,7 +211,7 @@ pub struct UnmountVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/ftp`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeFtp {
     /// Where to listen; the configuration decides without it.
@@ -218,7 +219,7 @@ pub struct ServeFtp {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/export`; answered with the address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
     /// Address of the export; one that is free without it.
@@ -242,7 +243,7 @@ pub struct ExportVolume {
 }
 
 /// `POST /v2/pools/POOL/volumes/VOL/unexport`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UnexportVolume {
     /// The export to end; all of the volume's without it.
@@ -250,7 +251,7 @@ pub struct UnexportVolume {
 }
 
 /// `POST /v2/disks/DISK/reset-epoch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResetEpoch {
     /// The same disk again: it says that the name in the path isn't a slip.

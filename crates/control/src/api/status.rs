@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::VolumeName;
 use pool::{PoolReport, PoolState, Progress, VolumeReport};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ApiError;
@@ -11,7 +12,7 @@ use crate::alerts::{AlertsReport, Wrong};
 use aoe_wire::ShelfSlot;
 
 /// `GET /v2/status`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of the program.
     pub version: String,
@@ -55,7 +56,7 @@ pub struct Status {
 
 /// Whether the kernel has FUSE over io_uring, and whether the administrator has it switched on; the program
 /// never does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FuseOverIoUring {
     /// It doesn't have it, or FUSE isn't there yet.
@@ -69,7 +70,7 @@ pub enum FuseOverIoUring {
 
 /// A setting that came with a pool. `GET /v2/pools/POOL/held` answers with a list of them; `POST
 /// /v2/pools/POOL/confirm-settings` has them acted on, and answers with those that stay out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldReport {
     /// Its volume.
     pub volume: VolumeName,
@@ -83,7 +84,7 @@ pub struct HeldReport {
 }
 
 /// What an operation would do, after all the checks of the operation itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Preview {
     /// Each effect, in words.
     pub effects: Vec<String>,
@@ -95,7 +96,7 @@ pub struct Preview {
 }
 
 /// The engine's process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProcessState {
     /// Process id.
     pub pid: u32,
@@ -117,7 +118,7 @@ pub struct ProcessState {
 }
 
 /// An interface of the engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceState {
     /// Its name.
     pub name: String,
@@ -130,7 +131,7 @@ pub struct InterfaceState {
 }
 
 /// A target that answered discovery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SeenTarget {
     /// Its address.
     pub address: ShelfSlot,
@@ -208,7 +209,7 @@ impl PoolReportExt for PoolReport {
 }
 
 /// Where a service of a volume stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
     /// Not wanted.
@@ -221,7 +222,7 @@ pub enum ServiceState {
 }
 
 /// What is made of a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeServices {
     /// The volume.
     pub volume: VolumeName,
@@ -261,7 +262,7 @@ impl VolumeServices {
 }
 
 /// The outcome for one pool of `pool import --all`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportResult {
     /// The pool.
     pub pool: String,
@@ -272,8 +273,9 @@ pub struct ImportResult {
 }
 
 /// A line of a streamed answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(rename = "StreamLineOf{T}")]
 pub enum StreamLine<T> {
     /// It goes on.
     Progress(Progress),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use aoe_wire::ShelfSlot;
+use schemars::JsonSchema;
 use seal::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const FIRST_TOLD: &str = "0.2";
 
 /// `GET /v2/version`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionReport {
     /// The supervisor that answers.
     pub supervisor: SupervisorVersion,
@@ -22,7 +23,7 @@ pub struct VersionReport {
 }
 
 /// A supervisor's version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SupervisorVersion {
     /// It.
     pub version: String,
@@ -33,7 +34,7 @@ pub struct SupervisorVersion {
 }
 
 /// What a node told of its version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeVersion {
     /// The machine's name.
     pub name: String,

@@ -5,57 +5,58 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::MacAddr;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::{ConfigError, LogConfig, line_and_column, parse_toml};
 use crate::duration::Span;
 
 /// The boot server's configuration. Without `[dhcp]` it is a proxy: another server gives out addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct BootConfig {
-    /// The interface that it answers on; the command line's goes before it.
+    /// The interface that it answers on; needed, here or by `-i`, which goes before it.
     pub interface: Option<String>,
-    /// What it knows of machines, and images.
+    /// The directory of what it knows of machines, and of images.
     pub state_dir: PathBuf,
-    /// Where files, scripts and what nodes ask for are.
+    /// The TCP port of files, scripts and what nodes ask for.
     pub http_port: u16,
-    /// Addresses to give out.
+    /// Addresses to give out. Without it the server is a proxy beside the DHCP server that there is.
     pub dhcp: Option<DhcpConfig>,
-    /// Machines that have the same address always.
+    /// Machines that have the same address always; only with `[dhcp]`.
     #[serde(rename = "static")]
     pub fixed: Vec<StaticConfig>,
-    /// Programs for firmware.
+    /// Programs for firmware: files of this directory alone.
     pub ipxe: IpxeConfig,
-    /// Logging.
+    /// What is logged, on the standard error.
     pub log: LogConfig,
 }
 
 /// What is given out.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DhcpConfig {
-    /// First and last address.
+    /// First and last address, of the interface's network.
     pub range: [Ipv4Addr; 2],
-    /// Where packets to other networks go.
+    /// Where packets to other networks go; nowhere by default.
     #[serde(default)]
     pub router: Option<Ipv4Addr>,
-    /// Who knows names.
+    /// The servers that know names.
     #[serde(default)]
     pub name_servers: Vec<Ipv4Addr>,
     /// The domain of names.
     #[serde(default)]
     pub domain: Option<String>,
-    /// How long an address is one's own.
+    /// How long an address is one's own; a minute at least.
     #[serde(default = "default_lease")]
     pub lease: Span,
 }
 
 /// A machine that has the same address always.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StaticConfig {
-    /// Of its interface.
+    /// The address of its interface.
     pub mac: MacAddr,
     /// Its own, of the range or not.
     pub address: Ipv4Addr,
@@ -65,14 +66,14 @@ pub struct StaticConfig {
 }
 
 /// Where iPXE is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct IpxeConfig {
-    /// The directory of these.
+    /// Where they are.
     pub directory: PathBuf,
     /// For a PC's BIOS.
     pub bios: String,
-    /// For UEFI on x86-64.
+    /// For UEFI on x86-64; a link that leads out of the directory isn't followed.
     pub efi_x64: String,
 }
 

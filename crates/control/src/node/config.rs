@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aoe_wire::ShelfSlot;
+use schemars::JsonSchema;
 use seal::{Claim, PoolKey, PublicKey, Security};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -20,50 +21,58 @@ use super::settings::{ExportSettings, Groups, Sectors};
 /// What `--config FILE` holds. Every field has a default; for a node an empty file means: all unused
 /// whole disks that are blank or carry an etherpool label. Which interfaces they are exported on must be
 /// named, here or on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct NodeConfig {
     /// What people call this machine; its host name by default.
     pub name: Option<String>,
-    /// The machine's identity in failure domains; from /etc/machine-id by default. Cloned machines
-    /// need one each.
+    /// The machine's identity in failure domains; from `/etc/machine-id` by default. Cloned machines need one each, or two copies
+    /// may land on "different" nodes that are one.
     pub node_id: Option<uuid::Uuid>,
-    /// Shelf of automatic exports; by default a number that is chosen once and stored.
+    /// The shelf of disks that it finds; by default the last number of the IPv4 address if nobody else is there, or another number,
+    /// chosen once and stored.
     pub shelf: Option<u16>,
-    /// Where is kept what must survive a restart.
+    /// The directory of what must survive a restart; `/var/lib/etherpool` by default.
     pub state_dir: Option<PathBuf>,
-    /// Where the sockets for programs of this machine are.
+    /// The directory of sockets for programs of this machine, and of links to what is exported; by default `/run/etherpool` for a node,
+    /// `/run/etherpool/target` for a target, or one of its
+    /// first address where it has no file.
     pub run_dir: Option<PathBuf>,
     /// Whether engines of this machine reach the exports by a socket; by default for a node only.
     pub frame_socket: Option<bool>,
-    /// Whether to look for disks by itself; by default only for a node without any named export.
+    /// Whether to look for disks by itself; by default only for a node without any `[[export]]`.
     pub automatic: Option<bool>,
-    /// Whether blank disks that it finds are exported, as those are that carry etherpool's label. They are by default.
+    /// Whether blank disks that it finds are exported, as those are that carry etherpool's label. They are by default. One that
+    /// is exported stays so until the next start: somebody may have begun to use it.
     pub export_blank: Option<bool>,
     /// Kernel names of the disks to look at, with `*`: `["sd*", "nvme*"]`. All whole disks by
     /// default; loop devices only where they are named here.
     pub scan: Vec<String>,
-    /// Shell commands to run before the first export, in order; a failing one stops the start.
+    /// Shell commands to run before the first export, in order; where one fails the start does. By Debian's unit they may assemble
+    /// arrays, and mount for this process alone.
     pub before_start: Vec<String>,
     /// Shell commands to run after the last export is gone.
     pub after_stop: Vec<String>,
-    /// Where Prometheus may ask for metrics, `127.0.0.1:9100`; nowhere by default.
+    /// Where Prometheus may ask for metrics, in clear and without a password: `"127.0.0.1:9100"`; nowhere by default.
     pub metrics: Option<SocketAddr>,
     /// The program that says how drives are: `smartctl` by default; the empty text for none.
     pub smartctl: Option<PathBuf>,
-    /// What is demanded of sessions over the wire; encryption by default.
+    /// What sessions over the wire have at least; for a node `"encrypt"` by default, for a target `"none"`.
     pub security: Option<Security>,
     /// The keys of those who may open sessions over the wire, beside those who joined; all who have one without a list.
     pub supervisors: Option<Vec<PublicKey>>,
-    /// Who may have disks that obey nobody yet: by default whoever joined, or everybody where nothing is demanded of sessions.
+    /// Who may have disks that no pool has under its key: `"token"`, who joined; `"anyone"`; `"key:KEY"`, who has that key
+    /// (`etherpool key show` there), or a list of such. Who joined by default, or everybody where `security` is `"none"`.
     pub claim: Option<Claim>,
-    /// A file with a token, of `etherpool token create`, for a node that is set up by programs, or keeps nothing.
+    /// A file with a token to join by, of `etherpool token create`, read at every start and reload: for a node that is set up by
+    /// programs, or keeps nothing.
     pub token_file: Option<PathBuf>,
-    /// Pools whose keys are lost, by their public halves: a disk that obeys one obeys nobody from when it is exported on.
+    /// Pools whose keys are lost, by their public halves (`obeys` in the log where it exports a disk): a disk that obeys one obeys nobody from when it is exported on, as by
+    /// `etherpool disk reset-owner`.
     pub reset_owner: Vec<PoolKey>,
-    /// Settings of this machine's drives.
+    /// Settings of this machine's drives, whether or not they are exported.
     pub drive: Vec<DriveConfig>,
-    /// Named lists of MAC addresses, for access lists.
+    /// Named lists of MAC addresses, for all lists of clients; a list may name other groups.
     pub groups: Groups,
     /// What holds for every export that doesn't say otherwise; at the top level of the file.
     #[serde(skip)]
@@ -98,23 +107,23 @@ const OWN_KEYS: &[&str] = &[
 ];
 
 /// One `[[export]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ExportConfig {
     /// AoE address, `e194.0`.
     pub address: String,
-    /// Path of a block device or file, or `UUID=...` of a file system or partition.
+    /// A file, block device or `/dev/disk/by-...` link, or `UUID=`, `PARTUUID=`, `LABEL=` or `ID=` as udev knows them below `/dev/disk`.
     pub path: String,
-    /// Name of a symbolic link to the path, below `exports` in the run directory.
+    /// The name of a symbolic link to the path, in `exports` of the run directory, while it is exported.
     #[serde(default)]
     pub name: Option<String>,
-    /// Where on the disk the export begins.
+    /// Where on the disk the export begins: bytes with a unit (`"1M"`), or sectors of 512 bytes (`"63s"`).
     #[serde(default)]
     pub offset: Sectors,
-    /// How long it is; up to the disk's end by default.
+    /// How long it is, in the same form; up to the disk's end by default.
     #[serde(default)]
     pub length: Option<Sectors>,
-    /// Serial number in IDENTIFY; shelf, slot and machine by default.
+    /// The serial number in IDENTIFY, at most 20 characters; shelf, slot and machine by default: `7.0:machine`.
     #[serde(default)]
     pub serial: Option<String>,
     /// All other settings.

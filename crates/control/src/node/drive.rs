@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use block::glob;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
@@ -13,7 +14,7 @@ const SPIN_DOWN_MAX: Duration = Duration::from_secs(19_800);
 const ERROR_RECOVERY_MAX: Duration = Duration::from_millis(6_553_500);
 
 /// One `[[drive]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DriveConfig {
     /// Which: a path (`/dev/disk/by-id/...`), a serial number or a WWN, with `*`.

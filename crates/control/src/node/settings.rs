@@ -8,50 +8,67 @@ use std::str::FromStr;
 use aoe_target::{Access, AccessOperation, OnRefusal, Probe};
 use block::size::{SizeError, parse_bytes};
 use block::{serde_as_text, words};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Settings of an export; what isn't set is taken from the target's, and else has the default that
 /// [`super::ExportPlan`] gives it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct ExportSettings {
-    /// Interfaces to answer on: names, or patterns with `*`.
+    /// Interfaces to answer on: names, or patterns with `*`. They may come and go; one that isn't there yet is waited for. For a
+    /// node they have to be named, a target answers on all Ethernet interfaces by default.
     pub interfaces: Option<Vec<String>>,
     /// Refuse writes.
+    #[schemars(extend("default" = false))]
     pub read_only: Option<bool>,
     /// How to reach the medium.
+    #[schemars(extend("default" = "direct"))]
     pub io: Option<IoMode>,
-    /// Whether writes are answered before they are on stable storage.
+    /// When writes of plain AoE clients are answered. `"off"`: when they are on stable storage. `"on"`: at once; IDENTIFY says so,
+    /// and FLUSH CACHE (EXT) makes them stable. `"switchable"`: as `"off"`, until a client says otherwise by SET FEATURES.
+    #[schemars(extend("default" = "off"))]
     pub write_cache: Option<WriteCache>,
-    /// Commands that are queued before more are dropped.
+    /// Commands that wait or run before more are dropped; no fewer than `buffers`. 2048 by default, or `buffers` if that is more.
     pub queue_length: Option<u32>,
-    /// Messages that clients are told they may have outstanding.
+    /// Messages that clients are told they may have outstanding; 4 at least, because Linux doesn't come up with less.
+    #[schemars(extend("default" = 64))]
     pub buffers: Option<u16>,
-    /// Most sectors per command to tell clients.
+    /// Most sectors per command to tell clients; 16 by default, less where the MTU is small.
     pub sectors: Option<u8>,
-    /// Largest frame to use, whatever the interface could do.
+    /// Largest frame to use, whatever the interface could do; the interface's MTU by default.
     pub mtu: Option<u32>,
     /// Log every request.
+    #[schemars(extend("default" = false))]
     pub trace_io: Option<bool>,
-    /// The configuration string until a client sets another.
+    /// The configuration string until a client sets another. What a client set is remembered; a string that is configured anew
+    /// goes before it. Empty by default.
     pub config_string: Option<String>,
     /// Announce the export at its start and when its size changes.
+    #[schemars(extend("default" = true))]
     pub announce: Option<bool>,
     /// How to answer requests that are refused for who asks.
+    #[schemars(extend("default" = "ata-error"))]
     pub on_refusal: Option<OnRefusal>,
-    /// What to do about others that answer for the address.
+    /// What to do about others that answer for the address; `"defend"` by default for disks that were found.
+    #[schemars(extend("default" = "report"))]
     pub probe: Option<Probe>,
-    /// What clients may do that no list names.
+    /// What becomes of clients that no accept list covers.
+    #[schemars(extend("default" = "accept"))]
     pub default_access: Option<Access>,
-    /// Who may do what.
+    /// Who may do what, by operation: `discover`, `config-read`, `config-set`, `read`, `write`. `access.read.accept = ["web"]`
+    /// names those who may, `access.read.deny` those who may not, even if accepted: MAC addresses, and names of `[groups]`.
     pub access: Option<AccessLists>,
-    /// Who may change mask list and reservation by the protocol.
+    /// Who may change mask list and reservation by the protocol: `"all"`, `"nobody"`, or a list of MAC addresses and groups.
+    /// By the protocol anyone can lock out everyone.
+    #[schemars(extend("default" = "all"))]
     pub list_editors: Option<Editors>,
-    /// Bounds on what all clients together get.
+    /// Bounds on what all clients together get. Commands wait; none is dropped for it.
     pub limit: Option<Limit>,
     /// Bounds on what each client gets.
     pub client_limit: Option<Limit>,
     /// What to do when the file with mask list and reservation is damaged.
+    #[schemars(extend("default" = "closed"))]
     pub damaged_state: Option<DamagedState>,
 }
 
@@ -89,7 +106,8 @@ impl ExportSettings {
 }
 
 /// How a medium is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum IoMode {
     /// Past the page cache.
     #[default]
@@ -99,7 +117,11 @@ pub enum IoMode {
 }
 
 /// When writes of plain AoE clients are answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(
+    with = "String",
+    extend("type" = ["string", "boolean"], "enum" = ["off", "on", "switchable", true, false])
+)]
 pub enum WriteCache {
     /// When they are on stable storage.
     #[default]
@@ -111,7 +133,8 @@ pub enum WriteCache {
 }
 
 /// What an export does that doesn't know for whom it was reserved or masked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum DamagedState {
     /// It is closed to all clients until the file is repaired or removed.
     #[default]
@@ -125,7 +148,7 @@ pub type AccessLists = BTreeMap<AccessOperation, AccessList>;
 
 /// Who may do something: MAC addresses and names of groups. Who is denied may not; with an accept
 /// list only those on it may.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct AccessList {
     /// Only these may, if there are any.
@@ -138,7 +161,8 @@ pub struct AccessList {
 pub type Groups = BTreeMap<String, Vec<String>>;
 
 /// Who may change mask list and reservation by the protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "Vec<String>", extend("type" = ["string", "array"]))]
 pub enum Editors {
     /// All clients that are answered at all.
     #[default]
@@ -150,19 +174,21 @@ pub enum Editors {
 }
 
 /// Bounds on requests and traffic; none where nothing is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Limit {
     /// Requests per second.
     pub requests_per_second: Option<u64>,
-    /// Bytes per second, read and written.
+    /// Bytes per second, read and written: a number, or a text as `"50M"`.
     #[serde(deserialize_with = "optional_bytes")]
+    #[schemars(with = "Option<String>", extend("type" = ["integer", "string"]))]
     pub bytes_per_second: Option<u64>,
 }
 
 /// A length or place on a disk in sectors of 512 bytes. Written in bytes with a unit (`1M`), or in
 /// sectors (`63s`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String", extend("type" = ["integer", "string"]))]
 pub struct Sectors(pub u64);
 
 /// Why a text is no [`Sectors`].

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Command};
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 use control::exit::Exit;
+use control::reference::{Reference, references};
 
 use super::{Failure, grammar};
 
@@ -52,13 +54,77 @@ pub fn man(args: ManArgs) -> Result<Exit, Failure> {
         print_bytes(&page)?;
         return Ok(Exit::Ok);
     };
-    std::fs::create_dir_all(&directory)
-        .and_then(|()| clap_mangen::generate_to(grammar(), &directory))
-        .map_err(|error| {
-            let place = directory.display();
-            Failure::of_file(format!("manual pages can't be written to {place}: {error}"), &error)
-                .remedy("name a directory where you may write")
-        })?;
+    let files = || {
+        std::fs::create_dir_all(&directory)?;
+        clap_mangen::generate_to(grammar(), &directory)?;
+        for reference in references() {
+            let name = format!("etherpool-{}.5", reference.file);
+            std::fs::write(directory.join(name), page_of(&reference))?;
+        }
+        Ok(())
+    };
+    files().map_err(|error| {
+        let place = directory.display();
+        Failure::of_file(format!("manual pages can't be written to {place}: {error}"), &error)
+            .remedy("name a directory where you may write")
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// The manual page of a configuration file.
+fn page_of(reference: &Reference) -> String {
+    let Reference { file, about, says, tables, example } = reference;
+    let name = format!("etherpool-{file}");
+    let version = concat!("etherpool ", env!("CARGO_PKG_VERSION"));
+    let mut page = Roff::new();
+    page.control("TH", [name.as_str(), "5", "", version]);
+    page.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
+    page.control("SH", ["DESCRIPTION"]);
+    for paragraph in *says {
+        page.control("PP", []).text(spoken(paragraph));
+    }
+    for table in tables {
+        let heading = match table.heading.as_str() {
+            "" => "THE FILE ITSELF".to_owned(),
+            heading if heading.starts_with('[') => heading.to_owned(),
+            heading => format!("SETTINGS {}", heading.to_uppercase()),
+        };
+        page.control("SH", [heading.as_str()]).text(spoken(&table.says));
+        for setting in &table.settings {
+            let default = match &setting.default {
+                Some(default) => format!(" (default: {default})"),
+                None if setting.is_needed => " (needed)".to_owned(),
+                None => String::new(),
+            };
+            let form = setting.form.replace('`', "");
+            page.control("TP", []).text([
+                bold(setting.key.as_str()),
+                roman(" = "),
+                italic(form),
+                roman(default),
+            ]);
+            page.text(spoken(&setting.says));
+        }
+    }
+    page.control("SH", ["EXAMPLE"]).control("EX", []);
+    for line in example.lines() {
+        page.text([roman(line)]);
+    }
+    page.control("EE", []);
+    page.control("SH", ["SEE ALSO"]).text([bold("etherpool"), roman("(1)")]);
+    page.render()
+}
+
+/// A text, in which what stands between backticks is as it is written.
+fn spoken(text: &str) -> Vec<Inline> {
+    let parts = text.split('`').enumerate().filter(|(_, part)| !part.is_empty());
+    parts.map(|(at, part)| if at % 2 == 1 { bold(part) } else { roman(part) }).collect()
+}
+
+/// Prints what describes the API.
+pub fn openapi() -> Result<Exit, Failure> {
+    let document = crate::services::openapi::document();
+    print_bytes(format!("{document:#}\n").as_bytes())?;
     Ok(Exit::Ok)
 }
 
@@ -82,6 +148,15 @@ mod tests {
         let page =
             std::fs::read_to_string(directory.path().join("etherpool-pool-create.1")).unwrap();
         assert!(page.contains("force\\-disk"), "{page}");
+        for (file, key) in [
+            ("supervisor", "passive\\-ports"),
+            ("node", "damaged\\-state"),
+            ("boot", "name\\-servers"),
+        ] {
+            let page = directory.path().join(format!("etherpool-{file}.toml.5"));
+            let page = std::fs::read_to_string(page).unwrap();
+            assert!(page.contains(key) && page.contains(".SH EXAMPLE"), "{page}");
+        }
         let text = completions(clap_complete::Shell::Bash);
         assert!(text.contains("reset-epoch") && text.contains("unexport"));
     }

@@ -159,6 +159,8 @@ enum Command {
     Completion(docs::CompletionArgs),
     /// Manual pages, one on standard output or all in a directory
     Man(docs::ManArgs),
+    /// The supervisor's API as programs read it, on standard output: OpenAPI 3.1
+    Openapi,
     /// The first process of a node that was booted from the network
     #[command(hide = true)]
     Init(init::InitArgs),
@@ -270,6 +272,7 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Command::Completion(args) => docs::completion(args)?,
         Command::Man(args) => docs::man(args)?,
         Command::Explain(args) => explain::explain(&args, cli.json)?,
+        Command::Openapi => docs::openapi()?,
         Command::User(command) => user::run(command)?,
         Command::Key(command) if command.is_local() => key::run_here(command, cli.json)?,
         Command::Join(args) => join::join(&args, cli.json)?,

@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts as _, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use block::{VolumeName, check_name};
@@ -18,7 +17,7 @@ use control::api::{
     HeldReport, ImportPool, MakeFs, MountVolume, NO_OPERATION, PoolReportExt as _, Preview,
     ProcessState, ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch,
     Role, SeenTarget, ServeFtp, SetPool, Status, StreamLine, UnexportVolume, UnmountVolume,
-    VerifyVolume,
+    VerifyVolume, WipeDisks,
 };
 use control::channel::{EngineRequest, to_line};
 use control::settings::VolumeSettings;
@@ -34,6 +33,7 @@ use tokio::sync::mpsc;
 use super::access::Peer;
 use super::alerts::now_secs;
 use super::commands::{outcome, take_note};
+use super::described::{Lines, Path, Query, Work};
 use super::{Services, mounts, operations::find, told};
 use aoe_wire::ShelfSlot;
 
@@ -74,9 +74,6 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The type of a stream of JSON lines, each of which is a piece of the body.
-pub(super) const LINES: &str = "application/x-ndjson";
-
 pub(super) async fn no_route(uri: Uri) -> Refusal {
     ApiError::new(ErrorCode::NotFound, format!("{NO_OPERATION}: {}", uri.path()))
         .remedy("use the same version of command and supervisor")
@@ -100,18 +97,22 @@ where
     P: DeserializeOwned + Send + 'static,
     R: DeserializeOwned,
 {
-    type Rejection = Response;
+    type Rejection = Refusal;
 
-    async fn from_request(request: Request, services: &Arc<Services>) -> Result<Self, Response> {
+    async fn from_request(request: Request, services: &Arc<Services>) -> Result<Self, Refusal> {
         let peer = Peer::of(&request);
-        let (Path(path), body) = <(Path<P>, Bytes)>::from_request(request, services).await?;
-        let request = read(&body).map_err(IntoResponse::into_response)?;
+        let (mut parts, body) = request.into_parts();
+        let Path(path) = Path::from_request_parts(&mut parts, services).await?;
+        let body = Bytes::from_request(Request::from_parts(parts, body), services).await;
+        let request = read(&body.map_err(|error| {
+            ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
+        })?)?;
         Ok(On { services: Arc::clone(services), peer, path, request })
     }
 }
 
 /// A request's body. An empty one counts as `{}`, so that `curl -X POST` does for plain operations.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(text)
         .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("the request: {error}")).into())
@@ -285,11 +286,8 @@ pub(super) async fn pool(State(services): App, Path(name): Path<String>) -> Answ
 pub(super) async fn plan_import(
     State(services): App,
     Path(pool): Path<String>,
-    request: Result<Query<ImportPool>, QueryRejection>,
+    Query(request): Query<ImportPool>,
 ) -> Answer<ImportPlan> {
-    let request = request.map_err(|error| {
-        ApiError::new(ErrorCode::Invalid, format!("the request: {}", error.body_text()))
-    })?;
     services.plan_import(pool, request.votes).await
 }
 
@@ -322,12 +320,12 @@ pub(super) async fn rename_pool(on: OnPool<RenamePool>) -> Answer<PoolReport> {
     Ok(Json(on.services.rename_pool(on.path, on.request).await?))
 }
 
-pub(super) async fn plan_wipe(State(services): App, body: Bytes) -> Answer<WipePlan> {
-    services.ask(EngineRequest::PlanWipeDisks(read(&body)?)).await
+pub(super) async fn plan_wipe(on: On<(), WipeDisks>) -> Answer<WipePlan> {
+    on.services.ask(EngineRequest::PlanWipeDisks(on.request)).await
 }
 
-pub(super) async fn wipe_disks(State(services): App, body: Bytes) -> Answer<WipeReport> {
-    services.ask(EngineRequest::WipeDisks { shown: read(&body)? }).await
+pub(super) async fn wipe_disks(on: On<(), WipePlan>) -> Answer<WipeReport> {
+    on.services.ask(EngineRequest::WipeDisks { shown: on.request }).await
 }
 
 pub(super) async fn cancel_job(
@@ -397,33 +395,37 @@ pub(super) async fn accept_loss(on: OnVolume<AcceptLoss>) -> Answer<String> {
     Ok(Json(on.services.accept_loss(&volume_name(on.path)?, on.request).await?))
 }
 
-pub(super) async fn extend_volume(on: OnVolume<ExtendVolume>) -> Result<Response, Refusal> {
+pub(super) async fn extend_volume(
+    on: OnVolume<ExtendVolume>,
+) -> Result<Work<Preview, StreamLine<VolumeReport>>, Refusal> {
     let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     if request.dry_run {
-        return Ok(Json(services.extend_preview(&name, &request).await?).into_response());
+        return Ok(Work::Would(Json(services.extend_preview(&name, &request).await?)));
     }
     let waits = waits_for(&services, &name, "the engine lays out the new space");
-    Ok(streamed(
-        waits,
-        |progress| async move { services.extend_volume(&name, request, progress).await },
-    ))
+    Ok(Work::Does(streamed(waits, |progress| async move {
+        services.extend_volume(&name, request, progress).await
+    })))
 }
 
-pub(super) async fn reduce_volume(on: OnVolume<ReduceVolume>) -> Result<Response, Refusal> {
+pub(super) async fn reduce_volume(
+    on: OnVolume<ReduceVolume>,
+) -> Result<Work<Preview, StreamLine<VolumeReport>>, Refusal> {
     let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     if request.dry_run {
-        return Ok(Json(services.reduce_preview(&name, &request).await?).into_response());
+        return Ok(Work::Would(Json(services.reduce_preview(&name, &request).await?)));
     }
     let waits = waits_for(&services, &name, "what is under way on its end is done");
-    Ok(streamed(
-        waits,
-        |progress| async move { services.reduce_volume(&name, request, progress).await },
-    ))
+    Ok(Work::Does(streamed(waits, |progress| async move {
+        services.reduce_volume(&name, request, progress).await
+    })))
 }
 
-pub(super) async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response, Refusal> {
+pub(super) async fn verify_volume(
+    on: OnVolume<VerifyVolume>,
+) -> Result<Lines<StreamLine<VerifyReport>>, Refusal> {
     let On { services, path, request, .. } = on;
     let volume = volume_name(path)?;
     let waits = waits_for(&services, &volume, "disks are read");
@@ -433,7 +435,7 @@ pub(super) async fn verify_volume(on: OnVolume<VerifyVolume>) -> Result<Response
     }))
 }
 
-pub(super) async fn make_fs(on: OnVolume<MakeFs>) -> Result<Response, Refusal> {
+pub(super) async fn make_fs(on: OnVolume<MakeFs>) -> Result<Lines<StreamLine<()>>, Refusal> {
     let On { services, path, request, .. } = on;
     let name = volume_name(path)?;
     let waits = waits_for(&services, &name, "mkfs is at work");
@@ -443,7 +445,7 @@ pub(super) async fn make_fs(on: OnVolume<MakeFs>) -> Result<Response, Refusal> {
 pub(super) async fn check_fs(
     State(services): App,
     Path(name): Path<(String, String)>,
-) -> Result<Response, Refusal> {
+) -> Result<Lines<StreamLine<()>>, Refusal> {
     let name = volume_name(name)?;
     let waits = waits_for(&services, &name, "fsck is at work");
     Ok(streamed(waits, |_progress| async move { services.check_fs(&name).await }))
@@ -499,7 +501,7 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 fn streamed<T, F>(
     waits_for: impl Fn() -> String + Send + Sync + 'static,
     work: impl FnOnce(mpsc::UnboundedSender<Progress>) -> F,
-) -> Response
+) -> Lines<StreamLine<T>>
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
@@ -539,7 +541,7 @@ where
             Some((Ok(to_line(&line)), Some((news, work, waits_for))))
         }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
-    ([("content-type", LINES)], Body::from_stream(lines)).into_response()
+    Lines::new(Body::from_stream(lines))
 }
 
 /// Says what a volume's operation waits for, as far as it can be told.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use control::api::{ApiError, ErrorCode};
 use control::channel::EngineRequest;
 use control::reconcile::EngineInstance;
@@ -18,6 +18,7 @@ use pool::{
 
 use super::Services;
 use super::api::{Answer, App};
+use super::described::Path;
 use crate::boot::copied::{Looker, ToCopy};
 
 /// How often it is looked whether something has changed.

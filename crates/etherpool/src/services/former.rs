@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use control::api::{ApiError, ErrorCode, to_former};
 use futures::TryStreamExt as _;
 
-use super::api::{LINES, Refusal};
+use super::api::Refusal;
+use super::described::LINES;
 
 /// An answer as the former version reads it.
 pub(super) async fn in_former_form(answer: Response) -> Response {

@@ -1,15 +1,13 @@
 //! Requests of the API that make pools of disks, and extend them.
 
-use axum::body::Bytes;
-use axum::extract::State;
 use control::api::{ApiError, CreatePool, ErrorCode, ExtendPool, GrownPool, PoolPlan};
 use pool::PoolReport;
 
-use super::api::{Answer, App, Json, On, OnPool, pool_name, read};
+use super::api::{Answer, Json, On, OnPool, pool_name};
 use super::witnesses::Growth;
 
-pub(super) async fn create_pool(State(services): App, body: Bytes) -> Answer<GrownPool> {
-    let request: CreatePool = read(&body)?;
+pub(super) async fn create_pool(on: On<(), CreatePool>) -> Answer<GrownPool> {
+    let On { services, request, .. } = on;
     let name = request.name.clone();
     pool_name(&name)?;
     to_the_end(async move {
@@ -24,10 +22,9 @@ pub(super) async fn create_pool(State(services): App, body: Bytes) -> Answer<Gro
     .await
 }
 
-pub(super) async fn plan_pool(State(services): App, body: Bytes) -> Answer<PoolPlan> {
-    let request: CreatePool = read(&body)?;
-    pool_name(&request.name)?;
-    Ok(Json(services.plan_pool(request).await?))
+pub(super) async fn plan_pool(on: On<(), CreatePool>) -> Answer<PoolPlan> {
+    pool_name(&on.request.name)?;
+    Ok(Json(on.services.plan_pool(on.request).await?))
 }
 
 pub(super) async fn extend_pool(on: OnPool<ExtendPool>) -> Answer<GrownPool> {

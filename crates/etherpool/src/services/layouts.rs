@@ -7,9 +7,10 @@ use pool::{
     RebalanceForecast,
 };
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::api::{Answer, App, OnPool, OnVolume, volume_name};
+use super::described::Path;
 
 pub(super) async fn empty_disks(on: OnPool<EmptyDisks>) -> Answer<EmptyForecast> {
     if on.request.remove {

@@ -1,6 +1,6 @@
 //! Requests of the API about nodes that join, and the tokens by which they do.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use control::api::{
     AddedMember, ApiError, CreateToken, CreatedToken, ErrorCode, MembersReport, NamedMember,
 };
@@ -8,6 +8,7 @@ use control::channel::EngineRequest;
 use seal::NotATokenId;
 
 use super::api::{Answer, App, On};
+use super::described::Path;
 
 pub(super) async fn show(State(services): App) -> Answer<MembersReport> {
     services.ask(EngineRequest::Members).await

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
 use control::channel::EngineRequest;
 use control::metrics::{Supervisor, metrics};
 
 use super::Services;
 use super::api::App;
+use super::described::{Text, TextKind};
 use crate::admin::{MetricsServer, PAGE_TYPE};
 
 /// Serves it until the end is dropped. Pools don't depend on it: what doesn't work is logged.
@@ -34,9 +34,16 @@ pub fn serve(
     }
 }
 
+/// The type of the page.
+pub(super) struct Exposition;
+
+impl TextKind for Exposition {
+    const KIND: &str = PAGE_TYPE;
+}
+
 /// The same page by the API.
-pub(super) async fn show(State(services): App) -> impl IntoResponse {
-    ([(CONTENT_TYPE, PAGE_TYPE)], page(&services).await)
+pub(super) async fn show(State(services): App) -> Text<Exposition> {
+    Text::new(([(CONTENT_TYPE, PAGE_TYPE)], page(&services).await))
 }
 
 async fn page(services: &Services) -> String {

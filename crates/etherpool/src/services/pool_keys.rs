@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use control::api::{
     ApiError, ErrorCode, ImportPool, NamedSupervisor, PoolKeyReport, PoolKeySecret,
     RevokeSupervisor, RotateKey,
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::Services;
 use super::api::{Answer, App, Json, On, OnPool};
+use super::described::Path;
 use crate::keys;
 
 /// Longer than such a file ever is.

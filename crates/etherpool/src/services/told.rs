@@ -1,17 +1,18 @@
 //! Routes of what the supervisor tells: events, the pools' history, alerts.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
 use control::alerts::{AlertsConfig, AlertsReport, ChannelAnswer};
 use control::channel::{EngineRequest, to_line};
 use pool::{HistoryEntry, PoolEvent, Severity};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::alerts::now_secs;
-use super::api::{Answer, App, Json, LINES};
+use super::api::{Answer, App, Json};
 use super::channel_client::News;
+use super::described::{Lines, Path};
 
 /// What people must know who would hear of nothing.
 pub(super) fn unheard(config: &AlertsConfig, report: &AlertsReport) -> Vec<String> {
@@ -49,37 +50,58 @@ pub(super) async fn history(
     Ok(Json(services.engine.call(EngineRequest::History { pool }).await?))
 }
 
-/// Something that happened, as the history tells it too.
-#[derive(Serialize)]
-struct Happened<'a> {
-    #[serde(flatten)]
-    event: &'a PoolEvent,
-    at_secs: u64,
-    severity: Severity,
-    text: String,
+/// A line of the events.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum EventLine {
+    /// Something that happened, as the history tells it too.
+    Happened {
+        /// What.
+        #[serde(flatten)]
+        event: PoolEvent,
+        /// When, in seconds since 1970.
+        at_secs: u64,
+        /// How bad it is.
+        severity: Severity,
+        /// As a sentence.
+        text: String,
+    },
+    /// What whoever reads this was too slow for.
+    Missed(Missed),
 }
 
-impl Happened<'_> {
-    fn line(event: &PoolEvent, at_secs: u64) -> Vec<u8> {
+/// Events that aren't told.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(super) enum Missed {
+    /// There were some.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl EventLine {
+    fn of(event: PoolEvent, at_secs: u64) -> EventLine {
         let (severity, text) = (event.severity(), event.to_string());
-        to_line(&Happened { event, at_secs, severity, text })
+        EventLine::Happened { event, at_secs, severity, text }
     }
 }
 
 /// Everything that happens, as JSON lines, until the listener goes.
-pub(super) async fn events(State(services): App) -> Response {
+pub(super) async fn events(State(services): App) -> Lines<EventLine> {
     let news = services.engine.news();
     let lines = futures::stream::unfold(news, |mut news| async move {
         let line = match news.recv().await {
-            Ok(News::Event(event)) => Happened::line(&event, now_secs()),
+            Ok(News::Event(event)) => EventLine::of(event, now_secs()),
             Ok(News::Lost(count)) | Err(RecvError::Lagged(count)) => {
-                to_line(&serde_json::json!({ "event": "lost", "count": count }))
+                EventLine::Missed(Missed::Lost { count })
             }
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok::<_, std::io::Error>(line), news))
+        Some((Ok::<_, std::io::Error>(to_line(&line)), news))
     });
-    ([("content-type", LINES)], Body::from_stream(lines)).into_response()
+    Lines::new(Body::from_stream(lines))
 }
 
 #[cfg(test)]
@@ -91,7 +113,7 @@ mod tests {
     #[test]
     fn what_happens_is_told_with_its_sentence() {
         let event = PoolEvent::DiskOffline { pool: "tank".into(), disk: "e1.0".into() };
-        let line = Happened::line(&event, 7);
+        let line = to_line(&EventLine::of(event.clone(), 7));
         let told: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
         assert_eq!(told["event"], "disk-offline");
         assert_eq!(told["pool"], "tank");

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use seal::{KeyError, PoolKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -13,8 +14,12 @@ use crate::metadata::DomainLabel;
 use crate::spare::Spare;
 
 /// A pool to be made of disks, which the engine knows by their names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "CreatePool",
+    bound = "Disk: JsonSchema + Serialize, Witnesses: JsonSchema + Serialize + Default + PartialEq"
+)]
 pub struct CreatePool<Disk = String, Witnesses = Vec<Disk>> {
     /// Its name.
     pub name: String,
@@ -31,7 +36,7 @@ pub struct CreatePool<Disk = String, Witnesses = Vec<Disk>> {
     #[serde(default)]
     pub failure_domain: FailureDomain,
     /// Those of the disks that may be overwritten whatever they carry.
-    #[serde(default = "Vec::new")]
+    #[serde(default = "Vec::<Disk>::new")]
     pub force_disks: Vec<Disk>,
     /// Bytes per extent; chosen by size when not given.
     #[serde(default)]
@@ -93,11 +98,15 @@ impl<Disk: ToString> CreatePool<Disk> {
 }
 
 /// Disks to be added to a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(
+    rename = "ExtendPool",
+    bound = "Disk: JsonSchema + Serialize, Witnesses: JsonSchema + Serialize + Default + PartialEq"
+)]
 pub struct ExtendPool<Disk = String, Witnesses = Vec<Disk>> {
     /// Those that data may be on.
-    #[serde(default = "Vec::new")]
+    #[serde(default = "Vec::<Disk>::new")]
     pub disks: Vec<Disk>,
     /// Those that only vote.
     #[serde(
@@ -107,7 +116,7 @@ pub struct ExtendPool<Disk = String, Witnesses = Vec<Disk>> {
     )]
     pub witnesses: Witnesses,
     /// Those of either that may be overwritten whatever they carry.
-    #[serde(default = "Vec::new")]
+    #[serde(default = "Vec::<Disk>::new")]
     pub force_disks: Vec<Disk>,
     /// What they share. A machine's name stands for its disks among these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -163,12 +172,13 @@ fn names<Disk: ToString>(disks: &[Disk]) -> Vec<String> {
 }
 
 /// How to import a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportOptions {
     /// How long to wait for disks that aren't present, once the pool could be opened without them;
     /// the engine decides without it. Whole seconds where it is written.
     #[serde(rename = "grace_secs", with = "seconds")]
+    #[schemars(with = "Option<u64>")]
     pub grace: Option<Duration>,
     /// Take it also from an owner that was heard a moment ago.
     pub force: bool,
@@ -183,7 +193,8 @@ pub struct ImportOptions {
 }
 
 /// Whose votes count when a pool is imported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^(known|any|[A-Za-z0-9+/]{43}=)$"))]
 pub enum VotesOf {
     /// Of those that the pool's key let in as it was known here; else as all votes present say.
     #[default]
@@ -219,7 +230,7 @@ impl FromStr for VotesOf {
 block::serde_as_text!(VotesOf);
 
 /// Disks that are to take no part, or to take part again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NamedDisks {
     /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its
@@ -230,7 +241,7 @@ pub struct NamedDisks {
 }
 
 /// Labels that disks of a pool are to have, or to lose.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LabelDisks {
     /// Each with its disks, one after the other.
@@ -240,7 +251,7 @@ pub struct LabelDisks {
 }
 
 /// Disks that are to be emptied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EmptyDisks {
     /// Each a disk, by the name under which it is or was present or by its identity, or a machine: all of its

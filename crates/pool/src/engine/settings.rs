@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::open_pool::OpenPool;
@@ -23,7 +24,7 @@ pub(super) const AUTO_REBALANCE: &str = "auto-rebalance";
 pub(super) const TRIM: &str = "trim";
 
 /// What is to be set of a pool. What isn't named stays as it is; null switches it off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolSettings {
     /// After how many seconds a disk that is out is rebuilt on others; never with null.

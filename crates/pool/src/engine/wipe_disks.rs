@@ -7,6 +7,7 @@ use std::rc::Rc;
 use block::probe::Signature;
 use block::{BLOCK_BYTES, BlockDevice, Claim, Instance, IoError, SECTOR_BYTES, Trust};
 use futures::future::join_all;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
@@ -23,8 +24,9 @@ use crate::format::{LabelError, MIB, PoolId};
 use crate::metadata::Labels;
 
 /// Disks to be wiped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "WipeDisks")]
 pub struct WipeDisks<Disk = String> {
     /// Which.
     pub disks: Vec<Disk>,

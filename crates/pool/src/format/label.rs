@@ -82,7 +82,8 @@ const _: () = assert!(REST.end() == LABEL_BYTES);
 const _: () = assert!(NODE_NAME.end() == 352);
 
 /// What members of a group must not share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum FailureDomain {
     /// A machine with all its disks.
     #[default]

@@ -11,6 +11,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -53,11 +54,13 @@ pub enum InvalidLabel {
 }
 
 /// What kind of thing a label tells of a disk: `rack`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
 pub struct LabelKind(String);
 
 /// Which one it is: `A`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
 pub struct LabelValue(String);
 
 impl std::str::FromStr for LabelKind {
@@ -102,7 +105,7 @@ block::serde_as_text!(LabelKind, LabelValue);
 pub type Labels = BTreeMap<LabelKind, LabelValue>;
 
 /// A label that disks get, or lose: on a command line `rack=A:e1.0,node2`, and without a value `rack=:e1.0`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DomainLabel {
     /// Its kind.

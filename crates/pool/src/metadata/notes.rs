@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::{MetaRecord, Metadata};
 use crate::format::NAME_BYTES_MAX;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What begins the properties' names; the keeper follows, and behind a point the note's name.
@@ -28,7 +29,8 @@ const LEFT_OUT_MAX: usize = 64;
 const TOLD_BYTES_MAX: usize = 4 * NOTES_BYTES_MAX;
 
 /// Who keeps something: a random number of his own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
 pub struct KeeperId(pub u64);
 
 impl fmt::Display for KeeperId {
@@ -55,7 +57,7 @@ pub struct NotAKeeper;
 block::serde_as_text!(KeeperId);
 
 /// What a keeper has in a pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeptNotes {
     /// The keeper.

@@ -77,7 +77,8 @@ impl Disk {
 }
 
 /// How a volume's data is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, schemars::JsonSchema)]
+#[schemars(with = "String", extend("pattern" = "^(raid0|mirror(:[2-4])?)$"))]
 pub enum Layout {
     /// Striped, one copy.
     Raid0,

@@ -1,12 +1,13 @@
 //! What happens to pools, as it is told to those who listen.
 
 use block::HealthState;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{PoolState, Replayed, ScrubReport};
 
 /// Something that a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum PoolEvent {
     /// A pool's state changed.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -30,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{ACCEPT_PAUSE, Peer};
 use super::api::Refusal;
+use super::described::{Path, Text, TextKind};
 use super::doors::{self, DoorThread, http};
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
@@ -74,19 +74,33 @@ const FILES: [(&str, &str, &str); 11] = [
 ];
 
 /// `GET /`.
-pub(super) async fn index() -> Response {
-    shown("text/html; charset=utf-8", INDEX)
+pub(super) async fn index() -> Text<Html> {
+    Text::new(shown("text/html; charset=utf-8", INDEX))
 }
 
 /// `GET /page/FILE`.
-pub(super) async fn file(Path(name): Path<String>) -> Response {
+pub(super) async fn file(Path(name): Path<String>) -> Result<Text<AnyFile>, Refusal> {
     match FILES.into_iter().find(|(file, _, _)| *file == name) {
-        Some((_, kind, text)) => shown(kind, text),
+        Some((_, kind, text)) => Ok(Text::new(shown(kind, text))),
         None => {
             let why = format!("the page has no file {}", line_of(&name));
-            Refusal::from(ApiError::new(ErrorCode::NotFound, why)).into_response()
+            Err(ApiError::new(ErrorCode::NotFound, why).into())
         }
     }
+}
+
+/// The type of the page.
+pub(super) struct Html;
+
+impl TextKind for Html {
+    const KIND: &str = "text/html";
+}
+
+/// The type of one of several.
+pub(super) struct AnyFile;
+
+impl TextKind for AnyFile {
+    const KIND: &str = "*/*";
 }
 
 fn shown(kind: &'static str, text: &'static str) -> Response {

@@ -101,7 +101,7 @@ async fn browsers_are_told_to_run_and_ask_nothing_of_anybody_else() {
         assert!(!answer.contains("access-control"), "{answer}");
     }
     assert!(!POLICY.contains("unsafe"), "{POLICY}");
-    let shown = index().await;
+    let shown = index().await.into_response();
     assert_eq!(shown.headers()[CONTENT_SECURITY_POLICY], POLICY, "by TLS too");
 }
 
