@@ -67,6 +67,9 @@ struct Running {
     /// The machine ends with it.
     _life: ChildStdin,
     pid: String,
+    /// Its mounts outlive its processes: were a file system unmounted by the end of the process that serves its disk,
+    /// the kernel would wait for itself.
+    mounts: fs::File,
 }
 
 impl Machine {
@@ -109,7 +112,8 @@ impl Machine {
         let (port, netns) = (format!("to-{}", self.name), &self.netns);
         crate::lab::ip(netns, &format!("link add {port} type veth peer name eth0 netns {pid}"));
         crate::lab::ip(netns, &format!("link set {port} master br0 up"));
-        self.running = Some(Running { process, _life: life, pid });
+        let mounts = fs::File::open(format!("/proc/{pid}/ns/mnt")).unwrap();
+        self.running = Some(Running { process, _life: life, pid, mounts });
         self.must("ip link set eth0 up");
         self.must(&format!("ip address add {} dev eth0", self.address));
         self.disks.iter().for_each(|(name, disk)| self.show(name, disk));
@@ -117,12 +121,18 @@ impl Machine {
 
     /// Pulls its plug.
     pub fn off(&mut self) {
+        let (_, attached) = self.run("find /dev/etherpool -type l -exec readlink -f {} +");
         let mut running = self.running.take().expect("it is on");
         // All of its processes go with the first one, and that one with unshare.
         running.process.kill().unwrap();
         running.process.wait().unwrap();
         let first = Path::new("/proc").join(&running.pid);
         crate::wait_until(&format!("{} is off", self.name), || !first.exists());
+        // What a machine without power has mounted is gone with it, loop devices too.
+        drop(running.mounts);
+        for device in attached.lines().filter(|line| line.starts_with("/dev/loop")) {
+            let _ = Command::new("losetup").args(["-d", device]).status();
+        }
     }
 
     /// Puts a disk of that many MiB into it, as /dev/NAME.

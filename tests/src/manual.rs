@@ -130,7 +130,7 @@ fn lines(text: &str) -> Vec<&str> {
 fn only_looks(typed: &str) -> bool {
     let words: Vec<_> = typed.split_whitespace().collect();
     match words[..] {
-        ["etherpool", "status", ..] => true,
+        ["etherpool", "status", ..] | ["ls" | "cat", ..] => !typed.contains('>'),
         ["etherpool", "disk" | "pool" | "volume" | "alert", "list" | "show", ..] => true,
         ["etherpool", "pool", "jobs" | "status", ..] => !words.contains(&"--wait"),
         _ => false,
@@ -139,7 +139,7 @@ fn only_looks(typed: &str) -> bool {
 
 /// Whether a command may end so: what only looks ends with 5 when something isn't well, what is refused says so.
 fn is_end(typed: &str, said: &[String], status: i32) -> bool {
-    let is_refused = said.iter().any(|line| line.starts_with("error: "));
+    let is_refused = said.iter().any(|line| line.starts_with("etherpool: "));
     match status {
         0 => !is_refused,
         5 => only_looks(typed),
@@ -197,7 +197,7 @@ mod tests {
         assert!(is_as_said(&said, &["x y z"]) && is_as_said(&said, &["1", "2", "x  z"]));
         assert!(!is_as_said(&said, &["x y z", "more"]) && !is_as_said(&said, &["x y"]));
         assert!(!is_as_said(&[], &["what nobody said"]));
-        let refused = ["error: no".to_owned()];
+        let refused = ["etherpool: no".to_owned()];
         assert!(is_end("etherpool pool import a", &refused, 1));
         assert!(!is_end("etherpool pool import a", &refused, 0) && !is_end("ls", &[], 5));
         assert!(is_end("etherpool disk list", &[], 5) && !is_end("etherpool disk list", &[], 6));

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use blackbox::manual::{self, Deed};
 use blackbox::{etherpool, require_root};
 
@@ -19,15 +17,6 @@ mod vm;
 use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 
 const PAGE: &str = include_str!("../../docs/two-machines.md");
-
-/// Has a machine do something; what it prints, and how it ends.
-fn run_on(machine: &mut Vm, typed: &str) -> (i32, String) {
-    machine.tell(&BASE64.encode(typed));
-    let did = machine.wait_for("DID").unwrap();
-    let (status, printed) = did.split_once(' ').unwrap_or((&did, ""));
-    let printed = String::from_utf8_lossy(&BASE64.decode(printed).unwrap()).into_owned();
-    (status.parse().unwrap(), printed)
-}
 
 fn run_at_the_desk(switch: &Switch, typed: &str) -> (i32, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -84,7 +73,7 @@ fn two_machines_become_a_mounted_redundant_file_system() {
             (0, String::new())
         }
         ("desk", Deed::Type { typed, .. }) => run_at_the_desk(&switch, typed),
-        (machine, Deed::Type { typed, .. }) => run_on(machines.get_mut(machine).unwrap(), typed),
+        (machine, Deed::Type { typed, .. }) => machines.get_mut(machine).unwrap().run(typed),
         (_, deed) => panic!("nobody knows how to do {deed:?}"),
     });
     machines.get_mut("one").unwrap().tell("THAT-IS-ALL");

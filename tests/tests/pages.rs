@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use blackbox::manual::{self, Deed};
 use blackbox::{LoopDisk, Machine, require_root};
@@ -12,14 +13,16 @@ use blackbox::{LoopDisk, Machine, require_root};
 #[allow(dead_code)]
 mod vm;
 
-use vm::Switch;
+use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 
 /// Machines at one switch, which are off.
 struct Rack {
     machines: BTreeMap<String, Machine>,
     /// Disks that were taken out of machines.
     out: BTreeMap<String, LoopDisk>,
-    _switch: Switch,
+    /// A machine with a kernel of its own, for those who use what the others serve.
+    desk: Option<Vm>,
+    switch: Switch,
 }
 
 impl Rack {
@@ -37,7 +40,7 @@ impl Rack {
             (name.to_owned(), machine)
         };
         let machines = machines.iter().map(make).collect();
-        Rack { machines, out: BTreeMap::new(), _switch: switch }
+        Rack { machines, out: BTreeMap::new(), desk: None, switch }
     }
 
     fn machine(&mut self, name: &str) -> &mut Machine {
@@ -48,8 +51,30 @@ impl Rack {
         names.iter().for_each(|name| self.machine(name).on());
     }
 
+    /// Puts a machine with a stock kernel at the switch, 192.168.7.9.
+    fn set_desk(&mut self) {
+        require_qemu();
+        let options = VmOptions {
+            name: "desk",
+            netns: self.switch.netns(),
+            nics: &[Nic { bridge: "br0", mtu: 1500 }],
+            script: "desk.sh",
+            programs: &[],
+            variables: &[("VM_ADDRESS", "192.168.7.9/24")],
+            memory_mb: 512,
+            disk_mb: None,
+            limit: Duration::from_secs(600),
+        };
+        let mut desk = Vm::start(&options);
+        desk.wait_for("BOOTED").unwrap();
+        self.desk = Some(desk);
+    }
+
     fn follow(&mut self, name: &str, page: &str) {
         manual::follow(name, page, |step| match &step.deed {
+            Deed::Type { typed, .. } if step.machine == "desk" => {
+                self.desk.as_mut().expect("somebody at the desk").run(typed)
+            }
             Deed::Type { typed, .. } => self.machine(&step.machine).run(typed),
             Deed::ByHand(deed) => {
                 self.by_hand(&step.machine, &deed.split(' ').collect::<Vec<_>>());
@@ -85,5 +110,6 @@ fn a_pool_of_five_old_servers() {
         ("six", 6, &[("sdb", 1024)]),
     ]);
     rack.on(&["one", "two", "three", "four", "five"]);
+    rack.set_desk();
     rack.follow("docs/five-machines.md", include_str!("../../docs/five-machines.md"));
 }
