@@ -26,7 +26,7 @@ pub use lab::{
 };
 pub use load::{Load, LoadReport};
 pub use loop_disk::{DiskCounts, LoopDisk};
-pub use machine::Machine;
+pub use machine::{Machine, MachineDisk};
 pub use rival::Rival;
 pub use target::{Target, Wire, export_of, pause};
 pub use tree::Tree;

@@ -58,8 +58,16 @@ pub struct Machine {
     netns: String,
     address: String,
     dir: TempDir,
-    disks: Vec<(String, LoopDisk)>,
+    disks: Vec<(String, MachineDisk)>,
+    /// How many were made for it.
+    made: usize,
     running: Option<Running>,
+}
+
+/// A disk, in a machine or out of it.
+pub struct MachineDisk {
+    device: LoopDisk,
+    serial: String,
 }
 
 struct Running {
@@ -94,7 +102,7 @@ impl Machine {
         link(&crate::program(), "/usr/local/sbin/etherpool");
         link(systemctl, "/usr/local/sbin/systemctl");
         let (name, netns, address) = (name.to_owned(), netns.to_owned(), address.to_owned());
-        Machine { name, netns, address, dir, disks: Vec::new(), running: None }
+        Machine { name, netns, address, dir, disks: Vec::new(), made: 0, running: None }
     }
 
     /// Switches it on.
@@ -117,6 +125,7 @@ impl Machine {
         self.must("ip link set eth0 up");
         self.must(&format!("ip address add {} dev eth0", self.address));
         self.disks.iter().for_each(|(name, disk)| self.show(name, disk));
+        self.must("systemctl boot");
     }
 
     /// Pulls its plug.
@@ -137,14 +146,16 @@ impl Machine {
 
     /// Puts a disk of that many MiB into it, as /dev/NAME.
     pub fn put(&mut self, name: &str, mebibytes: u64) {
-        let file = self.dir.path().join(format!("{name}-{}", self.disks.len()));
+        self.made += 1;
+        let file = self.dir.path().join(format!("disk-{}", self.made));
         fs::File::create(&file).unwrap().set_len(mebibytes << 20).unwrap();
-        let disk = LoopDisk::attach(&file).expect("loop devices");
-        self.put_back(name, disk);
+        let device = LoopDisk::attach(&file).expect("loop devices");
+        let serial = format!("{}-{}", self.name.to_uppercase(), self.made);
+        self.put_back(name, MachineDisk { device, serial });
     }
 
     /// Puts a disk into it that was elsewhere.
-    pub fn put_back(&mut self, name: &str, disk: LoopDisk) {
+    pub fn put_back(&mut self, name: &str, disk: MachineDisk) {
         if self.running.is_some() {
             self.show(name, &disk);
         }
@@ -152,7 +163,7 @@ impl Machine {
     }
 
     /// Takes a disk out.
-    pub fn take(&mut self, name: &str) -> LoopDisk {
+    pub fn take(&mut self, name: &str) -> MachineDisk {
         let at = self.disks.iter().position(|(own, _)| own == name).expect("it has that disk");
         let disk = self.disks.remove(at).1;
         if self.running.is_some() {
@@ -196,9 +207,9 @@ impl Machine {
     }
 
     /// Lets the machine see a disk as its kernel would show it.
-    fn show(&self, name: &str, disk: &LoopDisk) {
+    fn show(&self, name: &str, disk: &MachineDisk) {
         let number = number_of(disk);
-        let serial = format!("{}-{name}", self.name.to_uppercase());
+        let serial = &disk.serial;
         self.must(&format!(
             "rm -f /dev/loop{number} /sys/block/loop{number} /sys/dev/block/7:{number}
             mknod -m 600 /dev/{name} b 7 {number}
@@ -212,8 +223,8 @@ impl Machine {
     }
 }
 
-fn number_of(disk: &LoopDisk) -> String {
-    let device = disk.device().to_str().expect("a plain name");
+fn number_of(disk: &MachineDisk) -> String {
+    let device = disk.device.device().to_str().expect("a plain name");
     device.trim_start_matches("/dev/loop").to_owned()
 }
 

@@ -67,14 +67,16 @@ fn two_machines_become_a_mounted_redundant_file_system() {
         BTreeMap::from([start("one", "192.168.7.1/24"), start("two", "192.168.7.2/24")]);
     machines.values_mut().for_each(|machine| drop(machine.wait_for("BOOTED").unwrap()));
 
-    manual::follow("docs/two-machines.md", PAGE, |step| match (step.machine.as_str(), &step.deed) {
-        (machine, Deed::ByHand(deed)) if deed == "off" => {
-            drop(machines.remove(machine).expect("it is on"));
-            (0, String::new())
+    manual::follow("docs/two-machines.md", PAGE, |step| {
+        match (step.machine.as_str(), &step.deed) {
+            (machine, Deed::ByHand(deed)) if deed == "off" => {
+                drop(machines.remove(machine).expect("it is on"));
+                (0, String::new())
+            }
+            ("desk", Deed::Type { typed, .. }) => run_at_the_desk(&switch, typed),
+            (machine, Deed::Type { typed, .. }) => machines.get_mut(machine).unwrap().run(typed),
+            (_, deed) => panic!("nobody knows how to do {deed:?}"),
         }
-        ("desk", Deed::Type { typed, .. }) => run_at_the_desk(&switch, typed),
-        (machine, Deed::Type { typed, .. }) => machines.get_mut(machine).unwrap().run(typed),
-        (_, deed) => panic!("nobody knows how to do {deed:?}"),
     });
     machines.get_mut("one").unwrap().tell("THAT-IS-ALL");
     machines.remove("one").unwrap().finish().unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blackbox::manual::{self, Deed};
-use blackbox::{LoopDisk, Machine, require_root};
+use blackbox::{Machine, MachineDisk, require_root, wait_until};
 
 #[path = "../qemu/vm.rs"]
 #[allow(dead_code)]
@@ -19,7 +19,7 @@ use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 struct Rack {
     machines: BTreeMap<String, Machine>,
     /// Disks that were taken out of machines.
-    out: BTreeMap<String, LoopDisk>,
+    out: BTreeMap<String, MachineDisk>,
     /// A machine with a kernel of its own, for those who use what the others serve.
     desk: Option<Vm>,
     switch: Switch,
@@ -94,7 +94,52 @@ impl Rack {
             ["gets", disk, mebibytes] => {
                 self.machine(machine).put(disk, mebibytes.parse().expect("MiB"));
             }
+            ["gets", disk, "from", other, other_disk] => {
+                let found = self.out.remove(&format!("{other} {other_disk}"));
+                let found = found.unwrap_or_else(|| self.machine(other).take(other_disk));
+                self.machine(machine).put_back(disk, found);
+            }
+            ["gets", file, "of", other] => {
+                let (from, to) = (self.machine(other).home(), self.machine(machine).home());
+                std::fs::copy(from.join(file), to.join(file)).expect("it is there");
+            }
             _ => panic!("nobody knows how to do {deed:?}"),
+        }
+    }
+
+    /// A pool of these disks, and its volumes (name, size, layout), mounted.
+    fn make_pool(&mut self, disks: &str, volumes: &[(&str, &str, &str)]) {
+        let one = self.machine("one");
+        wait_until("the disks are there", || {
+            let (_, list) = one.run("etherpool disk list");
+            list.matches(" free").count() == disks.split(' ').count()
+        });
+        one.must(&format!("etherpool pool create tank {disks} --yes"));
+        for (name, size, layout) in volumes {
+            one.must(&format!(
+                "etherpool volume create tank/{name} --size {size} --layout {layout}
+                etherpool volume mkfs tank/{name} --yes
+                etherpool volume mount tank/{name} /srv/{name}"
+            ));
+        }
+        wait_until("it is whole", || one.run("etherpool status -x") == (0, String::new()));
+    }
+
+    /// What the page on two machines comes to, on machines that have joined; `one` has the supervisor.
+    fn set_up(&mut self, names: &[&str]) {
+        self.on(names);
+        for name in names {
+            let node = "echo 'ETHERPOOL_NODE_OPTIONS=\"-i eth0\"' >>/etc/default/etherpool-node
+                systemctl enable --now etherpool-node";
+            self.machine(name).must(node);
+        }
+        let supervisor = "printf '[[interfaces]]\nname = \"eth0\"\n[alerts]\nnobody = true\n' >/etc/etherpool/supervisor.toml
+            systemctl enable --now etherpool-supervisor";
+        self.machine("one").must(supervisor);
+        let token = self.machine("one").must("etherpool token create");
+        let token = token.lines().next().unwrap().to_owned();
+        for name in names.iter().filter(|name| **name != "one") {
+            self.machine(name).must(&format!("etherpool join <<END\n{token}\nEND"));
         }
     }
 }
@@ -112,4 +157,32 @@ fn a_pool_of_five_old_servers() {
     rack.on(&["one", "two", "three", "four", "five"]);
     rack.set_desk();
     rack.follow("docs/five-machines.md", include_str!("../../docs/five-machines.md"));
+}
+
+#[test]
+fn something_dies() {
+    let mut rack = Rack::new(&[
+        ("one", 1, &[("sdb", 512)]),
+        ("two", 2, &[("sdb", 512)]),
+        ("three", 3, &[("sdb", 512)]),
+        ("four", 4, &[("sdb", 512)]),
+        ("five", 5, &[("sdb", 512)]),
+        ("six", 6, &[("sdb", 512)]),
+    ]);
+    rack.set_up(&["one", "two", "three", "four", "five", "six"]);
+    rack.make_pool(
+        "e1.0 e2.0 e3.0 e4.0 e5.0 e6.0",
+        &[("files", "200M", "mirror:2"), ("papers", "64M", "mirror:3")],
+    );
+    rack.machine("one").must("echo hello >/srv/files/hello; echo dear >/srv/papers/letter; sync");
+    rack.follow("docs/when-something-dies.md", include_str!("../../docs/when-something-dies.md"));
+}
+
+#[test]
+fn disks_become_larger() {
+    let small: &[(&str, u64)] = &[("sdb", 512)];
+    let mut rack = Rack::new(&[("one", 1, small), ("two", 2, small), ("three", 3, small)]);
+    rack.set_up(&["one", "two", "three"]);
+    rack.make_pool("e1.0 e2.0 e3.0", &[("files", "200M", "mirror:2")]);
+    rack.follow("docs/larger-disks.md", include_str!("../../docs/larger-disks.md"));
 }

@@ -8,10 +8,12 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 const STATE: &str = "/run/stand-in";
+/// What is started with the machine.
+const ENABLED: &str = "/etc/stand-in";
 /// The program's code for wrong arguments or a wrong configuration: a unit isn't started again then.
 const NOT_AGAIN: i32 = 2;
 
@@ -20,7 +22,13 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--now").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
-        ["enable" | "start", unit] => start(unit),
+        ["enable", unit] => {
+            fs::create_dir_all(ENABLED).unwrap();
+            fs::write(Path::new(ENABLED).join(unit), "").unwrap();
+            start(unit)
+        }
+        ["start", unit] => start(unit),
+        ["boot"] => boot(),
         ["restart", unit] => stop(unit) && start(unit),
         ["disable" | "stop", unit] => stop(unit),
         ["reload", unit] => signal(unit, "-HUP"),
@@ -29,6 +37,14 @@ fn main() -> ExitCode {
         _ => panic!("the stand-in for systemctl knows no {words:?}"),
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Starts what is enabled, and waits for none of it.
+fn boot() -> bool {
+    for unit in fs::read_dir(ENABLED).into_iter().flatten().flatten() {
+        spawn_watcher(unit.file_name().to_str().unwrap());
+    }
+    true
 }
 
 fn of(unit: &str, what: &str) -> PathBuf {
@@ -50,13 +66,17 @@ fn wait(mut done: impl FnMut() -> bool) {
     }
 }
 
-fn start(unit: &str) -> bool {
-    let _ = fs::remove_file(of(unit, "stop"));
+fn spawn_watcher(unit: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["watch", unit]).process_group(0);
     let log = fs::File::options().create(true).append(true).open(of(unit, "log")).unwrap();
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    let mut watcher = command.spawn().unwrap();
+    command.spawn().unwrap()
+}
+
+fn start(unit: &str) -> bool {
+    let _ = fs::remove_file(of(unit, "stop"));
+    let mut watcher = spawn_watcher(unit);
     wait(|| of(unit, "ready").exists() || watcher.try_wait().unwrap().is_some());
     if of(unit, "ready").exists() {
         return true;
