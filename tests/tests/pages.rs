@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use blackbox::manual::{self, Deed};
@@ -20,8 +21,8 @@ struct Rack {
     machines: BTreeMap<String, Machine>,
     /// Disks that were taken out of machines.
     out: BTreeMap<String, MachineDisk>,
-    /// A machine with a kernel of its own, for those who use what the others serve.
-    desk: Option<Vm>,
+    /// Machines with a kernel of their own.
+    emulated: BTreeMap<String, Vm>,
     switch: Switch,
 }
 
@@ -40,7 +41,7 @@ impl Rack {
             (name.to_owned(), machine)
         };
         let machines = machines.iter().map(make).collect();
-        Rack { machines, out: BTreeMap::new(), desk: None, switch }
+        Rack { machines, out: BTreeMap::new(), emulated: BTreeMap::new(), switch }
     }
 
     fn machine(&mut self, name: &str) -> &mut Machine {
@@ -67,15 +68,60 @@ impl Rack {
         };
         let mut desk = Vm::start(&options);
         desk.wait_for("BOOTED").unwrap();
-        self.desk = Some(desk);
+        self.emulated.insert("desk".to_owned(), desk);
+    }
+
+    /// The machine of `guest/alone.sh`, 192.168.7.1, with four disks that are used already.
+    fn set_alone(&mut self, dir: &Path) {
+        require_qemu();
+        let units = dir.join("units");
+        let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+        let mut pack = Command::new("tar");
+        pack.arg("-C").arg(packaging).arg("-cf").arg(&units).arg(".");
+        assert!(pack.status().expect("tar can be run").success());
+        let disks = ["vdb", "vdc", "vdd"].map(|name| {
+            let path = dir.join(name);
+            std::fs::File::create(&path).unwrap().set_len(256 << 20).unwrap();
+            path
+        });
+        let drives = disks.iter().chain([&units]).flat_map(|path| {
+            let drive = format!("file={},format=raw,if=virtio,cache=unsafe", path.display());
+            ["-drive".to_owned(), drive]
+        });
+        let find = |program: &str| -> PathBuf {
+            let found = ["/usr/sbin", "/sbin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
+            found.into_iter().find(|path| path.exists()).expect("scripts/setup-qemu installs it")
+        };
+        // A network of its own.
+        self.switch.bridge("br1", 1500);
+        let options = VmOptions {
+            name: "alone",
+            netns: self.switch.netns(),
+            nics: &[Nic { bridge: "br1", mtu: 1500 }],
+            script: "alone.sh",
+            programs: &[
+                blackbox::program(),
+                env!("CARGO_BIN_EXE_stand-in-systemctl").into(),
+                find("mdadm"),
+                find("lvm"),
+                find("wipefs"),
+            ],
+            variables: &[("VM_ADDRESS", "192.168.7.1/24")],
+            memory_mb: 1024,
+            disk_mb: Some(256),
+            limit: Duration::from_secs(600),
+        };
+        let mut alone = Vm::start_with(&options, &drives.collect::<Vec<_>>());
+        alone.wait_for("BOOTED").unwrap();
+        self.emulated.insert("alone".to_owned(), alone);
     }
 
     fn follow(&mut self, name: &str, page: &str) {
         manual::follow(name, page, |step| match &step.deed {
-            Deed::Type { typed, .. } if step.machine == "desk" => {
-                self.desk.as_mut().expect("somebody at the desk").run(typed)
-            }
-            Deed::Type { typed, .. } => self.machine(&step.machine).run(typed),
+            Deed::Type { typed, .. } => match self.emulated.get_mut(&step.machine) {
+                Some(machine) => machine.run(typed),
+                None => self.machine(&step.machine).run(typed),
+            },
             Deed::ByHand(deed) => {
                 self.by_hand(&step.machine, &deed.split(' ').collect::<Vec<_>>());
                 (0, String::new())
@@ -128,17 +174,22 @@ impl Rack {
     /// What the page on two machines comes to, on machines that have joined; `one` has the supervisor.
     fn set_up(&mut self, names: &[&str]) {
         self.on(names);
+        self.join("one", names);
+    }
+
+    /// The supervisor on `supervisor`, and nodes that it knows; all are on.
+    fn join(&mut self, supervisor: &str, names: &[&str]) {
         for name in names {
             let node = "echo 'ETHERPOOL_NODE_OPTIONS=\"-i eth0\"' >>/etc/default/etherpool-node
                 systemctl enable --now etherpool-node";
             self.machine(name).must(node);
         }
-        let supervisor = "printf '[[interfaces]]\nname = \"eth0\"\n[alerts]\nnobody = true\n' >/etc/etherpool/supervisor.toml
+        let configured = "printf '[[interfaces]]\nname = \"eth0\"\n[alerts]\nnobody = true\n' >/etc/etherpool/supervisor.toml
             systemctl enable --now etherpool-supervisor";
-        self.machine("one").must(supervisor);
-        let token = self.machine("one").must("etherpool token create");
+        self.machine(supervisor).must(configured);
+        let token = self.machine(supervisor).must("etherpool token create");
         let token = token.lines().next().unwrap().to_owned();
-        for name in names.iter().filter(|name| **name != "one") {
+        for name in names.iter().filter(|name| **name != supervisor) {
             self.machine(name).must(&format!("etherpool join <<END\n{token}\nEND"));
         }
     }
@@ -185,4 +236,26 @@ fn disks_become_larger() {
     rack.set_up(&["one", "two", "three"]);
     rack.make_pool("e1.0 e2.0 e3.0", &[("files", "200M", "mirror:2")]);
     rack.follow("docs/larger-disks.md", include_str!("../../docs/larger-disks.md"));
+}
+
+#[test]
+fn moving_from_vblade_md_and_lvm() {
+    let mut rack = Rack::new(&[
+        ("one", 1, &[("sdb", 256)]),
+        ("two", 2, &[("sdb", 512)]),
+        ("three", 3, &[("sdb", 512)]),
+    ]);
+    rack.on(&["one", "two", "three"]);
+    rack.join("one", &["two", "three"]);
+    rack.machine("one").must("mkfs.ext4 -q /dev/sdb");
+    rack.machine("one").must("vblade 7 1 eth0 /dev/sdb >/dev/null 2>&1 &");
+    rack.set_desk();
+    let desk = rack.emulated.get_mut("desk").unwrap();
+    let use_it = "modprobe aoe; until [ -b /dev/etherd/e7.1 ]; do sleep 0.2; done
+        mount /dev/etherd/e7.1 /mnt && echo dear >/mnt/letter && sync";
+    let (status, printed) = desk.run(use_it);
+    assert_eq!(status, 0, "{printed}");
+    let dir = tempfile::tempdir().unwrap();
+    rack.set_alone(dir.path());
+    rack.follow("docs/moving.md", include_str!("../../docs/moving.md"));
 }
