@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use tempfile::TempDir;
 
 const NETNS_PREFIX: &str = "epvm";
@@ -241,6 +243,15 @@ impl Vm {
                 self.machine.name
             );
         }
+    }
+
+    /// Types something where the script does what is typed; how that ended, and what it printed.
+    pub fn run(&mut self, typed: &str) -> (i32, String) {
+        self.tell(&BASE64.encode(typed));
+        let did = self.wait_for("DID").unwrap();
+        let (status, printed) = did.split_once(' ').unwrap_or((&did, ""));
+        let printed = String::from_utf8_lossy(&BASE64.decode(printed).unwrap()).into_owned();
+        (status.parse().unwrap(), printed)
     }
 
     /// Lets the script go on that waits for `word`.

@@ -13,6 +13,8 @@ pub mod frames;
 mod lab;
 mod load;
 mod loop_disk;
+mod machine;
+pub mod manual;
 mod rival;
 mod target;
 mod tree;
@@ -24,6 +26,7 @@ pub use lab::{
 };
 pub use load::{Load, LoadReport};
 pub use loop_disk::{DiskCounts, LoopDisk};
+pub use machine::{Machine, MachineDisk};
 pub use rival::Rival;
 pub use target::{Target, Wire, export_of, pause};
 pub use tree::Tree;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use blackbox::{LabOptions, VOLUME, etherpool};
+use blackbox::{LabOptions, VOLUME, etherpool, manual};
 use serde_json::{Value, json};
 
 #[path = "../qemu/segment.rs"]
@@ -134,7 +134,7 @@ fn the_page_on_machines_without_disks() {
     segment.lab.cli(&["pool", "create", "tank", "e1.0", "e2.0", "e3.0", "--yes"]);
     let page = Page::new(&segment);
     let begun = Instant::now();
-    page.run_on_supervisor(&blocks("supervisor").join("\n"));
+    page.run_on_supervisor(&manual::scripts(PAGE, "supervisor").join("\n"));
     println!("Debian is on the volume: {:.0} s", begun.elapsed().as_secs_f64());
 
     segment.start_server();
@@ -149,7 +149,7 @@ fn the_page_on_machines_without_disks() {
     });
     let mut started = page.wait_until_it_has_started("");
     println!("it has started: {:.0} s", begun.elapsed().as_secs_f64());
-    let blocks = blocks("client");
+    let blocks = manual::scripts(PAGE, "client");
     let [(last, others)] = [blocks.split_last().unwrap()];
     for block in others {
         let shown = page.run_on_client(block);
@@ -178,16 +178,6 @@ fn the_page_on_machines_without_disks() {
     let wrote = page.run_on_client("dd if=/dev/zero of=/root/more bs=1M count=16 conv=fsync");
     assert!(wrote.status.success(), "{wrote:?}");
     println!("it writes again: {:.0} s", begun.elapsed().as_secs_f64());
-}
-
-/// The page's blocks of commands for one place.
-fn blocks(place: &str) -> Vec<String> {
-    let begin = format!("```sh {place}\n");
-    let blocks =
-        PAGE.split(&begin).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned());
-    let blocks: Vec<String> = blocks.collect();
-    assert!(!blocks.is_empty(), "the page has no block for {place}");
-    blocks
 }
 
 /// Where the page's commands are run.

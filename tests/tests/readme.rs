@@ -4,24 +4,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use blackbox::{Lab, LabOptions, require_root, wait_until};
+use blackbox::{Lab, LabOptions, manual, require_root, wait_until};
 
 const README: &str = include_str!("../../README.md");
 
-/// The blocks of the README that begin with this line, as one script.
-fn script(kind: &str) -> String {
-    let mut lines = Vec::new();
-    let mut inside = false;
-    for line in README.lines() {
-        match line {
-            _ if line == format!("```sh {kind}") => inside = true,
-            "```" => inside = false,
-            _ if inside => lines.push(line),
-            _ => {}
-        }
-    }
-    assert!(!lines.is_empty(), "the README has no block of {kind}");
-    lines.join("\n")
+/// What the README has typed at one place, as one script.
+fn script(place: &str) -> String {
+    manual::scripts(README, place).join("\n")
 }
 
 /// Runs a script with `etherpool` in its path; each command must succeed.

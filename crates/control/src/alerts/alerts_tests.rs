@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use pool::{
-    DiskState, OfflineReport, PoolDisk, PoolEvent, PoolReport, PoolState, ScrubReport,
-    VolumeReport, VolumeState, VotesReport,
+    DiskState, JobReport, JobState, OfflineReport, PoolDisk, PoolEvent, PoolReport, PoolState,
+    ScrubReport, VolumeReport, VolumeState, VotesReport,
 };
 
 use super::*;
@@ -223,6 +223,10 @@ fn spare(lacks_bytes: u64) -> pool::SpareReport {
 }
 
 fn wrong(pools: Option<&[PoolReport]>) -> Vec<(Kind, Severity)> {
+    found(pools).into_iter().map(|found| (found.kind, found.severity)).collect()
+}
+
+fn found(pools: Option<&[PoolReport]>) -> Vec<Condition> {
     let process = crate::api::ProcessState::default();
     let found = conditions(&Seen {
         now_secs: 100 * 24 * 3600,
@@ -236,7 +240,53 @@ fn wrong(pools: Option<&[PoolReport]>) -> Vec<(Kind, Severity)> {
     for condition in &found {
         assert!(!condition.text.is_empty() && !condition.remedy.is_empty(), "{condition:?}");
     }
-    found.into_iter().map(|found| (found.kind, found.severity)).collect()
+    found
+}
+
+#[test]
+fn a_dead_disk_that_has_nothing_any_more_is_to_be_struck_off() {
+    let mut pool = pool();
+    pool.disks[0].state = DiskState::Missing;
+    let name = pool.disks[0].name.clone();
+    let remedy = |pool: &PoolReport| found(Some(&[pool.clone()]))[0].remedy.clone();
+    assert!(remedy(&pool).contains("etherpool pool replace"), "{}", remedy(&pool));
+    let job = |state| JobReport {
+        number: 1,
+        kind: "replace".into(),
+        disk: name.clone(),
+        volume: None,
+        to: Some("e9.0".into()),
+        total_bytes: 1,
+        left_bytes: 0,
+        state,
+    };
+    pool.jobs = vec![job(JobState::Running)];
+    assert!(remedy(&pool).contains("etherpool pool replace"), "{}", remedy(&pool));
+    pool.jobs = vec![job(JobState::Done)];
+    let expected = format!("etherpool pool remove {} {name}", pool.name);
+    assert!(remedy(&pool).ends_with(&expected), "{}", remedy(&pool));
+}
+
+#[test]
+fn a_disk_that_was_never_seen_here_can_be_named() {
+    let mut pool = pool();
+    pool.disks[0].state = DiskState::Missing;
+    pool.disks[0].name = "disk 0 of one".into();
+    let gone = found(Some(&[pool])).remove(0);
+    assert!(gone.text.starts_with("pool tank: disk 0 of one ("), "{}", gone.text);
+    assert!(gone.remedy.ends_with("pool replace tank 'disk 0 of one' NEW"), "{}", gone.remedy);
+}
+
+#[test]
+fn what_a_volume_survives_is_a_sentence() {
+    let text = |disks, machines| {
+        let mut pool = pool();
+        (pool.volumes[0].survives_disks, pool.volumes[0].survives_nodes) = (disks, machines);
+        found(Some(&[pool]))[0].text.clone()
+    };
+    assert!(text(0, 0).ends_with("survives no further failure of disks or machines now"));
+    assert!(text(1, 0).ends_with("survives 1 further failure of disks and none of machines now"));
+    assert!(text(1, 1).ends_with("survives 1 further failure of disks and 1 of machines now"));
 }
 
 #[test]

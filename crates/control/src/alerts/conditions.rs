@@ -409,17 +409,28 @@ fn of_scrub(found: &mut Found, pool: &PoolReport, now_secs: u64) {
 
 fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     let (name, about) = (pool.name.as_str(), (Some(pool.name.as_str()), disk.name.as_str()));
-    let place = format!("{} ({})", disk.name, disk.whereabouts());
-    let remedy = format!("if it won't be back: etherpool pool replace {name} {} NEW", disk.name);
+    // One that was never seen here is called by its place, "disk 0 of node-7".
+    let (called, typed) = match disk.name.contains(' ') {
+        true => (disk.name.clone(), format!("'{}'", disk.name)),
+        false => (format!("disk {}", disk.name), disk.name.clone()),
+    };
+    let place = format!("{called} ({})", disk.whereabouts());
+    let remedy = format!("if it won't be back: etherpool pool replace {name} {typed} NEW");
     match &disk.state {
         DiskState::Missing | DiskState::Out => {
             let is =
                 if disk.state == DiskState::Missing { "is gone" } else { "does not take part" };
-            let text = format!("pool {name}: disk {place} {is}");
+            let text = format!("pool {name}: {place} {is}");
             let remedy = match pool.state {
                 // Another disk in its place wouldn't have what it has.
                 PoolState::Suspended { .. } => {
                     format!("bring it back, its pool waits: see `etherpool pool show {name}`")
+                }
+                _ if is_emptied(pool, disk) => {
+                    format!(
+                        "nothing of the pool is on it any more: etherpool pool remove {name} {}",
+                        disk.name
+                    )
                 }
                 _ => remedy,
             };
@@ -427,15 +438,14 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         }
         DiskState::RolledBack => {
             let text =
-                format!("pool {name}: disk {place} came back with older contents and is resynced");
+                format!("pool {name}: {place} came back with older contents and is resynced");
             let remedy = format!(
-                "a drive that loses what it said it had written is one to replace: etherpool pool replace {name} {} NEW",
-                disk.name
+                "a drive that loses what it said it had written is one to replace: etherpool pool replace {name} {typed} NEW"
             );
             found.add(Kind::DiskRolledBack, about, Severity::Warning, text, &remedy);
         }
         DiskState::Refused { why } => {
-            let text = format!("pool {name}: disk {place} is not used: {why}");
+            let text = format!("pool {name}: {place} is not used: {why}");
             let remedy = "see `etherpool disk list`";
             found.add(Kind::DiskRefused, about, Severity::Warning, text, remedy);
         }
@@ -447,16 +457,15 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         | DiskState::Destroyed => {}
     }
     if let Some(offline) = &disk.offline {
-        let remedy =
-            format!("when it is to be used again: etherpool disk online {name} {}", disk.name);
+        let remedy = format!("when it is to be used again: etherpool disk online {name} {typed}");
         let text = match &offline.waits {
             None => format!(
-                "pool {name}: disk {place} is offline since {}, as somebody wants: redundancy is reduced, and nothing \
+                "pool {name}: {place} is offline since {}, as somebody wants: redundancy is reduced, and nothing \
                  is rebuilt",
                 CalendarTime::since_1970(offline.since_secs)
             ),
             Some(why) => {
-                format!("pool {name}: disk {place} is to be offline, and is needed: {why}")
+                format!("pool {name}: {place} is to be offline, and is needed: {why}")
             }
         };
         found.add(Kind::DiskOffline, about, Severity::Warning, text, &remedy);
@@ -465,10 +474,15 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
         of_drive(found, about, &place, disk, health);
     }
     if let Some(why) = &disk.rebuild_waits {
-        let text = format!("pool {name}: what disk {place} had is not rebuilt: {why}");
+        let text = format!("pool {name}: what {place} had is not rebuilt: {why}");
         let remedy = format!("see `etherpool pool show {name}`");
         found.add(Kind::RebuildWaits, about, Severity::Warning, text, &remedy);
     }
+}
+
+/// Whether a job has brought all that the disk had to others.
+fn is_emptied(pool: &PoolReport, disk: &PoolDisk) -> bool {
+    pool.jobs.iter().any(|job| job.disk == disk.name && job.state == JobState::Done)
 }
 
 /// What a drive says of itself: it may go on for years, or die today, so the way out is offered before it must be taken.
@@ -485,8 +499,7 @@ fn of_drive(
         HealthState::Ageing => (Kind::DiskAgeing, Severity::Warning),
         HealthState::Failing => (Kind::DiskFailing, Severity::Error),
     };
-    let text =
-        format!("pool {name}: the drive of disk {place} is {}: {}", health.state, health.reason);
+    let text = format!("pool {name}: the drive of {place} is {}: {}", health.state, health.reason);
     let remedy = format!(
         "empty it while it can be read: etherpool pool evacuate {name} {}, or replace {name} {} NEW",
         disk.name, disk.name
@@ -503,12 +516,13 @@ fn of_volume(found: &mut Found, pool: &PoolReport, volume: &VolumeReport) {
             0 => Severity::Error,
             _ => Severity::Warning,
         };
-        let text = format!(
-            "volume {name} ({}) survives {} of disks and {} of machines now",
-            volume.layout,
-            failures(volume.survives_disks),
-            volume.survives_nodes
-        );
+        let of_disks = failures(volume.survives_disks);
+        let survives = match (volume.survives_disks, volume.survives_nodes) {
+            (0, 0) => format!("{of_disks} of disks or machines"),
+            (_, 0) => format!("{of_disks} of disks and none of machines"),
+            (_, machines) => format!("{of_disks} of disks and {machines} of machines"),
+        };
+        let text = format!("volume {name} ({}) survives {survives} now", volume.layout);
         let remedy = format!(
             "bring back what is gone, or have it rebuilt: see `etherpool pool show {}`",
             pool.name

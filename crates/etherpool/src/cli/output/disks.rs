@@ -108,8 +108,16 @@ pub fn health_line(name: &str, health: Option<&DriveHealth>) -> Option<String> {
     Some(format!("The drive of {name} is {}: {}\n", health.state, health.reason))
 }
 
+/// A disk's state in a word; where there is more to say, that is a line.
+pub fn disk_state_word(state: &DiskState) -> String {
+    match state {
+        DiskState::Refused { .. } => "refused".into(),
+        state => disk_state(state),
+    }
+}
+
 /// A disk's state in words.
-pub fn disk_state(state: &DiskState) -> String {
+fn disk_state(state: &DiskState) -> String {
     match state {
         DiskState::Free => "free".into(),
         DiskState::InUse => "in use".into(),

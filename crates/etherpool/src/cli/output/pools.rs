@@ -11,7 +11,7 @@ use pool::{
     SpareReport,
 };
 
-use super::disks::{disk_state, health, health_line};
+use super::disks::{disk_state_word, health, health_line};
 use super::jobs::{job_rows, scrub};
 use super::labels::{joins, labels_of, survival};
 use super::volumes::volume_rows;
@@ -90,7 +90,7 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             Human(disk.size_bytes).to_string(),
             Human(disk.free_bytes).to_string(),
             if disk.is_witness { "witness" } else { "data" }.into(),
-            disk_state(&disk.state),
+            disk_state_word(&disk.state),
             Human(disk.dirty_bytes).to_string(),
             disk.checksum_errors.to_string(),
             health(disk.health.as_ref()),
@@ -104,6 +104,9 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
     for disk in &report.disks {
         if let Some(last) = last_seen(disk).filter(|_| disk.state == DiskState::Missing) {
             text.push_str(&format!("{} is missing: {last}\n", disk.name));
+        }
+        if let DiskState::Refused { why } = &disk.state {
+            text.push_str(&format!("{} is refused: {why}\n", disk.name));
         }
         text.extend(health_line(&disk.name, disk.health.as_ref()));
         if let Some(offline) = &disk.offline {
@@ -444,6 +447,16 @@ VOLUME  SIZE      LAYOUT    STATE   TO CATCH UP  USED AS
 v       1.00 GiB  mirror:2  online  0 B          mount /srv/v
 ";
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn why_a_disk_is_refused_stands_below_the_table() {
+        let mut report = samples::pool();
+        let why = "another machine shows it, and nobody has said that this is so on purpose";
+        report.disks[0].state = DiskState::Refused { why: why.into() };
+        let text = pool(&report, 1_000_000);
+        assert!(text.contains(" refused  0 B "), "{text}");
+        assert!(text.contains(&format!("\ne1.0 is refused: {why}\n")), "{text}");
     }
 
     #[test]
