@@ -170,7 +170,7 @@ fn who_reads_gets_no_secret() {
         .map(|what| format!("/v2/pools/{{pool}}{what}"));
     let of_volumes =
         ["", "/stats"].map(|what| format!("/v2/pools/{{pool}}/volumes/{{volume}}{what}"));
-    let others = ["/metrics", "/v2/pools"].map(str::to_owned);
+    let others = ["/v2/openapi.json", "/metrics", "/v2/pools"].map(str::to_owned);
     let page = ["/", "/page/{file}"].map(str::to_owned);
     let expected: Vec<String> =
         page.into_iter().chain(of_all).chain(others).chain(of_pools).chain(of_volumes).collect();
