@@ -14,7 +14,7 @@ use crate::LoopDisk;
 /// What becomes a machine's own: `/etc` is a copy, the others begin empty.
 const PLACES: [&str; 6] = ["/etc", "/var/lib", "/usr/local/sbin", "/srv", "/mnt", "/media"];
 
-/// First what is typed, then what makes namespaces a machine. Its last process ends with the test.
+/// What makes namespaces a machine, whose first process ends with the test.
 const START: &str = r#"
 set -e
 read -r pid rest </proc/self/stat

@@ -16,6 +16,9 @@ mod vm;
 
 use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 
+/// Disks by their names, in MiB.
+type Disks<'a> = &'a [(&'a str, u64)];
+
 /// Machines at one switch, which are off.
 struct Rack {
     machines: BTreeMap<String, Machine>,
@@ -27,14 +30,14 @@ struct Rack {
 }
 
 impl Rack {
-    /// Machines by their names, each with the last number of its address and its disks in MiB.
-    fn new(machines: &[(&str, u8, &[(&str, u64)])]) -> Rack {
+    /// Machines by their names, each with the last number of its address and its disks.
+    fn new(machines: &[(&str, u8, Disks)]) -> Rack {
         require_root();
         vm::sweep();
         let switch = Switch::new("sw");
         switch.bridge("br0", 1500);
         let systemctl = Path::new(env!("CARGO_BIN_EXE_stand-in-systemctl"));
-        let make = |&(name, number, disks): &(&str, u8, &[(&str, u64)])| {
+        let make = |&(name, number, disks): &(&str, u8, Disks)| {
             let address = format!("192.168.7.{number}/24");
             let mut machine = Machine::new(name, switch.netns(), &address, systemctl);
             disks.iter().for_each(|(disk, mebibytes)| machine.put(disk, *mebibytes));
@@ -231,7 +234,7 @@ fn something_dies() {
 
 #[test]
 fn disks_become_larger() {
-    let small: &[(&str, u64)] = &[("sdb", 512)];
+    let small: Disks = &[("sdb", 512)];
     let mut rack = Rack::new(&[("one", 1, small), ("two", 2, small), ("three", 3, small)]);
     rack.set_up(&["one", "two", "three"]);
     rack.make_pool("e1.0 e2.0 e3.0", &[("files", "200M", "mirror:2")]);

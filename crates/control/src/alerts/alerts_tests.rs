@@ -248,7 +248,7 @@ fn a_dead_disk_that_has_nothing_any_more_is_to_be_struck_off() {
     let mut pool = pool();
     pool.disks[0].state = DiskState::Missing;
     let name = pool.disks[0].name.clone();
-    let remedy = |pool: &PoolReport| found(Some(&[pool.clone()]))[0].remedy.clone();
+    let remedy = |pool: &PoolReport| found(Some(std::slice::from_ref(pool)))[0].remedy.clone();
     assert!(remedy(&pool).contains("etherpool pool replace"), "{}", remedy(&pool));
     let job = |state| JobReport {
         number: 1,
