@@ -201,7 +201,7 @@ mod tests {
         assert!(!is_as_said(&[], &["what nobody said"]));
         let refused = ["etherpool: no".to_owned()];
         assert!(is_end("etherpool pool import a", &refused, 1));
-        assert!(!is_end("etherpool pool import a", &refused, 0) && !is_end("ls", &[], 5));
+        assert!(!is_end("etherpool pool import a", &refused, 0) && !is_end("mv a b", &[], 5));
         assert!(is_end("etherpool disk list", &[], 5) && !is_end("etherpool disk list", &[], 6));
     }
 }
