@@ -184,7 +184,7 @@ impl Vm {
             ("VM_INIT", init.as_os_str()),
             (
                 "VM_MODULES",
-                "virtio_pci virtio_net virtio_blk virtio_rng crc32c_generic ext4 loop fuse"
+                "virtio_pci virtio_net virtio_blk virtio_rng crc32c_generic ext4 loop fuse aoe"
                     .as_ref(),
             ),
             ("VM_PROGRAMS", "kmod".as_ref()),

@@ -33,5 +33,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     confinement::begin();
     let called = target_command::called_as_vblade().or_else(init::called_as_init);
-    called.unwrap_or_else(cli::main)
+    called.unwrap_or_else(|| cli::main(cli::meant(std::env::args_os().collect())))
 }

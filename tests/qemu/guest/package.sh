@@ -39,6 +39,25 @@ must ip address add 192.0.2.1/24 dev eth0
 must etherpool boot serve --check -i eth0 --config $examples/boot.toml
 mark INSTALLED "$(now)"
 
+# The names of aoetools, with Linux's own driver, on a disk that vblade exports to this machine. The former version hasn't them.
+aoetools() {
+    check aoe-version
+    truncate -s 203125b /run/exported
+    vblade 9 1 lo /run/exported >/run/vblade.log 2>&1 &
+    exporting=$!
+    check aoe-interfaces lo
+    expect "the driver's interfaces" "$(aoe-interfaces)" lo
+    is_up() { aoe-discover && aoe-stat | grep -q '^ *e9.1  *0.104GB  *lo .* up *$'; }
+    until_true is_up
+    check aoe-revalidate e9.1
+    [ -b /dev/etherd/e9.1 ] || fail "no device"
+    kill $exporting
+    check aoe-flush e9.1
+    expect "disks" "$(aoe-stat)" ""
+    check aoe-interfaces -c
+    expect "the driver's interfaces" "$(aoe-interfaces)" ""
+}
+
 sed -i 's/^#\(ETHERPOOL_NODE_OPTIONS="-i\) eth1/\1 eth0/' /etc/default/etherpool-node
 mkdir -p /srv/files
 check systemctl enable --now etherpool-node etherpool-supervisor
@@ -75,6 +94,7 @@ done
 until_true [ -e /srv/files/file ]
 expect "the file" "$(cat /srv/files/file)" kept
 expect "its options" "$(grep -c '^ETHERPOOL_NODE_OPTIONS="-i eth0"' /etc/default/etherpool-node)" 1
+aoetools
 mark UPGRADED "$(now)"
 
 # As dpkg does it at an upgrade. Without the disks of this machine the supervisor goes on as it was.
@@ -128,6 +148,7 @@ check dpkg --remove etherpool
 ! is_active node && ! is_active supervisor || fail "they run without the package"
 ! grep -q /srv/files /proc/mounts || fail "it is still mounted"
 [ ! -e /usr/sbin/vblade ] || fail "vblade is still there"
+[ ! -e /usr/sbin/aoe-stat ] || fail "aoe-stat is still there"
 [ -e $state/pools.json ] && [ -e $state/identity.key ] || { ls -lR $state; fail "removing it forgot the pools"; }
 mkdir -p $state/lab/n1
 echo disk >$state/lab/n1/disk

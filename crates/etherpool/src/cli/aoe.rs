@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use control::api::SeenTarget;
 use control::exit::Exit;
 
+use super::aoe_driver::{self, DriverCommand};
 use super::output;
 use super::{Context, Failure};
 
@@ -12,6 +13,8 @@ use super::{Context, Failure};
 pub enum AoeCommand {
     /// List the targets that answer
     Discover(DiscoverArgs),
+    #[command(flatten)]
+    Driver(DriverCommand),
 }
 
 /// Arguments of `aoe discover`.
@@ -29,14 +32,19 @@ pub struct DiscoverArgs {
 impl AoeCommand {
     /// Whether it looks for itself.
     pub fn is_local(&self) -> bool {
-        let AoeCommand::Discover(args) = self;
-        args.interface.is_some()
+        match self {
+            AoeCommand::Discover(args) => args.interface.is_some(),
+            AoeCommand::Driver(_) => true,
+        }
     }
 }
 
 /// Runs it.
 pub async fn run(context: &Context, command: AoeCommand) -> Result<Exit, Failure> {
-    let AoeCommand::Discover(args) = command;
+    let args = match command {
+        AoeCommand::Discover(args) => args,
+        AoeCommand::Driver(command) => return aoe_driver::run(&command, context.json),
+    };
     let targets: Vec<SeenTarget> = match args.interface {
         None => context.client.get("/v2/discover").await?,
         Some(interface) => {

@@ -5,6 +5,7 @@
 
 mod alert;
 mod aoe;
+mod aoe_driver;
 mod args;
 mod boot;
 mod boot_assign;
@@ -47,6 +48,7 @@ mod volume;
 mod volume_export;
 mod volume_stats;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +56,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 use control::exit::{Exit, exit_code_table};
 
+pub use aoe_driver::meant;
 pub use failure::{Failure, is_about_the_name};
 pub use node::NodeCommand;
 #[cfg(test)]
@@ -194,9 +197,9 @@ pub fn grammar() -> clap::Command {
     Cli::command().after_help(exit_code_table())
 }
 
-/// The program.
-pub fn main() -> ExitCode {
-    let found = grammar().try_get_matches().and_then(|matches| understand(&matches));
+/// The program, with its command line.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let found = grammar().try_get_matches_from(words).and_then(|matches| understand(&matches));
     let (cli, sources) = match found {
         Ok(understood) => understood,
         Err(error) => {
