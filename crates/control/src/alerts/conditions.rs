@@ -410,9 +410,10 @@ fn of_scrub(found: &mut Found, pool: &PoolReport, now_secs: u64) {
 fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     let (name, about) = (pool.name.as_str(), (Some(pool.name.as_str()), disk.name.as_str()));
     // One that was never seen here is called by its place, "disk 0 of node-7".
-    let (called, typed) = match disk.name.contains(' ') {
-        true => (disk.name.clone(), format!("'{}'", disk.name)),
-        false => (format!("disk {}", disk.name), disk.name.clone()),
+    let typed = typed(&disk.name);
+    let called = match disk.name.contains(' ') {
+        true => disk.name.clone(),
+        false => format!("disk {}", disk.name),
     };
     let place = format!("{called} ({})", disk.whereabouts());
     let remedy = format!("if it won't be back: etherpool pool replace {name} {typed} NEW");
@@ -428,8 +429,7 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
                 }
                 _ if is_emptied(pool, disk) => {
                     format!(
-                        "nothing of the pool is on it any more: etherpool pool remove {name} {}",
-                        disk.name
+                        "nothing of the pool is on it any more: etherpool pool remove {name} {typed}"
                     )
                 }
                 _ => remedy,
@@ -480,9 +480,16 @@ fn of_disk(found: &mut Found, pool: &PoolReport, disk: &PoolDisk) {
     }
 }
 
-/// Whether a job has brought all that the disk had to others.
+/// A disk's name as it is typed.
+pub(super) fn typed(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
+}
+
+/// Whether a job has brought all that the disk had to others. A new disk may have the name of one that is gone: of either
+/// isn't said what may be meant of the other.
 fn is_emptied(pool: &PoolReport, disk: &PoolDisk) -> bool {
-    pool.jobs.iter().any(|job| job.disk == disk.name && job.state == JobState::Done)
+    let is_one = pool.disks.iter().filter(|other| other.name == disk.name).count() == 1;
+    is_one && pool.jobs.iter().any(|job| job.disk == disk.name && job.state == JobState::Done)
 }
 
 /// What a drive says of itself: it may go on for years, or die today, so the way out is offered before it must be taken.
@@ -493,7 +500,7 @@ fn of_drive(
     disk: &PoolDisk,
     health: &DriveHealth,
 ) {
-    let name = pool.unwrap_or_default();
+    let (name, typed) = (pool.unwrap_or_default(), typed(&disk.name));
     let (kind, severity) = match health.state {
         HealthState::Good => return,
         HealthState::Ageing => (Kind::DiskAgeing, Severity::Warning),
@@ -501,8 +508,7 @@ fn of_drive(
     };
     let text = format!("pool {name}: the drive of {place} is {}: {}", health.state, health.reason);
     let remedy = format!(
-        "empty it while it can be read: etherpool pool evacuate {name} {}, or replace {name} {} NEW",
-        disk.name, disk.name
+        "empty it while it can be read: etherpool pool evacuate {name} {typed}, or replace {name} {typed} NEW"
     );
     found.add(kind, (pool, subject), severity, text, &remedy);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pool::{PoolEvent, PoolReport, Severity};
 use serde::{Deserialize, Serialize};
 
-use super::conditions::{Condition, Kind};
+use super::conditions::{Condition, Kind, typed};
 use crate::api::PoolReportExt as _;
 
 /// For how long what happened once is wrong.
@@ -51,7 +51,8 @@ impl Incidents {
                 self.add(about, Severity::Error, text, &remedy, 1, now_secs);
             }
             PoolEvent::StructureDamaged { pool, disk, .. } => {
-                let remedy = format!("replace the drive: etherpool pool replace {pool} {disk} NEW");
+                let remedy =
+                    format!("replace the drive: etherpool pool replace {pool} {} NEW", typed(disk));
                 let about = (Kind::StructureDamaged, pool, disk);
                 self.add(about, Severity::Warning, event.to_string(), &remedy, 1, now_secs);
             }
@@ -84,7 +85,8 @@ impl Incidents {
                 );
                 let remedy = format!(
                     "what has another copy was repaired; a disk that does it again is one to replace: etherpool pool replace {} {} NEW",
-                    pool.name, disk.name
+                    pool.name,
+                    typed(&disk.name)
                 );
                 let about = (Kind::DiskErrors, &pool.name, &disk.name);
                 self.add(about, Severity::Warning, text, &remedy, more, now_secs);

@@ -89,7 +89,9 @@ impl Message {
 
     /// The volume that it is about, if it is one.
     pub fn volume(&self) -> Option<&str> {
-        self.kind.filter(|kind| kind.is_of_volume()).map(|_| self.subject.as_str())
+        // What services have to do without a volume has no pool either.
+        let kind = self.kind.filter(|kind| kind.is_of_volume() && self.pool.is_some());
+        kind.map(|_| self.subject.as_str())
     }
 
     /// In one line.

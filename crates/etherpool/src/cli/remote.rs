@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use crate::client::{Address, Remote};
-use crate::supervisor::DEFAULT_CONFIG;
+use crate::supervisor::{DEFAULT_CONFIG, DEFAULT_IDENTITY};
 
 const ELSEWHERE: &str = "A supervisor elsewhere (or in ~/.config/etherpool/client.toml)";
 
@@ -112,7 +112,9 @@ pub fn address(socket: PathBuf, args: RemoteArgs, sources: &Sources) -> Result<A
 fn of_this_machine(socket: PathBuf) -> PathBuf {
     let lab = std::env::var_os(lab::LAB_DIR_VARIABLE).filter(|dir| !dir.is_empty());
     let lab = lab::api_socket(&lab.map_or_else(|| lab::LAB_DIR.into(), PathBuf::from));
-    if !is_labs(&socket, Path::new(DEFAULT_CONFIG), &lab) {
+    // One that runs, or ran, has made the first, or the third.
+    let supervisors = [&socket, Path::new(DEFAULT_CONFIG), Path::new(DEFAULT_IDENTITY)];
+    if !is_labs(&supervisors, &lab) {
         return socket;
     }
     eprintln!("etherpool: this machine has no supervisor; asking its lab, {}", lab.display());
@@ -120,8 +122,9 @@ fn of_this_machine(socket: PathBuf) -> PathBuf {
 }
 
 /// Whether the lab is meant: a supervisor that only doesn't run is asked all the same, and says so.
-fn is_labs(socket: &Path, config: &Path, lab: &Path) -> bool {
-    !socket.exists() && !config.exists() && lab.exists()
+fn is_labs(supervisors: &[&Path], lab: &Path) -> bool {
+    let is_absent = |file: &&Path| file.try_exists().is_ok_and(|exists| !exists);
+    supervisors.iter().all(is_absent) && std::os::unix::net::UnixStream::connect(lab).is_ok()
 }
 
 fn remote(args: RemoteArgs, own: ClientFile) -> Result<Address, Failure> {
@@ -256,15 +259,18 @@ mod tests {
     fn the_lab_is_asked_where_no_other_supervisor_is_meant() {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name);
-        let is_asked = || is_labs(&file("socket"), &file("config"), &file("lab"));
+        let (socket, config, identity) = (file("socket"), file("config"), file("owner-id"));
+        let is_asked = || is_labs(&[&socket, &config, &identity], &file("lab"));
         assert!(!is_asked(), "no lab either");
-        std::fs::write(file("lab"), "").unwrap();
+        let lab = std::os::unix::net::UnixListener::bind(file("lab")).unwrap();
         assert!(is_asked());
-        for name in ["socket", "config"] {
+        for name in ["socket", "config", "owner-id"] {
             std::fs::write(file(name), "").unwrap();
             assert!(!is_asked(), "{name}");
             std::fs::remove_file(file(name)).unwrap();
         }
+        drop(lab);
+        assert!(!is_asked(), "what is left of it answers nobody");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Debug, Write as _};
 
+use block::is_format;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
@@ -29,10 +30,11 @@ impl Fields {
         fields
     }
 
-    /// As people read it in one line.
+    /// As people read it in one line, whatever is in it: who has something logged doesn't write lines of his own, nor to
+    /// terminals.
     pub fn text(&self) -> String {
         let mut text = self.message.clone();
-        let has_id = self.others.iter().any(|(name, _)| *name == EVENT);
+        let has_id = self.event().is_some();
         for (name, value) in &self.others {
             if has_id && NAMED.contains(name) {
                 continue;
@@ -41,7 +43,20 @@ impl Fields {
             // Nothing fails that is written to a string.
             let _ = write!(text, "{space}{name}={value}");
         }
-        text
+        let mut line = String::with_capacity(text.len());
+        for c in text.chars() {
+            match c.is_control() || is_format(c) {
+                true => line.extend(c.escape_default()),
+                false => line.push(c),
+            }
+        }
+        line
+    }
+
+    /// The id, if it has one.
+    fn event(&self) -> Option<&str> {
+        let found = self.others.iter().find(|(name, _)| *name == EVENT);
+        found.map(|(_, id)| id.as_str())
     }
 }
 
@@ -67,6 +82,9 @@ impl<'writer> FormatFields<'writer> for Text {
         mut writer: Writer<'writer>,
         fields: R,
     ) -> fmt::Result {
-        writer.write_str(&Fields::of(&fields).text())
+        let fields = Fields::of(&fields);
+        writer.write_str(&fields.text())?;
+        // For `etherpool explain`.
+        fields.event().map_or(Ok(()), |id| write!(writer, " [{id}]"))
     }
 }

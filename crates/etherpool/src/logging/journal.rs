@@ -56,10 +56,16 @@ impl Journal {
     }
 }
 
-/// Each write is an entry. Connects for each, as the journal may have been restarted, and lines are rare.
+/// Each write is an entry. Connects for each, as the journal may have been restarted, and lines are rare. What it doesn't
+/// take goes, as a sentence, where the journal hears standard error.
 impl Write for Journal {
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
-        self.connect()?.send(entry)?;
+        let sent = self.connect().and_then(|socket| socket.send(entry));
+        if sent.is_err() {
+            let sentence = entry.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+            let sentence = sentence.strip_prefix(b"MESSAGE=").unwrap_or(sentence);
+            io::stderr().write_all(sentence)?;
+        }
         Ok(entry.len())
     }
 
@@ -86,7 +92,14 @@ fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
     add(&mut entry, "SYSLOG_IDENTIFIER", "etherpool");
     add(&mut entry, "TARGET", target);
     for (name, value) in &fields.others {
-        add(&mut entry, &format!("ETHERPOOL_{}", field_name(name)), value);
+        match value.split_once('/') {
+            // As commands name it; of events pool and volume are told apart already.
+            Some((pool, volume)) if *name == "volume" => {
+                add(&mut entry, "ETHERPOOL_POOL", pool);
+                add(&mut entry, "ETHERPOOL_VOLUME", volume);
+            }
+            _ => add(&mut entry, &format!("ETHERPOOL_{}", field_name(name)), value),
+        }
         if *name == "event" {
             add(&mut entry, "MESSAGE_ID", &message_id(value).simple().to_string());
         }
@@ -157,6 +170,8 @@ fn add(entry: &mut Vec<u8>, name: &str, value: &str) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use super::*;
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -187,6 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let queue = LineQueue::start(Journal::at(&path).unwrap(), plain).unwrap();
         let subscriber = tracing_subscriber::registry().with(Entries(queue));
         tracing::subscriber::with_default(subscriber, log);
@@ -233,6 +249,10 @@ mod tests {
         assert_eq!(value(&fields, "MESSAGE"), Some("started pool=tank pid=7"));
         assert_eq!(value(&fields, "ETHERPOOL_POOL"), Some("tank"));
         assert_eq!(value(&fields, "MESSAGE_ID"), None);
+        let fields = logged(|| tracing::info!(volume = "tank/files", "mounted"));
+        assert_eq!(value(&fields, "MESSAGE"), Some("mounted volume=tank/files"));
+        assert_eq!(value(&fields, "ETHERPOOL_POOL"), Some("tank"));
+        assert_eq!(value(&fields, "ETHERPOOL_VOLUME"), Some("files"));
     }
 
     /// Whoever has a line logged that he made up can't add fields by it.
@@ -241,6 +261,8 @@ mod tests {
         let said = "a\nETHERPOOL_POOL=other\nb";
         let fields = logged(|| tracing::info!(said, "refused"));
         assert_eq!(value(&fields, "ETHERPOOL_SAID"), Some(said));
+        let message = value(&fields, "MESSAGE");
+        assert_eq!(message, Some("refused said=a\\nETHERPOOL_POOL=other\\nb"));
         assert_eq!(value(&fields, "ETHERPOOL_POOL"), None);
         let long = "é".repeat(VALUE_BYTES_MAX);
         let fields = logged(|| tracing::info!("{long}"));

@@ -175,8 +175,9 @@ impl LineQueue {
                         continue;
                     }
                 };
-                // A closed standard error leaves nothing to do.
-                let _ = output.write_all(&line);
+                if output.write_all(&line).is_err() {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
                 let now = seen.load(Ordering::Relaxed);
                 if now > told {
                     let _ =

@@ -1,5 +1,7 @@
 //! The API as a machine reads it: an OpenAPI 3.1 document, made of the one table of routes and the types of their handlers.
 
+use std::sync::LazyLock;
+
 use control::alerts::Batch;
 use control::api::{ApiError, ErrorCode};
 use serde_json::{Map, Value, json};
@@ -18,8 +20,9 @@ const DESCRIPTION: &str = "What the supervisor of etherpool does for programs, o
     an `ApiError`: what, on what, and mostly what to do.";
 
 /// `GET /v2/openapi.json`.
-pub(super) async fn show() -> Json<Value> {
-    Json(document())
+pub(super) async fn show() -> Json<&'static Value> {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+    Json(&DOCUMENT)
 }
 
 /// The document.
