@@ -139,12 +139,15 @@ fn only_looks(typed: &str) -> bool {
     }
 }
 
-/// Whether a command may end so: what only looks ends with 5 when something isn't well, what is refused says so.
+/// Whether a command may end so: `status` ends with 5 when it says that something is wrong and never else, other looks
+/// may when something isn't well; what is refused says so.
 fn is_end(typed: &str, said: &[String], status: i32) -> bool {
     let is_refused = said.iter().any(|line| line.starts_with("etherpool: "));
+    let is_status = typed.starts_with("etherpool status");
+    let is_wrong = is_status && said.iter().any(|line| line.ends_with(" wrong"));
     match status {
-        0 => !is_refused,
-        5 => only_looks(typed),
+        0 => !is_refused && !is_wrong,
+        5 => only_looks(typed) && is_wrong == is_status,
         _ => is_refused,
     }
 }
@@ -202,6 +205,9 @@ mod tests {
         let refused = ["etherpool: no".to_owned()];
         assert!(is_end("etherpool pool import a", &refused, 1));
         assert!(!is_end("etherpool pool import a", &refused, 0) && !is_end("mv a b", &[], 5));
+        let wrong = ["... things are wrong".to_owned(), "...".to_owned()];
+        assert!(is_end("etherpool status", &wrong, 5) && !is_end("etherpool status", &wrong, 0));
+        assert!(is_end("etherpool status -x", &[], 0) && !is_end("etherpool status -x", &[], 5));
         assert!(is_end("etherpool disk list", &[], 5) && !is_end("etherpool disk list", &[], 6));
     }
 }

@@ -208,7 +208,8 @@ const ENTRIES: &[Entry] = &[
     entry(
         "not-exported",
         "A disk or file of a machine isn't given to the network",
-        "The message says why: it is in use, has a file system or partitions, or can't be opened. It is looked at again by itself.",
+        "The message says why: it is in use, has a file system or partitions, or can't be opened. It is looked at again by itself, what a disk \
+         carries whenever the disk was written. One that couldn't be read is tried again when its node is told to: `systemctl reload etherpool-node`.",
     ),
     entry(
         "owned",

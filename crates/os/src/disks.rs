@@ -41,6 +41,8 @@ pub struct Disk {
     pub partitions: Vec<String>,
     /// Who uses it or one of its partitions.
     pub usage: Option<Usage>,
+    /// How many writes and discards it has done since the kernel found it, if the kernel counts them.
+    pub writes: Option<u64>,
 }
 
 impl Disk {
@@ -223,12 +225,20 @@ fn list_in(places: &Places) -> io::Result<Vec<Disk>> {
             links: links.collect(),
             partitions: partitions(&directory),
             usage,
+            writes: read_text(&directory.join("stat")).and_then(|text| writes_of(&text)),
             name,
             path,
         });
     }
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(disks)
+}
+
+/// The kernel's numbers of a block device: the fifth are its writes, the twelfth its discards, where it has those.
+fn writes_of(stat: &str) -> Option<u64> {
+    let mut numbers = stat.split_whitespace().map(|word| word.parse::<u64>().ok());
+    let writes = numbers.nth(4)??;
+    Some(writes.saturating_add(numbers.nth(6).flatten().unwrap_or(0)))
 }
 
 /// Use of the device at `directory` in /sys, or of one of its partitions.
@@ -383,6 +393,19 @@ mod tests {
         assert!(disks[1].is_free(), "{:?}", disks[1]);
         assert_eq!(disks[1].model.as_deref(), Some("ACME"));
         assert_eq!(disks[1].links, [places.dev.join("disk/by-uuid/AB-CD")]);
+    }
+
+    #[test]
+    fn writes_and_discards_are_counted() {
+        let (_dir, places) = machine();
+        put(
+            &places.sys,
+            "block/sda/stat",
+            "  1  2  3  4  50  6  7  8  9  10  11  600  13  14  15  16  17\n",
+        );
+        put(&places.sys, "block/sdb/stat", "1 2 3 4 50 6 7 8 9 10 11\n");
+        let writes: Vec<_> = list_in(&places).unwrap().iter().map(|disk| disk.writes).collect();
+        assert_eq!(writes, [Some(650), Some(50), None]);
     }
 
     #[test]

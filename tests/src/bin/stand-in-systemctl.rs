@@ -1,7 +1,7 @@
 //! What machines that are namespaces have for `systemctl`, as systemd can't be there twice: it starts what our units say
 //! and waits until that is ready, starts it again when it ends, and stops it. What units confine isn't done.
 //!
-//! `UNITS` is the directory with the units.
+//! `UNITS` is the directory with our units.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -14,6 +14,7 @@ use std::time::Duration;
 const STATE: &str = "/run/stand-in";
 /// What is started with the machine.
 const ENABLED: &str = "/etc/stand-in";
+const OWN_UNITS: &str = "/etc/systemd/system";
 /// The program's code for wrong arguments or a wrong configuration: a unit isn't started again then.
 const NOT_AGAIN: i32 = 2;
 
@@ -30,7 +31,11 @@ fn main() -> ExitCode {
         ["start", unit] => start(unit),
         ["boot"] => boot(),
         ["restart", unit] => stop(unit) && start(unit),
-        ["disable" | "stop", unit] => stop(unit),
+        ["disable", unit] => {
+            let _ = fs::remove_file(Path::new(ENABLED).join(unit));
+            stop(unit)
+        }
+        ["stop", unit] => stop(unit),
         ["reload", unit] => signal(unit, "-HUP"),
         ["is-active", unit] => pid(unit).is_some(),
         ["watch", unit] => watch(unit),
@@ -102,8 +107,12 @@ fn watch(unit: &str) -> bool {
         let _ = fs::remove_file(&socket);
         let news = UnixDatagram::bind(&socket).unwrap();
         news.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let mut program = program(unit).env("NOTIFY_SOCKET", &socket).spawn().unwrap();
+        let text = text_of(unit);
+        let mut program = program(&text).env("NOTIFY_SOCKET", &socket).spawn().unwrap();
         fs::write(of(unit, "pid"), program.id().to_string()).unwrap();
+        if !text.contains("Type=notify") {
+            fs::write(of(unit, "ready"), "").unwrap();
+        }
         let ended = loop {
             let mut text = [0; 4096];
             let len = news.recv(&mut text).unwrap_or(0);
@@ -123,14 +132,21 @@ fn watch(unit: &str) -> bool {
     }
 }
 
-/// What the unit starts, as a shell that has read its environment file understands it.
-fn program(unit: &str) -> Command {
+/// A unit of ours, or of the machine's own.
+fn text_of(unit: &str) -> String {
     let name = format!("{}.service", unit.trim_end_matches(".service"));
     let units = std::env::var_os("UNITS").expect("UNITS says where the units are");
-    let text = fs::read_to_string(Path::new(&units).join(name)).expect("the unit");
+    let found =
+        [Path::new(&units), Path::new(OWN_UNITS)].map(|dir| fs::read_to_string(dir.join(&name)));
+    found.into_iter().find_map(Result::ok).expect("the unit")
+}
+
+/// What a unit starts, as a shell that has read its environment file understands it.
+fn program(text: &str) -> Command {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
     let file = value("EnvironmentFile=-").unwrap_or("/dev/null");
-    let start = value("ExecStart=/usr/bin/").expect("it starts a program of ours");
+    // Ours is elsewhere on these machines.
+    let start = value("ExecStart=").expect("it starts a program").trim_start_matches("/usr/bin/");
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("[ ! -e {file} ] || . {file}; exec {start}"));
     command

@@ -303,6 +303,7 @@ mod tests {
             links: Vec::new(),
             partitions: Vec::new(),
             usage: None,
+            writes: None,
         };
         let export = |device: &str, state: &str| ExportStatus {
             address: "e7.0".into(),

@@ -98,6 +98,7 @@ mod tests {
             links: Vec::new(),
             partitions: Vec::new(),
             usage: None,
+            writes: None,
         }
     }
 

@@ -30,9 +30,17 @@ pub struct Exporter {
     wanted: RefCell<Wanted>,
     exports: RefCell<BTreeMap<ShelfSlot, Rc<Export>>>,
     not_exported: RefCell<BTreeMap<PathBuf, String>>,
-    /// What was found on disks, so that each is opened for that once and its user isn't disturbed.
-    judged: RefCell<BTreeMap<PathBuf, (SystemIdentity, Choice)>>,
+    /// What was found on disks, so that none is opened for that without need, and its user isn't disturbed.
+    judged: RefCell<BTreeMap<PathBuf, Judged>>,
     stopping: Cell<bool>,
+}
+
+/// What was found on a disk. It holds until there is another one, or this one is written.
+struct Judged {
+    identity: SystemIdentity,
+    /// How many there were before it was looked at.
+    writes: Option<u64>,
+    choice: Choice,
 }
 
 /// Where found disks get their addresses.
@@ -261,7 +269,7 @@ impl Exporter {
         for disk in disks.iter().filter(|disk| !ours.contains(&disk.path)) {
             let mut choice = judge_use(disk, &scan);
             if choice == Choice::Export {
-                choice = self.judge_once(&disk.path).await;
+                choice = self.judge_once(disk).await;
             }
             if choice == Choice::Export
                 && let Err(error) = self.start_disk(disk).await
@@ -284,20 +292,22 @@ impl Exporter {
         self.wanted.borrow().config.export_blank.unwrap_or(true)
     }
 
-    async fn judge_once(&self, path: &Path) -> Choice {
-        let name = path.to_owned();
+    async fn judge_once(&self, disk: &Disk) -> Choice {
+        let (path, writes) = (&disk.path, disk.writes);
+        let name = path.clone();
         let looked = self.node.handle.blocking(move || identity_on_system(&name)).await;
         let identity = match looked {
             Ok(Ok(identity)) => identity,
             Ok(Err(error)) | Err(error) => return Choice::Refuse(error.to_string()),
         };
-        if let Some((judged, choice)) = self.judged.borrow().get(path)
-            && *judged == identity
+        if let Some(judged) = self.judged.borrow().get(path)
+            && (judged.identity, judged.writes) == (identity, writes)
         {
-            return choice.clone();
+            return judged.choice.clone();
         }
         let choice = judge(&self.node.handle, path, self.takes_blank()).await;
-        self.judged.borrow_mut().insert(path.to_owned(), (identity, choice.clone()));
+        let judged = Judged { identity, writes, choice: choice.clone() };
+        self.judged.borrow_mut().insert(path.clone(), judged);
         choice
     }
 
