@@ -133,7 +133,7 @@ journal() { journalctl --no-pager -b -u etherpool-supervisor "$@"; }
 until_true sh -c "journalctl --no-pager -b -u etherpool-supervisor ETHERPOOL_EVENT=owned ETHERPOOL_POOL=tank | grep -q 'pool tank is opened by'"
 ended=$(journal -o cat ETHERPOOL_EVENT=process-ended)
 case $ended in
-*"ended by itself"*process=engine*) ;;
+*"ended by itself"*'process="engine"'*) ;;
 *) fail "the journal of the engine's end: $ended" ;;
 esac
 journal -x ETHERPOOL_EVENT=process-ended | grep -q "Subject: A process of the supervisor ended by itself" || fail "journalctl explains nothing"

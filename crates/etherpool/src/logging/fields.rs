@@ -19,7 +19,17 @@ const NAMED: [&str; 4] = [EVENT, "pool", "volume", "disk"];
 pub struct Fields {
     message: String,
     /// In their order.
-    pub others: Vec<(&'static str, String)>,
+    pub others: Vec<NamedValue>,
+}
+
+/// What stands beside the sentence.
+pub struct NamedValue {
+    /// Its name.
+    pub name: &'static str,
+    /// As it is.
+    pub value: String,
+    /// Text, which stands in quotes where people read it.
+    is_text: bool,
 }
 
 impl Fields {
@@ -35,13 +45,16 @@ impl Fields {
     pub fn text(&self) -> String {
         let mut text = self.message.clone();
         let has_id = self.event().is_some();
-        for (name, value) in &self.others {
+        for NamedValue { name, value, is_text } in &self.others {
             if has_id && NAMED.contains(name) {
                 continue;
             }
             let space = if text.is_empty() { "" } else { " " };
             // Nothing fails that is written to a string.
-            let _ = write!(text, "{space}{name}={value}");
+            let _ = match is_text {
+                true => write!(text, "{space}{name}={value:?}"),
+                false => write!(text, "{space}{name}={value}"),
+            };
         }
         let mut line = String::with_capacity(text.len());
         for c in text.chars() {
@@ -55,21 +68,25 @@ impl Fields {
 
     /// The id, if it has one.
     fn event(&self) -> Option<&str> {
-        let found = self.others.iter().find(|(name, _)| *name == EVENT);
-        found.map(|(_, id)| id.as_str())
+        let found = self.others.iter().find(|other| other.name == EVENT);
+        found.map(|id| id.value.as_str())
+    }
+
+    fn take(&mut self, field: &Field, value: String, is_text: bool) {
+        match field.name() {
+            "message" => self.message = value,
+            name => self.others.push(NamedValue { name, value, is_text }),
+        }
     }
 }
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "message" => value.clone_into(&mut self.message),
-            name => self.others.push((name, value.to_owned())),
-        }
+        self.take(field, value.to_owned(), true);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.take(field, format!("{value:?}"), false);
     }
 }
 

@@ -18,7 +18,7 @@ use tracing_subscriber::layer::Context;
 use uuid::{Builder, Uuid};
 
 use super::LineQueue;
-use super::fields::Fields;
+use super::fields::{Fields, NamedValue};
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -91,7 +91,7 @@ fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
     add(&mut entry, "PRIORITY", priority(level));
     add(&mut entry, "SYSLOG_IDENTIFIER", "etherpool");
     add(&mut entry, "TARGET", target);
-    for (name, value) in &fields.others {
+    for NamedValue { name, value, .. } in &fields.others {
         match value.split_once('/') {
             // As commands name it; of events pool and volume are told apart already.
             Some((pool, volume)) if *name == "volume" => {
@@ -246,11 +246,11 @@ mod tests {
     #[test]
     fn a_line_without_an_id_says_its_fields() {
         let fields = logged(|| tracing::info!(pool = "tank", pid = 7, "started"));
-        assert_eq!(value(&fields, "MESSAGE"), Some("started pool=tank pid=7"));
+        assert_eq!(value(&fields, "MESSAGE"), Some("started pool=\"tank\" pid=7"));
         assert_eq!(value(&fields, "ETHERPOOL_POOL"), Some("tank"));
         assert_eq!(value(&fields, "MESSAGE_ID"), None);
         let fields = logged(|| tracing::info!(volume = "tank/files", "mounted"));
-        assert_eq!(value(&fields, "MESSAGE"), Some("mounted volume=tank/files"));
+        assert_eq!(value(&fields, "MESSAGE"), Some("mounted volume=\"tank/files\""));
         assert_eq!(value(&fields, "ETHERPOOL_POOL"), Some("tank"));
         assert_eq!(value(&fields, "ETHERPOOL_VOLUME"), Some("files"));
     }
@@ -262,7 +262,7 @@ mod tests {
         let fields = logged(|| tracing::info!(said, "refused"));
         assert_eq!(value(&fields, "ETHERPOOL_SAID"), Some(said));
         let message = value(&fields, "MESSAGE");
-        assert_eq!(message, Some("refused said=a\\nETHERPOOL_POOL=other\\nb"));
+        assert_eq!(message, Some("refused said=\"a\\nETHERPOOL_POOL=other\\nb\""));
         assert_eq!(value(&fields, "ETHERPOOL_POOL"), None);
         let long = "é".repeat(VALUE_BYTES_MAX);
         let fields = logged(|| tracing::info!("{long}"));
