@@ -681,8 +681,14 @@ fn who_says_the_uuid_of_another_is_told_nothing() {
     let mut started = served;
     started["phase"] = "started".into();
     assert_eq!(client.hello(&started)["identity"], own);
-    let log = booting.log();
-    let handed: Vec<&str> = log.lines().filter(|line| line.contains("is handed its key")).collect();
+    let handed = || {
+        let log = booting.log();
+        let lines = log.lines().filter(|line| line.contains("is handed its key"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Answers don't wait for the log.
+    wait_until("both are in the log", || handed().len() >= 2);
+    let handed = handed();
     let peer = client.address.to_string();
     assert!(handed.len() == 2 && handed.iter().all(|line| line.contains(&peer)), "{handed:?}");
     // Given again it is about the key that is kept, whoever has said hello meanwhile.
