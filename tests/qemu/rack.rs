@@ -8,7 +8,11 @@ use std::time::Duration;
 use blackbox::manual::{self, Deed};
 use blackbox::{Machine, MachineDisk, require_root, wait_until};
 
-use crate::vm::{self, Nic, Switch, Vm, VmOptions, require_qemu};
+#[path = "vm.rs"]
+#[allow(dead_code)]
+mod vm;
+
+use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
 
 /// Disks by their names, in MiB.
 pub type Disks<'a> = &'a [(&'a str, u64)];

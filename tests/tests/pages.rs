@@ -5,9 +5,6 @@
 #[path = "../qemu/rack.rs"]
 #[allow(dead_code)]
 mod rack;
-#[path = "../qemu/vm.rs"]
-#[allow(dead_code)]
-mod vm;
 
 use rack::{Disks, Rack};
 

@@ -4,8 +4,10 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 /// Something that may be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Its id.
     pub id: &'static str,

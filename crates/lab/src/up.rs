@@ -404,7 +404,6 @@ fn check_tools() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A command that asks the lab at this place.
 fn etherpool_line(place: &Place, rest: &str) -> String {
     format!("etherpool --socket {} {rest}", place.api_socket().display())
 }

@@ -3,7 +3,6 @@
 use clap::Args;
 use control::catalogue::{self, Entry};
 use control::exit::Exit;
-use serde::Serialize;
 
 use super::{Failure, output};
 use crate::logging;
@@ -23,19 +22,6 @@ pub struct ExplainArgs {
     journal: bool,
 }
 
-#[derive(Serialize)]
-struct Explained {
-    id: &'static str,
-    title: &'static str,
-    meaning: &'static str,
-}
-
-impl From<&Entry> for Explained {
-    fn from(entry: &Entry) -> Explained {
-        Explained { id: entry.id, title: entry.title, meaning: entry.meaning }
-    }
-}
-
 /// `explain`.
 pub fn explain(args: &ExplainArgs, json: bool) -> Result<Exit, Failure> {
     if args.markdown || args.journal {
@@ -47,8 +33,7 @@ pub fn explain(args: &ExplainArgs, json: bool) -> Result<Exit, Failure> {
         [] => catalogue::all().iter().collect(),
         ids => ids.iter().map(|id| named(id)).collect::<Result<_, _>>()?,
     };
-    let value: Vec<Explained> = found.iter().map(|entry| Explained::from(*entry)).collect();
-    output::show(json, &value, || match args.ids.is_empty() {
+    output::show(json, &found, || match args.ids.is_empty() {
         true => output::messages(&found),
         false => output::explained(&found, output::terminal_width().unwrap_or(80)),
     })?;

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use control::alerts::webhook_url;
-use control::config::parse_toml;
+use control::config::{SupervisorConfig, parse_toml};
 use frontend::tls::KeyFiles;
 use serde::Deserialize;
 
 use super::Failure;
 use crate::client::{Address, Remote};
-use crate::supervisor::{DEFAULT_CONFIG, DEFAULT_IDENTITY};
+use crate::supervisor::{DEFAULT_CONFIG, Identity};
 
 const ELSEWHERE: &str = "A supervisor elsewhere (or in ~/.config/etherpool/client.toml)";
 
@@ -113,7 +113,8 @@ fn of_this_machine(socket: PathBuf) -> PathBuf {
     let lab = std::env::var_os(lab::LAB_DIR_VARIABLE).filter(|dir| !dir.is_empty());
     let lab = lab::api_socket(&lab.map_or_else(|| lab::LAB_DIR.into(), PathBuf::from));
     // One that runs, or ran, has made the first, or the third.
-    let supervisors = [&socket, Path::new(DEFAULT_CONFIG), Path::new(DEFAULT_IDENTITY)];
+    let identity = Identity::file(&SupervisorConfig::default().state_dir);
+    let supervisors = [&socket, Path::new(DEFAULT_CONFIG), &identity];
     if !is_labs(&supervisors, &lab) {
         return socket;
     }

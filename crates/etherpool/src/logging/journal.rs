@@ -23,7 +23,7 @@ use super::fields::{Fields, NamedValue};
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// What systemd says of a standard error that goes to the journal: its device and inode.
-const STREAM_VARIABLE: &str = "JOURNAL_STREAM";
+pub const STREAM_VARIABLE: &str = "JOURNAL_STREAM";
 /// Longer values are cut: what is sent must fit into one datagram.
 const VALUE_BYTES_MAX: usize = 16 << 10;
 
@@ -86,10 +86,7 @@ impl<S: Subscriber> Layer<S> for Entries {
 
 /// An entry of a line.
 fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
-    let mut entry = Vec::new();
-    add(&mut entry, "MESSAGE", &fields.text());
-    add(&mut entry, "PRIORITY", priority(level));
-    add(&mut entry, "SYSLOG_IDENTIFIER", "etherpool");
+    let mut entry = sentence(level, &fields.text());
     add(&mut entry, "TARGET", target);
     for NamedValue { name, value, .. } in &fields.others {
         match value.split_once('/') {
@@ -109,9 +106,14 @@ fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
 
 /// An entry that is only a sentence.
 pub fn plain(text: &str) -> Vec<u8> {
+    sentence(Level::WARN, text)
+}
+
+/// What each entry begins with.
+fn sentence(level: Level, text: &str) -> Vec<u8> {
     let mut entry = Vec::new();
     add(&mut entry, "MESSAGE", text);
-    add(&mut entry, "PRIORITY", priority(Level::WARN));
+    add(&mut entry, "PRIORITY", priority(level));
     add(&mut entry, "SYSLOG_IDENTIFIER", "etherpool");
     entry
 }

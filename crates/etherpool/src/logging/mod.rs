@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 pub use journal::catalogue as journal_catalogue;
-use journal::{Entries, Journal};
+use journal::{Entries, Journal, STREAM_VARIABLE};
 
 /// Environment variable that overrides the configured level.
 const LEVEL_VARIABLE: &str = "ETHERPOOL_LOG";
@@ -57,7 +57,7 @@ pub fn start(level: &str) {
             .fmt_fields(fields::Text)
             .with_writer(queue)
             .with_ansi(ansi);
-        match syslog.is_some() || std::env::var_os("JOURNAL_STREAM").is_some() {
+        match syslog.is_some() || std::env::var_os(STREAM_VARIABLE).is_some() {
             true => text.without_time().boxed(),
             false => text.boxed(),
         }

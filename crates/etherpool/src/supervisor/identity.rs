@@ -2,7 +2,7 @@
 //! their owner by it, and a supervisor that forgot it couldn't open its own pools after a reboot.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use block::OwnerId;
@@ -20,12 +20,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Where it is kept: it is there once a supervisor has run.
+    pub fn file(state_dir: &Path) -> PathBuf {
+        state_dir.join(FILE)
+    }
+
     /// Reads the identity, or makes it at the first start.
     pub fn load_or_create(state_dir: &Path) -> anyhow::Result<Identity> {
         std::fs::create_dir_all(state_dir).with_context(|| {
             format!("the state directory {} can't be made", state_dir.display())
         })?;
-        let file = state_dir.join(FILE);
+        let file = Identity::file(state_dir);
         let owner = match std::fs::read_to_string(&file) {
             Ok(text) => parse(&text).with_context(|| {
                 format!(

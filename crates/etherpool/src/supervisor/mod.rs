@@ -39,8 +39,6 @@ pub struct SupervisorArgs {
 
 /// The configuration of a machine's supervisor.
 pub const DEFAULT_CONFIG: &str = "/etc/etherpool/supervisor.toml";
-/// Who a machine's supervisor is, where its configuration doesn't say another state directory.
-pub const DEFAULT_IDENTITY: &str = "/var/lib/etherpool/owner-id";
 
 /// The process.
 pub fn run(args: SupervisorArgs) -> anyhow::Result<ExitCode> {
