@@ -46,6 +46,7 @@
 //! highest for which it is still true if each domain's U were that (or what it is, or all there is). What is free above
 //! that is kept.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -53,7 +54,7 @@ use uuid::Uuid;
 
 use crate::allocate::{Usable, kept_for_logs, most_groups};
 use crate::format::{DiskNumber, FailureDomain};
-use crate::metadata::{GroupRun, Metadata, area_extents_for};
+use crate::metadata::{GroupRun, Member, Metadata, area_extents_for};
 
 /// The pool's property.
 pub(crate) const SPARE: &str = "spare";
@@ -184,6 +185,20 @@ struct Place {
     has_area: bool,
 }
 
+/// A run of which a position is on its way to a disk. It is counted there; if that disk is lost, it is where it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Arrival {
+    /// None where it is one more.
+    from: Option<DiskNumber>,
+    to: DiskNumber,
+    /// The disks of the run's positions before it arrives, and once it has.
+    before: Vec<DiskNumber>,
+    after: Vec<DiskNumber>,
+    groups: u32,
+    /// How many its volume is to have.
+    copies: u8,
+}
+
 /// What is lost at once.
 struct Lost {
     loss: Loss,
@@ -211,6 +226,7 @@ pub(crate) struct Standing {
     area: u64,
     /// Copies that others may have to take over already.
     areas_gone: u64,
+    arrivals: Vec<Arrival>,
 }
 
 impl Standing {
@@ -269,6 +285,7 @@ impl Standing {
             copies: 1,
             groups: 0,
             waiting: 0,
+            arrivals: Vec::new(),
             areas_gone: metadata
                 .data_disks()
                 .filter(|disk| !disks.contains(&disk.number) && disk.areas().next().is_some())
@@ -291,27 +308,65 @@ impl Standing {
 
     /// Counts a run where its positions are, or are to be.
     fn count(&mut self, run: &GroupRun, copies: u8) {
-        let groups = u64::from(run.count);
-        self.groups += groups;
-        let arrives = run.incoming.is_some_and(|to| self.disks.contains_key(&to.member.disk));
-        let members = if arrives { run.members_once_moved() } else { run.members.clone() };
-        let left = run.outgoing().filter(|_| arrives);
-        if let Some(room) = left.and_then(|left| self.room_of(left.disk)) {
-            room.free += i64::from(run.count);
-        }
-        let mut taken: Vec<Uuid> = Vec::with_capacity(members.len());
-        for disk in members.iter().map(|member| member.disk) {
-            let Some(domain) = self.disks.get(&disk).map(|place| place.domain) else { continue };
+        self.groups += u64::from(run.count);
+        let disks = |members: &[Member]| -> Vec<DiskNumber> {
+            members.iter().map(|member| member.disk).collect()
+        };
+        let (groups, before) = (run.count, disks(&run.members));
+        let incoming = run.incoming.map(|incoming| incoming.member.disk);
+        let Some(to) = incoming.filter(|to| self.disks.contains_key(to)) else {
+            return self.tally(&before, groups, copies, true);
+        };
+        let after = disks(&run.members_once_moved());
+        let from = run.outgoing().map(|member| member.disk);
+        self.tally(&after, groups, copies, true);
+        self.free_up(from, groups.into());
+        self.arrivals.push(Arrival { from, to, before, after, groups, copies });
+    }
+
+    /// Counts groups with their positions on these disks, or no longer.
+    fn tally(&mut self, disks: &[DiskNumber], groups: u32, copies: u8, counts: bool) {
+        let change = |to: &mut u64, by: u64| {
+            *to = if counts { to.saturating_add(by) } else { to.saturating_sub(by) };
+        };
+        let mut taken: Vec<Uuid> = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let Some(domain) = self.disks.get(disk).map(|place| place.domain) else { continue };
             let Some(room) = self.rooms.get_mut(&domain) else { continue };
-            room.used += groups;
+            change(&mut room.used, groups.into());
             if taken.contains(&domain) {
-                room.doubled += groups;
+                change(&mut room.doubled, groups.into());
             }
             taken.push(domain);
         }
         let positions = u8::try_from(taken.len()).unwrap_or(u8::MAX);
         self.copies = self.copies.max(positions);
-        self.waiting += u64::from(copies.saturating_sub(positions)) * groups;
+        let lacking = copies.saturating_sub(positions);
+        change(&mut self.waiting, u64::from(lacking) * u64::from(groups));
+    }
+
+    /// The same after a loss: what was on its way there has stayed where it was.
+    fn once_lost(&self, lost: &Lost) -> Cow<'_, Standing> {
+        let is_lost = |disk: &DiskNumber| match lost.loss {
+            Loss::Disk(lost) => *disk == lost,
+            Loss::Node(node) => self.disks.get(disk).is_some_and(|place| place.node == node),
+        };
+        let mut standing = Cow::Borrowed(self);
+        for arrival in self.arrivals.iter().filter(|arrival| is_lost(&arrival.to)) {
+            let Arrival { from, to, before, after, groups, copies } = arrival;
+            let standing = standing.to_mut();
+            standing.tally(after, *groups, *copies, false);
+            standing.tally(before, *groups, *copies, true);
+            standing.free_up(Some(*to), i64::from(*groups));
+            standing.free_up(*from, -i64::from(*groups));
+        }
+        standing
+    }
+
+    fn free_up(&mut self, disk: Option<DiskNumber>, extents: i64) {
+        if let Some(room) = disk.and_then(|disk| self.room_of(disk)) {
+            room.free += extents;
+        }
     }
 
     fn room_of(&mut self, disk: DiskNumber) -> Option<&mut Room> {
@@ -427,47 +482,75 @@ impl Standing {
     fn groups_left(&self, losses: &[Lost], copies: u8) -> Option<i64> {
         let most_lost = losses.iter().map(|lost| lost.domains.len().max(1)).max().unwrap_or(0);
         let needed = most_lost + usize::from(self.copies.max(copies));
-        let mut rooms: Vec<i64> = self.rooms.values().map(|room| room.groups()).collect();
-        rooms.sort_unstable_by(|one, other| other.cmp(one));
-        let smallest = rooms.get(needed.checked_sub(1)?)?;
+        let smallest = |standing: &Standing| {
+            let mut rooms: Vec<i64> = standing.rooms.values().map(|room| room.groups()).collect();
+            rooms.sort_unstable_by(|one, other| other.cmp(one));
+            rooms.get(needed.checked_sub(1)?).copied()
+        };
+        let mut fewest = smallest(self)?;
+        for lost in losses {
+            if let Cow::Owned(standing) = self.once_lost(lost) {
+                fewest = fewest.min(smallest(&standing)?);
+            }
+        }
         let areas = self.areas_gone + losses.iter().map(|lost| lost.areas).max().unwrap_or(0);
         let taken = self.groups.saturating_add(areas.saturating_mul(self.area));
-        Some(smallest.saturating_sub_unsigned(taken))
+        Some(fewest.saturating_sub_unsigned(taken))
     }
 
     /// The loss that fits least by the first rule, if each domain is filled up to a level.
     fn short_at(&self, losses: &[Lost], copies: u8, level: u64) -> Option<Shortage> {
-        let mut free: Vec<(u64, Uuid)> =
-            self.rooms.iter().map(|(domain, room)| (room.free_at(level), *domain)).collect();
-        free.sort_unstable_by(|one, other| other.cmp(one));
-        let all: u64 = free.iter().map(|(free, _)| *free).sum();
-        let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
-        let short = losses.iter().filter_map(|lost| {
-            let is_open = |domain: &Uuid| {
-                self.waiting == 0 && self.rooms.get(domain).is_none_or(|room| room.doubled == 0)
-            };
-            let partly = lost.partly.map(|(domain, _)| domain).filter(is_open);
-            let may_be_closed = free
-                .iter()
-                .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
-            let open = all - may_be_closed.take(closed).map(|(free, _)| *free).sum::<u64>();
-            let besides = self.waiting + (self.areas_gone + lost.areas) * self.area;
-            let room = |domain: &Uuid| self.rooms.get(domain).copied().unwrap_or_default();
-            let free_at = |domain: &Uuid| room(domain).free_at(level);
-            let open = open - lost.domains.iter().map(free_at).sum::<u64>();
-            let used_at = |domain: &Uuid| room(domain).all() - room(domain).free_at(level);
-            let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
-            let extents = match lost.partly {
-                None => (besides + used).saturating_sub(open),
-                Some((domain, extents)) => {
-                    let elsewhere = open.saturating_sub(free_at(&domain));
-                    let all = (besides + extents).saturating_sub(open);
-                    all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
-                }
-            };
-            (extents > 0).then_some(Shortage { loss: lost.loss, extents })
+        let free = self.most_free(level);
+        let short = losses.iter().filter_map(|lost| match self.once_lost(lost) {
+            Cow::Borrowed(standing) => standing.short_by(lost, copies, level, &free),
+            Cow::Owned(standing) => {
+                standing.short_by(lost, copies, level, &standing.most_free(level))
+            }
         });
         short.max_by_key(|shortage| shortage.extents)
+    }
+
+    /// What domains have free at a level, most first.
+    fn most_free(&self, level: u64) -> Vec<(u64, Uuid)> {
+        let free = self.rooms.iter().map(|(domain, room)| (room.free_at(level), *domain));
+        let mut free: Vec<(u64, Uuid)> = free.collect();
+        free.sort_unstable_by(|one, other| other.cmp(one));
+        free
+    }
+
+    /// What one loss lacks, by what domains have free, most first.
+    fn short_by(
+        &self,
+        lost: &Lost,
+        copies: u8,
+        level: u64,
+        free: &[(u64, Uuid)],
+    ) -> Option<Shortage> {
+        let all: u64 = free.iter().map(|(free, _)| *free).sum();
+        let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
+        let is_open = |domain: &Uuid| {
+            self.waiting == 0 && self.rooms.get(domain).is_none_or(|room| room.doubled == 0)
+        };
+        let partly = lost.partly.map(|(domain, _)| domain).filter(is_open);
+        let may_be_closed = free
+            .iter()
+            .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
+        let open = all - may_be_closed.take(closed).map(|(free, _)| *free).sum::<u64>();
+        let besides = self.waiting + (self.areas_gone + lost.areas) * self.area;
+        let room = |domain: &Uuid| self.rooms.get(domain).copied().unwrap_or_default();
+        let free_at = |domain: &Uuid| room(domain).free_at(level);
+        let open = open - lost.domains.iter().map(free_at).sum::<u64>();
+        let used_at = |domain: &Uuid| room(domain).all() - room(domain).free_at(level);
+        let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
+        let extents = match lost.partly {
+            None => (besides + used).saturating_sub(open),
+            Some((domain, extents)) => {
+                let elsewhere = open.saturating_sub(free_at(&domain));
+                let all = (besides + extents).saturating_sub(open);
+                all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
+            }
+        };
+        (extents > 0).then_some(Shortage { loss: lost.loss, extents })
     }
 
     /// Each loss that the spare is for.
