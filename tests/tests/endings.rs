@@ -20,6 +20,57 @@ fn all_free(lab: &Lab, count: usize) -> bool {
 }
 
 #[test]
+fn a_pool_whose_machines_are_gone_for_good_is_given_up() {
+    let lab = Lab::up(&LabOptions { size: "200M", disks: 1, bare: true, ..LabOptions::default() });
+    lab.wait_for_disks(3);
+    // Of the one the witness is left, of the other nothing.
+    lab.cli(&["pool", "create", "wreck", "e1.0", "e2.0", "--witness", "supervisor", "--yes"]);
+    lab.cli(&["pool", "create", "gone", "e3.0", "--yes"]);
+    let (code, text) = lab.said(&["pool", "release", "gone", "--dry-run"]);
+    assert!(code == 0 && text.contains("is closed and nobody's"), "an open one: {text}");
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["destroy", "n1"]);
+    lab.lab(&["destroy", "n2"]);
+    lab.lab(&["kill", "n3"]);
+    lab.lab(&["start", "supervisor"]);
+    let mut said = (0, String::new());
+    wait_until("both pools are told of", || {
+        said = lab.said(&["status"]);
+        said.1.contains("pool wreck can't be opened") && said.1.contains("pool gone is not there")
+    });
+    let (code, text) = said;
+    assert_eq!(code, 5, "{text}");
+    for name in ["wreck", "gone"] {
+        assert!(text.contains(&format!("for good: etherpool pool release {name}")), "{text}");
+        let (code, text) = lab.said(&["pool", "release", name]);
+        assert_eq!(code, 4, "unasked: {text}");
+        let (code, text) = lab.said(&["pool", "release", name, "--dry-run"]);
+        assert!(code == 0 && text.contains("also if its disks are back"), "{text}");
+        let (code, text) = lab.said(&["status"]);
+        assert!(code == 5 && text.contains(&format!("pool {name}")), "nothing was done: {text}");
+        lab.cli(&["pool", "release", name, "--yes"]);
+        let (code, text) = lab.said(&["pool", "release", name, "--yes"]);
+        assert!([3, 8].contains(&code), "it isn't ours any more: {text}");
+    }
+    wait_until("nothing is wrong", || lab.said(&["status"]).0 == 0);
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    wait_until("nothing is wrong after a restart", || lab.said(&["status"]).0 == 0);
+
+    // One of the machines wasn't gone for good.
+    lab.lab(&["start", "n3"]);
+    let state = || {
+        let pools = lab.json(&["pool", "list"]);
+        let gone = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "gone").cloned();
+        gone.map(|pool| pool["state"].as_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    wait_until("it is there, and isn't opened", || state() == "foreign");
+    assert_eq!(lab.said(&["status"]).0, 0);
+    lab.cli(&["pool", "import", "gone", "--yes"]);
+    wait_until("it is open", || state() == "online");
+}
+
+#[test]
 fn a_pool_is_destroyed_and_its_disks_are_free() {
     let lab = Lab::up(&LabOptions { size: "512M", disks: 1, ..LabOptions::default() });
     for args in

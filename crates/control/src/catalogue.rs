@@ -227,7 +227,7 @@ const ENTRIES: &[Entry] = &[
         "pool-not-open",
         "A pool of ours isn't there, or too little of it",
         "Nothing of it can be used until enough of its disks are in reach; what is on them stays as it is. The message says which are \
-         missing.",
+         missing. If they are gone for good, `etherpool pool release` gives it up, and nobody is told of it any more.",
     ),
     entry(
         "pool-space",

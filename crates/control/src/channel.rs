@@ -132,6 +132,13 @@ pub enum EngineRequest {
         /// The pool.
         pool: String,
     },
+    /// Not to open one by itself any more that isn't open; answered with null.
+    GiveUpPool {
+        /// Its name, for people.
+        name: String,
+        /// Its identity.
+        id: uuid::Uuid,
+    },
     /// What destroying it would end; answered with a [`pool::DestroyPlan`].
     PlanDestroyPool {
         /// Name or id.

@@ -291,6 +291,7 @@ mod tests {
             disks: Vec::new(),
             votes: VotesReport::default(),
             lease_ok: true,
+            ours: true,
             jobs: Vec::new(),
             scrub: None,
             spare: None,

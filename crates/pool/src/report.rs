@@ -99,7 +99,7 @@ pub enum PoolState {
     Foreign,
     /// Taken over by another supervisor while open here; closed.
     Fenced,
-    /// Ours, but too little of it is present to open it.
+    /// Too little of it is present to open it.
     Incomplete {
         /// What is missing and what to do.
         why: String,
@@ -125,6 +125,9 @@ pub struct PoolReport {
     /// Whether it was imported read-only: nothing that happens to it here reaches its disks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// Whether it is to be open here, as it was made or imported by this supervisor.
+    #[serde(default = "is_ours_by_default")]
+    pub ours: bool,
     /// Its owner.
     pub owner: String,
     /// The epoch under which it is owned.
@@ -209,7 +212,11 @@ impl PoolReport {
     /// Whether it is this supervisor's. Pools of others, and those that were released, are present, not
     /// in trouble.
     pub fn is_ours(&self) -> bool {
-        !matches!(self.state, PoolState::Foreign | PoolState::Released | PoolState::Destroyed)
+        match self.state {
+            PoolState::Foreign | PoolState::Released | PoolState::Destroyed => false,
+            PoolState::Incomplete { .. } => self.ours,
+            _ => true,
+        }
     }
 
     /// Its state in words.
@@ -578,4 +585,9 @@ pub struct BadBlock {
     pub disk_offset_bytes: u64,
     /// Whether the disk couldn't read it, rather than having read something else.
     pub unreadable: bool,
+}
+
+/// A former supervisor doesn't say; it told of all that lacked something.
+fn is_ours_by_default() -> bool {
+    true
 }

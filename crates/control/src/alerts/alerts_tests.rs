@@ -202,6 +202,7 @@ fn pool() -> PoolReport {
         disks: ["e1.0", "e2.0", "e3.0"].map(disk).to_vec(),
         votes: VotesReport { total: 3, present: 3, lacks_witness: false },
         lease_ok: true,
+        ours: true,
         volumes: vec![volume()],
         jobs: Vec::new(),
         scrub: Some(ScrubReport::default()),
@@ -296,7 +297,14 @@ fn each_thing_that_is_wrong_is_a_condition() {
     assert_eq!(wrong(Some(&[pool()])), []);
     assert_eq!(wrong(Some(&[])), [(Kind::PoolNotOpen, Error)], "it isn't there at all");
     assert_eq!(wrong(None), [(Kind::EngineDown, Error)], "nobody knows, and that is wrong");
-    let cases: [(Change, &[(Kind, Severity)]); 17] = [
+    let cases: [(Change, &[(Kind, Severity)]); 18] = [
+        (
+            |p| {
+                p.state = PoolState::Incomplete { why: "x".into() };
+                p.ours = false;
+            },
+            &[],
+        ),
         (|p| p.state = PoolState::Degraded, &[(Kind::PoolDegraded, Warning)]),
         (|p| p.state = PoolState::Suspended { why: "x".into() }, &[(Kind::PoolSuspended, Error)]),
         (|p| p.state = PoolState::Incomplete { why: "x".into() }, &[(Kind::PoolNotOpen, Error)]),

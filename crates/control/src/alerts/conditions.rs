@@ -251,8 +251,11 @@ pub fn conditions(seen: &Seen<'_>) -> Vec<Condition> {
         for (id, name) in seen.known_pools {
             if pools.iter().all(|pool| pool.id != *id) {
                 let text = format!("pool {name} is not there: none of its disks is present");
-                let remedy = "see whether its machines run and the network reaches them";
-                found.add(Kind::PoolNotOpen, (Some(name), ""), Severity::Error, text, remedy);
+                let remedy = format!(
+                    "see whether its machines run and the network reaches them; if they are gone for good: \
+                     etherpool pool release {name}"
+                );
+                found.add(Kind::PoolNotOpen, (Some(name), ""), Severity::Error, text, &remedy);
             }
         }
     }
@@ -313,9 +316,13 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
             let text = format!("pool {name} is degraded; it survives {}", failures(pool.survives));
             found.add(Kind::PoolDegraded, about, Severity::Warning, text, &show);
         }
-        PoolState::Incomplete { why } => {
+        // One that nobody opens here lacks nothing here.
+        PoolState::Incomplete { why } if pool.ours => {
             let text = format!("pool {name} can't be opened: {why}");
-            found.add(Kind::PoolNotOpen, about, Severity::Error, text, &show);
+            let remedy = format!(
+                "see `etherpool pool show {name}`; if they are gone for good: etherpool pool release {name}"
+            );
+            found.add(Kind::PoolNotOpen, about, Severity::Error, text, &remedy);
         }
         PoolState::Fenced => {
             let text = format!("pool {name} was taken over by another supervisor");

@@ -94,7 +94,7 @@ pub enum PoolCommand {
     Rename(RenameArgs),
     /// Destroy a pool with all that is in it, and free its disks
     Destroy(DestroyArgs),
-    /// Close a pool so that another supervisor can import it without waiting
+    /// Close a pool so that another supervisor can import it without waiting, or give up one that can't be opened
     #[command(visible_alias = "export")]
     Release {
         /// The pool

@@ -179,6 +179,7 @@ impl Work<'_> {
                 value(engine.accept_disks(&pool, &shown)?)
             }
             EngineRequest::ReleasePool { pool } => value(engine.release_pool(&pool).await?),
+            EngineRequest::GiveUpPool { id, .. } => value(engine.give_up_pool(id)?),
             EngineRequest::PlanDestroyPool { pool } => value(engine.plan_destroy(&pool).await?),
             EngineRequest::DestroyPool { shown } => value(engine.destroy_pool(&shown).await?),
             EngineRequest::RenamePool { pool, name, dry_run } => {

@@ -1,12 +1,14 @@
-//! The end of pools, and disks that are freed. A pool of which a volume is used is destroyed by nobody: whoever uses it
-//! is named.
+//! The end of pools. One of which a volume is used is destroyed by nobody: whoever uses it is named. One that can't be
+//! opened any more is given up.
 
-use control::api::{ApiError, ErrorCode, PoolReportExt as _};
+use control::api::{ApiError, ErrorCode, PoolReportExt as _, Preview, ReleasePool};
 use control::channel::EngineRequest;
 use control::settings::VolumeSettings;
 use pool::{DestroyPlan, DestroyReport, PoolReport};
+use uuid::Uuid;
 
 use super::Services;
+use super::mounts::check_confirmed;
 use super::operations::check_detached;
 
 impl Services {
@@ -57,6 +59,49 @@ impl Services {
         self.look_now();
         self.witness_left.notify_one();
         Ok(destroyed)
+    }
+}
+
+/// A pool of this supervisor that isn't open.
+pub(super) struct KnownPool {
+    id: Uuid,
+    name: String,
+}
+
+impl Services {
+    /// The pool of this name or id that is this supervisor's and isn't open, also where none of its disks is present. One
+    /// that is open goes before, as it is found by its name.
+    pub(super) fn known_and_closed(&self, pools: &[PoolReport], pool: &str) -> Option<KnownPool> {
+        if pools.iter().any(|report| report.is_open() && report.name == pool) {
+            return None;
+        }
+        let is_open = |id: &str| pools.iter().any(|report| report.is_open() && report.id == id);
+        let known = self.registry.known().into_iter();
+        let mut closed = known.filter(|(id, name)| (name == pool || id == pool) && !is_open(id));
+        let (id, name) = closed.next()?;
+        Some(KnownPool { id: id.parse().ok()?, name })
+    }
+
+    /// Gives up a pool that isn't open: machines that are gone for good would be waited for, and told of, for ever.
+    pub(super) async fn give_up(
+        &self,
+        KnownPool { id, name }: KnownPool,
+        request: ReleasePool,
+    ) -> Result<Option<Preview>, ApiError> {
+        let effects = vec![format!(
+            "pool {name} isn't open, and isn't opened by itself any more, also if its disks are back; what is on them stays as \
+             it is, and `etherpool pool import {name}` opens it then, here or elsewhere"
+        )];
+        let preview = Preview { effects, ends_something: true, move_from: None };
+        if request.dry_run {
+            return Ok(Some(preview));
+        }
+        check_confirmed(&name, request, &preview)?;
+        let asked = EngineRequest::GiveUpPool { name, id };
+        let () = self.engine.call(asked).await?;
+        self.registry.forget(id).await?;
+        self.look_now();
+        Ok(None)
     }
 }
 

@@ -232,6 +232,9 @@ impl Services {
     ) -> Result<Option<Preview>, ApiError> {
         let _names = self.turns.on_pool(&pool).await?;
         let pools = self.fresh_pools().await?;
+        if let Some(known) = self.known_and_closed(&pools, &pool) {
+            return self.give_up(known, request).await;
+        }
         let report = find_pool(&pools, &pool)?;
         check_open(report)?;
         let preview = self.release_preview(report);
@@ -244,13 +247,7 @@ impl Services {
         if request.dry_run {
             return Ok(Some(preview));
         }
-        if !request.confirmed {
-            return Err(ApiError::new(
-                ErrorCode::Refused,
-                format!("pool {pool} is not released unasked: {}", preview.effects.join("; ")),
-            )
-            .remedy("say that this is meant: --yes, in the API `confirmed`"));
-        }
+        check_confirmed(&pool, request, &preview)?;
         let troubles = self.reconciler.hold(&pool).await;
         let released = match troubles.into_iter().next() {
             Some(trouble) if trouble.error.code == ErrorCode::Busy => {
@@ -313,6 +310,21 @@ impl Services {
             .error
             .remedy("end what uses it, then try again; it stays mounted"))
     }
+}
+
+/// Refuses to release a pool of which nobody was told what that means.
+pub(super) fn check_confirmed(
+    pool: &str,
+    request: ReleasePool,
+    preview: &Preview,
+) -> Result<(), ApiError> {
+    if request.confirmed {
+        return Ok(());
+    }
+    let effects = preview.effects.join("; ");
+    let text = format!("pool {pool} is not released unasked: {effects}");
+    Err(ApiError::new(ErrorCode::Refused, text)
+        .remedy("say that this is meant: --yes, in the API `confirmed`"))
 }
 
 fn not_moved(name: &VolumeName, preview: &Preview, asked: Option<&Path>) -> ApiError {

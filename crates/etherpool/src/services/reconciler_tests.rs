@@ -144,6 +144,7 @@ fn pool_report() -> PoolReport {
         disks: Vec::new(),
         votes: VotesReport::default(),
         lease_ok: true,
+        ours: true,
         jobs: Vec::new(),
         scrub: None,
         spare: None,

@@ -142,6 +142,12 @@ impl PoolRegistry {
         let _ = self.change(|registry: &mut Registry| registry.note_destroyed(id, name)).await;
     }
 
+    /// A pool isn't this supervisor's any more.
+    pub async fn forget(self: &Arc<Self>, id: Uuid) -> Result<(), ApiError> {
+        let _turn = self.turn().await;
+        self.change(|registry: &mut Registry| registry.forget(id)).await
+    }
+
     /// An import of these pools begins.
     pub fn import_begins(&self, pools: &[PoolReport]) {
         let ids = pools.iter().filter_map(|pool| pool.id.parse::<Uuid>().ok());

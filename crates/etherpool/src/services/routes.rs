@@ -181,7 +181,7 @@ pub(super) fn all() -> Vec<Route> {
         administer(
             "/v2/pools/{pool}/release",
             post(api::release_pool),
-            "Closes a pool for others to import; null once it is done",
+            "Closes a pool for others to import, or gives up one that can't be opened; null once it is done",
         ),
         read(
             "/v2/pools/{pool}/destroy",

@@ -44,6 +44,7 @@ pub fn timeout_of(request: &EngineRequest) -> Duration {
         | EngineRequest::Metrics
         | EngineRequest::MovedDisks { .. }
         | EngineRequest::AcceptDisks { .. }
+        | EngineRequest::GiveUpPool { .. }
         | EngineRequest::TellCommand { .. }
         | EngineRequest::Lease { .. } => FROM_MEMORY,
         // Whether others answer for an address is asked of the network, for some seconds.
@@ -114,6 +115,7 @@ pub fn what(request: &EngineRequest) -> String {
             format!("to take disks of pool {pool} where they are now")
         }
         EngineRequest::ReleasePool { pool } => format!("to release pool {pool}"),
+        EngineRequest::GiveUpPool { name, .. } => format!("to give up pool {name}"),
         EngineRequest::PlanDestroyPool { pool } => {
             format!("what would end with pool {pool}")
         }

@@ -166,7 +166,7 @@ impl Engine {
         let quorum = Quorum::of(&disks);
         let disks = [disks, self.remnants(slot.id)].concat();
         let is_known = self.known.borrow().contains_key(&slot.id);
-        if disks.is_empty() && (is_ended || slot.wiped.get() && !is_known) {
+        if disks.is_empty() && (is_ended || slot.only_if_present.get() && !is_known) {
             return None;
         }
         let newest = quorum.newest.as_ref();
@@ -223,6 +223,7 @@ impl Engine {
             id: slot.id.to_string(),
             state,
             read_only: false,
+            ours: is_known,
             owner: owner_name,
             epoch,
             stale_secs,

@@ -1,11 +1,15 @@
-//! Giving pools up: one that nobody is to own from now on, or all, which stay ours, at the supervisor's end.
+//! Giving pools up: one that nobody is to own from now on, one that can't be opened any more, or all, which stay ours, at
+//! the supervisor's end.
 
 use std::rc::Rc;
+
+use uuid::Uuid;
 
 use super::Engine;
 use super::lease::Ended;
 use super::slot::{Slot, SlotState};
 use crate::error::PoolError;
+use crate::format::PoolId;
 
 impl Engine {
     /// Gives a pool up: everything in place, closed, and nobody's.
@@ -29,6 +33,23 @@ impl Engine {
                      to take it over"
                 .into(),
         })
+    }
+
+    /// Gives up a pool that isn't open, whatever is there of it: it isn't opened by itself any more. Nothing is written.
+    pub fn give_up_pool(&self, id: Uuid) -> Result<(), PoolError> {
+        let id = PoolId(id);
+        if let Some(slot) = self.slots.borrow().get(&id) {
+            if let SlotState::Open(_) | SlotState::Opening = *slot.state.borrow() {
+                return Err(PoolError::Suspended {
+                    name: slot.name.borrow().clone(),
+                    reason: "it is being opened; try again".into(),
+                });
+            }
+            slot.only_if_present.set(true);
+        }
+        self.known.borrow_mut().remove(&id);
+        self.changed.notify_all();
+        Ok(())
     }
 
     /// Closes all pools in good order; they stay ours.

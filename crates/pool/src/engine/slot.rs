@@ -94,8 +94,8 @@ pub(super) struct Slot {
     pub(super) error: RefCell<Option<PoolError>>,
     /// The devices that have layers, while it is imported read-only.
     pub(super) laid_over: RefCell<Vec<Rc<Device>>>,
-    /// Disks of it were wiped here: it is shown as long as others are present.
-    pub(super) wiped: Cell<bool>,
+    /// Disks of it were wiped here, or it was given up: it is shown as long as any is present.
+    pub(super) only_if_present: Cell<bool>,
     /// A command ends it here for a moment: it is still ours.
     pub(super) between: Cell<bool>,
     /// What a majority of votes said of the owner, when it was last looked at.
@@ -350,7 +350,7 @@ impl Engine {
             import: Cell::new(None),
             error: RefCell::new(None),
             laid_over: RefCell::default(),
-            wiped: Cell::new(false),
+            only_if_present: Cell::new(false),
             between: Cell::new(false),
             owner: RefCell::new(None),
             epoch_floor: Cell::default(),

@@ -63,6 +63,7 @@ impl OpenPool {
             disks,
             votes: VotesReport { lacks_witness: self.lacks_witness(&meta), ..votes },
             lease_ok,
+            ours: true,
             volumes,
             jobs: self.job_reports(&meta),
             scrub: Some(self.scrub_report(&meta)),

@@ -98,7 +98,7 @@ impl Engine {
                 Ok(found) if found.is_empty() => {
                     let slots = self.slots.borrow();
                     let slot = held.content.label().and_then(|label| slots.get(&label.pool));
-                    slot.into_iter().for_each(|slot| slot.wiped.set(true));
+                    slot.into_iter().for_each(|slot| slot.only_if_present.set(true));
                     report.wiped.push(disk);
                 }
                 Ok(found) => {

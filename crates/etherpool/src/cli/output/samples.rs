@@ -150,6 +150,7 @@ pub fn pool() -> PoolReport {
         }],
         votes: VotesReport { total: 3, present: 3, lacks_witness: false },
         lease_ok: true,
+        ours: true,
         volumes: vec![volume()],
         jobs: Vec::new(),
         scrub: Some(scrub()),

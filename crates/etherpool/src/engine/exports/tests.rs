@@ -190,6 +190,7 @@ fn report(state: pool::PoolState) -> PoolReport {
         disks: Vec::new(),
         votes: pool::VotesReport::default(),
         lease_ok: true,
+        ours: true,
         jobs: Vec::new(),
         scrub: None,
         spare: None,
