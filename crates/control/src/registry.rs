@@ -221,6 +221,8 @@ impl Registry {
     pub fn set_apart(&self, pools: &mut [PoolReport]) {
         for report in pools {
             let known = report.id.parse().ok().and_then(|id| self.pool(id));
+            // The engine hears of those that became another's later than this.
+            report.ours = known.is_some();
             // Of one that is only read nothing came along: what it has was set here.
             let known = known.filter(|_| !report.read_only);
             for volume in &mut report.volumes {

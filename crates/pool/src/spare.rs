@@ -40,13 +40,17 @@
 //! That domain isn't among the c − 1 unless something waits, which may have its other copies there, or some group has
 //! two positions in it, of which one may be lost.
 //!
+//! # Moves under way
+//!
+//! A position that moves counts as having arrived. Where its disk is the loss, it is back where it was: both rules are asked
+//! of domains as they are then, filled by as much as they were before.
+//!
 //! # What may be given out
 //!
 //! Both rules say the same of a pool that is fuller. So by the first the domains may be filled up to one level: the
 //! highest for which it is still true if each domain's U were that (or what it is, or all there is). What is free above
 //! that is kept.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -188,13 +192,13 @@ struct Place {
 /// A run of which a position is on its way to a disk. It is counted there; if that disk is lost, it is where it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Arrival {
-    /// None where it is one more.
-    from: Option<DiskNumber>,
     to: DiskNumber,
-    /// The disks of the run's positions before it arrives, and once it has.
-    before: Vec<DiskNumber>,
-    after: Vec<DiskNumber>,
-    groups: u32,
+    /// None where it is one more.
+    from: Option<Uuid>,
+    /// The domains of the run's positions before it arrives, and once it has.
+    before: Vec<Uuid>,
+    after: Vec<Uuid>,
+    groups: i64,
     /// How many its volume is to have.
     copies: u8,
 }
@@ -208,6 +212,26 @@ struct Lost {
     partly: Option<(Uuid, u64)>,
     /// Copies of the metadata.
     areas: u64,
+    /// Domains as they are after it where that is otherwise: what was on its way to what is lost has stayed where it was.
+    rooms: BTreeMap<Uuid, Room>,
+    /// Positions that wait for a place then, besides those that are lost.
+    waiting: u64,
+}
+
+/// Counts groups that have positions in these domains; less than none don't any more.
+fn change(rooms: &mut BTreeMap<Uuid, Room>, positions: &[Uuid], groups: i64) {
+    for (index, domain) in positions.iter().enumerate() {
+        let Some(room) = rooms.get_mut(domain) else { continue };
+        room.used = room.used.saturating_add_signed(groups);
+        if positions[..index].contains(domain) {
+            room.doubled = room.doubled.saturating_add_signed(groups);
+        }
+    }
+}
+
+/// How many positions groups lack.
+fn lacking(positions: &[Uuid], copies: u8) -> u64 {
+    usize::from(copies).saturating_sub(positions.len()) as u64
 }
 
 /// How a pool stands that keeps a spare: counted, to try things out on.
@@ -308,64 +332,53 @@ impl Standing {
 
     /// Counts a run where its positions are, or are to be.
     fn count(&mut self, run: &GroupRun, copies: u8) {
+        let groups = i64::from(run.count);
         self.groups += u64::from(run.count);
-        let disks = |members: &[Member]| -> Vec<DiskNumber> {
-            members.iter().map(|member| member.disk).collect()
-        };
-        let (groups, before) = (run.count, disks(&run.members));
         let incoming = run.incoming.map(|incoming| incoming.member.disk);
-        let Some(to) = incoming.filter(|to| self.disks.contains_key(to)) else {
-            return self.tally(&before, groups, copies, true);
-        };
-        let after = disks(&run.members_once_moved());
-        let from = run.outgoing().map(|member| member.disk);
-        self.tally(&after, groups, copies, true);
-        self.free_up(from, groups.into());
-        self.arrivals.push(Arrival { from, to, before, after, groups, copies });
-    }
-
-    /// Counts groups with their positions on these disks, or no longer.
-    fn tally(&mut self, disks: &[DiskNumber], groups: u32, copies: u8, counts: bool) {
-        let change = |to: &mut u64, by: u64| {
-            *to = if counts { to.saturating_add(by) } else { to.saturating_sub(by) };
-        };
-        let mut taken: Vec<Uuid> = Vec::with_capacity(disks.len());
-        for disk in disks {
-            let Some(domain) = self.disks.get(disk).map(|place| place.domain) else { continue };
-            let Some(room) = self.rooms.get_mut(&domain) else { continue };
-            change(&mut room.used, groups.into());
-            if taken.contains(&domain) {
-                change(&mut room.doubled, groups.into());
-            }
-            taken.push(domain);
+        let incoming = incoming.filter(|to| self.disks.contains_key(to));
+        let before = self.domains_of(&run.members);
+        let after = incoming.map(|_| self.domains_of(&run.members_once_moved()));
+        let counted = after.as_ref().unwrap_or(&before);
+        change(&mut self.rooms, counted, groups);
+        self.copies = self.copies.max(u8::try_from(counted.len()).unwrap_or(u8::MAX));
+        self.waiting += lacking(counted, copies) * u64::from(run.count);
+        let (Some(to), Some(after)) = (incoming, after) else { return };
+        let from = run.outgoing().and_then(|left| Some(self.disks.get(&left.disk)?.domain));
+        if let Some(room) = from.and_then(|domain| self.rooms.get_mut(&domain)) {
+            room.free += groups;
         }
-        let positions = u8::try_from(taken.len()).unwrap_or(u8::MAX);
-        self.copies = self.copies.max(positions);
-        let lacking = copies.saturating_sub(positions);
-        change(&mut self.waiting, u64::from(lacking) * u64::from(groups));
+        self.arrivals.push(Arrival { to, from, before, after, groups, copies });
     }
 
-    /// The same after a loss: what was on its way there has stayed where it was.
-    fn once_lost(&self, lost: &Lost) -> Cow<'_, Standing> {
+    /// The domain of each position that is on a disk that is there.
+    fn domains_of(&self, members: &[Member]) -> Vec<Uuid> {
+        let places = members.iter().filter_map(|member| self.disks.get(&member.disk));
+        places.map(|place| place.domain).collect()
+    }
+
+    /// After a loss what was on its way there is where it was.
+    fn take_back(&self, lost: &mut Lost) {
         let is_lost = |disk: &DiskNumber| match lost.loss {
             Loss::Disk(lost) => *disk == lost,
             Loss::Node(node) => self.disks.get(disk).is_some_and(|place| place.node == node),
         };
-        let mut standing = Cow::Borrowed(self);
-        for arrival in self.arrivals.iter().filter(|arrival| is_lost(&arrival.to)) {
-            let Arrival { from, to, before, after, groups, copies } = arrival;
-            let standing = standing.to_mut();
-            standing.tally(after, *groups, *copies, false);
-            standing.tally(before, *groups, *copies, true);
-            standing.free_up(Some(*to), i64::from(*groups));
-            standing.free_up(*from, -i64::from(*groups));
-        }
-        standing
-    }
-
-    fn free_up(&mut self, disk: Option<DiskNumber>, extents: i64) {
-        if let Some(room) = disk.and_then(|disk| self.room_of(disk)) {
-            room.free += extents;
+        let arrivals: Vec<&Arrival> =
+            self.arrivals.iter().filter(|arrival| is_lost(&arrival.to)).collect();
+        for Arrival { to, from, before, after, groups, copies } in arrivals {
+            let to = self.disks.get(to).map(|place| place.domain);
+            for domain in before.iter().chain(after).chain(&to).chain(from) {
+                let room = self.rooms.get(domain).copied().unwrap_or_default();
+                lost.rooms.entry(*domain).or_insert(room);
+            }
+            change(&mut lost.rooms, after, -groups);
+            change(&mut lost.rooms, before, *groups);
+            for (domain, freed) in [(to, *groups), (*from, -groups)] {
+                if let Some(room) = domain.and_then(|domain| lost.rooms.get_mut(&domain)) {
+                    room.free += freed;
+                }
+            }
+            let more = lacking(before, *copies).saturating_sub(lacking(after, *copies));
+            lost.waiting += more * groups.unsigned_abs();
         }
     }
 
@@ -482,75 +495,71 @@ impl Standing {
     fn groups_left(&self, losses: &[Lost], copies: u8) -> Option<i64> {
         let most_lost = losses.iter().map(|lost| lost.domains.len().max(1)).max().unwrap_or(0);
         let needed = most_lost + usize::from(self.copies.max(copies));
-        let smallest = |standing: &Standing| {
-            let mut rooms: Vec<i64> = standing.rooms.values().map(|room| room.groups()).collect();
+        let smallest = |after: &BTreeMap<Uuid, Room>| {
+            let rooms = self.rooms.iter();
+            let rooms = rooms.map(|(domain, room)| after.get(domain).unwrap_or(room).groups());
+            let mut rooms: Vec<i64> = rooms.collect();
             rooms.sort_unstable_by(|one, other| other.cmp(one));
             rooms.get(needed.checked_sub(1)?).copied()
         };
-        let mut fewest = smallest(self)?;
-        for lost in losses {
-            if let Cow::Owned(standing) = self.once_lost(lost) {
-                fewest = fewest.min(smallest(&standing)?);
-            }
+        let mut fewest = smallest(&BTreeMap::new())?;
+        for lost in losses.iter().filter(|lost| !lost.rooms.is_empty()) {
+            fewest = fewest.min(smallest(&lost.rooms)?);
         }
         let areas = self.areas_gone + losses.iter().map(|lost| lost.areas).max().unwrap_or(0);
         let taken = self.groups.saturating_add(areas.saturating_mul(self.area));
         Some(fewest.saturating_sub_unsigned(taken))
     }
 
-    /// The loss that fits least by the first rule, if each domain is filled up to a level.
+    /// The loss that fits least by the first rule, if each domain is filled up to a level before it.
     fn short_at(&self, losses: &[Lost], copies: u8, level: u64) -> Option<Shortage> {
-        let free = self.most_free(level);
-        let short = losses.iter().filter_map(|lost| match self.once_lost(lost) {
-            Cow::Borrowed(standing) => standing.short_by(lost, copies, level, &free),
-            Cow::Owned(standing) => {
-                standing.short_by(lost, copies, level, &standing.most_free(level))
-            }
-        });
-        short.max_by_key(|shortage| shortage.extents)
-    }
-
-    /// What domains have free at a level, most first.
-    fn most_free(&self, level: u64) -> Vec<(u64, Uuid)> {
         let free = self.rooms.iter().map(|(domain, room)| (room.free_at(level), *domain));
         let mut free: Vec<(u64, Uuid)> = free.collect();
         free.sort_unstable_by(|one, other| other.cmp(one));
-        free
-    }
-
-    /// What one loss lacks, by what domains have free, most first.
-    fn short_by(
-        &self,
-        lost: &Lost,
-        copies: u8,
-        level: u64,
-        free: &[(u64, Uuid)],
-    ) -> Option<Shortage> {
         let all: u64 = free.iter().map(|(free, _)| *free).sum();
         let closed = usize::from(self.copies.max(copies)).saturating_sub(1);
-        let is_open = |domain: &Uuid| {
-            self.waiting == 0 && self.rooms.get(domain).is_none_or(|room| room.doubled == 0)
-        };
-        let partly = lost.partly.map(|(domain, _)| domain).filter(is_open);
-        let may_be_closed = free
-            .iter()
-            .filter(|(_, domain)| !lost.domains.contains(domain) && partly != Some(*domain));
-        let open = all - may_be_closed.take(closed).map(|(free, _)| *free).sum::<u64>();
-        let besides = self.waiting + (self.areas_gone + lost.areas) * self.area;
-        let room = |domain: &Uuid| self.rooms.get(domain).copied().unwrap_or_default();
-        let free_at = |domain: &Uuid| room(domain).free_at(level);
-        let open = open - lost.domains.iter().map(free_at).sum::<u64>();
-        let used_at = |domain: &Uuid| room(domain).all() - room(domain).free_at(level);
-        let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
-        let extents = match lost.partly {
-            None => (besides + used).saturating_sub(open),
-            Some((domain, extents)) => {
-                let elsewhere = open.saturating_sub(free_at(&domain));
-                let all = (besides + extents).saturating_sub(open);
-                all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
-            }
-        };
-        (extents > 0).then_some(Shortage { loss: lost.loss, extents })
+        let short = losses.iter().filter_map(|lost| {
+            let room = |domain: &Uuid| {
+                let after = lost.rooms.get(domain).or_else(|| self.rooms.get(domain));
+                after.copied().unwrap_or_default()
+            };
+            // What fills it came before the loss.
+            let filled = |domain: &Uuid| {
+                self.rooms.get(domain).map_or(0, |room| room.free_at(0) - room.free_at(level))
+            };
+            let free_at = |domain: &Uuid| room(domain).free_at(0).saturating_sub(filled(domain));
+            let used_at = |domain: &Uuid| room(domain).used + filled(domain);
+            let is_open = |domain: &Uuid| lost.waiting == 0 && room(domain).doubled == 0;
+            let partly = lost.partly.map(|(domain, _)| domain).filter(is_open);
+            let may_be_closed =
+                |domain: &Uuid| !lost.domains.contains(domain) && partly != Some(*domain);
+            let unchanged = free.iter().filter(|(_, domain)| !lost.rooms.contains_key(domain));
+            let mut most: Vec<u64> = unchanged
+                .filter(|(_, domain)| may_be_closed(domain))
+                .map(|(free, _)| *free)
+                .take(closed)
+                .collect();
+            let changed = || lost.rooms.keys();
+            most.extend(changed().filter(|domain| may_be_closed(domain)).map(free_at));
+            most.sort_unstable_by(|one, other| other.cmp(one));
+            let before: u64 =
+                changed().filter_map(|domain| Some(self.rooms.get(domain)?.free_at(level))).sum();
+            let all = all - before + changed().map(free_at).sum::<u64>();
+            let open = all - most.iter().take(closed).sum::<u64>();
+            let besides = lost.waiting + (self.areas_gone + lost.areas) * self.area;
+            let open = open - lost.domains.iter().map(free_at).sum::<u64>();
+            let used = lost.domains.iter().map(used_at).sum::<u64>().min(self.most);
+            let extents = match lost.partly {
+                None => (besides + used).saturating_sub(open),
+                Some((domain, extents)) => {
+                    let elsewhere = open.saturating_sub(free_at(&domain));
+                    let all = (besides + extents).saturating_sub(open);
+                    all.min((besides + extents.min(self.most)).saturating_sub(elsewhere))
+                }
+            };
+            (extents > 0).then_some(Shortage { loss: lost.loss, extents })
+        });
+        short.max_by_key(|shortage| shortage.extents)
     }
 
     /// Each loss that the spare is for.
@@ -571,6 +580,8 @@ impl Standing {
                 domains: is_alone.then_some(place.domain).into_iter().collect(),
                 partly: (!is_alone).then_some((place.domain, place.room)),
                 areas: areas(&[*place]),
+                rooms: BTreeMap::new(),
+                waiting: self.waiting,
             }
         });
         let nodes = nodes.iter().map(|(node, places)| {
@@ -582,14 +593,18 @@ impl Standing {
             let room = places.iter().map(|place| place.room).sum();
             let partly = joined.map(|domain| (*domain, room));
             let domains = if partly.is_some() { BTreeSet::new() } else { domains };
-            Lost { loss: Loss::Node(*node), domains, partly, areas: areas(places) }
+            let (loss, areas) = (Loss::Node(*node), areas(places));
+            let (rooms, waiting) = (BTreeMap::new(), self.waiting);
+            Lost { loss, domains, partly, areas, rooms, waiting }
         });
-        match self.spare {
+        let mut losses: Vec<Lost> = match self.spare {
             Spare::Disk | Spare::Bytes(_) => disks.collect(),
             // Of one domain a disk is no more than all of it.
             Spare::Node if !self.by_disk => nodes.collect(),
             Spare::Node => disks.chain(nodes).collect(),
-        }
+        };
+        losses.iter_mut().for_each(|lost| self.take_back(lost));
+        losses
     }
 }
 

@@ -352,6 +352,15 @@ fn a_large_pool_is_counted_quickly_enough_to_be_asked_each_second() {
             metadata.apply(&MetaRecord::RunAdded { volume: id, run }).unwrap();
         }
     }
+    let moving: Vec<(VolumeId, RunKey)> =
+        runs(&metadata).iter().step_by(150).map(|(volume, run)| (*volume, run.key)).collect();
+    for (at, (volume, key)) in moving.iter().enumerate() {
+        let disk = DiskNumber((at as u32 * 24 + 700) % 2400);
+        let first = metadata.disks()[&disk].free.first_fit(16).unwrap().first;
+        let (volume, key, to) = (*volume, *key, Member { disk, first });
+        metadata.apply(&MetaRecord::MoveBegun { volume, key, position: 0, to }).unwrap();
+    }
+    assert!(moving.len() > 60);
     for spare in [Spare::Node, Spare::Disk, Spare::Bytes(1 << 40)] {
         keep(&mut metadata, spare);
         let free = Standing::with(&metadata, &usable).unwrap().free();
@@ -362,6 +371,37 @@ fn a_large_pool_is_counted_quickly_enough_to_be_asked_each_second() {
             assert!(bytes > 15_000 << 40, "{spare}: {bytes}");
         }
     }
+}
+
+/// The first move that a rebalance makes is begun.
+fn begin_a_move(metadata: &mut Metadata, usable: &Usable) -> PlannedMove {
+    let planned = Rebalancing::new(metadata, usable).next_move().unwrap();
+    let PlannedMove { volume, key, count, position, to, .. } = planned;
+    if count < metadata.run(volume, key).unwrap().count {
+        metadata.apply(&MetaRecord::RunSplit { volume, key, count }).unwrap();
+    }
+    metadata.apply(&MetaRecord::MoveBegun { volume, key, position, to }).unwrap();
+    planned
+}
+
+#[test]
+fn what_is_on_its_way_to_the_lost_disk_is_back_where_it_was() {
+    // Found by the property below.
+    let disks = [(0, 394), (0, 558), (0, 82), (0, 466), (0, 482), (0, 394)];
+    let mut metadata = pool_of(FailureDomain::Disk, &disks);
+    let mut usable = all(&metadata);
+    keep(&mut metadata, Spare::Disk);
+    fill(&mut metadata, &usable, Layout::Raid0, 40);
+    usable.remove(&DiskNumber(3));
+    keep(&mut metadata, Spare::Bytes(282_066_944));
+    fill(&mut metadata, &usable, Layout::Raid0, 67);
+    let before = Standing::with(&metadata, &usable).unwrap().shortage(0).unwrap();
+    assert_eq!(before.loss, Loss::Disk(DiskNumber(1)));
+    assert_eq!(begin_a_move(&mut metadata, &usable).to.disk, DiskNumber(1));
+    let meanwhile = Standing::with(&metadata, &usable).unwrap().shortage(0);
+    assert_eq!(meanwhile, Some(before), "nothing has arrived");
+    end_moves(&mut metadata, &usable);
+    assert!(is_held(&metadata, &usable), "it has");
 }
 
 fn spares() -> impl Strategy<Value = Spare> {
@@ -386,6 +426,7 @@ proptest! {
         away in prop::option::weighted(0.2, any::<prop::sample::Index>()),
         segments in 0_u64..6,
         moving in 0_usize..4,
+        meanwhile in prop::option::of((1_u8..4, prop_oneof![Just(100_u64), 1_u64..101])),
         order in any::<u64>(),
         racks in prop::option::weighted(0.3, prop::collection::vec(0_u32..3, 9)),
     ) {
@@ -431,6 +472,11 @@ proptest! {
         }
         let is_still_held = is_held_with_those_away(&metadata, &usable);
         prop_assert!(!was_held || is_still_held, "a move spoils it");
+        if let Some((copies, percent)) = meanwhile {
+            fill(&mut metadata, &usable, Layout::with_copies(copies), percent);
+            let is_held_now = is_held_with_those_away(&metadata, &usable);
+            prop_assert!(!is_still_held || is_held_now, "what is given out meanwhile spoils it");
+        }
         if is_held(&metadata, &usable) {
             assert_held(&metadata, &usable, spare, order);
         }

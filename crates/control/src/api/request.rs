@@ -44,6 +44,9 @@ pub type ImportPool = pool::ImportOptions;
 pub struct ReleasePool {
     /// Whoever asks knows that all mounts, servers, exports and devices of its volumes end.
     pub confirmed: bool,
+    /// Whoever asks knows that it can't be opened, and gives it up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gives_up: bool,
     /// Change nothing, answer with a [`super::Preview`].
     pub dry_run: bool,
 }

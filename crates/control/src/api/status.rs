@@ -93,6 +93,9 @@ pub struct Preview {
     /// What a request to mount must name as `move_from`.
     #[serde(default)]
     pub move_from: Option<PathBuf>,
+    /// Whether a pool is given up that can't be opened, which a request to release it must say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gives_up: bool,
 }
 
 /// The engine's process.

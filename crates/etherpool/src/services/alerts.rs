@@ -28,7 +28,7 @@ const COMPARE_EVERY: Duration = Duration::from_secs(300);
 /// How often is written down what is only counted.
 const STORE_COUNTS_EVERY: Duration = Duration::from_secs(60);
 /// After the start nothing is known of pools for so long: their disks aren't discovered yet.
-const DISCOVERY: Duration = Duration::from_secs(30);
+pub(super) const DISCOVERY: Duration = Duration::from_secs(30);
 
 /// What is wrong, and the ways to people.
 pub struct Teller {

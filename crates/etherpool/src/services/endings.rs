@@ -4,10 +4,11 @@
 use control::api::{ApiError, ErrorCode, PoolReportExt as _, Preview, ReleasePool};
 use control::channel::EngineRequest;
 use control::settings::VolumeSettings;
-use pool::{DestroyPlan, DestroyReport, PoolReport};
+use pool::{DestroyPlan, DestroyReport, PoolReport, PoolState};
 use uuid::Uuid;
 
 use super::Services;
+use super::alerts::DISCOVERY;
 use super::mounts::check_confirmed;
 use super::operations::check_detached;
 
@@ -62,44 +63,65 @@ impl Services {
     }
 }
 
-/// A pool of this supervisor that isn't open.
-pub(super) struct KnownPool {
+/// A pool of this supervisor that can't be opened.
+pub(super) struct LackingPool {
     id: Uuid,
     name: String,
 }
 
 impl Services {
-    /// The pool of this name or id that is this supervisor's and isn't open, also where none of its disks is present. One
-    /// that is open goes before, as it is found by its name.
-    pub(super) fn known_and_closed(&self, pools: &[PoolReport], pool: &str) -> Option<KnownPool> {
-        if pools.iter().any(|report| report.is_open() && report.name == pool) {
-            return None;
-        }
-        let is_open = |id: &str| pools.iter().any(|report| report.is_open() && report.id == id);
+    /// The pool of this name or id that is this supervisor's, and of which too little is present, or nothing. One that is
+    /// open, or is about to be, isn't taken for it.
+    pub(super) fn lacking_pool(
+        &self,
+        pools: &[PoolReport],
+        pool: &str,
+    ) -> Result<Option<LackingPool>, ApiError> {
         let known = self.registry.known().into_iter();
-        let mut closed = known.filter(|(id, name)| (name == pool || id == pool) && !is_open(id));
-        let (id, name) = closed.next()?;
-        Some(KnownPool { id: id.parse().ok()?, name })
+        let named: Vec<_> = known.filter(|(id, name)| name == pool || id == pool).collect();
+        let state_of =
+            |id: &str| pools.iter().find(|report| report.id == id).map(|report| &report.state);
+        let mut lacking = named
+            .iter()
+            .filter(|(id, _)| matches!(state_of(id), None | Some(PoolState::Incomplete { .. })));
+        let Some((id, name)) = lacking.next() else { return Ok(None) };
+        if pools.iter().any(|report| report.is_open() && report.name == pool) {
+            return Ok(None);
+        }
+        if named.len() > 1 {
+            let ids: Vec<&str> = named.iter().map(|(id, _)| id.as_str()).collect();
+            let text = format!("there are {} pools called {pool}: {}", ids.len(), ids.join(", "));
+            return Err(ApiError::new(ErrorCode::Refused, text).remedy("name one by its id"));
+        }
+        if state_of(id).is_none() && self.begun.elapsed() < DISCOVERY {
+            let text = format!(
+                "pool {name} is not there yet, as the supervisor has run for a few seconds only; \
+                 try again in half a minute"
+            );
+            return Err(ApiError::new(ErrorCode::Suspended, text));
+        }
+        Ok(id.parse().ok().map(|id| LackingPool { id, name: name.clone() }))
     }
 
-    /// Gives up a pool that isn't open: machines that are gone for good would be waited for, and told of, for ever.
+    /// Gives up a pool that can't be opened: machines that are gone for good would be waited for, and told of, for ever.
     pub(super) async fn give_up(
         &self,
-        KnownPool { id, name }: KnownPool,
+        LackingPool { id, name }: LackingPool,
         request: ReleasePool,
     ) -> Result<Option<Preview>, ApiError> {
         let effects = vec![format!(
-            "pool {name} isn't open, and isn't opened by itself any more, also if its disks are back; what is on them stays as \
-             it is, and `etherpool pool import {name}` opens it then, here or elsewhere"
+            "pool {name} ({id}) can't be opened, and isn't opened by itself any more, also if its disks are back; what is on \
+             them stays as it is, and `etherpool pool import {name}` opens it then, here or elsewhere"
         )];
-        let preview = Preview { effects, ends_something: true, move_from: None };
+        let preview =
+            Preview { effects, ends_something: true, gives_up: true, ..Preview::default() };
         if request.dry_run {
             return Ok(Some(preview));
         }
         check_confirmed(&name, request, &preview)?;
         let asked = EngineRequest::GiveUpPool { name, id };
         let () = self.engine.call(asked).await?;
-        self.registry.forget(id).await?;
+        self.registry.forget(id).await;
         self.look_now();
         Ok(None)
     }

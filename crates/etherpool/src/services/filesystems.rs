@@ -172,7 +172,7 @@ impl Services {
             effects.push(self.end_of_mount(name, mount, &settings));
             effects.push("then all that is as before".to_owned());
         }
-        Ok(Preview { effects, ends_something: unmounts.is_some(), move_from: None })
+        Ok(Preview { effects, ends_something: unmounts.is_some(), ..Preview::default() })
     }
 
     /// Grows the volume itself; one that has the size already is left as it is, so that growing a

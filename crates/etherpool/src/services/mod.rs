@@ -51,7 +51,7 @@ mod witnesses;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -116,6 +116,8 @@ pub struct Services {
     /// The supervisor may have a witness that no pool has any more.
     witness_left: Notify,
     engines_seen: std::sync::atomic::AtomicU64,
+    /// Since when it runs.
+    begun: Instant,
     /// A pool has fewer copies of what boot servers know than it had.
     copy_forgotten: std::sync::atomic::AtomicBool,
     teller: alerts::Teller,
@@ -237,6 +239,7 @@ impl Services {
             turns: Turns::default(),
             witness_left: Notify::new(),
             engines_seen: 0.into(),
+            begun: Instant::now(),
             copy_forgotten: false.into(),
             teller: alerts::Teller::start(&config, &args.host),
             refusals: refusals::Refusals::default(),

@@ -156,7 +156,7 @@ impl Services {
             effects.push(format!("not now but as soon as the volume is served: {why}"));
         }
         let move_from = former.map(|former| former.path.clone());
-        Preview { effects, ends_something: move_from.is_some(), move_from }
+        Preview { effects, ends_something: move_from.is_some(), move_from, ..Preview::default() }
     }
 
     pub(super) fn end_of_mount(
@@ -199,7 +199,7 @@ impl Services {
         if request.dry_run {
             let effects = vec![self.end_of_mount(name, former, &settings)];
             let ends_something = settings.ftp.is_some();
-            return Ok(Some(Preview { effects, ends_something, move_from: None }));
+            return Ok(Some(Preview { effects, ends_something, ..Preview::default() }));
         }
         let failures = self.failures(name);
         self.set(name, MOUNT_KEY, None).await?;
@@ -232,8 +232,8 @@ impl Services {
     ) -> Result<Option<Preview>, ApiError> {
         let _names = self.turns.on_pool(&pool).await?;
         let pools = self.fresh_pools().await?;
-        if let Some(known) = self.known_and_closed(&pools, &pool) {
-            return self.give_up(known, request).await;
+        if let Some(lacking) = self.lacking_pool(&pools, &pool)? {
+            return self.give_up(lacking, request).await;
         }
         let report = find_pool(&pools, &pool)?;
         check_open(report)?;
@@ -289,7 +289,7 @@ impl Services {
                 "pool {name} is closed and nobody's, until `etherpool pool import {name}` here or elsewhere"
             ),
         });
-        Preview { effects, ends_something: true, move_from: None }
+        Preview { effects, ends_something: true, ..Preview::default() }
     }
 
     /// Refuses what would end in "busy", before anything is stopped for it.
@@ -318,6 +318,14 @@ pub(super) fn check_confirmed(
     request: ReleasePool,
     preview: &Preview,
 ) -> Result<(), ApiError> {
+    if request.confirmed && request.gives_up != preview.gives_up {
+        let now = if preview.gives_up { "can't be opened any more" } else { "is open" };
+        return Err(ApiError::new(
+            ErrorCode::Busy,
+            format!("pool {pool} {now}, which isn't what was shown"),
+        )
+        .remedy("look at it again: `etherpool pool release` says what it would end"));
+    }
     if request.confirmed {
         return Ok(());
     }

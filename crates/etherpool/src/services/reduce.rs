@@ -114,7 +114,7 @@ impl Services {
         for export in &settings.exports {
             effects.push(format!("clients of aoe:{} see the new size", export.address));
         }
-        Ok(Preview { effects, ends_something: true, move_from: None })
+        Ok(Preview { effects, ends_something: true, ..Preview::default() })
     }
 
     async fn plan_reduction(

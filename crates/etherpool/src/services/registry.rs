@@ -142,10 +142,11 @@ impl PoolRegistry {
         let _ = self.change(|registry: &mut Registry| registry.note_destroyed(id, name)).await;
     }
 
-    /// A pool isn't this supervisor's any more.
-    pub async fn forget(self: &Arc<Self>, id: Uuid) -> Result<(), ApiError> {
+    /// A pool isn't this supervisor's any more. What can't be written down is shown by [`PoolRegistry::trouble`].
+    pub async fn forget(self: &Arc<Self>, id: Uuid) {
         let _turn = self.turn().await;
-        self.change(|registry: &mut Registry| registry.forget(id)).await
+        // Told as trouble.
+        let _ = self.change(|registry: &mut Registry| registry.forget(id)).await;
     }
 
     /// An import of these pools begins.

@@ -39,7 +39,8 @@ impl Engine {
     pub fn give_up_pool(&self, id: Uuid) -> Result<(), PoolError> {
         let id = PoolId(id);
         if let Some(slot) = self.slots.borrow().get(&id) {
-            if let SlotState::Open(_) | SlotState::Opening = *slot.state.borrow() {
+            let is_open = matches!(*slot.state.borrow(), SlotState::Open(_) | SlotState::Opening);
+            if is_open || slot.between.get() || slot.import.get().is_some() {
                 return Err(PoolError::Suspended {
                     name: slot.name.borrow().clone(),
                     reason: "it is being opened; try again".into(),
