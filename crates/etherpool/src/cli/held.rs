@@ -1,12 +1,12 @@
 //! Settings that came with a pool: shown in words, and acted on when a person says so.
 
+use client::pool_path;
 use std::io::IsTerminal;
 
 use control::api::HeldReport;
 
 use super::args::Confirmation;
 use super::confirm::confirm;
-use super::pool::pool_path;
 use super::progress::remark_in_passing;
 use super::{Context, Failure};
 

@@ -1,5 +1,6 @@
 //! `etherpool pool accept`: disks that another machine has than had them, taken where they are now.
 
+use client::pool_path;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -11,7 +12,6 @@ use seal::PublicKey;
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output;
-use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Arguments of `pool accept`.

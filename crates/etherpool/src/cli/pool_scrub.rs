@@ -1,5 +1,6 @@
 //! `etherpool pool scrub`, and `pool set`, which also says when and how fast that is.
 
+use client::pool_path;
 use std::time::Duration;
 
 use block::size::{Human, parse_size};
@@ -9,7 +10,7 @@ use control::duration::{Span, SpanError};
 use control::exit::Exit;
 use pool::{JobReport, PoolReport, ScrubReport, Spare};
 
-use super::pool::{done, pool_path};
+use super::pool::done;
 use super::pool_wait::{Watch, wait};
 use super::{Context, Failure, output};
 
@@ -201,7 +202,7 @@ pub async fn set(context: &Context, args: SetArgs) -> Result<Exit, Failure> {
     if request.spare.is_none() {
         return done(context, &format!("pool {}: {text}\n", args.pool));
     }
-    let report: PoolReport = context.client.get(&pool_path(&args.pool)?).await?;
+    let report = context.client.pool(&args.pool).await?;
     let stands = report.spare.as_ref().map_or_else(String::new, output::spare_stands);
     done(context, &format!("pool {}: {text}{stands}\n", args.pool))
 }
