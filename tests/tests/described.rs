@@ -205,6 +205,24 @@ fn the_document_is_openapi_and_its_schemas_are_schemas() {
         assert!(ids.contains(id), "{id}: {ids:?}");
     }
 
+    // What is sent and not known is refused, wherever it stands.
+    let bodies = operations.iter().filter_map(|one| one["requestBody"].as_object());
+    for body in bodies {
+        let mut left = vec![&body["content"]["application/json"]["schema"]];
+        let mut seen = BTreeSet::new();
+        while let Some(schema) = left.pop() {
+            let is_open =
+                schema["properties"].is_object() && schema["additionalProperties"] != false;
+            assert!(!is_open, "a body may have what nobody knows: {schema:#}");
+            left.extend(schema.as_object().into_iter().flat_map(|fields| fields.values()));
+            left.extend(schema.as_array().into_iter().flatten());
+            let place = schema["$ref"].as_str().filter(|place| seen.insert(*place));
+            left.extend(
+                place.map(|place| document.pointer(place.strip_prefix('#').unwrap()).unwrap()),
+            );
+        }
+    }
+
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for (name, schema) in schemas {
         jsonschema::draft202012::meta::validate(schema)

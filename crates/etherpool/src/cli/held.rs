@@ -1,8 +1,8 @@
 //! Settings that came with a pool: shown in words, and acted on when a person says so.
 
-use client::pool_path;
 use std::io::IsTerminal;
 
+use client::pool_path;
 use control::api::HeldReport;
 
 use super::args::Confirmation;

@@ -1,10 +1,10 @@
 //! `etherpool pool`.
 
-use client::pool_path;
 use std::time::SystemTime;
 
 use block::size::parse_size;
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::{
     CreatePool, ExtendPool, GrownPool, HeldReport, PoolPlan, Preview, ReleasePool, Witness,
     Witnesses,

@@ -1,13 +1,13 @@
 //! `etherpool pool import`: taking over a pool. What takes its time is reading the logs of its volumes: how much of them is
 //! read is told until all volumes serve, or wait for something else.
 
-use client::{News, pool_path};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use block::size::Human;
 use clap::Args;
+use client::{News, pool_path};
 use control::api::{ApiError, ImportPool, ImportResult, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{ImportPlan, PoolError, PoolReport, Progress, VotesOf};

@@ -1,11 +1,11 @@
 //! `etherpool pool iostat`: how much is read and written, by volumes and by disks.
 
-use client::volume_path;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use block::VolumeName;
 use clap::Args;
+use client::volume_path;
 use control::api::{ErrorCode, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{PoolReport, VolumeStats};

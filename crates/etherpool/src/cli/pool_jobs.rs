@@ -1,10 +1,10 @@
 //! `etherpool pool evacuate`, `replace`, `remove`, `jobs` and `cancel`: disks that are emptied.
 
-use client::pool_path;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use client::pool_path;
 use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};

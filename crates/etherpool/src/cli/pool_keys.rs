@@ -1,12 +1,12 @@
 //! `etherpool pool key` and `pool admit`: whom the disks of a pool obey.
 
-use client::pool_path;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::{
     ApiError, ErrorCode, NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey,
 };

@@ -1,10 +1,10 @@
 //! `etherpool pool scrub`, and `pool set`, which also says when and how fast that is.
 
-use client::pool_path;
 use std::time::Duration;
 
 use block::size::{Human, parse_size};
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::SetPool;
 use control::duration::{Span, SpanError};
 use control::exit::Exit;

@@ -1,6 +1,5 @@
 //! `etherpool volume`.
 
-use client::{Step, volume_path};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +7,7 @@ use std::str::FromStr;
 use block::size::{Growth, Human, Reduction, VolumeSize};
 use block::{FsType, VolumeName};
 use clap::{Args, Subcommand};
+use client::{Step, volume_path};
 use control::api::{
     AcceptLoss, CreateVolume, ExtendVolume, MakeFs, MountVolume, PoolReportExt as _, Preview,
     ReduceVolume, RemoveVolume, RenameVolume, ServeFtp, UnmountVolume, VerifyVolume,

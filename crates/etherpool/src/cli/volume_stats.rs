@@ -1,10 +1,10 @@
 //! `etherpool volume stats`: where the time of a volume's requests goes.
 
-use client::volume_path;
 use std::time::Duration;
 
 use block::VolumeName;
 use clap::Args;
+use client::volume_path;
 use control::exit::Exit;
 use pool::VolumeStats;
 
