@@ -74,7 +74,10 @@ async fn without_a_supervisor_the_error_says_so() {
 /// A supervisor of version 0.1: it has none of our paths, and says states in its own form.
 #[tokio::test]
 async fn a_former_supervisor_is_asked_in_its_own_words() {
-    let script = Script::new(4, |line| match line {
+    let script = Script::new(5, |line| match line {
+        "GET /v2/ours HTTP/1.1" => {
+            whole("404 Not Found", r#"{"code":"not-found","message":"there is no volume"}"#)
+        }
         "GET /v1/one HTTP/1.1" => whole(
             "200 OK",
             r#"{"content":"blank","device_name":"","state":{"is":"refused","why":"x"}}"#,
@@ -90,7 +93,10 @@ async fn a_former_supervisor_is_asked_in_its_own_words() {
     assert_eq!((&answer["state"], &answer["why"]), (&"refused".into(), &"x".into()));
     let refused = client.get::<u32>("/v2/other").await.unwrap_err();
     assert_eq!(refused.to_string(), "there is no pool");
-    let paths = ["/v2/one", "/v1/one", "/v2/other", "/v1/other"];
+    // One that has the operation isn't asked twice.
+    let refused = client.get::<u32>("/v2/ours").await.unwrap_err();
+    assert_eq!(refused.to_string(), "there is no volume");
+    let paths = ["/v2/one", "/v1/one", "/v2/other", "/v1/other", "/v2/ours"];
     assert_eq!(script.lines(), paths.map(|path| format!("GET {path} HTTP/1.1")));
 }
 
@@ -163,16 +169,17 @@ async fn a_name_that_is_none_asks_for_nothing() {
 async fn work_tells_how_far_it_is_and_what_came_of_it() {
     let progress = Progress { done_bytes: 1, total_bytes: 2 };
     let going = [json!({"progress": progress}), json!({"waiting": "for e1.0"})];
-    let script = Script::new(3, move |line| {
+    let script = Script::new(4, move |line| {
         let last = match line {
             "POST /good HTTP/1.1" => vec![json!({"result": 7})],
             "POST /bad HTTP/1.1" => vec![json!({"error": {"code": "busy", "message": "m"}})],
             _ => vec![],
         };
-        torn(&[&going[..], &last].concat())
+        let end = if line.contains("/over") { "0\r\n\r\n" } else { "" };
+        torn(&[&going[..], &last].concat()) + end
     });
     let client = script.client();
-    for path in ["/good", "/bad", "/torn"] {
+    for path in ["/good", "/bad", "/torn", "/over"] {
         let mut work = client.work::<u32>(path, &()).await.unwrap();
         let told = [News::Progress(progress), News::Waiting("for e1.0".to_owned())];
         for news in told {
@@ -181,7 +188,7 @@ async fn work_tells_how_far_it_is_and_what_came_of_it() {
         match (path, work.next().await) {
             ("/good", Ok(step)) => assert_eq!(step, Step::Done(7)),
             ("/bad", Err(Error::Refused(error))) => assert_eq!(error.code, ErrorCode::Busy),
-            ("/torn", Err(Error::Ended { asked, .. })) => assert!(asked.changes),
+            ("/torn" | "/over", Err(Error::Ended { asked, .. })) => assert!(asked.changes),
             other => panic!("{other:?}"),
         }
     }
