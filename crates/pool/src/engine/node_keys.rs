@@ -103,7 +103,6 @@ impl Homes {
         };
         let is_right = is_right || self.accepted.borrow().get(&disk) == Some(&to_key);
         (!is_right).then(|| MovedDisk {
-            id: disk.to_string(),
             disk: now.name.clone(),
             device_name: now.device_name.clone(),
             serial: now.serial.clone(),
@@ -111,6 +110,7 @@ impl Homes {
             from_key: home.map(|(_, from_key)| *from_key),
             to: now.node_name.clone(),
             to_key,
+            id: disk.to_string(),
         })
     }
 
