@@ -2,10 +2,10 @@
 //! killed meanwhile. Certificates are made as docs/operations.md says.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use blackbox::{Lab, LabOptions, VOLUME, etherpool, free_address, text_of, wait_until};
 
@@ -95,6 +95,16 @@ impl Api {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (answer, status) = text.rsplit_once('\n').unwrap();
         (status.parse().unwrap(), answer.to_owned())
+    }
+
+    /// Has the user's own file name this API, and somebody's certificate.
+    fn write_own(&self, name: &str) {
+        let own = format!(
+            "api = '{}'\ncertificate = '../{name}.pem'\nkey = '../{name}.key'\nca = '../ca.pem'\n",
+            self.url()
+        );
+        std::fs::create_dir_all(self.lab.dir().join("etherpool")).unwrap();
+        std::fs::write(self.lab.dir().join("etherpool/client.toml"), own).unwrap();
     }
 
     fn mount_options(&self) -> Option<String> {
@@ -237,17 +247,99 @@ fn nobody_else_is_let_in_and_a_flood_leaves_the_socket_served() {
     wait_until("clients are let in again", || api.by("rita", &["pool", "list"]).0 == 0);
 }
 
+/// A program of somebody's own, `crates/client/examples/watch.rs`.
+struct Watcher {
+    process: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Watcher {
+    fn begin(api: &Api, socket: Option<PathBuf>) -> Watcher {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_watch"));
+        command.args(socket).env("XDG_CONFIG_HOME", api.lab.dir()).stdin(Stdio::null());
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Watcher { process, said }
+    }
+
+    /// The next line that it says of which this is a part.
+    fn line(&mut self, part: &str) -> String {
+        let mut before = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.said.read_line(&mut line).unwrap() > 0,
+                "{part} was not said, but {before}"
+            );
+            if line.contains(part) {
+                return line;
+            }
+            before.push_str(&line);
+        }
+    }
+
+    /// That it failed, and why.
+    fn end(mut self) -> String {
+        let (mut said, mut text) = (String::new(), String::new());
+        self.said.read_to_string(&mut said).unwrap();
+        self.process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(self.process.wait().unwrap().code(), Some(1), "{said}{text}");
+        text
+    }
+}
+
+#[test]
+fn somebodys_own_program_asks_as_commands_do() {
+    let api = Api::up();
+    let lab = &api.lab;
+    api.write_own("rita");
+    let mut watchers = [Some(lab.dir().join("supervisor/run/api.sock")), None]
+        .map(|socket| Watcher::begin(&api, socket));
+    for watcher in &mut watchers {
+        let version = watcher.line("version");
+        assert_eq!(
+            version.trim_end(),
+            format!("the supervisor is of version {}", program_version())
+        );
+        let pool = watcher.line("pool cluster");
+        assert_eq!(pool.trim_end(), "pool cluster is online, with 1 volumes");
+    }
+    lab.cli(&["pool", "scrub", "cluster"]);
+    for watcher in &mut watchers {
+        let line = watcher.line("scrub");
+        assert!(line.starts_with("info: "), "{line}");
+    }
+    lab.lab(&["kill", "supervisor"]);
+    for why in watchers.map(Watcher::end) {
+        assert!(why.contains("look at events: the supervisor on"), "{why}");
+        assert!(why.contains("went away in the middle of it"), "{why}");
+    }
+    let why = Watcher::begin(&api, Some("/nonexistent/api.sock".into())).end();
+    assert!(why.contains("no supervisor answers on /nonexistent/api.sock"), "{why}");
+    lab.lab(&["start", "supervisor"]);
+    wait_until("the supervisor is reached again", || api.by("rita", &["pool", "list"]).0 == 0);
+    // What is refused is the supervisor's own word, with what to do.
+    api.write_own("mallory");
+    let why = Watcher::begin(&api, None).end();
+    assert!(why.contains("is no client's here") && why.contains("[[api.clients]]"), "{why}");
+    let forged = "req -x509 -newkey ed25519 -nodes -days 365 -subj /CN=ann -keyout forged.key -out forged.pem";
+    api.openssl(forged);
+    api.write_own("forged");
+    let why = Watcher::begin(&api, None).end();
+    assert!(why.contains("doesn't take the certificate") && why.contains("forged.pem"), "{why}");
+}
+
+fn program_version() -> String {
+    let said = text_of(&etherpool().arg("--version").output().unwrap());
+    said.trim_end().rsplit(' ').next().unwrap().to_owned()
+}
+
 #[test]
 fn a_supervisor_that_was_killed_is_reached_again_and_its_files_are_checked() {
     let api = Api::up();
     let lab = &api.lab;
     // By the user's own file.
-    let own = format!(
-        "api = '{}'\ncertificate = '../ann.pem'\nkey = '../ann.key'\nca = '../ca.pem'\n",
-        api.url()
-    );
-    std::fs::create_dir_all(lab.dir().join("etherpool")).unwrap();
-    std::fs::write(lab.dir().join("etherpool/client.toml"), own).unwrap();
+    api.write_own("ann");
     let list = || coded(api.command(&["pool", "list"]).output().unwrap());
     assert_said(list(), 0, "cluster");
     let mut follower = api.command(&["events", "--follow"]).stdout(Stdio::null()).spawn().unwrap();

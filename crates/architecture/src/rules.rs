@@ -6,7 +6,7 @@ use crate::paths::named;
 use crate::source::{Crate, Module};
 
 /// Which of our crates each may depend on. In dependency order, so that there can be no cycle.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("block", &[]),
     ("runtime", &["block"]),
     ("seal", &["block"]),
@@ -16,8 +16,10 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("aoe-initiator", &["block", "runtime", "seal", "aoe_wire"]),
     ("pool", &["block", "runtime", "seal"]),
     ("os", &["block", "runtime", "aoe_wire", "aoe_target"]),
-    ("frontend", &["block", "runtime", "os"]),
+    ("tls", &[]),
+    ("frontend", &["block", "runtime", "os", "tls"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "boot", "aoe_target", "pool"]),
+    ("client", &["block", "pool", "control", "tls"]),
     ("terminal", &[]),
     ("image", &["block"]),
     ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),
@@ -38,8 +40,10 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "boot",
             "pool",
             "os",
+            "tls",
             "frontend",
             "control",
+            "client",
             "terminal",
             "lab",
             "image",

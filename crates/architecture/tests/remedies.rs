@@ -44,8 +44,8 @@ const ALLOWED: [(&str, &str); 18] = [
 ];
 
 /// The crates whose texts reach people.
-const CRATES: [&str; 8] =
-    ["block", "boot", "control", "etherpool", "frontend", "image", "lab", "pool"];
+const CRATES: [&str; 10] =
+    ["block", "boot", "client", "control", "etherpool", "frontend", "image", "lab", "pool", "tls"];
 
 /// All sources but tests, with the tokens of each.
 fn sources() -> Vec<(PathBuf, TokenStream)> {

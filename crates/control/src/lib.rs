@@ -23,3 +23,4 @@ pub mod reconcile;
 pub mod reference;
 pub mod registry;
 pub mod settings;
+pub mod url;

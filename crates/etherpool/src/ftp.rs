@@ -22,10 +22,10 @@ use control::channel::{LINE_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, ReplyLine, Reques
 use control::config::{FtpConfig, TlsUse};
 use control::ftp::{FtpAnswer, FtpNews, FtpQuestion, FtpRequest};
 use frontend::ftp::{FtpServer, FtpTls, Outside};
-use frontend::tls::{KeyContents, KeyFiles};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::Value;
+use tls::{KeyContents, KeyFiles};
 use tokio::sync::oneshot;
 use tokio_rustls::rustls::ServerConfig;
 

@@ -3,7 +3,6 @@
 mod admin;
 mod boot;
 mod cli;
-mod client;
 mod confinement;
 mod engine;
 mod ftp;
@@ -21,7 +20,6 @@ mod running;
 mod services;
 mod supervisor;
 mod target_command;
-mod tls_client;
 mod witnesses;
 
 use std::process::ExitCode;

@@ -12,6 +12,5 @@ pub mod fuse;
 
 pub mod kernel;
 pub mod places;
-pub mod tls;
 
 mod wait;

@@ -62,6 +62,13 @@ pub fn die_with_parent(signal: Signal, parent: u32) -> io::Result<bool> {
     Ok(std::os::unix::process::parent_id() == parent)
 }
 
+/// Goes on in the background, away from its terminal, as another process; what it says is for nobody. The working directory
+/// stays. No thread but the caller's goes along.
+pub fn detach() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    sys::check(unsafe { libc::daemon(1, 0) }).map(drop)
+}
+
 /// A number that is new with each start of the machine.
 pub fn boot_id() -> io::Result<uuid::Uuid> {
     read_uuid(Path::new("/proc/sys/kernel/random/boot_id"))

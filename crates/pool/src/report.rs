@@ -282,9 +282,13 @@ pub struct PoolDisk {
     pub labels: Labels,
 }
 
-/// A disk that another machine has than had it last.
+/// A disk that another machine has than had it last, as it is shown to whoever accepts that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MovedDisk {
+    /// Its identity in the pool.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
     /// Its name where it is now.
     pub disk: String,
     /// Its path there.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Kind;
+use crate::url::Url;
 
 /// Who is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -66,19 +67,6 @@ impl WebhookConfig {
     }
 }
 
-/// What a webhook's URL says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookUrl {
-    /// Whether it is by TLS.
-    pub tls: bool,
-    /// A name, or an address without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// The rest.
-    pub path: String,
-}
-
 /// A program.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +89,7 @@ impl AlertsConfig {
             }
         }
         for WebhookConfig { url, ca } in &self.webhook {
-            if let Err(why) = webhook_url(url) {
+            if let Err(why) = Url::parse(url) {
                 return Err((url.clone(), format!("'{url}' {why}")));
             }
             if let Some(ca) = ca.as_ref().filter(|ca| !ca.is_absolute()) {
@@ -119,36 +107,6 @@ impl AlertsConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// What a webhook's URL says, or why it can't be used.
-pub fn webhook_url(url: &str) -> Result<WebhookUrl, &'static str> {
-    let (tls, rest) = match url.strip_prefix("https://") {
-        Some(rest) => (true, rest),
-        None => (false, url.strip_prefix("http://").ok_or("is not https://HOST[:PORT]/PATH")?),
-    };
-    if rest.contains(|c: char| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
-        return Err("has a character that no URL has");
-    }
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
-    if authority.contains('@') {
-        return Err("has a password, which is not sent here: have a command do it");
-    }
-    let bare = authority.rfind(']').map_or(0, |at| at + 1);
-    let (host, port) = match authority[bare..].rfind(':') {
-        Some(at) => (
-            &authority[..bare + at],
-            authority[bare + at + 1..].parse().map_err(|_| "has no port")?,
-        ),
-        None => (authority, if tls { 443 } else { 80 }),
-    };
-    match host.trim_matches(['[', ']']) {
-        "" => Err("names no host"),
-        host => Ok(WebhookUrl { tls, host: host.to_owned(), port, path: path.to_owned() }),
     }
 }
 
@@ -182,12 +140,12 @@ mod tests {
         assert!(alerts.ignore.contains(&Kind::PoolSpace));
         let url = |tls, host: &str, port, path: &str| {
             let (host, path) = (host.to_owned(), path.to_owned());
-            Ok(WebhookUrl { tls, host, port, path })
+            Ok(Url { tls, host, port, path })
         };
-        assert_eq!(webhook_url(&alerts.webhook[0].url), url(false, "::1", 8080, "/x?y"));
-        assert_eq!(webhook_url("http://h"), url(false, "h", 80, "/"));
+        assert_eq!(Url::parse(&alerts.webhook[0].url), url(false, "::1", 8080, "/x?y"));
+        assert_eq!(Url::parse("http://h"), url(false, "h", 80, "/"));
         let secret = &alerts.webhook[1];
-        assert_eq!(webhook_url(&secret.url), url(true, "h", 443, "/token"));
+        assert_eq!(Url::parse(&secret.url), url(true, "h", 443, "/token"));
         assert_eq!(secret.ca.as_deref(), Some(std::path::Path::new("/etc/ssl/own.pem")));
         assert_eq!(secret.name(), "webhook https://h", "nobody else is to know the token");
         assert_eq!(alerts.command[0].argv.len(), 3);

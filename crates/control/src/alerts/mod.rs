@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, Kind, Seen, conditions};
-pub use config::{AlertsConfig, CommandConfig, MailConfig, WebhookConfig, WebhookUrl, webhook_url};
+pub use config::{AlertsConfig, CommandConfig, MailConfig, WebhookConfig};
 pub use incidents::Incidents;
 pub use message::{
     AlertsReport, Batch, ChannelAnswer, ChannelReport, Message, Step, mail_subject, text_of,

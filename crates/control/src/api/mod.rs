@@ -7,6 +7,7 @@
 mod access;
 mod asked;
 mod error;
+mod event;
 mod former;
 mod keys;
 mod plan;
@@ -18,6 +19,7 @@ pub(crate) use access::one_or_more;
 pub use access::{ApiClient, ApiConfig, Role};
 pub use asked::{Asked, COMMAND_HEADER};
 pub use error::{ApiError, ErrorCode};
+pub use event::{EventLine, Missed};
 pub use former::{NO_OPERATION, former_path, from_former, operation, to_former};
 pub use keys::{
     AddedMember, CreateToken, CreatedToken, MembersReport, NamedMember, NamedSupervisor,

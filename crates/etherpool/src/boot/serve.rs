@@ -1,7 +1,7 @@
 //! `etherpool boot serve`: the process. It opens its ports and directories, gives up all rights, and only then hears
 //! anybody.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,8 +14,9 @@ use boot::tftp::packet::PORT as TFTP_PORT;
 use clap::Args;
 use control::api::{ApiError, ErrorCode};
 use control::boot::{BootConfig, DhcpConfig};
-use nix::sys::socket::{setsockopt, sockopt};
 use os::dir::{Access, Directory};
+use os::net::bind_to_device;
+use os::net::netlink::links;
 use os::process::ProcessLock;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt as rx,
@@ -186,7 +187,7 @@ pub fn read_config(path: &Path) -> anyhow::Result<BootConfig> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct InterfacePlace {
     /// The kernel's number of it, to which sockets are bound: one of the same name that comes later has another.
-    index: usize,
+    index: u32,
     /// Its first IPv4 address, by which the kernel answers.
     address: Ipv4Addr,
     /// The bits of its network.
@@ -194,24 +195,17 @@ struct InterfacePlace {
 }
 
 fn place_of(interface: &str) -> anyhow::Result<InterfacePlace> {
-    let (mut index, mut v4) = (None, None);
-    for found in nix::ifaddrs::getifaddrs().context("cannot list this machine's interfaces")? {
-        if found.interface_name != interface {
-            continue;
-        }
-        let link =
-            found.address.and_then(|address| address.as_link_addr().map(|link| link.ifindex()));
-        index = index.or(link);
-        let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
-            address.and_then(|address| address.as_sockaddr_in().map(|address| address.ip()))
-        };
-        v4 = v4.or(ip(found.address).zip(ip(found.netmask)));
+    let links = links(None).context("cannot list this machine's interfaces")?;
+    let link = links.into_iter().find(|link| link.name == interface);
+    let v4 =
+        link.iter().flat_map(|link| &link.addresses).find_map(|(address, prefix)| match address {
+            IpAddr::V4(address) => Some((*address, *prefix)),
+            IpAddr::V6(_) => None,
+        });
+    if let Some((link, (address, prefix))) = link.as_ref().zip(v4) {
+        return Ok(InterfacePlace { index: link.index, address, prefix });
     }
-    if let (Some(index), Some((address, mask))) = (index, v4) {
-        let prefix = u8::try_from(mask.to_bits().leading_ones()).unwrap_or(32);
-        return Ok(InterfacePlace { index, address, prefix });
-    }
-    let (message, remedy) = match index.is_some() {
+    let (message, remedy) = match link.is_some() {
         true => (
             format!("{interface} has no IPv4 address"),
             format!("give it one: `ip address add ADDRESS/BITS dev {interface}`"),
@@ -380,7 +374,7 @@ impl Ports {
 /// A socket that hears what comes by this interface alone.
 fn bound(kind: SocketType, interface: &str, address: SocketAddrV4) -> std::io::Result<OwnedFd> {
     let fd = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
+    bind_to_device(&fd, interface)?;
     if kind == SocketType::STREAM {
         rx::set_socket_reuseaddr(&fd, true)?;
     }

@@ -9,12 +9,10 @@ use clap::{Args, ValueEnum};
 use control::boot::{Assignment, Machine, MachineId};
 use control::exit::Exit;
 use control::settings::{ExportSetting, VolumeSettings};
-use pool::VolumeReport;
 
 use super::args::{Confirmation, parse_name};
 use super::boot::StateArgs;
 use super::confirm::confirm_plan;
-use super::volume::path_of;
 use super::{Context, Failure, output};
 use crate::boot::state::State;
 
@@ -318,7 +316,7 @@ async fn address_of(
     wanted: Option<ShelfSlot>,
     macs: &[MacAddr],
 ) -> Result<ShelfSlot, Failure> {
-    let report: Result<VolumeReport, Failure> = context.client.get(&path_of(volume)).await;
+    let report = context.client.volume(volume).await.map_err(Failure::from);
     let report = match (report, wanted) {
         (Ok(report), _) => report,
         // Whoever says where it is may have it exported by a supervisor elsewhere.

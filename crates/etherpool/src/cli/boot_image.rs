@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use block::size::Human;
 use clap::{Args, Subcommand};
+use client::News;
 use control::exit::Exit;
 use image::build::{Parts, collect, kind_of, write};
 use image::kept::{About, DEFAULT_NAME, INITRAMFS, KERNEL, Kept, Unfinished};
@@ -18,7 +19,6 @@ use super::boot_verify::VerifyArgs;
 use super::progress::ProgressDisplay;
 use super::{Failure, output};
 use crate::boot::state::DIRECTORY;
-use crate::client::News;
 
 /// What an image is to be at most, kernel and initramfs together: what slow firmware loads in bearable time.
 const IMAGE_BYTES_MAX: u64 = 60 << 20;

@@ -3,6 +3,7 @@
 //! What is in a pool is as true as whoever had its disks: so all that would be is shown before, and nodes are accepted anew.
 
 use clap::Args;
+use client::pool_path;
 use control::boot::{Assignment, Copied, Machine, MachineId};
 use control::exit::Exit;
 use pool::{KeeperId, KeptNotes};
@@ -11,7 +12,7 @@ use super::args::{Confirmation, parse_name};
 use super::boot::StateArgs;
 use super::confirm::{confirm, confirm_plan};
 use super::output::{self, CopyShown, RestoreShown};
-use super::pool::{done, pool_path};
+use super::pool::done;
 use super::{Context, Failure};
 use crate::boot::kept::read_needed;
 use crate::boot::lineage::Lineage;
@@ -83,7 +84,7 @@ pub struct ForgetCopyArgs {
 }
 
 async fn copies_of(context: &Context, pool: &str) -> Result<Vec<KeptNotes>, Failure> {
-    context.client.get(&format!("{}/boot-copies", pool_path(pool)?)).await
+    Ok(context.client.get(&format!("{}/boot-copies", pool_path(pool)?)).await?)
 }
 
 /// The id of the boot server of this machine.

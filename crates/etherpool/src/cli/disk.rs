@@ -74,9 +74,9 @@ pub struct ResetOwnerArgs {
 pub async fn run(context: &Context, command: DiskCommand) -> Result<Exit, Failure> {
     match command {
         DiskCommand::List(args) => {
-            let disks: Vec<DiskReport> = context.client.get("/v2/disks").await?;
+            let disks = context.client.disks().await?;
             // Disks that aren't present are known by their pools only.
-            let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+            let pools = context.client.pools().await?;
             let listed = output::with_missing(disks.clone(), &pools);
             let text = output::disks(&listed, &args, output::terminal_width())?;
             output::show_list(context.json, &listed, &args, &text)?;
@@ -114,7 +114,7 @@ fn health(disks: &[DiskReport], pools: &[PoolReport]) -> Exit {
 }
 
 async fn reset_epoch(context: &Context, args: ResetEpochArgs) -> Result<Exit, Failure> {
-    let disks = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
+    let disks = context.client.disks().await?;
     let disk = resolve(&disks, &args.disk)?;
     let force_disk = resolve(&disks, &args.force_disk)?;
     if disk != force_disk {

@@ -1,6 +1,7 @@
 //! `etherpool disk offline` and `disk online`: disks that people take out of use before they work on them.
 
 use clap::Args;
+use client::{News, pool_path};
 use control::api::{ApiError, ErrorCode, NamedDisks};
 use control::exit::Exit;
 use pool::{DiskState, OfflineForecast, OnlineForecast, PoolDisk, PoolReport, Progress};
@@ -8,11 +9,9 @@ use pool::{DiskState, OfflineForecast, OnlineForecast, PoolDisk, PoolReport, Pro
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output;
-use super::pool::pool_path;
 use super::pool_jobs::find_members;
 use super::pool_wait::{Look, look_until_over};
 use super::{Context, Failure};
-use crate::client::News;
 
 /// Arguments of `disk offline`.
 #[derive(Debug, Args)]

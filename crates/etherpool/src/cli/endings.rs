@@ -2,16 +2,16 @@
 
 use block::size::Human;
 use clap::Args;
+use client::pool_path;
 use control::api::{RenamePool, WipeDisks};
 use control::exit::Exit;
 use control::names::DiskArgument;
-use pool::{DestroyPlan, DestroyReport, DiskReport, LeftDisk, PoolReport, WipePlan, WipeReport};
+use pool::{DestroyPlan, DestroyReport, LeftDisk, PoolReport, WipePlan, WipeReport};
 
 use super::args::{Confirmation, parse_name};
 use super::confirm::confirm_plan;
 use super::disk::resolve_all;
 use super::output;
-use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Arguments of `pool destroy`.
@@ -55,7 +55,7 @@ pub async fn destroy(context: &Context, args: DestroyArgs) -> Result<Exit, Failu
 
 /// `disk wipe`.
 pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
-    let listed: Vec<DiskReport> = context.client.get("/v2/disks").await?;
+    let listed = context.client.disks().await?;
     let disks = resolve_all(&listed, &args.disks)?;
     let request = WipeDisks { disks, signatures: args.signatures };
     let plan: WipePlan = context.client.post("/v2/disks/wipe/plan", &request).await?;

@@ -2,11 +2,11 @@
 
 use std::io::IsTerminal;
 
+use client::pool_path;
 use control::api::HeldReport;
 
 use super::args::Confirmation;
 use super::confirm::confirm;
-use super::pool::pool_path;
 use super::progress::remark_in_passing;
 use super::{Context, Failure};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use client::{Address, Client};
 use control::api::{CreateToken, CreatedToken, MembersReport, TokenReport};
 use control::duration::Span;
 use control::exit::Exit;
@@ -15,13 +16,15 @@ use terminal::Slow;
 use zeroize::Zeroizing;
 
 use super::output;
-use super::target_client::{TargetClient, targets};
+use super::target_client::{RUN_DIR, TargetClient, targets};
 use super::{Context, Failure};
 
 /// How long a node may take for an answer.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a supervisor is waited for that has the token too.
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
+/// How long a supervisor of this machine may take to say whether the token is its own.
+const OWN_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Longer than a token and whatever is around it.
 const TOKEN_BYTES_MAX: u64 = 1024;
@@ -52,7 +55,7 @@ pub struct JoinArgs {
     file: Option<PathBuf>,
 
     /// Run directory of the node, or its control socket
-    #[arg(long, value_name = "PATH", default_value = "/run/etherpool")]
+    #[arg(long, value_name = "PATH", default_value = RUN_DIR)]
     node: PathBuf,
 }
 
@@ -122,6 +125,14 @@ pub fn join(args: &JoinArgs, json: bool) -> Result<Exit, Failure> {
     };
     let mut node = only(&args.node, NODE_TIMEOUT)?;
     let id = token.id();
+    if args.node == Path::new(RUN_DIR) && is_own(id)? {
+        let report = members_of(node.ask(&NodeRequest::Status)?);
+        output::show(json, &report, || {
+            "Nothing to join: the token is of this machine's own supervisor, which may have its disks without one\n"
+                .to_owned()
+        })?;
+        return Ok(Exit::Ok);
+    }
     let mut report = members_of(node.ask(&NodeRequest::Join { token })?);
     let is_waiting = |report: &MembersReport| report.tokens.iter().any(|known| known.id == id);
     let begun = Instant::now();
@@ -142,6 +153,17 @@ pub fn join(args: &JoinArgs, json: bool) -> Result<Exit, Failure> {
     }
     })?;
     Ok(Exit::of_health(has_joined))
+}
+
+/// Whether the supervisor of this machine made a token. It hears no handshake of its own node, so nobody would ever prove
+/// to have it.
+fn is_own(token: TokenId) -> Result<bool, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let client = Client::new(Address::Socket(client::SOCKET.into())).timeout(Some(OWN_LIMIT));
+    let told =
+        runtime.map_err(anyhow::Error::from)?.block_on(client.get::<MembersReport>("/v2/members"));
+    // There may be none.
+    Ok(told.is_ok_and(|report| report.tokens.iter().any(|known| known.id == token)))
 }
 
 fn members_of(reply: NodeReply) -> MembersReport {

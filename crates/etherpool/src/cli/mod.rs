@@ -54,6 +54,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use client::{Address, Client};
 use control::exit::{Exit, exit_code_table};
 
 pub use aoe_driver::meant;
@@ -66,7 +67,6 @@ pub use target_ask::TargetAsk;
 pub use target_client::{targets, targets_below};
 pub use user::wrong_users;
 
-use crate::client::{Address, ApiClient};
 use crate::{engine, ftp, init, measure, services, supervisor, target_command, witnesses};
 
 /// Pools of network disks.
@@ -79,7 +79,7 @@ pub struct Cli {
         global = true,
         value_name = "PATH",
         env = "ETHERPOOL_SOCKET",
-        default_value = "/run/etherpool/api.sock"
+        default_value = client::SOCKET
     )]
     socket: PathBuf,
 
@@ -187,7 +187,7 @@ enum Command {
 /// What a command needs besides its arguments.
 pub struct Context {
     /// The supervisor's API.
-    pub client: ApiClient,
+    pub client: Client,
     /// Whether JSON is asked for.
     pub json: bool,
 }
@@ -280,12 +280,14 @@ fn run(cli: Cli, sources: &Sources) -> Result<ExitCode, Failure> {
         Command::Key(command) if command.is_local() => key::run_here(command, cli.json)?,
         Command::Join(args) => join::join(&args, cli.json)?,
         command => {
-            let tell = terminal::is_seen(cli.json);
             let address = match is_local {
                 true => Address::Socket(cli.socket),
                 false => remote::address(cli.socket, cli.remote, sources)?,
             };
-            let client = ApiClient::new(address, timeout, tell);
+            let words: Vec<String> = std::env::args().skip(1).collect();
+            let aside = terminal::is_seen(cli.json).then(progress::shown_aside);
+            let client =
+                Client::new(address).timeout(timeout).command(&words.join(" ")).aside(aside);
             let context = Context { client, json: cli.json };
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -267,9 +267,8 @@ async fn join(
     let name = machine.called();
     let key = machine.identity.as_ref().map(KeptIdentity::public);
     let Some(key) = key else { return Ok(()) };
-    let added: Result<AddedMember, Failure> =
-        context.client.post("/v2/members/add", &NamedMember { key }).await;
-    let supervisor = match added {
+    let added = context.client.post("/v2/members/add", &NamedMember { key }).await;
+    let supervisor = match added.map_err(Failure::from) {
         Ok(AddedMember { supervisor }) => supervisor,
         Err(failure) => {
             let why = match failure.exit {
@@ -303,9 +302,9 @@ async fn join(
         state.keep(&turn, &named, Some(&machine))?;
     }
     let Some(replaced) = replaced else { return Ok(()) };
-    let forgotten: Result<(), Failure> =
+    let forgotten: Result<(), client::Error> =
         context.client.post("/v2/members/forget", &NamedMember { key: replaced }).await;
-    match forgotten {
+    match forgotten.map_err(Failure::from) {
         // The supervisor of another machine may have had it.
         Err(failure) if failure.exit != Exit::NotFound => {
             eprintln!(
@@ -371,8 +370,8 @@ fn check_shelf(machines: &[Machine], former: Option<&Machine>, shelf: u16) -> Re
 /// One that no machine has here, and that nobody answers by. None where nobody says who answers: two nodes of one shelf
 /// answer for one another's disks.
 async fn free_shelf(context: &Context, machines: &[Machine]) -> Result<u16, Failure> {
-    let heard: Result<Vec<SeenTarget>, Failure> = context.client.get("/v2/discover").await;
-    let heard = heard.map_err(|failure| {
+    let heard: Result<Vec<SeenTarget>, client::Error> = context.client.get("/v2/discover").await;
+    let heard = heard.map_err(Failure::from).map_err(|failure| {
         let why = match failure.exit {
             Exit::NotRunning => "no supervisor runs on this machine".to_owned(),
             _ => {
@@ -484,14 +483,14 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Address, ApiClient};
+    use client::{Address, Client};
 
     /// Where no supervisor answered the first shelf was given that no machine's file has: perhaps that of a node which never
     /// booted from here, whose disks then answered for those of the new one.
     #[tokio::test]
     async fn no_shelf_is_chosen_where_nobody_says_which_are_in_use() {
         let socket = Address::Socket(PathBuf::from("/nonexistent/etherpool.sock"));
-        let context = Context { client: ApiClient::new(socket, None, false), json: false };
+        let context = Context { client: Client::new(socket), json: false };
         let refused = free_shelf(&context, &[]).await;
         let refused = refused.map_err(|failure| (failure.exit, failure.error.remedy));
         let remedy = "name one that no other machine has: --shelf N".to_owned();

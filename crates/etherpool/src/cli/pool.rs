@@ -4,13 +4,14 @@ use std::time::SystemTime;
 
 use block::size::parse_size;
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::{
     CreatePool, ExtendPool, GrownPool, HeldReport, PoolPlan, Preview, ReleasePool, Witness,
     Witnesses,
 };
 use control::exit::Exit;
 use control::names::{DiskArgument, WitnessArgument};
-use pool::{DiskReport, DomainLabel, FailureDomain, PoolReport, Spare};
+use pool::{DomainLabel, FailureDomain, PoolReport, Spare};
 use serde::Serialize;
 
 use super::args::{Confirmation, parse_name};
@@ -175,7 +176,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
         PoolCommand::Create(args) => create(context, args).await,
         PoolCommand::Extend(args) => extend(context, args).await,
         PoolCommand::List(args) => {
-            let mut pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+            let mut pools = context.client.pools().await?;
             pools.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
             let text = output::pools(&pools, &args, output::terminal_width())?;
             output::show_list(context.json, &pools, &args, &text)?;
@@ -183,7 +184,7 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
             Ok(Exit::of_health(well))
         }
         PoolCommand::Show { pool } => {
-            let report: PoolReport = context.client.get(&pool_path(&pool)?).await?;
+            let report = context.client.pool(&pool).await?;
             show(context, &report)?;
             if !context.json {
                 let held: Vec<HeldReport> =
@@ -218,13 +219,6 @@ pub async fn run(context: &Context, command: PoolCommand) -> Result<Exit, Failur
     }
 }
 
-/// Path of a pool in the API. A name that couldn't be one is refused here, before it becomes part
-/// of a path.
-pub fn pool_path(pool: &str) -> Result<String, Failure> {
-    parse_name(pool).map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(format!("/v2/pools/{pool}"))
-}
-
 /// Tells that something without a result is done.
 pub fn done(context: &Context, text: &str) -> Result<Exit, Failure> {
     output::show(context.json, &(), || text.to_owned())?;
@@ -254,7 +248,7 @@ pub struct Targets {
 
 /// Finds the disks; with them what ends the question about them.
 pub async fn find_disks(context: &Context, args: &DiskArgs) -> Result<(Targets, String), Failure> {
-    let listed = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
+    let listed = context.client.disks().await?;
     let disks = resolve_all(&listed, &args.disks)?;
     let on_disks = args.witness.iter().filter_map(|witness| match witness {
         WitnessArgument::Disk(disk) => Some(disk.clone()),

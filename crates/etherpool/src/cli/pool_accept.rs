@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use clap::Args;
+use client::pool_path;
 use control::exit::Exit;
-use pool::MovedDisk;
+use pool::{MovedDisk, PoolDisk};
 use seal::PublicKey;
 
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output;
-use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Arguments of `pool accept`.
@@ -20,7 +20,7 @@ pub struct AcceptArgs {
     /// The pool, which needn't be open
     pool: String,
 
-    /// The disks by their addresses, or machines that have them now by their names or keys; all that were moved without any
+    /// The disks by their addresses or the names that the pool has for them, or machines that have them now by their names or keys; all that were moved without any
     #[arg(value_name = "DISK|NODE|KEY")]
     names: Vec<String>,
 
@@ -33,7 +33,14 @@ pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure
     let AcceptArgs { pool, names, confirmation } = args;
     let path = pool_path(&pool)?;
     let moved: Vec<MovedDisk> = context.client.get(&format!("{path}/moved")).await?;
-    let shown = named(&pool, moved, &names)?;
+    // What is present needn't be asked for.
+    let is_known = |name| moved.iter().any(|one| is_meant(name, one));
+    let known = match names.iter().all(is_known) {
+        true => Vec::new(),
+        // One that can't be looked at has no names for disks.
+        false => context.client.pool(&pool).await.map(|pool| pool.disks).unwrap_or_default(),
+    };
+    let shown = named(&pool, moved, &names, &known)?;
     if !shown.is_empty() {
         if !confirm_plan(context, &describe(&pool, &shown), &shown, confirmation)? {
             return Ok(Exit::Ok);
@@ -52,14 +59,27 @@ pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure
     Ok(Exit::Ok)
 }
 
-/// Those that are meant.
+/// Whether a disk is meant by how it is present.
+fn is_meant(name: &String, one: &MovedDisk) -> bool {
+    [&one.disk, &one.id, &one.to, &one.to_key.to_string()].contains(&name)
+}
+
+/// Those that are meant; `known` are the pool's disks by its own names, which count where nothing that is present is called so.
 fn named(
     pool: &str,
     mut moved: Vec<MovedDisk>,
     names: &[String],
+    known: &[PoolDisk],
 ) -> Result<Vec<MovedDisk>, Failure> {
-    let is_meant = |name: &String, one: &MovedDisk| {
-        [&one.disk, &one.to, &one.to_key.to_string()].contains(&name)
+    let by_present = |name: &String| moved.iter().any(|one| is_meant(name, one));
+    let (present, others): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|name| by_present(name));
+    let by_pool = |name: &String, one: &MovedDisk| {
+        known.iter().any(|disk| disk.name == *name && disk.id == one.id)
+    };
+    let is_meant = |name: &String, one: &MovedDisk| match present.contains(&name) {
+        true => is_meant(name, one),
+        false => by_pool(name, one),
     };
     // A machine calls itself what it likes, also as another one.
     for name in names {
@@ -72,7 +92,8 @@ fn named(
             ));
         }
     }
-    if let Some(name) = names.iter().find(|name| !moved.iter().any(|one| is_meant(name, one))) {
+    if let Some(name) = others.into_iter().find(|name| !moved.iter().any(|one| by_pool(name, one)))
+    {
         return Err(Failure::not_found(
             format!(
                 "{name} is no disk of pool {pool} on another machine than before, nor such a machine"
@@ -87,7 +108,7 @@ fn named(
 fn describe(pool: &str, shown: &[MovedDisk]) -> String {
     let mut text =
         format!("Pool {pool} would take these disks from the machines that have them now:\n");
-    for MovedDisk { disk, device_name, serial, from, from_key, to, to_key } in shown {
+    for MovedDisk { disk, device_name, serial, from, from_key, to, to_key, .. } in shown {
         let serial = if serial.is_empty() { String::new() } else { format!(", serial {serial}") };
         let before = match from_key {
             Some(from_key) => format!("was on {from}, key {from_key}"),
@@ -107,9 +128,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::cli::output::samples;
 
     fn moved(disk: &str, to: &str) -> MovedDisk {
         MovedDisk {
+            id: format!("id of {disk}"),
             disk: disk.into(),
             device_name: format!("/dev/{disk}"),
             serial: "WD-1".into(),
@@ -125,7 +148,7 @@ mod tests {
         let all = || vec![moved("e2.0", "n2"), moved("e2.1", "n2"), moved("e3.0", "n3")];
         let of = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let named = named("tank", all(), &names);
+            let named = named("tank", all(), &names, &[]);
             named.map(|named| named.into_iter().map(|one| one.disk).collect::<Vec<_>>())
         };
         assert_eq!(of(&[]).unwrap().len(), 3);
@@ -134,10 +157,21 @@ mod tests {
         assert_eq!(of(&[&PublicKey([2; 32]).to_string()]).unwrap().len(), 3);
         let mut two = all();
         two[1].to_key = PublicKey([3; 32]);
-        let name = |name: &str| named("tank", two.clone(), &[name.to_owned()]);
+        let name = |name: &str| named("tank", two.clone(), &[name.to_owned()], &[]);
         assert!(name("n2").is_err(), "which of them?");
         assert_eq!(name(&PublicKey([3; 32]).to_string()).unwrap(), two[1..2]);
         assert!(of(&["n1"]).is_err(), "where they were isn't where they are");
+        // By what the pool calls them, unless that is another one by now.
+        let known = |name: &str, id: &str| PoolDisk {
+            name: name.into(),
+            id: id.into(),
+            ..samples::pool().disks.remove(0)
+        };
+        let known = [known("e9.0", "id of e3.0"), known("e2.0", "id of e3.0")];
+        let by_pool = |name: &str| named("tank", all(), &[name.to_owned()], &known);
+        assert_eq!(by_pool("e9.0").unwrap(), all()[2..]);
+        assert_eq!(by_pool("e2.0").unwrap(), all()[..1]);
+        assert!(by_pool("e8.0").is_err());
         let text = describe("tank", &all());
         assert!(text.contains("e2.0 (/dev/e2.0, serial WD-1): was on n1"), "{text}");
     }

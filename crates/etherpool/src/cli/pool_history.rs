@@ -1,14 +1,15 @@
 //! `etherpool pool history` and `etherpool events`: what happened, and who had what done.
 
 use clap::Args;
-use control::api::PoolReportExt as _;
+use client::pool_path;
+use control::api::{EventLine, Missed, PoolReportExt as _};
 use control::exit::Exit;
-use pool::{HistoryEntry, PoolEvent, PoolReport};
+use pool::{HistoryEntry, PoolEvent};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::output;
-use super::pool::{now_secs, pool_path};
+use super::pool::now_secs;
 use super::{Context, Failure};
 
 /// Arguments of `pool history`.
@@ -54,7 +55,7 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<Exit, Failu
 
 /// `events`.
 pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure> {
-    let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    let pools = context.client.pools().await?;
     let mut entries = Vec::new();
     for pool in pools.iter().filter(|pool| pool.is_open()) {
         entries.extend(entries_of(context, &pool.name).await?);
@@ -74,22 +75,40 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
             return Ok(Exit::Ok);
         }
     }
-    context
-        .client
-        .follow("/v2/events", |mut line: Value| {
-            let at_secs = now_secs();
-            if context.json {
-                line["at_secs"] = at_secs.into();
-                return print_line(&line);
-            }
-            let text = match serde_json::from_value::<PoolEvent>(line.clone()) {
-                Ok(event) => output::history_line(&live(&event, at_secs), true),
-                Err(_) => format!("{line}\n"),
-            };
-            output::write(&output::shown(&text))
-        })
-        .await?;
-    Ok(Exit::Ok)
+    let mut events = context.client.events().await?;
+    loop {
+        let line = told(events.next().await?);
+        let goes_on = match context.json {
+            true => print_line(&serde_json::to_value(line).unwrap_or_default())?,
+            false => output::write(&output::shown(&text(&line)))?,
+        };
+        if !goes_on {
+            return Ok(Exit::Ok);
+        }
+    }
+}
+
+/// A supervisor of version 0.1 tells what happens without when, and how bad it is.
+fn told(line: EventLine) -> EventLine {
+    match line {
+        EventLine::Other(fields) => match serde_json::from_value(fields.clone().into()) {
+            Ok(event) => EventLine::of(event, now_secs()),
+            Err(_) => EventLine::Other(fields),
+        },
+        line => line,
+    }
+}
+
+fn text(line: &EventLine) -> String {
+    match line {
+        EventLine::Happened { event, at_secs, .. } => {
+            output::history_line(&live(event, *at_secs), true)
+        }
+        EventLine::Missed(Missed::Lost { count }) => {
+            format!("({count} events are missing here)\n")
+        }
+        EventLine::Other(fields) => format!("{}\n", Value::from(fields.clone())),
+    }
 }
 
 fn live(event: &PoolEvent, at_secs: u64) -> PoolEntry {

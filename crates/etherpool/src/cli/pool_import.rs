@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use block::size::Human;
 use clap::Args;
+use client::{News, pool_path};
 use control::api::{ApiError, ImportPool, ImportResult, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{ImportPlan, PoolError, PoolReport, Progress, VotesOf};
@@ -15,12 +16,11 @@ use serde::Serialize;
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output;
-use super::pool::{done, pool_path, show};
+use super::pool::{done, show};
 use super::pool_keys;
 use super::pool_wait::{LOOK_EVERY, Look, STILL_MAX, look_until_over};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
-use crate::client::News;
 
 /// Arguments of `pool import`.
 #[derive(Debug, Args)]
@@ -73,7 +73,7 @@ pub async fn run(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
 async fn import(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
     let pool = args.pool.unwrap_or_default();
     let path = format!("{}/import", pool_path(&pool)?);
-    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    let present = context.client.pools().await?;
     let is_open =
         |report: &&PoolReport| (report.name == pool || report.id == pool) && report.is_open();
     if let Some(open) = present.iter().find(is_open) {
@@ -143,7 +143,7 @@ struct ImportsPlan<'a> {
 /// Imports one after the other all that aren't open and whose owner doesn't live; what isn't imported
 /// is told with the reason.
 async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure> {
-    let present: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    let present = context.client.pools().await?;
     let closed = present.into_iter().filter(|report| !report.is_open());
     let (mut plans, mut results) = (Vec::new(), Vec::new());
     for report in closed {
@@ -152,7 +152,7 @@ async fn import_all(context: &Context, args: ImportArgs) -> Result<Exit, Failure
             let (pool, report) = (report.name.clone(), None);
             ImportResult { pool, report, error: Some(error) }
         };
-        match context.client.get::<ImportPlan>(&path).await {
+        match context.client.get::<ImportPlan>(&path).await.map_err(Failure::from) {
             Ok(
                 ImportPlan { refusal: Some(refusal), .. }
                 | ImportPlan { no_quorum: Some(refusal), .. },
@@ -203,14 +203,15 @@ async fn open(
 ) -> Result<PoolReport, Failure> {
     let path = format!("/v2/pools/{}", plan.id);
     let mut display = ProgressDisplay::new("import", context.json);
-    let client = context.client.silent();
+    // What is waited for is told here.
+    let client = context.client.clone().aside(None);
     let import = format!("{path}/import");
     let wait = request.grace.unwrap_or_default();
     let mut opened = std::pin::pin!(client.post_and_wait::<PoolReport>(&import, request, wait));
     loop {
         tokio::select! {
             biased;
-            report = &mut opened => return report,
+            report = &mut opened => return Ok(report?),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         // What isn't answered now is asked for again.

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use block::VolumeName;
 use clap::Args;
+use client::volume_path;
 use control::api::{ErrorCode, PoolReportExt as _};
 use control::exit::Exit;
 use pool::{PoolReport, VolumeStats};
 
 use super::output::{self, Rates};
-use super::pool::pool_path;
-use super::volume::path_of;
 use super::{Context, Failure};
 
 /// Arguments of `pool iostat`.
@@ -61,18 +60,18 @@ pub async fn run(context: &Context, args: IostatArgs) -> Result<Exit, Failure> {
 
 async fn count(context: &Context, pool: Option<&str>) -> Result<Counted, Failure> {
     let pools: Vec<PoolReport> = match pool {
-        Some(pool) => vec![context.client.get(&pool_path(pool)?).await?],
-        None => context.client.get("/v2/pools").await?,
+        Some(pool) => vec![context.client.pool(pool).await?],
+        None => context.client.pools().await?,
     };
     let mut counted = Counted::new();
     for (name, _) in
         pools.iter().filter(|pool| pool.is_open()).flat_map(|pool| pool.named_volumes())
     {
         // One that was removed meanwhile ends nothing.
-        match context.client.get(&format!("{}/stats", path_of(&name))).await {
+        match context.client.get(&format!("{}/stats", volume_path(&name))).await {
             Ok(stats) => counted.insert(name, stats),
-            Err(failure) if failure.error.code == ErrorCode::NotFound => continue,
-            Err(failure) => return Err(failure),
+            Err(client::Error::Refused(error)) if error.code == ErrorCode::NotFound => continue,
+            Err(error) => return Err(error.into()),
         };
     }
     Ok(counted)

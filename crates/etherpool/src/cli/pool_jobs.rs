@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use client::pool_path;
 use control::api::{ApiError, EmptyDisks, ErrorCode, ExtendPool, PoolPlan};
 use control::exit::Exit;
 use control::names::{DiskArgument, NameError};
@@ -13,7 +14,7 @@ use serde::Serialize;
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output::{self, PoolJob, print_json};
-use super::pool::{DiskArgs, Targets, done, find_disks, pool_path};
+use super::pool::{DiskArgs, Targets, done, find_disks};
 use super::pool_wait::{Watch, wait};
 use super::{Context, Failure};
 
@@ -124,7 +125,7 @@ impl Purpose {
     ) -> Result<Exit, Failure> {
         if waits {
             wait(context, Watch::of(self.word(), report, disks)).await?;
-            let now: PoolReport = context.client.get(&pool_path(&report.id)?).await?;
+            let now = context.client.pool(&report.id).await?;
             if let Some(disk) = disks.iter().find(|disk| !self.is_done(&now, disk)) {
                 let message =
                     format!("the job that empties {} was ended before it was done", disk.name);
@@ -206,7 +207,8 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
     let empty = format!("{path}/empty");
     let request = EmptyDisks { to: to.map(|disk| disk.id.clone()), ..emptying(&[old]) };
     let look = EmptyDisks { dry_run: true, ..request.clone() };
-    let plan: Option<EmptyForecast> = match context.client.post(&empty, &look).await {
+    let plan = context.client.post::<EmptyForecast>(&empty, &look).await.map_err(Failure::from);
+    let plan = match plan {
         Ok(plan) => Some(plan),
         // There may be room on the new disk alone, which the pool doesn't know yet.
         Err(Failure { error, .. }) if to.is_none() && error.code == ErrorCode::NoSpace => None,
@@ -228,7 +230,8 @@ pub async fn replace(context: &Context, args: ReplaceArgs) -> Result<Exit, Failu
         Some(newcomer) => {
             let to = newcomer.add(context, &path).await?;
             let request = EmptyDisks { to: Some(to), ..request };
-            context.client.post(&empty, &request).await.map_err(|failure: Failure| {
+            let emptied = context.client.post(&empty, &request).await;
+            emptied.map_err(Failure::from).map_err(|failure| {
                 let message =
                     format!("{name} was added to the pool, but {}", failure.error.message);
                 Failure { error: ApiError { message, ..failure.error }, ..failure }
@@ -306,8 +309,8 @@ const RATE_OVER: Duration = Duration::from_secs(1);
 /// `pool jobs`.
 pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
     let mut pools = match &args.pool {
-        Some(pool) => vec![context.client.get::<PoolReport>(&pool_path(pool)?).await?],
-        None => context.client.get("/v2/pools").await?,
+        Some(pool) => vec![context.client.pool(pool).await?],
+        None => context.client.pools().await?,
     };
     if args.wait {
         let pool = args.pool.is_some().then(|| pools.first()).flatten();
@@ -337,7 +340,7 @@ async fn again(
     args: &JobsArgs,
     pools: &[PoolReport],
 ) -> Result<Vec<PoolReport>, Failure> {
-    let mut now: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    let mut now = context.client.pools().await?;
     now.retain(|pool| args.pool.is_none() || pools.iter().any(|before| before.id == pool.id));
     Ok(now)
 }

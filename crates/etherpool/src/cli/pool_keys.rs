@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::{
     ApiError, ErrorCode, NamedSupervisor, PoolKeyReport, PoolKeySecret, RevokeSupervisor, RotateKey,
 };
@@ -16,7 +17,6 @@ use zeroize::Zeroizing;
 use super::args::Confirmation;
 use super::confirm::confirm;
 use super::output;
-use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Longer than the file of a key ever is.
@@ -184,7 +184,7 @@ pub async fn import(context: &Context, pool: &str, file: &Path) -> Result<PoolKe
         )
     })?;
     let secret = PoolKeySecret { secret: text.trim().to_owned() };
-    context.client.post(&format!("{}/import", key_path(pool)?), &secret).await
+    Ok(context.client.post(&format!("{}/import", key_path(pool)?), &secret).await?)
 }
 
 async fn export(context: &Context, pool: &str, file: &Path) -> Result<Exit, Failure> {
@@ -201,8 +201,8 @@ async fn export(context: &Context, pool: &str, file: &Path) -> Result<Exit, Fail
     // Before the key is asked for: nothing of it is to be seen where it can't be kept.
     let new = File::options().write(true).create_new(true).mode(0o600).open(file);
     let mut new = new.map_err(failed)?;
-    let exported: Result<PoolKeySecret, Failure> = context.client.post(&path, &()).await;
-    let written = match exported {
+    let exported: Result<PoolKeySecret, client::Error> = context.client.post(&path, &()).await;
+    let written = match exported.map_err(Failure::from) {
         Ok(exported) => {
             let text = Zeroizing::new(format!("{}\n", exported.secret));
             new.write_all(text.as_bytes()).and_then(|()| new.sync_all()).map_err(failed)

@@ -1,6 +1,7 @@
 //! `etherpool pool label`, and the labels of `pool create` and `pool extend`: what disks share besides their machine.
 
 use clap::Args;
+use client::pool_path;
 use control::api::LabelDisks;
 use control::exit::Exit;
 use control::names::DiskArgument;
@@ -10,7 +11,6 @@ use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::disk::resolve;
 use super::output;
-use super::pool::pool_path;
 use super::{Context, Failure};
 
 /// Arguments of `pool label`.
@@ -31,7 +31,7 @@ pub struct LabelArgs {
 /// `pool label`.
 pub async fn label(context: &Context, args: LabelArgs) -> Result<Exit, Failure> {
     let path = format!("{}/label", pool_path(&args.pool)?);
-    let listed = context.client.get::<Vec<DiskReport>>("/v2/disks").await?;
+    let listed = context.client.disks().await?;
     let labels = addressed(&listed, &args.labels)?;
     let look = LabelDisks { labels, dry_run: true };
     let plan: LabelForecast = context.client.post(&path, &look).await?;

@@ -3,16 +3,15 @@
 
 use block::VolumeName;
 use clap::Args;
+use client::{pool_path, volume_path};
 use control::api::{ConvertVolume, RebalancePool};
 use control::exit::Exit;
-use pool::{ConvertForecast, Layout, PoolReport, RebalanceForecast, VolumeReport};
+use pool::{ConvertForecast, Layout, PoolReport, RebalanceForecast};
 
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
 use super::output;
-use super::pool::pool_path;
 use super::pool_wait::{Watch, wait};
-use super::volume::path_of;
 use super::{Context, Failure};
 
 /// Arguments of `pool rebalance`.
@@ -77,7 +76,7 @@ pub async fn rebalance(context: &Context, args: RebalanceArgs) -> Result<Exit, F
 /// `volume convert`.
 pub async fn convert(context: &Context, args: ConvertArgs) -> Result<Exit, Failure> {
     let volume = &args.volume;
-    let path = format!("{}/convert", path_of(volume));
+    let path = format!("{}/convert", volume_path(volume));
     let look = ConvertVolume { layout: args.layout, dry_run: true };
     let plan: ConvertForecast = context.client.post(&path, &look).await?;
     if !confirm_plan(
@@ -99,7 +98,7 @@ pub async fn convert(context: &Context, args: ConvertArgs) -> Result<Exit, Failu
     };
     let report: PoolReport = context.client.get(&pool_path(volume.pool())?).await?;
     wait(context, Watch::of_job("convert", &report, number)).await?;
-    let report: VolumeReport = context.client.get(&path_of(volume)).await?;
+    let report = context.client.volume(volume).await?;
     // Somebody may have taken it back.
     let is_done = report.layout == args.layout.to_string() && report.converting_to.is_none();
     let text = || match is_done {

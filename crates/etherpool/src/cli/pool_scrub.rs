@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use block::size::{Human, parse_size};
 use clap::{Args, Subcommand};
+use client::pool_path;
 use control::api::SetPool;
 use control::duration::{Span, SpanError};
 use control::exit::Exit;
 use pool::{JobReport, PoolReport, ScrubReport, Spare};
 
-use super::pool::{done, pool_path};
+use super::pool::done;
 use super::pool_wait::{Watch, wait};
 use super::{Context, Failure, output};
 
@@ -201,7 +202,7 @@ pub async fn set(context: &Context, args: SetArgs) -> Result<Exit, Failure> {
     if request.spare.is_none() {
         return done(context, &format!("pool {}: {text}\n", args.pool));
     }
-    let report: PoolReport = context.client.get(&pool_path(&args.pool)?).await?;
+    let report = context.client.pool(&args.pool).await?;
     let stands = report.spare.as_ref().map_or_else(String::new, output::spare_stands);
     done(context, &format!("pool {}: {text}{stands}\n", args.pool))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use client::News;
 use control::api::{ApiError, ErrorCode};
 use control::exit::Exit;
 use pool::{JobReport, JobState, PoolDisk, PoolReport, PoolState, Progress};
@@ -11,7 +12,6 @@ use serde::de::DeserializeOwned;
 use super::output::{resyncs, what_it_does};
 use super::progress::ProgressDisplay;
 use super::{Context, Failure};
-use crate::client::News;
 
 /// How often jobs that are waited for are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -183,7 +183,7 @@ pub(super) async fn look_until_over<T: DeserializeOwned>(
 ) -> Result<(), Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
     loop {
-        let answer = context.client.get::<T>(path).await;
+        let answer = context.client.get::<T>(path).await.map_err(Failure::from);
         if let Err(failure) = &answer
             && !matches!(failure.exit, Exit::Unavailable | Exit::NotRunning)
         {

@@ -2,15 +2,16 @@
 //! what an operation stands still for, and for programs (`--json`) a JSON line on the standard error every second.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use client::{Aside, News};
+use control::api::Asked;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pool::Progress;
 use serde::Serialize;
 
 use terminal::{QUIET, SAY_AGAIN, WaitDisplay, is_seen};
-
-use crate::client::News;
 
 /// How often programs are told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +40,18 @@ enum Shown {
         told: Option<Instant>,
         lately: Lately,
     },
+}
+
+/// Says on a terminal what a supervisor is waited for and since when, once it isn't a moment any more.
+pub fn shown_aside() -> Aside {
+    Arc::new(|asked: &Asked| {
+        let what = format!("waiting for the supervisor: {}", asked.text);
+        Box::pin(async move {
+            tokio::time::sleep(QUIET).await;
+            let _shown = WaitDisplay::new(&what);
+            std::future::pending().await
+        })
+    })
 }
 
 /// What a program is told.

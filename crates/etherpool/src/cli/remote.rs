@@ -6,13 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use control::alerts::webhook_url;
-use control::config::{SupervisorConfig, parse_toml};
-use frontend::tls::KeyFiles;
-use serde::Deserialize;
+use client::{Address, Named};
+use control::config::SupervisorConfig;
 
 use super::Failure;
-use crate::client::{Address, Remote};
 use crate::supervisor::{DEFAULT_CONFIG, Identity};
 
 const ELSEWHERE: &str = "A supervisor elsewhere (or in ~/.config/etherpool/client.toml)";
@@ -37,14 +34,11 @@ pub struct RemoteArgs {
     ca: Option<PathBuf>,
 }
 
-/// The user's own file: `etherpool/client.toml` below `$XDG_CONFIG_HOME`, or `~/.config`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ClientFile {
-    api: Option<String>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-    ca: Option<PathBuf>,
+impl RemoteArgs {
+    fn named(self) -> Named {
+        let RemoteArgs { api, certificate, certificate_key: key, ca } = self;
+        Named { api, certificate, key, ca }
+    }
 }
 
 /// Where the socket and the URL of a command come from.
@@ -99,10 +93,9 @@ pub fn address(socket: PathBuf, args: RemoteArgs, sources: &Sources) -> Result<A
             "ETHERPOOL_SOCKET names one supervisor, and ETHERPOOL_API another: unset one of them",
         )),
         (Some(CommandLine), _) | (Some(EnvVariable), None) => Ok(Address::Socket(socket)),
-        (_, Some(_)) => remote(args, read_own()?),
-        _ => match read_own()? {
-            own if own.api.is_some() => remote(args, own),
-            _ => Ok(Address::Socket(of_this_machine(socket))),
+        _ => match args.named().or(Named::of_user()?).address()? {
+            Some(address) => Ok(address),
+            None => Ok(Address::Socket(of_this_machine(socket))),
         },
     }
 }
@@ -126,61 +119,6 @@ fn of_this_machine(socket: PathBuf) -> PathBuf {
 fn is_labs(supervisors: &[&Path], lab: &Path) -> bool {
     let is_absent = |file: &&Path| file.try_exists().is_ok_and(|exists| !exists);
     supervisors.iter().all(is_absent) && std::os::unix::net::UnixStream::connect(lab).is_ok()
-}
-
-fn remote(args: RemoteArgs, own: ClientFile) -> Result<Address, Failure> {
-    let url = args.api.or(own.api).unwrap_or_default();
-    let parsed = webhook_url(&url)
-        .and_then(|parsed| if parsed.tls { Ok(parsed) } else { Err("is not https://HOST:PORT") })
-        .and_then(|parsed| match parsed.path.as_str() {
-            "/" => Ok(parsed),
-            _ => Err("has a path, which the API has none of"),
-        });
-    let parsed = parsed.map_err(|why| {
-        Failure::usage(format!("the API's URL '{url}' {why}")).remedy(
-            "write it as https://HOST:PORT, as `listen` of [api] in supervisor.toml has it there",
-        )
-    })?;
-    let certificate = args.certificate.or(own.certificate);
-    let key = args.certificate_key.or(own.key);
-    let Some((certificate, key)) = certificate.zip(key) else {
-        return Err(Failure::usage(format!(
-            "{url} is asked by who has a certificate with its key"
-        ))
-        .remedy(
-            "name their files by --certificate and --certificate-key, or in the environment, or in \
-                 ~/.config/etherpool/client.toml",
-        ));
-    };
-    let files = KeyFiles { certificate, key };
-    Ok(Address::Remote(Box::new(Remote { url: parsed, files, ca: args.ca.or(own.ca) })))
-}
-
-fn read_own() -> Result<ClientFile, Failure> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = config.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".config")));
-    config.map_or_else(
-        || Ok(ClientFile::default()),
-        |config| read(&config.join("etherpool/client.toml")),
-    )
-}
-
-fn read(file: &Path) -> Result<ClientFile, Failure> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(ClientFile::default());
-        }
-        Err(error) => return Err(Failure::usage(format!("{}: {error}", file.display()))),
-    };
-    let own: ClientFile = parse_toml(&text)
-        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    // Beside the file, wherever the command runs.
-    let beside = file.parent().unwrap_or(file);
-    let beside = |named: Option<PathBuf>| named.map(|named| beside.join(named));
-    let ClientFile { api, certificate, key, ca } = own;
-    Ok(ClientFile { api, certificate: beside(certificate), key: beside(key), ca: beside(ca) })
 }
 
 #[cfg(test)]
@@ -219,41 +157,6 @@ mod tests {
         assert_eq!(asked(Some(DefaultValue), Some(EnvVariable)), api);
         assert!(asked(Some(CommandLine), Some(CommandLine)).unwrap_err().contains("--socket"));
         assert!(asked(Some(EnvVariable), Some(EnvVariable)).unwrap_err().contains("unset"));
-    }
-
-    #[test]
-    fn only_a_supervisor_by_tls_is_asked_and_by_who_can_show_who_he_is() {
-        for url in
-            ["http://h:1", "h:1", "https://", "https://h:x", "https://u@h:1", "https://h:1/v1"]
-        {
-            let failure = remote(args(url), ClientFile::default()).unwrap_err();
-            assert!(failure.error.message.contains(url), "{failure:?}");
-        }
-        let bare = RemoteArgs { certificate_key: None, ..args("https://[::1]:1") };
-        let failure = remote(bare, ClientFile::default()).unwrap_err();
-        assert!(failure.text(false).contains("--certificate-key"), "{failure:?}");
-    }
-
-    #[test]
-    fn the_users_file_fills_in_what_is_not_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("client.toml");
-        assert!(read(&file).unwrap().api.is_none());
-        std::fs::write(&file, "api = 'https://own:2'\ncertificate = 'c.pem'\nkey = '/k.pem'\n")
-            .unwrap();
-        let own = read(&file).unwrap();
-        let Address::Remote(found) = remote(RemoteArgs::default(), own).unwrap() else { panic!() };
-        assert_eq!((found.url.host.as_str(), found.url.port), ("own", 2));
-        assert_eq!(found.files.certificate, directory.path().join("c.pem"));
-        assert_eq!(found.files.key, Path::new("/k.pem"));
-        let Address::Remote(found) = remote(args("https://h"), read(&file).unwrap()).unwrap()
-        else {
-            panic!()
-        };
-        assert_eq!((found.url.port, found.files.certificate.as_path()), (443, Path::new("/c")));
-        std::fs::write(&file, "password = 'x'\n").unwrap();
-        let failure = read(&file).unwrap_err();
-        assert!(failure.error.message.contains("line 1, column 1: unknown field"), "{failure:?}");
     }
 
     #[test]

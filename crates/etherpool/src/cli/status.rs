@@ -52,8 +52,7 @@ pub async fn of_pool(context: &Context, args: PoolStatusArgs) -> Result<Exit, Fa
     if let Some(name) = &args.pool {
         // What can't be found is asked for by name: the answer says what to do.
         if !status.pools.iter().any(|pool| is_named(pool, name)) && !is_wrong(&status, name) {
-            let path = super::pool::pool_path(name)?;
-            status.pools.push(context.client.get(&path).await?);
+            status.pools.push(context.client.pool(name).await?);
         }
     }
     let mut status = narrowed(status, args.pool.as_deref());
@@ -119,7 +118,7 @@ impl OnlyWrong<'_> {
 
 /// What the supervisor says.
 async fn ask(context: &Context, only_wrong: bool) -> Result<Status, Failure> {
-    let mut status: Status = context.client.get("/v2/status").await?;
+    let mut status = context.client.status().await?;
     if only_wrong {
         keep_what_lasts(&mut status);
     }

@@ -13,7 +13,7 @@ use terminal::Slow;
 use super::Failure;
 
 /// Where nodes and targets have their run directories by default.
-const RUN_DIR: &str = "/run/etherpool";
+pub const RUN_DIR: &str = "/run/etherpool";
 const SOCKET: &str = "node-control.sock";
 /// 200 exports with all clients that are told apart.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;

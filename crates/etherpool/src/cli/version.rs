@@ -3,7 +3,7 @@
 use clap::Args;
 use control::api::{SupervisorVersion, VersionReport};
 use control::exit::Exit;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Context, Failure, output};
 
@@ -32,17 +32,9 @@ struct Cluster {
     remarks: Vec<String>,
 }
 
-/// What supervisors before 0.2 tell.
-#[derive(Deserialize)]
-struct FormerStatus {
-    version: String,
-    host: String,
-    owner: String,
-}
-
 /// Runs it.
 pub async fn run(context: &Context, args: VersionArgs) -> Result<Exit, Failure> {
-    let report = match ask(context).await {
+    let report = match context.client.version().await.map_err(Failure::from) {
         Ok(report) => Some(report),
         // A node's machine has none, and a program that is of a version all the same.
         Err(failure) if failure.exit == Exit::NotRunning && !args.cluster => None,
@@ -62,16 +54,4 @@ pub async fn run(context: &Context, args: VersionArgs) -> Result<Exit, Failure> 
         text
     })?;
     Ok(Exit::Ok)
-}
-
-async fn ask(context: &Context) -> Result<VersionReport, Failure> {
-    match context.client.get("/v2/version").await {
-        Err(failure) if failure.exit == Exit::NotFound => {}
-        told => return told,
-    }
-    let FormerStatus { version, host, owner } = context.client.get("/v2/status").await?;
-    let remark =
-        format!("the supervisor's version, {version}, doesn't know which ones its nodes run");
-    let supervisor = SupervisorVersion { version, host, owner };
-    Ok(VersionReport { supervisor, nodes: Vec::new(), remarks: vec![remark] })
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use block::size::{Growth, Human, Reduction, VolumeSize};
 use block::{FsType, VolumeName};
 use clap::{Args, Subcommand};
+use client::{Step, volume_path};
 use control::api::{
     AcceptLoss, CreateVolume, ExtendVolume, MakeFs, MountVolume, PoolReportExt as _, Preview,
     ReduceVolume, RemoveVolume, RenameVolume, ServeFtp, UnmountVolume, VerifyVolume,
@@ -281,9 +282,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         }
         VolumeCommand::Extend { volume, size, resizefs, confirmation } => {
             let present = match size {
-                Growth::By(_) => {
-                    context.client.get::<VolumeReport>(&path_of(&volume)).await?.size_bytes
-                }
+                Growth::By(_) => context.client.volume(&volume).await?.size_bytes,
                 Growth::To(_) => 0,
             };
             let size = size.of(present);
@@ -293,7 +292,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Reduce(args) => reduce(context, args).await,
         VolumeCommand::List(args) => list(context, &args).await,
         VolumeCommand::Show { volume } => {
-            let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
+            let report = context.client.volume(&volume).await?;
             show(context, &volume, &report)?;
             Ok(Exit::of_health(is_healthy(&report)))
         }
@@ -304,12 +303,12 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
         VolumeCommand::Verify { volume, copy } => verify(context, &volume, copy).await,
         VolumeCommand::Mkfs(args) => mkfs(context, args).await,
         VolumeCommand::Check { volume } => {
-            let path = format!("{}/check", path_of(&volume));
+            let path = format!("{}/check", volume_path(&volume));
             let () = streamed(context, "checking the file system", &path, &()).await?;
             done(context, &format!("the file system of {volume} is in order\n"))
         }
         VolumeCommand::Attach { volume } => {
-            let path = format!("{}/attach", path_of(&volume));
+            let path = format!("{}/attach", volume_path(&volume));
             let device: PathBuf = context.client.post(&path, &()).await?;
             output::show(context.json, &serde_json::json!({ "device": device }), || {
                 format!("{volume} is {}\n", device.display())
@@ -317,7 +316,7 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
             Ok(Exit::Ok)
         }
         VolumeCommand::Detach { volume } => {
-            let () = context.client.post(&format!("{}/detach", path_of(&volume)), &()).await?;
+            let () = context.client.post(&format!("{}/detach", volume_path(&volume)), &()).await?;
             done(context, &format!("{volume} is detached\n"))
         }
         VolumeCommand::Mount(args) => mount(context, args).await,
@@ -331,11 +330,6 @@ pub async fn run(context: &Context, command: VolumeCommand) -> Result<Exit, Fail
     }
 }
 
-/// Where the API has a volume.
-pub fn path_of(volume: &VolumeName) -> String {
-    format!("/v2/pools/{}/volumes/{}", volume.pool(), volume.volume())
-}
-
 async fn streamed<T: serde::de::DeserializeOwned>(
     context: &Context,
     title: &'static str,
@@ -343,7 +337,13 @@ async fn streamed<T: serde::de::DeserializeOwned>(
     request: &impl serde::Serialize,
 ) -> Result<T, Failure> {
     let mut display = ProgressDisplay::new(title, context.json);
-    context.client.stream(path, request, |news| display.update(&news)).await
+    let mut work = context.client.work(path, request).await?;
+    loop {
+        match work.next().await? {
+            Step::Going(news) => display.update(&news),
+            Step::Done(value) => return Ok(value),
+        }
+    }
 }
 
 /// What making a volume would do.
@@ -370,7 +370,7 @@ fn show(context: &Context, volume: &VolumeName, report: &VolumeReport) -> Result
 }
 
 async fn list(context: &Context, args: &output::ListArgs) -> Result<Exit, Failure> {
-    let pools: Vec<PoolReport> = context.client.get("/v2/pools").await?;
+    let pools = context.client.pools().await?;
     let exit = health_of_volumes(&pools);
     let volumes: Vec<NamedVolume> = pools
         .into_iter()
@@ -397,7 +397,7 @@ fn is_healthy(report: &VolumeReport) -> bool {
 
 /// What a volume is, for the question before it is destroyed.
 pub async fn description(context: &Context, volume: &VolumeName) -> Result<String, Failure> {
-    let report: VolumeReport = context.client.get(&path_of(volume)).await?;
+    let report = context.client.volume(volume).await?;
     let uses = output::uses(&report.properties);
     let uses = if uses.is_empty() { String::new() } else { format!(", {uses}") };
     Ok(format!("{volume} ({}, {}{uses})", Human(report.size_bytes), report.layout))
@@ -415,7 +415,7 @@ async fn rename(context: &Context, args: RenameArgs) -> Result<Exit, Failure> {
             ));
         }
     };
-    let path = format!("{}/rename", path_of(&volume));
+    let path = format!("{}/rename", volume_path(&volume));
     let renamed: VolumeReport = context.client.post(&path, &RenameVolume { name }).await?;
     let text = || format!("{volume} is {}/{} now\n", volume.pool(), renamed.name);
     output::show(context.json, &renamed, text)?;
@@ -424,7 +424,7 @@ async fn rename(context: &Context, args: RenameArgs) -> Result<Exit, Failure> {
 
 async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
     let volume = args.volume;
-    let path = path_of(&volume);
+    let path = volume_path(&volume);
     if !args.confirmation.is_given() {
         let what = format!(
             "Volume {} and everything on it would be removed.\n",
@@ -442,7 +442,7 @@ async fn remove(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
 
 async fn accept_loss(context: &Context, args: DestroyArgs) -> Result<Exit, Failure> {
     let volume = args.volume;
-    let path = format!("{}/accept-loss", path_of(&volume));
+    let path = format!("{}/accept-loss", volume_path(&volume));
     if !args.confirmation.is_given() {
         let loss: String = context.client.post(&path, &AcceptLoss { dry_run: true }).await?;
         let what = format!("Volume {volume} would serve as it is for ever: {loss}.\n");
@@ -460,7 +460,7 @@ async fn accept_loss(context: &Context, args: DestroyArgs) -> Result<Exit, Failu
 async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
     let volume = args.target.volume;
     let request = MakeFs { fstype: args.fstype, force: args.force, dry_run: true };
-    let path = format!("{}/mkfs", path_of(&volume));
+    let path = format!("{}/mkfs", volume_path(&volume));
     if !args.target.confirmation.is_given() {
         let what = format!(
             "A new {} would be made on {}; everything on it would be lost.\n",
@@ -478,7 +478,7 @@ async fn mkfs(context: &Context, args: MkfsArgs) -> Result<Exit, Failure> {
 }
 
 async fn verify(context: &Context, volume: &VolumeName, copy: Option<u8>) -> Result<Exit, Failure> {
-    let path = format!("{}/verify", path_of(volume));
+    let path = format!("{}/verify", volume_path(volume));
     let report: VerifyReport =
         streamed(context, "verifying", &path, &VerifyVolume { copy }).await?;
     output::show(context.json, &report, || output::verification(&report))?;
@@ -495,8 +495,8 @@ async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
         dry_run: true,
     };
     let volume = args.volume;
-    let route = format!("{}/mount", path_of(&volume));
-    let report: VolumeReport = context.client.get(&path_of(&volume)).await?;
+    let route = format!("{}/mount", volume_path(&volume));
+    let report = context.client.volume(&volume).await?;
     let has_one = VolumeSettings::from_properties(&report.properties).mount.is_some();
     if has_one || args.confirmation.dry_run {
         let preview: Option<Preview> = context.client.post(&route, &request).await?;
@@ -514,7 +514,7 @@ async fn mount(context: &Context, args: MountArgs) -> Result<Exit, Failure> {
 }
 
 async fn unmount(context: &Context, volume: &VolumeName, dry_run: bool) -> Result<Exit, Failure> {
-    let route = format!("{}/unmount", path_of(volume));
+    let route = format!("{}/unmount", volume_path(volume));
     let preview: Option<Preview> =
         context.client.post(&route, &UnmountVolume { dry_run: true }).await?;
     let preview = preview.unwrap_or_default();
@@ -538,7 +538,7 @@ async fn extend(
     mut request: ExtendVolume,
     confirmation: Confirmation,
 ) -> Result<Exit, Failure> {
-    let path = format!("{}/extend", path_of(volume));
+    let path = format!("{}/extend", volume_path(volume));
     if request.resizefs || confirmation.dry_run {
         let ask = ExtendVolume { dry_run: true, ..request.clone() };
         let preview: Preview = context.client.post(&path, &ask).await?;
@@ -555,7 +555,7 @@ async fn extend(
 
 async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
     let ReduceArgs { volume, size, resizefs, force, confirmation } = args;
-    let present: VolumeReport = context.client.get(&path_of(&volume)).await?;
+    let present = context.client.volume(&volume).await?;
     let Some(size_bytes) = size.of(present.size_bytes) else {
         return Err(Failure::usage(format!(
             "{volume} has {} bytes; nothing would be left of it",
@@ -563,7 +563,7 @@ async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
         ))
         .remedy("give the size that is to be left of it, or take less of it away"));
     };
-    let path = format!("{}/reduce", path_of(&volume));
+    let path = format!("{}/reduce", volume_path(&volume));
     let request = ReduceVolume { size_bytes, resizefs, force, dry_run: false };
     if !confirmation.is_given() {
         let ask = ReduceVolume { dry_run: true, ..request.clone() };
@@ -583,7 +583,7 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<Exit, Failure> {
         | [ServeWord::Ftp, ServeWord::Volume(volume)] => volume,
         _ => return Err(Failure::usage("want a volume and how to serve it: POOL/VOLUME ftp")),
     };
-    let path = format!("{}/ftp", path_of(volume));
+    let path = format!("{}/ftp", volume_path(volume));
     if args.stop {
         let () = context.client.delete(&path).await?;
         return done(context, &format!("{volume} is not served by FTP any more\n"));

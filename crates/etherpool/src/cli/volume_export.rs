@@ -3,7 +3,8 @@
 use aoe_wire::ShelfSlot;
 use block::VolumeName;
 use clap::Args;
-use control::api::{ExportVolume, Status, UnexportVolume};
+use client::volume_path;
+use control::api::{ExportVolume, UnexportVolume};
 use control::exit::Exit;
 use control::names::{ExportTarget, ExportWish};
 use control::settings::ClientMac;
@@ -12,7 +13,7 @@ use super::args::Confirmation;
 use super::confirm::confirm;
 use super::output;
 use super::pool::done;
-use super::volume::{description, path_of};
+use super::volume::description;
 use super::{Context, Failure};
 
 /// Arguments of `volume export`.
@@ -53,7 +54,7 @@ pub async fn export(context: &Context, args: ExportArgs) -> Result<Exit, Failure
         read_only: args.read_only,
         dry_run: confirmation.dry_run,
     };
-    let path = format!("{}/export", path_of(&args.volume));
+    let path = format!("{}/export", volume_path(&args.volume));
     if confirmation.dry_run {
         let address: ShelfSlot = context.client.post(&path, &request).await?;
         let request = ExportVolume { address: Some(address), ..request };
@@ -81,7 +82,7 @@ pub async fn unexport(
     target: Option<ExportTarget>,
 ) -> Result<Exit, Failure> {
     let request = UnexportVolume { address: target.map(|target| target.0) };
-    let path = format!("{}/unexport", path_of(volume));
+    let path = format!("{}/unexport", volume_path(volume));
     let () = context.client.post(&path, &request).await?;
     done(context, &format!("{volume} is not exported any more\n"))
 }
@@ -96,7 +97,7 @@ async fn export_question(
         request.address.map_or("an AoE disk".to_owned(), |address| format!("aoe:{address}"));
     let interfaces = match &request.interfaces[..] {
         [] => {
-            let status: Status = context.client.get("/v2/status").await?;
+            let status = context.client.status().await?;
             let own = status.engine.map(|engine| engine.interfaces).unwrap_or_default();
             own.into_iter().map(|interface| interface.name).collect()
         }

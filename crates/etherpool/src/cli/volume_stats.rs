@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use block::VolumeName;
 use clap::Args;
+use client::volume_path;
 use control::exit::Exit;
 use pool::VolumeStats;
 
 use super::output;
-use super::volume::path_of;
 use super::{Context, Failure};
 
 /// Arguments of `volume stats`.
@@ -29,7 +29,7 @@ pub struct StatsArgs {
 
 /// Runs it.
 pub async fn run(context: &Context, args: StatsArgs) -> Result<Exit, Failure> {
-    let path = format!("{}/stats", path_of(&args.volume));
+    let path = format!("{}/stats", volume_path(&args.volume));
     let mut before: VolumeStats = context.client.get(&path).await?;
     let Some(interval) = args.interval.map(Duration::from_secs) else {
         output::show(context.json, &before, || {

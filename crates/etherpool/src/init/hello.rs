@@ -10,12 +10,10 @@ use boot::node::{
     ANSWER_BYTES_MAX, Answer, DISKS_MAX, Disk, HELLO_PATH, Hello, MACS_MAX, Phase, Slots, State,
     VERSION,
 };
+use client::http;
 use control::boot::sign_slots;
 use control::node::{NodeReply, NodeRequest, NodeStatus, ONLINE};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -191,21 +189,10 @@ async fn say(server: SocketAddr, hello: &Hello) -> anyhow::Result<Answer> {
 }
 
 async fn exchange(server: SocketAddr, hello: &Hello) -> anyhow::Result<Answer> {
-    let stream = TcpStream::connect(server).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(HELLO_PATH)
-        .header("host", server.to_string())
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(serde_json::to_vec(hello)?)))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
-    connection.abort();
+    let request = http::request(Method::POST, &server.to_string(), HELLO_PATH, hello)?;
+    let answer = http::exchange(TcpStream::connect(server).await?, request).await?;
+    let status = answer.status();
+    let body = answer.whole(ANSWER_BYTES_MAX).await?;
     if !status.is_success() {
         bail!("{status}: {}", boot::node::plain(&String::from_utf8_lossy(&body)));
     }

@@ -122,7 +122,14 @@ mod tests {
         assert!(matches!(asked, Err(Unusable::None)), "{asked:?}");
         // It answers each command with that command.
         let pipe = dir.path().join("b");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
         let echo = Tpm::at(none.devices, LONG);
         let answered = echo.ask(|device| Ok(device.ask(b"a command")?.to_vec())).await;
         assert_eq!(answered.unwrap(), b"a command");

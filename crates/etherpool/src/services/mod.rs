@@ -63,6 +63,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+pub use self::tls::check as check_tls;
 use crate::confinement::Process;
 use crate::supervisor::{die_with_parent, load_config};
 use channel_client::{Asked as _, EngineClient};
@@ -73,7 +74,6 @@ use reconciler::Reconciler;
 use registry::PoolRegistry;
 pub use registry::read as read_registry;
 use timeouts::too_long;
-pub use tls::check as check_tls;
 use turns::Turns;
 
 /// Arguments of the hidden `services`.

@@ -15,12 +15,12 @@ use axum::response::IntoResponse;
 use control::api::{ApiConfig, ApiError, ErrorCode};
 use control::config::SupervisorConfig;
 use frontend::places::{Place, Places, STRANGERS_MAX, network_of};
-use frontend::tls::{KeyFiles, TlsError};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tls::{KeyFiles, TlsError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -36,7 +36,7 @@ use super::doors::{self, DoorThread, HEAD_BYTES_MAX, http};
 use super::ftp;
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
-use crate::tls_client::keep_watch;
+use tls::keep_watch;
 
 /// Who may knock at a time, whoever they are.
 const STRANGERS_OF_ALL_MAX: usize = 64;

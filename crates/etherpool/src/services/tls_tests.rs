@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use axum::extract::ConnectInfo;
 use axum::routing::{get, post};
 use control::api::{ApiClient, Role};
-use frontend::tls::{authorities, nameless_client};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
+use tls::{authorities, nameless_client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;

@@ -3,10 +3,9 @@
 use axum::body::Body;
 use axum::extract::State;
 use control::alerts::{AlertsConfig, AlertsReport, ChannelAnswer};
+use control::api::{EventLine, Missed};
 use control::channel::{EngineRequest, to_line};
-use pool::{HistoryEntry, PoolEvent, Severity};
-use schemars::JsonSchema;
-use serde::Serialize;
+use pool::HistoryEntry;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::alerts::now_secs;
@@ -50,44 +49,6 @@ pub(super) async fn history(
     Ok(Json(services.engine.call(EngineRequest::History { pool }).await?))
 }
 
-/// A line of the events.
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum EventLine {
-    /// Something that happened, as the history tells it too.
-    Happened {
-        /// What.
-        #[serde(flatten)]
-        event: PoolEvent,
-        /// When, in seconds since 1970.
-        at_secs: u64,
-        /// How bad it is.
-        severity: Severity,
-        /// As a sentence.
-        text: String,
-    },
-    /// What whoever reads this was too slow for.
-    Missed(Missed),
-}
-
-/// Events that aren't told.
-#[derive(Serialize, JsonSchema)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub(super) enum Missed {
-    /// There were some.
-    Lost {
-        /// How many.
-        count: u64,
-    },
-}
-
-impl EventLine {
-    fn of(event: PoolEvent, at_secs: u64) -> EventLine {
-        let (severity, text) = (event.severity(), event.to_string());
-        EventLine::Happened { event, at_secs, severity, text }
-    }
-}
-
 /// Everything that happens, as JSON lines, until the listener goes.
 pub(super) async fn events(State(services): App) -> Lines<EventLine> {
     let news = services.engine.news();
@@ -109,18 +70,6 @@ mod tests {
     use control::alerts::ChannelReport;
 
     use super::*;
-
-    #[test]
-    fn what_happens_is_told_with_its_sentence() {
-        let event = PoolEvent::DiskOffline { pool: "tank".into(), disk: "e1.0".into() };
-        let line = to_line(&EventLine::of(event.clone(), 7));
-        let told: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
-        assert_eq!(told["event"], "disk-offline");
-        assert_eq!(told["pool"], "tank");
-        assert_eq!(told["at_secs"], 7);
-        assert_eq!(told["text"], event.to_string());
-        assert_eq!(serde_json::from_slice::<PoolEvent>(&line).ok(), Some(event), "as it was");
-    }
 
     #[test]
     fn it_is_loud_while_nobody_would_hear() {

@@ -82,8 +82,8 @@ fn start(name: &Name, words: &[String]) -> ExitCode {
         }
         // Detached from the terminal: all that follows is for syslog.
         crate::logging::to_syslog("vbladed");
-        if let Err(error) = nix::unistd::daemon(true, false) {
-            crate::logging::say(&format!("daemon: {}", error.desc()));
+        if let Err(error) = os::process::detach() {
+            crate::logging::say(&format!("daemon: {}", reason(&error)));
             return ExitCode::FAILURE;
         }
     }
@@ -226,8 +226,8 @@ fn parse_ether(text: &str) -> Option<MacAddr> {
 
 /// Opens the file as vblade would, and says how many sectors it exports.
 fn sectors_of(order: &Order) -> Result<u64, String> {
-    let direct = if order.direct { nix::libc::O_DIRECT } else { 0 };
-    let sync = if order.sync { nix::libc::O_SYNC } else { 0 };
+    let direct = if order.direct { libc::O_DIRECT } else { 0 };
+    let sync = if order.sync { libc::O_SYNC } else { 0 };
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .write(!order.read_only)
@@ -254,11 +254,10 @@ fn sectors_of(order: &Order) -> Result<u64, String> {
     }
 }
 
+/// As the C library says it, without the number that Rust adds.
 fn reason(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    }
+    let said = error.to_string();
+    said.split_once(" (os error").map_or(said.clone(), |(reason, _)| reason.to_owned())
 }
 
 fn plan_of(order: &Order) -> Result<ExportPlan, String> {

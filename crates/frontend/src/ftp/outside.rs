@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::accounts::{UsersFileError, read_users};
-use crate::tls::{KeyContents, KeyFiles, TlsError};
+use tls::{KeyContents, KeyFiles, TlsError};
 
 /// Who knows it. What isn't answered in time is answered by no.
 pub trait Outside: Send + Sync + 'static {

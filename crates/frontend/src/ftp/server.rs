@@ -23,7 +23,7 @@ use super::root::Root;
 use super::session;
 use crate::filesystem::{self, FilesystemError};
 use crate::places::{Places, STRANGERS_MAX, network_of};
-use crate::tls::TlsError;
+use ::tls::TlsError;
 
 /// How long sessions and their operations may take to end when the server stops.
 const STOP_LIMIT: Duration = Duration::from_secs(5);

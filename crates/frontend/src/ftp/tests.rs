@@ -22,7 +22,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::command::LINE_BYTES_MAX;
 use super::{Files, FtpConfig, FtpServer, Outside, hash_password, listen};
-use crate::tls::KeyFiles;
+use ::tls::KeyFiles;
 
 const LONG: Duration = Duration::from_secs(60);
 static HASH: LazyLock<String> = LazyLock::new(|| hash_password("pass word").unwrap());

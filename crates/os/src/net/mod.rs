@@ -1,6 +1,7 @@
 //! The network as Linux has it: namespaces, links, and ports for frames.
 
 mod batch;
+mod device;
 mod dhcp_socket;
 mod filter;
 mod link;
@@ -13,6 +14,7 @@ mod receive_ring;
 pub mod setup;
 mod unix;
 
+pub use device::bind_to_device;
 pub use dhcp_socket::DhcpSocket;
 pub use packet::{InterfaceSpec, PacketPort, PacketPortError, Role};
 pub use raw::FrameSocket;

@@ -110,6 +110,7 @@ impl Homes {
             from_key: home.map(|(_, from_key)| *from_key),
             to: now.node_name.clone(),
             to_key,
+            id: disk.to_string(),
         })
     }
 
@@ -195,7 +196,13 @@ impl Engine {
     pub fn accept_disks(&self, pool: &str, shown: &[MovedDisk]) -> Result<(), PoolError> {
         let slot = self.importable(pool)?;
         let moved = self.moved_of(slot.id);
-        if let Some(other) = shown.iter().find(|shown| !moved.contains(shown)) {
+        // A command of version 0.1 doesn't say which disk it is but by its name.
+        let is_as_shown = |shown: &MovedDisk, one: &MovedDisk| {
+            let id = if shown.id.is_empty() { String::new() } else { one.id.clone() };
+            *shown == MovedDisk { id, ..one.clone() }
+        };
+        let is_there = |shown: &&MovedDisk| moved.iter().any(|one| is_as_shown(shown, one));
+        if let Some(other) = shown.iter().find(|shown| !is_there(shown)) {
             return Err(PoolError::invalid(
                 format!("{} isn't any more where it was when it was shown", other.disk),
                 "look at it again: etherpool pool accept POOL --dry-run",

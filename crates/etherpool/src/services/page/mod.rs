@@ -33,7 +33,7 @@ use super::described::{Path, Text, TextKind};
 use super::doors::{self, DoorThread, http};
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
-use crate::tls_client::keep_watch;
+use tls::keep_watch;
 
 /// Connections at a time. A browser has six at most, and one of those for as long as the page is looked at.
 const CONNECTIONS_MAX: usize = 32;

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::super::FtpTls;
 use super::*;
-use crate::tls::TlsError;
+use ::tls::TlsError;
 
 /// A certificate for this machine that signs itself, in the files of `directory`.
 fn certify(directory: &Path) -> KeyFiles {

@@ -1,5 +1,4 @@
-//! TLS, whoever speaks it: certificates, keys and authorities out of files, and what is made of them. One form for all, so
-//! that a file that does for one server does for the other, and is refused with the same words.
+//! Certificates, keys and authorities out of files, and what servers and clients speak TLS with.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -56,6 +55,11 @@ pub enum TlsError {
         /// Why not.
         source: VerifierBuilderError,
     },
+    /// The system trusts nobody.
+    #[error(
+        "this machine trusts nobody: install ca-certificates, or name a file of certificates (ca)"
+    )]
+    NobodyTrusted,
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -174,6 +178,19 @@ pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
             .map_err(|source| TlsError::Unfit { certificate: file.to_owned(), source })?;
     }
     Ok(roots)
+}
+
+/// Whom to trust: who is in a file, or whom the system trusts. Blocks.
+pub fn trusted(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    if let Some(file) = file {
+        return authorities(file);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match roots.is_empty() {
+        true => Err(TlsError::NobodyTrusted),
+        false => Ok(roots),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
