@@ -74,7 +74,8 @@ END
     }
     rack.must(
         "left",
-        "drbdadm primary --force files && mkfs.ext4 -q /dev/drbd0 && mkdir -p /srv/old
+        "until grep -q cs:Connected /proc/drbd; do sleep 1; done
+        drbdadm new-current-uuid --clear-bitmap files/0 && drbdadm primary files && mkfs.ext4 -q /dev/drbd0 && mkdir -p /srv/old
         mount /dev/drbd0 /srv/old && echo dear >/srv/old/letter && sync
         until grep -q UpToDate/UpToDate /proc/drbd; do sleep 1; done",
     );

@@ -80,9 +80,18 @@ fn work_that_takes_long_is_followed() {
     is_told(&lab, &scrub, "scrub");
 }
 
-/// A conversion, a disk that gets what it missed, and one that is emptied as for a rebuild.
+/// Adds or deletes a limit to what reaches the supervisor.
+fn slow(lab: &Lab, verb: &str) {
+    let netns = lab.status()["netns"].as_str().unwrap().to_owned();
+    let limit = format!("qdisc {verb} dev psup root tbf rate 48mbit burst 64kb latency 400ms");
+    let mut command = Command::new("tc");
+    let done = command.args(["-n", &netns]).args(limit.split(' ')).status().expect("tc (iproute2)");
+    assert!(done.success(), "tc {limit}");
+}
+
+/// A conversion, a verification by a slow cable, a disk that gets what it missed, and one that is emptied as for a rebuild.
 #[test]
-fn copying_is_followed() {
+fn copying_and_reading_are_followed() {
     let bare = LabOptions { nodes: 3, disks: 1, size: "256M", bare: true, ..LabOptions::default() };
     let lab = Lab::up(&bare);
     lab.wait_for_disks(3);
@@ -98,6 +107,9 @@ fn copying_is_followed() {
     lab.cli(&["pool", "set", "cluster", "rebuild-rate", "4M"]);
     let convert = ["volume", "convert", VOLUME, "--layout", "mirror:2", "--wait", "--yes"];
     is_told(&lab, &convert, "convert");
+    slow(&lab, "add");
+    is_told(&lab, &["volume", "verify", VOLUME], "verifying");
+    slow(&lab, "del");
     lab.cli(&["disk", "offline", "cluster", "e1.0", "--yes"]);
     write(32);
     lab.cli(&["disk", "online", "cluster", "e1.0"]);
