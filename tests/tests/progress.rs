@@ -35,8 +35,8 @@ fn as_a_program(command: &mut Command) -> (Vec<Value>, Value) {
 /// What takes long tells programs how far it is, at which rate, and how long it takes yet.
 fn is_told(lab: &Lab, command: &[&str], operation: &str) {
     let (lines, _) = as_a_program(&mut lab.cli_command(command));
-    let progress = lines.iter().map(|line| &line["progress"]);
-    let told = progress.filter(|told| !told["left_secs"].is_null()).last();
+    let mut progress = lines.iter().map(|line| &line["progress"]);
+    let told = progress.rfind(|told| !told["left_secs"].is_null());
     let told = told.unwrap_or_else(|| panic!("{operation}: no time left was told: {lines:?}"));
     assert_eq!(told["operation"], operation);
     let number = |key: &str| told[key].as_u64().unwrap_or_else(|| panic!("no {key} in {told}"));
