@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::fs::File;
-use std::io::Write;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 use blackbox::{Lab, LabOptions, VOLUME, text_of, wait_until};
 use serde_json::Value;
@@ -32,12 +32,23 @@ fn as_a_program(command: &mut Command) -> (Vec<Value>, Value) {
     (lines, serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// What takes long tells programs how far it is, at which rate, and how long it takes yet.
-fn is_told(lab: &Lab, command: &[&str], operation: &str) {
-    let (lines, _) = as_a_program(&mut lab.cli_command(command));
-    let mut progress = lines.iter().map(|line| &line["progress"]);
-    let told = progress.rfind(|told| !told["left_secs"].is_null());
-    let told = told.unwrap_or_else(|| panic!("{operation}: no time left was told: {lines:?}"));
+/// What takes long tells programs how far it is, at which rate, and how long it takes yet. Then `quicken` ends its
+/// slowness, of which there was enough.
+fn is_told(lab: &Lab, command: &[&str], operation: &str, quicken: impl FnOnce()) {
+    let mut command = lab.cli_command(command);
+    command.arg("--json").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut seen = Vec::new();
+    let mut told = lines.map(|line| {
+        seen.push(line);
+        serde_json::from_str::<Value>(seen.last().unwrap()).unwrap()["progress"].take()
+    });
+    let first = told.find(|told| !told["left_secs"].is_null());
+    quicken();
+    told.for_each(drop);
+    assert!(child.wait().unwrap().success(), "{operation}: {seen:?}");
+    let told = first.unwrap_or_else(|| panic!("{operation}: no time left was told: {seen:?}"));
     assert_eq!(told["operation"], operation);
     let number = |key: &str| told[key].as_u64().unwrap_or_else(|| panic!("no {key} in {told}"));
     assert!(number("done_bytes") <= number("total_bytes") && number("bytes_per_sec") > 0, "{told}");
@@ -77,7 +88,9 @@ fn work_that_takes_long_is_followed() {
     assert!(piped.status.success() && piped.stderr.is_empty(), "{}", text_of(&piped));
     assert!(!bar(&String::from_utf8_lossy(&piped.stdout)), "{}", text_of(&piped));
 
-    is_told(&lab, &scrub, "scrub");
+    is_told(&lab, &scrub, "scrub", || {
+        drop(lab.cli(&["pool", "set", "cluster", "scrub-rate", "off"]))
+    });
 }
 
 /// Adds or deletes a limit to what reaches the supervisor.
@@ -104,20 +117,23 @@ fn copying_and_reading_are_followed() {
         device.sync_all().unwrap();
     };
     write(16);
-    lab.cli(&["pool", "set", "cluster", "rebuild-rate", "4M"]);
+    let copy_by = |rate: &str| drop(lab.cli(&["pool", "set", "cluster", "rebuild-rate", rate]));
+    copy_by("4M");
     let convert = ["volume", "convert", VOLUME, "--layout", "mirror:2", "--wait", "--yes"];
-    is_told(&lab, &convert, "convert");
+    is_told(&lab, &convert, "convert", || copy_by("off"));
     slow(&lab, "add");
-    is_told(&lab, &["volume", "verify", VOLUME], "verifying");
-    slow(&lab, "del");
+    is_told(&lab, &["volume", "verify", VOLUME], "verifying", || slow(&lab, "del"));
+    copy_by("4M");
     lab.cli(&["disk", "offline", "cluster", "e1.0", "--yes"]);
     write(32);
     lab.cli(&["disk", "online", "cluster", "e1.0"]);
     wait_until("it gets what it missed", || {
         lab.said(&["pool", "jobs", "cluster"]).1.contains("resync")
     });
-    is_told(&lab, &["pool", "jobs", "cluster", "--wait"], "jobs");
-    is_told(&lab, &["pool", "evacuate", "cluster", "e1.0", "--wait", "--yes"], "evacuate");
+    is_told(&lab, &["pool", "jobs", "cluster", "--wait"], "jobs", || copy_by("off"));
+    copy_by("4M");
+    let evacuate = ["pool", "evacuate", "cluster", "e1.0", "--wait", "--yes"];
+    is_told(&lab, &evacuate, "evacuate", || copy_by("off"));
 }
 
 #[test]
