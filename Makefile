@@ -18,12 +18,12 @@ QUICK := --profile quick --locked
 TESTED := $(QUICK) --workspace --exclude blackbox --exclude architecture
 
 .PHONY: help lab build build-dist build-static deb test test-long test-upgrade check unit bytes bytes-long hostile sim sim-long sim-speed mutants mutants-check
-.PHONY: blackbox blackbox-long guests-long kills-long diskless-long static-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu deny clean
+.PHONY: blackbox blackbox-long guests-long kills-long diskless-long pages-long static-long bench bench-target bench-engine bench-keys bench-boot setup setup-qemu setup-qemu-cluster deny clean
 
 help:
 	@echo "make lab       build, start a cluster on this machine, say what to do next"
 	@echo "make test      everything that must hold, quick checks first"
-	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release, docs/diskless.md"
+	@echo "make test-long what takes hours: every byte on disks, $(LONG_SEEDS) fresh seeds, disks lost for good, all mutants, a release, the manual's longest pages"
 	@echo "make test-upgrade the former version beside this one: one machine after the other, both together for ten minutes, and back"
 	@echo "make mutants   undoes each rule of the engine; the simulator must catch all of them"
 	@echo "make sim-speed how fast a pool is on disks and cables with limits, in virtual time"
@@ -42,6 +42,9 @@ setup:
 # Stock kernels as clients.
 setup-qemu:
 	scripts/setup-qemu
+
+setup-qemu-cluster:
+	scripts/setup-qemu cluster
 
 build:
 	$(CARGO) build --release --locked -p etherpool
@@ -65,7 +68,7 @@ lab: setup build
 
 test: setup setup-qemu check unit bytes hostile sim blackbox
 
-test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long static-long test-upgrade
+test-long: bytes-long sim-long mutants blackbox-long guests-long kills-long diskless-long pages-long static-long test-upgrade
 
 # Formatting and lints: no warning passes.
 check:
@@ -153,6 +156,11 @@ kills-long: build
 # Every command of docs/diskless.md: Debian from apt's mirror onto a volume, and an emulated machine that boots it.
 diskless-long: build
 	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test diskless -- \
+		--test-threads=1 --nocapture --ignored
+
+# docs/sharing.md, and docs/moving.md from DRBD on: emulated machines with Debian's packages for that, from apt's mirror.
+pages-long: setup-qemu-cluster build
+	ETHERPOOL_BIN=$(abspath $(ETHERPOOL)) $(CARGO) test --release --locked -p blackbox --test emulated_pages -- \
 		--test-threads=1 --nocapture --ignored
 
 # An image with the program without libraries, booted.

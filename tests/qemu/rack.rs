@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use blackbox::manual::{self, Deed};
 use blackbox::{Machine, MachineDisk, require_root, wait_until};
+use tempfile::TempDir;
 
 #[path = "vm.rs"]
 #[allow(dead_code)]
-mod vm;
+pub mod vm;
 
-use vm::{Nic, Switch, Vm, VmOptions, require_qemu};
+use vm::{DriverHung, Nic, Switch, Vm, VmOptions, require_qemu};
 
 /// Disks by their names, in MiB.
 pub type Disks<'a> = &'a [(&'a str, u64)];
@@ -24,7 +25,17 @@ pub struct Rack {
     out: BTreeMap<String, MachineDisk>,
     /// Machines with a kernel of their own.
     pub emulated: BTreeMap<String, Vm>,
+    /// Of these the ones with a Debian, which may be off.
+    debians: BTreeMap<String, Debian>,
     switch: Switch,
+}
+
+/// A machine with a whole Debian, in a directory of its own.
+struct Debian {
+    address: String,
+    /// The AoE disk that it will have.
+    aoe: &'static str,
+    dir: TempDir,
 }
 
 impl Rack {
@@ -42,7 +53,8 @@ impl Rack {
             (name.to_owned(), machine)
         };
         let machines = machines.iter().map(make).collect();
-        Rack { machines, out: BTreeMap::new(), emulated: BTreeMap::new(), switch }
+        let (out, emulated, debians) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Rack { machines, out, emulated, debians, switch }
     }
 
     /// One that is made of namespaces.
@@ -119,22 +131,70 @@ impl Rack {
         self.emulated.insert("alone".to_owned(), alone);
     }
 
+    /// Puts machines with a whole Debian at the switch, each with the last number of its address, an empty /dev/vda and
+    /// our package, which isn't installed; and switches them on. What they will have of AoE disks (one or none) is watched:
+    /// their driver may hang.
+    pub fn set_debians(&mut self, machines: &[(&str, u8)], aoe: &'static str) {
+        require_qemu();
+        for (name, number) in machines {
+            let dir = tempfile::Builder::new().prefix("etherpool-debian").tempdir_in("/var/tmp");
+            let (dir, address) = (dir.unwrap(), format!("192.168.7.{number}/24"));
+            vm::given_package(dir.path());
+            self.debians.insert((*name).to_owned(), Debian { address, aoe, dir });
+        }
+        machines.iter().for_each(|(name, _)| self.start_debian(name));
+        for (name, _) in machines {
+            self.emulated.get_mut(*name).unwrap().wait_for("BOOTED").unwrap();
+        }
+    }
+
+    fn start_debian(&mut self, name: &str) {
+        let Debian { address, aoe, dir } = &self.debians[name];
+        let options = VmOptions {
+            name,
+            netns: self.switch.netns(),
+            nics: &[Nic { bridge: "br0", mtu: 1500 }],
+            script: "newcomer.sh",
+            programs: &[],
+            variables: &[("VM_ADDRESS", address), ("VM_AOE", aoe)],
+            memory_mb: 1024,
+            disk_mb: Some(512),
+            limit: Duration::from_secs(2400),
+        };
+        let (root, given) = (dir.path().join("root"), dir.path().join("given"));
+        self.emulated.insert(name.to_owned(), Vm::start_cluster(&options, &root, &given));
+    }
+
+    /// Types something at an emulated machine; fails the test where it fails. What it printed.
+    pub fn must(&mut self, name: &str, typed: &str) -> String {
+        let (status, printed) = self.emulated.get_mut(name).expect("it is on").run(typed).unwrap();
+        assert_eq!(status, 0, "{name}# {typed}\n{printed}");
+        printed
+    }
+
     /// Goes through a page.
-    pub fn follow(&mut self, name: &str, page: &str) {
+    pub fn follow(&mut self, name: &str, page: &str) -> Result<(), DriverHung> {
         manual::follow(name, page, |step| match &step.deed {
             Deed::Type { typed, .. } => match self.emulated.get_mut(&step.machine) {
                 Some(machine) => machine.run(typed),
-                None => self.machine(&step.machine).run(typed),
+                None => Ok(self.machine(&step.machine).run(typed)),
             },
             Deed::ByHand(deed) => {
                 self.by_hand(&step.machine, &deed.split(' ').collect::<Vec<_>>());
-                (0, String::new())
+                Ok((0, String::new()))
             }
-        });
+        })
     }
 
     fn by_hand(&mut self, machine: &str, deed: &[&str]) {
         match *deed {
+            ["on"] if self.debians.contains_key(machine) => {
+                self.start_debian(machine);
+                self.emulated.get_mut(machine).unwrap().wait_for("BOOTED").unwrap();
+            }
+            ["off"] if self.debians.contains_key(machine) => {
+                drop(self.emulated.remove(machine).expect("it is on"));
+            }
             ["on"] => self.machine(machine).on(),
             ["off"] => self.machine(machine).off(),
             ["loses", disk] => {
@@ -148,6 +208,10 @@ impl Rack {
                 let found = self.out.remove(&format!("{other} {other_disk}"));
                 let found = found.unwrap_or_else(|| self.machine(other).take(other_disk));
                 self.machine(machine).put_back(disk, found);
+            }
+            ["gets", file, "of", other] if self.emulated.contains_key(other) => {
+                let content = self.must(other, &format!("base64 -w 0 {file}"));
+                self.must(machine, &format!("echo {content} | base64 -d >{file}"));
             }
             ["gets", file, "of", other] => {
                 let (from, to) = (self.machine(other).home(), self.machine(machine).home());

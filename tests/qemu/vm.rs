@@ -81,6 +81,14 @@ struct Machine {
     qemu: Option<Child>,
 }
 
+/// A test once more, if it was the client's driver that hung.
+pub fn twice_if_driver_hangs(test: impl Fn() -> Result<(), DriverHung>) {
+    if test().is_err() {
+        println!("the client's AoE driver forgot a request, a fault of Linux: once more");
+        test().expect("the driver hung twice");
+    }
+}
+
 impl Switch {
     /// Makes a namespace, whose name says which process made it.
     pub fn new(name: &str) -> Switch {
@@ -172,24 +180,32 @@ impl Vm {
 
     /// A machine with a whole Debian, whose systemd runs the script. It has `disk_mb`, and a third disk that is `given`.
     pub fn start_debian(options: &VmOptions, given: &Path) -> Vm {
-        let base = beginning(kernel_dir().parent().expect("it has a parent"), "debian-");
+        let base = beginning(&vm_dir(), "debian-");
         // What is written is QEMU's alone, and gone with it.
-        let disk = |path: &Path| {
-            let drive =
-                format!("file={},format=raw,if=virtio,cache=unsafe,snapshot=on", path.display());
-            ["-drive".to_owned(), drive]
-        };
+        Vm::start_root(options, &drive(&base, "snapshot=on"), given, "aoe")
+    }
+
+    /// The same with what GFS2 and DRBD need, and a root of its own, which keeps what is written: it is made where it isn't yet.
+    pub fn start_cluster(options: &VmOptions, root: &Path, given: &Path) -> Vm {
+        if !root.exists() {
+            let mut copy = Command::new("cp");
+            copy.arg("--sparse=always").arg(beginning(&vm_dir(), "cluster-")).arg(root);
+            assert!(copy.status().expect("cp can be run").success(), "a copy of the Debian");
+        }
+        Vm::start_root(options, &drive(root, "snapshot=off"), given, "aoe gfs2 dlm drbd")
+    }
+
+    fn start_root(options: &VmOptions, root: &[String], given: &Path, modules: &str) -> Vm {
         let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/init-debian");
+        let modules = format!(
+            "virtio_pci virtio_net virtio_blk virtio_rng crc32c_generic ext4 loop fuse {modules}"
+        );
         let variables = [
             ("VM_INIT", init.as_os_str()),
-            (
-                "VM_MODULES",
-                "virtio_pci virtio_net virtio_blk virtio_rng crc32c_generic ext4 loop fuse aoe"
-                    .as_ref(),
-            ),
+            ("VM_MODULES", modules.as_ref()),
             ("VM_PROGRAMS", "kmod".as_ref()),
         ];
-        Vm::start_by(options, &[disk(&base), disk(given)].concat(), &variables)
+        Vm::start_by(options, &[root, &drive(given, "snapshot=on")].concat(), &variables)
     }
 
     fn start_by(options: &VmOptions, more: &[String], variables: &[(&str, &OsStr)]) -> Vm {
@@ -246,12 +262,12 @@ impl Vm {
     }
 
     /// Types something where the script does what is typed; how that ended, and what it printed.
-    pub fn run(&mut self, typed: &str) -> (i32, String) {
+    pub fn run(&mut self, typed: &str) -> Result<(i32, String), DriverHung> {
         self.tell(&BASE64.encode(typed));
-        let did = self.wait_for("DID").unwrap();
+        let did = self.wait_for("DID")?;
         let (status, printed) = did.split_once(' ').unwrap_or((&did, ""));
         let printed = String::from_utf8_lossy(&BASE64.decode(printed).unwrap()).into_owned();
-        (status.parse().unwrap(), printed)
+        Ok((status.parse().unwrap(), printed))
     }
 
     /// Lets the script go on that waits for `word`.
@@ -413,6 +429,28 @@ impl Drop for Machine {
     }
 }
 
+fn drive(path: &Path, more: &str) -> [String; 2] {
+    let drive = format!("file={},format=raw,if=virtio,cache=unsafe,{more}", path.display());
+    ["-drive".to_owned(), drive]
+}
+
+/// What machines are given to install, in `dir`: a tar file with the package.
+pub fn given_package(dir: &Path) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/deb");
+    let mut make = Command::new(script);
+    // Emulated instructions would unpack it.
+    make.arg(blackbox::program()).arg(dir).env("DEB_COMPRESSION", "none");
+    let made = make.output().expect("scripts/deb can be run");
+    assert!(made.status.success(), "scripts/deb: {}", String::from_utf8_lossy(&made.stderr));
+    let package = String::from_utf8(made.stdout).expect("a path");
+    let package = Path::new(package.trim_end()).file_name().expect("a file").to_owned();
+    let given = dir.join("given");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(dir).arg("-cf").arg(&given).arg(package);
+    assert!(pack.status().expect("tar can be run").success());
+    given
+}
+
 fn pack(options: &VmOptions, out: &Path, variables: &[(&str, &OsStr)]) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu");
     let status = Command::new(here.join("mkinitramfs"))
@@ -420,15 +458,18 @@ fn pack(options: &VmOptions, out: &Path, variables: &[(&str, &OsStr)]) {
         .arg(here.join("guest").join(options.script))
         .args(options.programs)
         .envs(variables.iter().copied())
-        .env("ETHERPOOL_VM_DIR", kernel_dir().parent().expect("it has a parent"))
+        .env("ETHERPOOL_VM_DIR", vm_dir())
         .status()
         .expect("mkinitramfs can be run");
     assert!(status.success(), "mkinitramfs: {status}");
 }
 
+fn vm_dir() -> PathBuf {
+    std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into()).into()
+}
+
 fn kernel_dir() -> PathBuf {
-    let dir = std::env::var_os("ETHERPOOL_VM_DIR").unwrap_or("/var/cache/etherpool-vm".into());
-    PathBuf::from(dir).join("kernel")
+    vm_dir().join("kernel")
 }
 
 /// A file of the stock kernel that begins so, and its modules: what an image of a node is built of.

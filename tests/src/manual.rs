@@ -83,14 +83,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Does all that a page says, by `act`, which says how a command ended and what it printed; fails the test with all that
 /// wasn't as the page says. What only looks is looked at again until it is as the page says, as what the reader did
-/// before takes its time.
-pub fn follow(name: &str, page: &str, mut act: impl FnMut(&Step) -> (i32, String)) {
+/// before takes its time. Where `act` can't go on it ends.
+pub fn follow<E>(
+    name: &str,
+    page: &str,
+    mut act: impl FnMut(&Step) -> Result<(i32, String), E>,
+) -> Result<(), E> {
     let begun = Instant::now();
-    let (mut wrong, mut token) = (String::new(), String::new());
+    let (mut wrong, mut token, mut commands) = (String::new(), String::new(), 0);
     for mut step in steps(page) {
         let Deed::Type { typed, printed: said } = &mut step.deed else {
             println!("[{} s] {step:?}", begun.elapsed().as_secs());
-            act(&step);
+            act(&step)?;
             continue;
         };
         println!("[{} s] {}# {typed}", begun.elapsed().as_secs(), step.machine);
@@ -99,9 +103,10 @@ pub fn follow(name: &str, page: &str, mut act: impl FnMut(&Step) -> (i32, String
         if typed == "etherpool join" {
             *typed = format!("etherpool join <<END\n{token}\nEND");
         }
+        commands += 1;
         let start = Instant::now();
         let (status, printed) = loop {
-            let (status, printed) = act(&step);
+            let (status, printed) = act(&step)?;
             let is_as_said = is_end(&asked, &said, status) && is_as_said(&said, &lines(&printed));
             if is_as_said || !only_looks(&asked) || start.elapsed() > LIMIT {
                 break (status, printed);
@@ -119,8 +124,9 @@ pub fn follow(name: &str, page: &str, mut act: impl FnMut(&Step) -> (i32, String
                 .unwrap();
         }
     }
-    println!("{name}: {} s", begun.elapsed().as_secs());
+    println!("{name}: {commands} commands, {} s", begun.elapsed().as_secs());
     assert!(wrong.is_empty(), "{name}:{wrong}");
+    Ok(())
 }
 
 fn lines(text: &str) -> Vec<&str> {
@@ -132,6 +138,7 @@ fn only_looks(typed: &str) -> bool {
     let words: Vec<_> = typed.split_whitespace().collect();
     match words[..] {
         ["etherpool", "status", ..] | ["ls" | "cat", ..] => !typed.contains('>'),
+        ["corosync-quorumtool"] | ["dlm_tool", "status" | "ls"] => true,
         ["etherpool", "disk" | "pool" | "volume" | "alert", "list" | "show", ..] => true,
         ["etherpool", "pool", "import", .., "--dry-run"] => true,
         ["etherpool", "pool", "jobs" | "status", ..] => !words.contains(&"--wait"),

@@ -18,7 +18,7 @@ mod segment;
 mod vm;
 
 use segment::{Segment, inside};
-use vm::{DisklessOptions, DriverHung, Nic, Vm};
+use vm::{DisklessOptions, DriverHung, Nic, Vm, twice_if_driver_hangs};
 
 const PAGE: &str = include_str!("../../docs/diskless.md");
 const MAC: &str = "52:54:00:e7:66:10";
@@ -31,11 +31,7 @@ const LIMIT: Duration = Duration::from_secs(1200);
 fn a_machine_without_disks_boots_from_a_volume() {
     let boot_loader = Path::new("/usr/lib/grub/i386-pc/boot.img");
     assert!(boot_loader.exists(), "no {}: run scripts/setup-qemu as root", boot_loader.display());
-    // A fault of Linux, which has nothing to do with what is tested.
-    if boot_from_a_volume().is_err() {
-        println!("the client's AoE driver forgot a request, a fault of Linux: once more");
-        boot_from_a_volume().expect("the driver hung twice");
-    }
+    twice_if_driver_hangs(boot_from_a_volume);
 }
 
 fn boot_from_a_volume() -> Result<(), DriverHung> {

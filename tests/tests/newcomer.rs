@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use blackbox::manual::{self, Deed};
-use blackbox::{etherpool, require_root};
+use blackbox::require_root;
 
 #[path = "../qemu/vm.rs"]
 #[allow(dead_code)]
@@ -33,18 +33,7 @@ fn two_machines_become_a_mounted_redundant_file_system() {
     require_qemu();
     vm::sweep();
     let dir = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/deb");
-    let mut make = Command::new(script);
-    // Emulated instructions would unpack it.
-    make.arg(etherpool().get_program()).arg(dir.path()).env("DEB_COMPRESSION", "none");
-    let made = make.output().expect("scripts/deb can be run");
-    assert!(made.status.success(), "scripts/deb: {}", String::from_utf8_lossy(&made.stderr));
-    let package = String::from_utf8(made.stdout).unwrap();
-    let package = Path::new(package.trim_end()).file_name().unwrap().to_owned();
-    let given = dir.path().join("given");
-    let mut pack = Command::new("tar");
-    pack.arg("-C").arg(dir.path()).arg("-cf").arg(&given).arg(package);
-    assert!(pack.status().expect("tar can be run").success());
+    let given = vm::given_package(dir.path());
 
     let switch = Switch::new("sw");
     switch.bridge("br0", 1500);
@@ -67,17 +56,18 @@ fn two_machines_become_a_mounted_redundant_file_system() {
         BTreeMap::from([start("one", "192.168.7.1/24"), start("two", "192.168.7.2/24")]);
     machines.values_mut().for_each(|machine| drop(machine.wait_for("BOOTED").unwrap()));
 
-    manual::follow("docs/two-machines.md", PAGE, |step| {
+    let followed = manual::follow("docs/two-machines.md", PAGE, |step| {
         match (step.machine.as_str(), &step.deed) {
             (machine, Deed::ByHand(deed)) if deed == "off" => {
                 drop(machines.remove(machine).expect("it is on"));
-                (0, String::new())
+                Ok((0, String::new()))
             }
-            ("desk", Deed::Type { typed, .. }) => run_at_the_desk(&switch, typed),
+            ("desk", Deed::Type { typed, .. }) => Ok(run_at_the_desk(&switch, typed)),
             (machine, Deed::Type { typed, .. }) => machines.get_mut(machine).unwrap().run(typed),
             (_, deed) => panic!("nobody knows how to do {deed:?}"),
         }
     });
+    followed.unwrap();
     machines.get_mut("one").unwrap().tell("THAT-IS-ALL");
     machines.remove("one").unwrap().finish().unwrap();
 }

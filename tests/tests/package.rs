@@ -77,7 +77,7 @@ fn it_is_installed_started_upgraded_and_purged() {
         nics: &[Nic { bridge: "br0", mtu: 1500 }],
         script: "package.sh",
         programs: &[],
-        variables: &[("VM_AOE", "1")],
+        variables: &[],
         memory_mb: 1024,
         disk_mb: Some(512),
         limit: Duration::from_secs(600),

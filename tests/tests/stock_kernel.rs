@@ -16,7 +16,7 @@ use os::net::InterfaceSpec;
 #[allow(dead_code)]
 mod vm;
 
-use vm::{DriverHung, Nic, Switch, Vm, VmOptions, require_qemu};
+use vm::{DriverHung, Nic, Switch, Vm, VmOptions, require_qemu, twice_if_driver_hangs};
 
 /// Emulation is slow enough alone.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -39,14 +39,6 @@ fn begin(what: &'static str) -> Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         println!("{}: {:.1} s", self.what, self.start.elapsed().as_secs_f64());
-    }
-}
-
-/// Once more, if it was the client's driver that hung.
-fn twice_if_driver_hangs(test: impl Fn() -> Result<(), DriverHung>) {
-    if test().is_err() {
-        println!("the client's AoE driver forgot a request, a fault of Linux: once more");
-        test().expect("the driver hung twice");
     }
 }
 

@@ -8,5 +8,7 @@ must hostname "$VM_NAME"
 tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
 must ip link set eth0 up
 must ip address add "$VM_ADDRESS" dev eth0
+# An AoE disk that it will have.
+[ -z "$VM_AOE" ] || (until_true [ -e "/sys/kernel/debug/aoe/$VM_AOE" ]; watch_driver "$VM_AOE") &
 
 do_what_is_typed

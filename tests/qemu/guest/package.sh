@@ -41,6 +41,7 @@ mark INSTALLED "$(now)"
 
 # The names of aoetools, with Linux's own driver, on a disk that vblade exports to this machine. The former version hasn't them.
 aoetools() {
+    check modprobe aoe
     check aoe-version
     must truncate -s 104000000 /run/exported
     vblade 9 1 lo /run/exported >/run/vblade.log 2>&1 &
