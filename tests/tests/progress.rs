@@ -96,7 +96,7 @@ fn work_that_takes_long_is_followed() {
 /// Adds or deletes a limit to what reaches the supervisor.
 fn slow(lab: &Lab, verb: &str) {
     let netns = lab.status()["netns"].as_str().unwrap().to_owned();
-    let limit = format!("qdisc {verb} dev psup root tbf rate 48mbit burst 64kb latency 400ms");
+    let limit = format!("qdisc {verb} dev psup root tbf rate 160mbit burst 64kb latency 400ms");
     let mut command = Command::new("tc");
     let done = command.args(["-n", &netns]).args(limit.split(' ')).status().expect("tc (iproute2)");
     assert!(done.success(), "tc {limit}");
@@ -111,12 +111,12 @@ fn copying_and_reading_are_followed() {
     lab.cli(&["pool", "create", "cluster", "e1.0", "e2.0", "e3.0", "--yes"]);
     lab.cli(&["volume", "create", VOLUME, "--size", "64M", "--layout", "raid0"]);
     let device = lab.json(&["volume", "attach", VOLUME])["device"].as_str().unwrap().to_owned();
-    let write = |mebibytes: usize| {
+    let write = || {
         let mut device = File::options().write(true).open(&device).unwrap();
-        device.write_all(&vec![7; mebibytes << 20]).unwrap();
+        device.write_all(&vec![7; 64 << 20]).unwrap();
         device.sync_all().unwrap();
     };
-    write(16);
+    write();
     let copy_by = |rate: &str| drop(lab.cli(&["pool", "set", "cluster", "rebuild-rate", rate]));
     copy_by("4M");
     let convert = ["volume", "convert", VOLUME, "--layout", "mirror:2", "--wait", "--yes"];
@@ -125,7 +125,7 @@ fn copying_and_reading_are_followed() {
     is_told(&lab, &["volume", "verify", VOLUME], "verifying", || slow(&lab, "del"));
     copy_by("4M");
     lab.cli(&["disk", "offline", "cluster", "e1.0", "--yes"]);
-    write(32);
+    write();
     lab.cli(&["disk", "online", "cluster", "e1.0"]);
     wait_until("it gets what it missed", || {
         lab.said(&["pool", "jobs", "cluster"]).1.contains("resync")
