@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("tls", &[]),
     ("frontend", &["block", "runtime", "os", "tls"]),
     ("control", &["block", "runtime", "seal", "aoe_wire", "boot", "aoe_target", "pool"]),
-    ("client", &["block", "pool", "control", "tls"]),
+    ("client", &["block", "seal", "pool", "control", "tls"]),
     ("terminal", &[]),
     ("image", &["block"]),
     ("lab", &["block", "seal", "pool", "os", "frontend", "control", "terminal"]),

@@ -39,7 +39,7 @@ pub use memory::MemoryDevice;
 pub use names::{FsType, InvalidName, NAME_BYTES_MAX, VolumeName, check_name};
 pub use operation::{Answer, Done, Operation, Outcome};
 pub use order::{Access, Line, Order, Place};
-pub use text::{UnknownWord, is_format};
+pub use text::{UnknownWord, is_format, plain};
 pub use time::{CalendarTime, Instant, spoken};
 pub use units::{
     BLOCK_BYTES, BLOCK_SECTORS, Lba, SECTOR_BYTES, SectorRange, bytes_to_sectors_ceil,

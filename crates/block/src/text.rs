@@ -16,6 +16,14 @@ pub fn is_format(c: char) -> bool {
     )
 }
 
+/// A text for people's eyes. What was read off disks and out of frames may be anybody's: nothing of it moves the cursor, or hides
+/// or reorders what stands beside it.
+pub fn plain(text: &str) -> String {
+    let is_harmless = |c: char| c == '\n' || !c.is_control() && !is_format(c);
+    let shown = |c: char| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
+    text.chars().map(shown).collect()
+}
+
 /// Not one of the words that a type has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{word}' is not known here: use {}", .known.join(" or "))]

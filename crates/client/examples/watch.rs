@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use client::block::plain;
 use client::control::api::{EventLine, Missed};
 use client::{Address, Client, Named, SOCKET};
 
@@ -16,7 +17,7 @@ async fn main() -> ExitCode {
     match watch().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("watch: {error}");
+            eprintln!("watch: {}", plain(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -28,20 +29,22 @@ async fn watch() -> Result<(), Box<dyn Error>> {
         None => Named::of_user()?.address()?.unwrap_or(Address::Socket(SOCKET.into())),
     };
     let client = Client::new(address);
-    println!("the supervisor is of version {}", client.version().await?.supervisor.version);
+    println!("the supervisor is of version {}", plain(&client.version().await?.supervisor.version));
     // Before the pools are asked for, so that nothing happens in between.
     let mut events = client.events().await?;
     for pool in client.pools().await? {
         println!(
             "pool {} is {}, with {} volumes",
-            pool.name,
+            plain(&pool.name),
             pool.state.word(),
             pool.volumes.len()
         );
     }
     loop {
         match events.next().await? {
-            EventLine::Happened { severity, text, .. } => println!("{}: {text}", severity.word()),
+            EventLine::Happened { severity, text, .. } => {
+                println!("{}: {}", severity.word(), plain(&text));
+            }
             EventLine::Missed(Missed::Lost { count }) => println!("{count} events were missed"),
             // What another version tells.
             EventLine::Other(_) => {}

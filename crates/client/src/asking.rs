@@ -1,8 +1,8 @@
 //! Asks, one connection per request, and reads what is answered.
 //!
-//! No request waits for ever. A look is answered at once or not; what changes something has a little longer than the longest
+//! No request waits for ever for its answer. A look is answered at once or not; what changes something has a little longer than the longest
 //! limit of the supervisor's own, whose message says more; and what takes as long as it takes is told about while it lasts,
-//! so that silence means that nobody is at it any more.
+//! so that silence means that nobody is at it any more. Only what happens by itself is waited for as long as nothing does.
 
 use std::io;
 use std::path::Path;
@@ -28,6 +28,10 @@ use crate::{Address, Error, Lines, Remote, Work};
 
 /// Longest answer that is read into memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest one of the former version, which takes several times that while it is brought into ours.
+const FORMER_BYTES_MAX: usize = 16 << 20;
+/// Longest one that says that nothing is done.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// How long it may take until there is a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -147,7 +151,7 @@ impl Client {
 
     /// A pool, by its name or identity.
     pub async fn pool(&self, pool: &str) -> Result<PoolReport, Error> {
-        self.get(&pool_path(pool).map_err(ApiError::from)?).await
+        self.get(&pool_path(pool)?).await
     }
 
     /// A volume.
@@ -155,8 +159,13 @@ impl Client {
         self.get(&volume_path(volume)).await
     }
 
-    /// What happens, as it happens, from now on.
+    /// What happens, as it happens, from now on. Its `next` waits as long as nothing does.
     pub async fn events(&self) -> Result<Lines<EventLine>, Error> {
+        self.events_as().await
+    }
+
+    /// The same in another form: as `serde_json::Value` with all that a supervisor of a later version tells.
+    pub async fn events_as<T: DeserializeOwned>(&self) -> Result<Lines<T>, Error> {
         self.lines(Method::GET, "/v2/events", &(), LOOK_LIMIT, None).await
     }
 
@@ -235,7 +244,7 @@ impl Client {
         let limit = self.timeout.unwrap_or(limit);
         let answer = async {
             let (answer, form) = self.send(&request, method, path, body).await?;
-            form.read(&request.whole(answer).await?)
+            form.read(&request.whole(answer, form.bytes_max()).await?)
         };
         request.within(Some(limit), self.beside(&request.asked, answer)).await?
     }
@@ -287,18 +296,20 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<Answer, Error> {
         // What was typed is believed from this machine only.
-        let (stream, host, typed) = match &self.address {
-            Address::Socket(socket) => {
-                (self.connect_here(socket).await?, "etherpool".to_owned(), self.command.clone())
-            }
-            Address::Remote(remote) => {
-                let nothing = HeaderValue::from_static("");
-                (self.connect_elsewhere(remote).await?, remote.url.authority(), nothing)
-            }
+        let (host, typed) = match &self.address {
+            Address::Socket(_) => ("etherpool".to_owned(), self.command.clone()),
+            Address::Remote(remote) => (remote.url.authority(), HeaderValue::from_static("")),
         };
+        if !path.starts_with('/') {
+            return Err(Error::Invalid(format!("'{path}' is no path of the API")));
+        }
         let said = http::request(method, &host, path, body);
-        let mut said = said.map_err(|error| request.failed(error))?;
+        let mut said = said.map_err(|error| Error::Invalid(format!("{path}: {error}")))?;
         said.headers_mut().insert(COMMAND_HEADER, typed);
+        let stream = match &self.address {
+            Address::Socket(socket) => self.connect_here(socket).await?,
+            Address::Remote(remote) => self.connect_elsewhere(remote).await?,
+        };
         http::exchange(stream, said).await.map_err(|error| request.failed(error))
     }
 
@@ -362,20 +373,27 @@ impl Request {
         }
     }
 
-    async fn whole(&self, answer: Answer) -> Result<hyper::body::Bytes, Error> {
-        answer.whole(ANSWER_BYTES_MAX).await.map_err(|error| self.failed(error))
+    async fn whole(&self, answer: Answer, bytes_max: usize) -> Result<hyper::body::Bytes, Error> {
+        answer.whole(bytes_max).await.map_err(|error| self.failed(error))
     }
 
     /// What the supervisor says that it doesn't do.
     async fn refusal(&self, answer: Answer) -> Result<ApiError, Error> {
         let status = answer.status();
-        let text = self.whole(answer).await?;
+        let text = self.whole(answer, REFUSAL_BYTES_MAX).await?;
         serde_json::from_slice(&text)
             .map_err(|_| Error::NotUnderstood(format!("the supervisor answered {status}")))
     }
 }
 
 impl Form {
+    fn bytes_max(self) -> usize {
+        match self {
+            Form::Ours => ANSWER_BYTES_MAX,
+            Form::Former => FORMER_BYTES_MAX,
+        }
+    }
+
     pub fn read<T: DeserializeOwned>(self, text: &[u8]) -> Result<T, Error> {
         let read = match self {
             Form::Ours => serde_json::from_slice(text),

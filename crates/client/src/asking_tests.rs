@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{self, UnixListener};
 use std::thread::JoinHandle;
 
 use control::api::Missed;
@@ -13,6 +13,7 @@ use crate::{News, Step};
 /// A socket at which somebody answers so many requests, as it says by the first line of each.
 struct Script {
     directory: tempfile::TempDir,
+    count: usize,
     asked: JoinHandle<Vec<String>>,
 }
 
@@ -27,6 +28,9 @@ impl Script {
                 while !head.windows(4).any(|four| four == b"\r\n\r\n") {
                     let mut some = [0; 1024];
                     let read = stream.read(&mut some).unwrap();
+                    if read == 0 {
+                        return asked;
+                    }
                     head.extend(&some[..read]);
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
@@ -37,17 +41,25 @@ impl Script {
             }
             asked
         });
-        Script { directory, asked }
+        Script { directory, count, asked }
     }
 
     fn client(&self) -> Client {
         Client::new(Address::Socket(self.directory.path().join("api.sock")))
     }
 
+    /// The heads of what was asked.
+    fn heads(self) -> Vec<String> {
+        // Whoever still listens hears by this that nobody asks for more.
+        drop(net::UnixStream::connect(self.directory.path().join("api.sock")));
+        let asked = self.asked.join().unwrap();
+        assert_eq!(asked.len(), self.count, "{asked:?}");
+        asked
+    }
+
     /// What was asked for.
     fn lines(self) -> Vec<String> {
-        let asked = self.asked.join().unwrap();
-        asked.iter().map(|head| head.lines().next().unwrap().to_owned()).collect()
+        self.heads().iter().map(|head| head.lines().next().unwrap().to_owned()).collect()
     }
 }
 
@@ -152,7 +164,7 @@ async fn what_was_typed_is_said_as_it_can_stand_in_a_head() {
     let script = Script::new(1, |_| whole("200 OK", "[]"));
     let client = script.client().command("pool list\n--evil: é");
     assert!(client.pools().await.unwrap().is_empty());
-    let asked = script.asked.join().unwrap();
+    let asked = script.heads();
     assert!(asked[0].contains("\r\netherpool-command: pool list --evil: é\r\n"), "{}", asked[0]);
 }
 
@@ -161,7 +173,11 @@ async fn a_name_that_is_none_asks_for_nothing() {
     let client = Client::new(Address::Socket("/nonexistent".into()));
     for name in ["..", "a/b", "a?b", "", "a b"] {
         let error = client.pool(name).await.unwrap_err();
-        assert!(matches!(&error, Error::Refused(e) if e.code == ErrorCode::Invalid), "{error:?}");
+        assert!(matches!(&error, Error::Invalid(_)), "{error:?}");
+    }
+    for path in ["/v2/a b", "v2/pools", ""] {
+        let error = client.get::<Value>(path).await.unwrap_err();
+        assert!(matches!(&error, Error::Invalid(why) if why.contains(path)), "{error:?}");
     }
 }
 
@@ -228,6 +244,58 @@ async fn what_is_no_answer_of_a_supervisor_is_told_apart() {
         assert!(is_told, "{path}: {error:?}");
     }
     script.lines();
+}
+
+/// A refusal is short, whoever sends it, and of the former version's answers less is taken than of ours.
+#[tokio::test]
+async fn what_is_longer_than_anything_is_not_read() {
+    let script = Script::new(3, |line| match line {
+        "GET /v1/former HTTP/1.1" => {
+            whole("200 OK", &format!("\"{}\"", "x".repeat(FORMER_BYTES_MAX)))
+        }
+        "GET /v2/former HTTP/1.1" => {
+            whole("404 Not Found", &format!(r#"{{"code":"not-found","message":"{NO_OPERATION}"}}"#))
+        }
+        _ => whole(
+            "404 Not Found",
+            &format!(
+                r#"{{"code":"not-found","message":"{NO_OPERATION}{}"}}"#,
+                "x".repeat(REFUSAL_BYTES_MAX)
+            ),
+        ),
+    });
+    let client = script.client();
+    for (path, bytes) in [("/v2/ours", REFUSAL_BYTES_MAX), ("/v2/former", FORMER_BYTES_MAX)] {
+        let error = client.get::<Value>(path).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::NotUnderstood(why) if why.contains(&bytes.to_string())),
+            "{error:?}"
+        );
+    }
+    script.lines();
+}
+
+/// Who sends a part of a line now and then says no more than who is silent.
+#[tokio::test]
+async fn work_that_says_no_whole_line_is_silent() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("slow.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+        // Until who asked has gone, or has waited too long.
+        for _ in 0..2000 {
+            if stream.write_all(b"1\r\n \r\n").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let client = Client::new(Address::Socket(socket)).timeout(Some(Duration::from_secs(1)));
+    let mut work = client.work::<u32>("/v2/x", &()).await.unwrap();
+    let error = work.next().await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error:?}");
 }
 
 /// What stands aside is there as long as nothing is answered, and goes with the answer.

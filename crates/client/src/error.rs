@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use block::InvalidName;
 use control::api::{ApiError, Asked};
 use tls::{ConnectError, TlsError};
 use tokio_rustls::rustls::AlertDescription;
@@ -12,6 +13,9 @@ use crate::Address;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// This can't be asked for: a name that is none, or no path of the API. Nobody was asked.
+    #[error("{0}")]
+    Invalid(String),
     /// Nobody answers there, or nobody who is to be trusted. Nothing was asked.
     #[error("no supervisor answers on {address} ({source})")]
     Unreachable {
@@ -65,6 +69,12 @@ pub enum Error {
     /// What came back isn't known here, as of another version.
     #[error("the answer of the supervisor is broken: {0}")]
     NotUnderstood(String),
+}
+
+impl From<InvalidName> for Error {
+    fn from(error: InvalidName) -> Error {
+        Error::Invalid(error.to_string())
+    }
 }
 
 fn still(asked: &Asked) -> &'static str {

@@ -2,13 +2,17 @@
 
 use std::error::Error as _;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::Response;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tls::Stream;
 use tokio::task::JoinHandle;
+
+pub use http_body_util::Full;
+pub use hyper::body::Bytes;
+pub use hyper::{Method, Request, StatusCode};
 
 /// Why there is no answer, or no whole one.
 #[derive(Debug, thiserror::Error)]

@@ -58,16 +58,20 @@ impl<T: DeserializeOwned> Lines<T> {
 
     /// The next one. A call that is given up loses nothing.
     pub async fn next(&mut self) -> Result<T, Error> {
-        loop {
-            let line =
-                self.reader.next_line().map_err(|error| Error::NotUnderstood(error.to_string()))?;
-            if let Some(line) = line {
-                return self.form.read(&line);
+        let Lines { answer, form, request, reader, silence, .. } = self;
+        let line = async {
+            loop {
+                let line = reader.next_line();
+                if let Some(line) = line.map_err(|error| Error::NotUnderstood(error.to_string()))? {
+                    return Ok::<_, Error>(line);
+                }
+                let more = answer.more().await.map_err(|error| request.failed(error))?;
+                reader.push(&more.ok_or_else(|| request.ended())?);
             }
-            let more = self.request.within(self.silence, self.answer.more()).await?;
-            let more = more.map_err(|error| self.request.failed(error))?;
-            self.reader.push(&more.ok_or_else(|| self.request.ended())?);
-        }
+        };
+        // Parts of a line tell nobody anything.
+        let line = request.within(*silence, line).await??;
+        form.read(&line)
     }
 }
 

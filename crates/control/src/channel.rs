@@ -436,6 +436,9 @@ pub enum ReplyLine<E = PoolEvent> {
 pub struct LineReader {
     bytes_max: usize,
     buffer: Vec<u8>,
+    /// How much of the buffer was handed out as lines; it goes when more comes, not with each line.
+    taken: usize,
+    /// Up to where there is no end of a line.
     scanned: usize,
 }
 
@@ -453,11 +456,14 @@ impl Default for LineReader {
 impl LineReader {
     /// For lines of at most `bytes_max`.
     pub fn new(bytes_max: usize) -> LineReader {
-        LineReader { bytes_max, buffer: Vec::new(), scanned: 0 }
+        LineReader { bytes_max, buffer: Vec::new(), taken: 0, scanned: 0 }
     }
 
     /// Takes what was received.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.taken);
+        self.scanned -= self.taken;
+        self.taken = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
@@ -465,13 +471,15 @@ impl LineReader {
     pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, LineTooLong> {
         match self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
             Some(at) => {
-                let rest = self.buffer.split_off(self.scanned + at + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                line.pop();
-                self.scanned = 0;
+                let end = self.scanned + at;
+                let line = self.buffer[self.taken..end].to_vec();
+                self.taken = end + 1;
+                self.scanned = self.taken;
                 Ok(Some(line))
             }
-            None if self.buffer.len() > self.bytes_max => Err(LineTooLong(self.bytes_max)),
+            None if self.buffer.len() - self.taken > self.bytes_max => {
+                Err(LineTooLong(self.bytes_max))
+            }
             None => {
                 self.scanned = self.buffer.len();
                 Ok(None)

@@ -284,7 +284,6 @@ pub struct PoolDisk {
 
 /// A disk that another machine has than had it last, as it is shown to whoever accepts that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct MovedDisk {
     /// Its identity in the pool.
     #[serde(default, skip_serializing_if = "String::is_empty")]

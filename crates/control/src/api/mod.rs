@@ -30,7 +30,7 @@ pub use request::{
     AcceptLoss, ConvertVolume, CreatePool, CreateVolume, EmptyDisks, ExportVolume, ExtendPool,
     ExtendVolume, ImportPool, LabelDisks, MakeFs, MountVolume, NamedDisks, RebalancePool,
     ReduceVolume, ReleasePool, RemoveVolume, RenamePool, RenameVolume, ResetEpoch, ServeFtp,
-    SetPool, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
+    SetPool, ShownDisk, UnexportVolume, UnmountVolume, VerifyVolume, WipeDisks, Witness, Witnesses,
 };
 pub use status::{
     FuseOverIoUring, HeldReport, ImportResult, InterfaceState, PoolReportExt, Preview,

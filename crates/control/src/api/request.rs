@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use aoe_wire::ShelfSlot;
 use block::FsType;
 use block::size::VolumeSize;
-use pool::Layout;
+use pool::{Layout, MovedDisk};
 use schemars::JsonSchema;
+use seal::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::ClientMac;
@@ -17,6 +18,39 @@ pub type CreatePool = pool::CreatePool<ShelfSlot, Witnesses>;
 
 /// `POST /v2/pools/POOL/extend`; at `POST /v2/pools/POOL/extend/plan` answered with a [`super::PoolPlan`].
 pub type ExtendPool = pool::ExtendPool<ShelfSlot, Witnesses>;
+
+/// One of `POST /v2/pools/POOL/accept`, as `moved` has shown it. A type of its own, as an answer may have further fields and
+/// a body may not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShownDisk {
+    /// Its identity in the pool.
+    #[serde(default)]
+    pub id: String,
+    /// Its name where it is now.
+    pub disk: String,
+    /// Its path there.
+    pub device_name: String,
+    /// Its drive's serial number.
+    #[serde(default)]
+    pub serial: String,
+    /// The machine that had it.
+    pub from: String,
+    /// The key of that.
+    #[serde(default)]
+    pub from_key: Option<PublicKey>,
+    /// What the machine calls itself that has it now.
+    pub to: String,
+    /// The key of that.
+    pub to_key: PublicKey,
+}
+
+impl From<ShownDisk> for MovedDisk {
+    fn from(shown: ShownDisk) -> MovedDisk {
+        let ShownDisk { id, disk, device_name, serial, from, from_key, to, to_key } = shown;
+        MovedDisk { id, disk, device_name, serial, from, from_key, to, to_key }
+    }
+}
 
 /// The witnesses of a pool. Where none are spoken of the supervisor adds one if that helps.
 pub type Witnesses = Option<Vec<Witness>>;
@@ -310,5 +344,26 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<CreatePool>(wrong).is_err(), "{wrong}");
         }
+    }
+
+    /// What `moved` answers may be sent as it is; a later supervisor's answer is understood, and no body with more.
+    #[test]
+    fn what_is_shown_is_open_and_what_is_accepted_is_closed() {
+        let moved = MovedDisk {
+            id: "17".to_owned(),
+            disk: "e2.0".to_owned(),
+            device_name: "/dev/sdb".to_owned(),
+            serial: "WD-1".to_owned(),
+            from: "n1".to_owned(),
+            from_key: Some(PublicKey([1; 32])),
+            to: "n2".to_owned(),
+            to_key: PublicKey([2; 32]),
+        };
+        let mut told = serde_json::to_value(&moved).unwrap();
+        let shown: ShownDisk = serde_json::from_value(told.clone()).unwrap();
+        assert_eq!(MovedDisk::from(shown), moved);
+        told["later"] = 1.into();
+        assert_eq!(serde_json::from_value::<MovedDisk>(told.clone()).unwrap(), moved);
+        assert!(serde_json::from_value::<ShownDisk>(told).is_err());
     }
 }

@@ -105,6 +105,7 @@ impl From<client::Error> for Failure {
         let message = error.to_string();
         match error {
             Error::Refused(error) => error.into(),
+            Error::Invalid(_) => Failure::usage(message),
             Error::Unreachable {
                 address: Address::Socket(socket),
                 source: ConnectError::Unreachable(source),
@@ -255,6 +256,8 @@ mod tests {
                 "{failure:?}"
             );
         }
+        let invalid = Failure::from(Error::Invalid("'a b' is not a name".to_owned()));
+        assert_eq!((invalid.exit, &*invalid.error.message), (Exit::Usage, "'a b' is not a name"));
         for (api, remedy) in [("http://h", "https://HOST:PORT"), ("https://h", "--certificate-key")]
         {
             let named = Named { api: Some(api.to_owned()), ..Named::default() };

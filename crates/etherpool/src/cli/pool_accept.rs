@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use client::pool_path;
 use control::exit::Exit;
 use pool::{MovedDisk, PoolDisk};
@@ -21,7 +22,7 @@ pub struct AcceptArgs {
     pool: String,
 
     /// The disks by their addresses or the names that the pool has for them, or machines that have them now by their names or keys; all that were moved without any
-    #[arg(value_name = "DISK|NODE|KEY")]
+    #[arg(value_name = "DISK|NODE|KEY", value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
 
     #[command(flatten)]
@@ -59,9 +60,9 @@ pub async fn accept(context: &Context, args: AcceptArgs) -> Result<Exit, Failure
     Ok(Exit::Ok)
 }
 
-/// Whether a disk is meant by how it is present.
+/// Whether a disk is meant by how it is present. Supervisors of version 0.1 tell no ids, by which no disk is meant then.
 fn is_meant(name: &String, one: &MovedDisk) -> bool {
-    [&one.disk, &one.id, &one.to, &one.to_key.to_string()].contains(&name)
+    !name.is_empty() && [&one.disk, &one.id, &one.to, &one.to_key.to_string()].contains(&name)
 }
 
 /// Those that are meant; `known` are the pool's disks by its own names, which count where nothing that is present is called so.
@@ -75,7 +76,7 @@ fn named(
     let (present, others): (Vec<&String>, Vec<&String>) =
         names.iter().partition(|name| by_present(name));
     let by_pool = |name: &String, one: &MovedDisk| {
-        known.iter().any(|disk| disk.name == *name && disk.id == one.id)
+        known.iter().any(|disk| disk.name == *name && disk.id == one.id && !one.id.is_empty())
     };
     let is_meant = |name: &String, one: &MovedDisk| match present.contains(&name) {
         true => is_meant(name, one),
@@ -172,6 +173,13 @@ mod tests {
         assert_eq!(by_pool("e9.0").unwrap(), all()[2..]);
         assert_eq!(by_pool("e2.0").unwrap(), all()[..1]);
         assert!(by_pool("e8.0").is_err());
+        // Of version 0.1.
+        let former = || all().into_iter().map(|one| MovedDisk { id: String::new(), ..one });
+        let nameless = [PoolDisk { id: String::new(), ..known[0].clone() }];
+        for name in ["", "e9.0"] {
+            let found = named("tank", former().collect(), &[name.to_owned()], &nameless);
+            assert!(found.is_err(), "'{name}': {found:?}");
+        }
         let text = describe("tank", &all());
         assert!(text.contains("e2.0 (/dev/e2.0, serial WD-1): was on n1"), "{text}");
     }

@@ -75,11 +75,11 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
             return Ok(Exit::Ok);
         }
     }
-    let mut events = context.client.events().await?;
+    let mut events = context.client.events_as::<Value>().await?;
     loop {
-        let line = told(events.next().await?);
+        let (line, as_told) = told(events.next().await?)?;
         let goes_on = match context.json {
-            true => print_line(&serde_json::to_value(line).unwrap_or_default())?,
+            true => print_line(&as_told)?,
             false => output::write(&output::shown(&text(&line)))?,
         };
         if !goes_on {
@@ -88,14 +88,19 @@ pub async fn events(context: &Context, args: EventsArgs) -> Result<Exit, Failure
     }
 }
 
-/// A supervisor of version 0.1 tells what happens without when, and how bad it is.
-fn told(line: EventLine) -> EventLine {
-    match line {
-        EventLine::Other(fields) => match serde_json::from_value(fields.clone().into()) {
-            Ok(event) => EventLine::of(event, now_secs()),
-            Err(_) => EventLine::Other(fields),
-        },
-        line => line,
+/// A line as it is known here, and as programs get it: as it came, with what only a later version knows. But a
+/// supervisor of version 0.1 tells what happens without when, and how bad it is.
+fn told(as_told: Value) -> Result<(EventLine, Value), client::Error> {
+    let broken = |error: serde_json::Error| client::Error::NotUnderstood(error.to_string());
+    let line: EventLine = serde_json::from_value(as_told.clone()).map_err(broken)?;
+    let is_other = matches!(line, EventLine::Other(_));
+    match serde_json::from_value(as_told.clone()) {
+        Ok(event) if is_other => {
+            let line = EventLine::of(event, now_secs());
+            let filled_in = serde_json::to_value(&line).map_err(broken)?;
+            Ok((line, filled_in))
+        }
+        _ => Ok((line, as_told)),
     }
 }
 
@@ -128,4 +133,32 @@ fn keep_last(entries: &mut Vec<PoolEntry>, count: usize) {
 
 fn print_line(value: &Value) -> Result<bool, Failure> {
     output::write(&format!("{value}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn programs_get_what_is_told_as_it_came() {
+        let mut later = json!({"event": "scrub-begun", "pool": "tank", "at_secs": 7});
+        for (field, value) in [("severity", "info"), ("text", "t"), ("later", "new")] {
+            later[field] = value.into();
+        }
+        let (line, as_told) = told(later.clone()).unwrap();
+        assert!(matches!(line, EventLine::Happened { at_secs: 7, .. }), "{line:?}");
+        assert_eq!(as_told, later);
+        let unknown = json!({"event": "disk-sang", "pool": "tank"});
+        let (line, as_told) = told(unknown.clone()).unwrap();
+        assert!(matches!(line, EventLine::Other(_)), "{line:?}");
+        assert_eq!(as_told, unknown);
+        // Of version 0.1.
+        let (line, as_told) = told(json!({"event": "scrub-begun", "pool": "tank"})).unwrap();
+        assert_eq!(serde_json::to_value(line).unwrap(), as_told);
+        assert_eq!(as_told["text"], "pool tank: scrub: everything is read and compared");
+        assert!(told(json!(7)).is_err());
+    }
 }

@@ -1,6 +1,8 @@
 //! Requests of the API for groups that move, volumes that get another layout, and disks that people take out of use.
 
-use control::api::{ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool, Role};
+use control::api::{
+    ConvertVolume, EmptyDisks, LabelDisks, NamedDisks, RebalancePool, Role, ShownDisk,
+};
 use control::channel::EngineRequest;
 use pool::{
     ConvertForecast, EmptyForecast, LabelForecast, MovedDisk, OfflineForecast, OnlineForecast,
@@ -49,6 +51,7 @@ pub(super) async fn moved_disks(
     services.ask(EngineRequest::MovedDisks { pool }).await
 }
 
-pub(super) async fn accept_disks(on: OnPool<Vec<MovedDisk>>) -> Answer<()> {
-    on.services.ask(EngineRequest::AcceptDisks { pool: on.path, shown: on.request }).await
+pub(super) async fn accept_disks(on: OnPool<Vec<ShownDisk>>) -> Answer<()> {
+    let shown = on.request.into_iter().map(MovedDisk::from).collect();
+    on.services.ask(EngineRequest::AcceptDisks { pool: on.path, shown }).await
 }

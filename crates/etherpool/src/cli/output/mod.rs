@@ -35,6 +35,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 pub use alerts::{alert_test, alerts};
+pub use block::plain;
 pub use boot::{accepting, booting, pending, said};
 pub use boot_copies::{CopyShown, RestoreShown, boot_copies, forgetting, restored, restoring};
 pub use check::pool_check;
@@ -64,14 +65,6 @@ pub use volume_stats::volume_stats;
 pub use volumes::{NamedVolume, uses, verification, volume, volumes};
 
 use super::Failure;
-
-/// What was read off disks and out of frames may be anybody's: nothing of it moves the cursor, or hides or
-/// reorders what stands beside it.
-pub fn plain(text: &str) -> String {
-    let is_harmless = |c: char| c == '\n' || !c.is_control() && !block::is_format(c);
-    let shown = |c: char| if is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
-    text.chars().map(shown).collect()
-}
 
 /// Prints whole lines.
 pub fn print(text: &str) -> Result<(), Failure> {
