@@ -510,7 +510,14 @@ fn the_worst_comes_first_then_the_oldest() {
 #[test]
 fn what_it_means_for_data_hangs_on_what_still_may_fail() {
     type Change = fn(&mut PoolReport);
-    let cases: [(Change, &str); 13] = [
+    let cases: [(Change, &str); 14] = [
+        (
+            |p| {
+                p.state = PoolState::Suspended { why: "votes".into() };
+                p.lease_ok = false;
+            },
+            "attached on this machine has ended with errors",
+        ),
         (|p| (p.votes.total, p.votes.present) = (5, 1), "waits until 2 more are in reach"),
         (|p| p.disks[0].state = DiskState::Missing, "the pool survives 2 further failures"),
         (

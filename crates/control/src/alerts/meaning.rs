@@ -32,6 +32,14 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport], is_any_lost: bool) 
             "nothing of it is served here any more; what was acknowledged here is on its disks, and is the other's to serve"
                 .to_owned()
         }
+        // As its reports say from when on: local mounts may have old pages of what another writes by now.
+        Kind::PoolSuspended if pool.is_some_and(|pool| !pool.lease_ok) => {
+            "whether another supervisor has it by now can't be known here, so what of it was mounted or attached on this \
+             machine has ended with errors, and what wasn't synced there is lost, as at a power cut; clients by AoE wait. What \
+             was acknowledged is there again, and mounted again, once enough votes answer; where a log is damaged, some of it \
+             may be lost"
+                .to_owned()
+        }
         Kind::PoolSuspended => {
             "requests wait, and none of them fails. Where disks are waited for, what was acknowledged is there again with \
              them; where a log is damaged, some of it may be lost"
