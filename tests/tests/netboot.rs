@@ -282,6 +282,8 @@ fn empty_machines_become_a_pool_that_outlives_each_of_them() {
     let filler = segment.lab.mount().join("filler");
     std::fs::write(&filler, vec![0x5a; FILLER_BYTES]).unwrap();
     File::open(&filler).unwrap().sync_all().unwrap();
+    // A disk that was too slow for so much has what its machine's neighbours have, or one of those can't be missed.
+    segment.until("all disks are in step", Segment::is_online);
     let load = Load::paced(&file, 512, 66, Duration::from_millis(20));
     load.wait_for(50);
     pcs[1] = None;
