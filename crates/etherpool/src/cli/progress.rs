@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use client::{Aside, News};
 use control::api::Asked;
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pool::Progress;
 use serde::Serialize;
 
@@ -17,11 +17,14 @@ use terminal::{QUIET, SAY_AGAIN, WaitDisplay, is_seen};
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Over which time its rate is measured.
 const RATE_OVER: Duration = Duration::from_secs(30);
+/// How close to each other what it is measured by is.
+const RATE_BY: Duration = Duration::from_millis(100);
 
 /// Shows how far an operation is.
 pub struct ProgressDisplay {
     title: &'static str,
     begun: Instant,
+    lately: Lately,
     shown: Shown,
 }
 
@@ -35,10 +38,9 @@ enum Shown {
     Log {
         said: String,
     },
-    /// A program, with when it was told last and how far it was lately.
+    /// A program, with when it was told last.
     Program {
         told: Option<Instant>,
-        lately: Lately,
     },
 }
 
@@ -99,9 +101,11 @@ impl Lately {
         if self.total_bytes != progress.total_bytes {
             *self = Lately { total_bytes: progress.total_bytes, seen: VecDeque::new() };
         }
-        self.seen.push_back((now, progress.done_bytes));
         while self.seen.front().is_some_and(|(at, _)| now - *at > RATE_OVER) {
             self.seen.pop_front();
+        }
+        if self.seen.back().is_none_or(|(at, _)| now - *at >= RATE_BY) {
+            self.seen.push_back((now, progress.done_bytes));
         }
         let (since, first) = *self.seen.front()?;
         let (done, secs) = (progress.done_bytes.saturating_sub(first), (now - since).as_secs_f64());
@@ -113,16 +117,25 @@ impl ProgressDisplay {
     /// For an operation that begins now.
     pub fn new(title: &'static str, json: bool) -> ProgressDisplay {
         let shown = match json {
-            true => Shown::Program { told: None, lately: Lately::default() },
+            true => Shown::Program { told: None },
             false if is_seen(json) => Shown::Terminal { bar: None, waiting: None },
             false => Shown::Log { said: String::new() },
         };
-        ProgressDisplay { title, begun: Instant::now(), shown }
+        ProgressDisplay { title, begun: Instant::now(), lately: Lately::default(), shown }
     }
 
     /// Takes what the supervisor told.
     pub fn update(&mut self, news: &News) {
-        let (title, elapsed) = (self.title, self.begun.elapsed());
+        let (title, now) = (self.title, Instant::now());
+        let elapsed = now - self.begun;
+        // Also before anybody is told: else all that was done by then would count as done in that moment.
+        let rate = match news {
+            News::Progress(progress) => self.lately.rate(now, *progress),
+            News::Waiting(_) => {
+                self.lately = Lately::default();
+                None
+            }
+        };
         match (&mut self.shown, news) {
             // A script that stands still leaves in its log why, once for each reason.
             (Shown::Log { said }, News::Waiting(why)) => {
@@ -133,13 +146,12 @@ impl ProgressDisplay {
             }
             (Shown::Log { .. }, News::Progress(_)) => {}
             (_, _) if elapsed < QUIET => {}
-            (Shown::Program { told, lately }, news) => {
-                let now = Instant::now();
+            (Shown::Program { told }, news) => {
                 if told.is_some_and(|told| now - told < TELL_EVERY) {
                     return;
                 }
                 *told = Some(now);
-                let line = line(title, elapsed, news, now, lately);
+                let line = line(title, elapsed, news, rate);
                 eprintln!("{}", serde_json::to_string(&line).unwrap_or_default());
             }
             (Shown::Terminal { waiting, .. }, News::Waiting(why)) => {
@@ -148,7 +160,8 @@ impl ProgressDisplay {
             }
             (Shown::Terminal { bar, waiting }, News::Progress(progress)) => {
                 *waiting = None;
-                let bar = bar.get_or_insert_with(|| new_bar(title, elapsed));
+                let bar = bar.get_or_insert_with(|| new_bar(title));
+                bar.set_message(pace(*progress, rate));
                 bar.set_length(progress.total_bytes);
                 bar.set_position(progress.done_bytes.min(progress.total_bytes));
             }
@@ -156,29 +169,29 @@ impl ProgressDisplay {
     }
 }
 
-/// What a program is told `elapsed` after the operation began, and `now`.
-fn line<'a>(
-    operation: &'a str,
-    elapsed: Duration,
-    news: &'a News,
-    now: Instant,
-    lately: &mut Lately,
-) -> Line<'a> {
-    let progress = match news {
-        News::Waiting(why) => {
-            *lately = Lately::default();
-            return Line::Waiting { operation, why, for_secs: elapsed.as_secs() };
-        }
-        News::Progress(progress) => *progress,
-    };
-    let rate = lately.rate(now, progress);
-    let left = progress.total_bytes.saturating_sub(progress.done_bytes) as f64;
-    Line::Progress {
-        operation,
-        progress,
-        bytes_per_sec: rate.map(|rate| rate as u64),
-        left_secs: rate.map(|rate| (left / rate).ceil() as u64),
+/// What a program is told `elapsed` after the operation began.
+fn line<'a>(operation: &'a str, elapsed: Duration, news: &'a News, rate: Option<f64>) -> Line<'a> {
+    match news {
+        News::Waiting(why) => Line::Waiting { operation, why, for_secs: elapsed.as_secs() },
+        News::Progress(progress) => Line::Progress {
+            operation,
+            progress: *progress,
+            bytes_per_sec: rate.map(|rate| rate as u64),
+            left_secs: rate.map(|rate| left_secs(*progress, rate)),
+        },
     }
+}
+
+fn left_secs(progress: Progress, rate: f64) -> u64 {
+    let left = progress.total_bytes.saturating_sub(progress.done_bytes) as f64;
+    (left / rate).ceil() as u64
+}
+
+/// The same for people.
+fn pace(progress: Progress, rate: Option<f64>) -> String {
+    let Some(rate) = rate else { return "unknown time left".to_owned() };
+    let left = HumanDuration(Duration::from_secs(left_secs(progress, rate)));
+    format!("{}/s {left:#} left", BinaryBytes(rate as u64))
 }
 
 impl Drop for ProgressDisplay {
@@ -189,21 +202,13 @@ impl Drop for ProgressDisplay {
     }
 }
 
-fn new_bar(title: &'static str, elapsed: Duration) -> ProgressBar {
-    let template = "{prefix} {wide_bar} {percent}% {binary_bytes_per_sec} {left} left";
+fn new_bar(title: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_prefix(title);
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        // Before anything was done no time is known; indicatif would say none is left.
-        let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = match state.pos() {
-                0 => out.write_str("unknown time"),
-                _ => write!(out, "{:#}", HumanDuration(state.eta())),
-            };
-        };
-        bar.set_style(style.with_key("left", left));
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}") {
+        bar.set_style(style);
     }
-    bar.with_elapsed(elapsed)
+    bar
 }
 
 #[cfg(test)]
@@ -216,8 +221,10 @@ mod tests {
         let begun = Instant::now();
         let (mut lately, second) = (Lately::default(), Duration::from_secs(1));
         let mut told = |secs, done_bytes| {
-            let news = News::Progress(Progress { done_bytes, total_bytes: 1000 });
-            let line = line("verify", second * secs, &news, begun + second * secs, &mut lately);
+            let progress = Progress { done_bytes, total_bytes: 1000 };
+            let rate = lately.rate(begun + second * secs, progress);
+            let news = News::Progress(progress);
+            let line = line("verify", second * secs, &news, rate);
             serde_json::to_value(&line).unwrap()["progress"].take()
         };
         let first = told(2, 100);
@@ -231,10 +238,27 @@ mod tests {
         assert_eq!(told(110, 620)["bytes_per_sec"], 2);
 
         let why = News::Waiting("for e1.0".into());
-        let line =
-            serde_json::to_value(line("scrub", second * 3, &why, begun, &mut Lately::default()))
-                .unwrap();
+        let line = serde_json::to_value(line("scrub", second * 3, &why, None)).unwrap();
         let said = serde_json::json!({"operation": "scrub", "why": "for e1.0", "for_secs": 3});
         assert_eq!(line["waiting"], said);
+    }
+
+    #[test]
+    fn people_are_told_the_same() {
+        let progress = Progress { done_bytes: 50 << 20, total_bytes: 150 << 20 };
+        assert_eq!(pace(progress, None), "unknown time left");
+        assert_eq!(pace(progress, Some(f64::from(25 << 20))), "25.00 MiB/s 4s left");
+    }
+
+    #[test]
+    fn the_rate_counts_from_where_it_began_and_keeps_little() {
+        let (begun, mut lately) = (Instant::now(), Lately::default());
+        let mut rate = None;
+        for tick in 0..10_000_u64 {
+            let progress = Progress { done_bytes: tick * 10, total_bytes: 1 << 20 };
+            rate = lately.rate(begun + Duration::from_millis(tick), progress);
+        }
+        assert_eq!(rate.map(f64::round), Some(10_000.0));
+        assert!(lately.seen.len() <= 101, "{}", lately.seen.len());
     }
 }
