@@ -333,16 +333,15 @@ async fn release(
     let ask = ReleasePool { dry_run: true, ..ReleasePool::default() };
     let preview: Option<Preview> = context.client.post(&path, &ask).await?;
     let preview = preview.unwrap_or_default();
-    let what = match preview.gives_up {
-        true => format!("Giving up pool {pool} means:\n{}", effects(&preview)),
-        false => format!("Releasing pool {pool} means:\n{}", effects(&preview)),
+    let (doing, done_with) = match preview.gives_up {
+        true => ("Giving up", "given up"),
+        false => ("Releasing", "released"),
     };
+    let what = format!("{doing} pool {pool} means:\n{}", effects(&preview));
     if !confirm_plan(context, &what, &preview, confirmation)? {
         return Ok(Exit::Ok);
     }
-    let gives_up = preview.gives_up;
-    let request = ReleasePool { confirmed: true, gives_up, dry_run: false };
+    let request = ReleasePool { confirmed: true, gives_up: preview.gives_up, dry_run: false };
     let _: Option<Preview> = context.client.post(&path, &request).await?;
-    let done_with = if gives_up { "given up" } else { "released" };
     done(context, &format!("pool {pool} is {done_with}\n"))
 }

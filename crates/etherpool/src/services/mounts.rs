@@ -318,7 +318,13 @@ pub(super) fn check_confirmed(
     request: ReleasePool,
     preview: &Preview,
 ) -> Result<(), ApiError> {
-    if request.confirmed && request.gives_up != preview.gives_up {
+    if !request.confirmed {
+        let effects = preview.effects.join("; ");
+        let text = format!("pool {pool} is not released unasked: {effects}");
+        return Err(ApiError::new(ErrorCode::Refused, text)
+            .remedy("say that this is meant: --yes, in the API `confirmed`"));
+    }
+    if request.gives_up != preview.gives_up {
         let now = if preview.gives_up { "can't be opened any more" } else { "is open" };
         return Err(ApiError::new(
             ErrorCode::Busy,
@@ -326,13 +332,7 @@ pub(super) fn check_confirmed(
         )
         .remedy("look at it again: `etherpool pool release` says what it would end"));
     }
-    if request.confirmed {
-        return Ok(());
-    }
-    let effects = preview.effects.join("; ");
-    let text = format!("pool {pool} is not released unasked: {effects}");
-    Err(ApiError::new(ErrorCode::Refused, text)
-        .remedy("say that this is meant: --yes, in the API `confirmed`"))
+    Ok(())
 }
 
 fn not_moved(name: &VolumeName, preview: &Preview, asked: Option<&Path>) -> ApiError {

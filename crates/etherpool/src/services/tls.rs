@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tls::{KeyFiles, TlsError};
+use tls::{KeyFiles, TlsError, keep_watch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -36,7 +36,6 @@ use super::doors::{self, DoorThread, HEAD_BYTES_MAX, http};
 use super::ftp;
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
-use tls::keep_watch;
 
 /// Who may knock at a time, whoever they are.
 const STRANGERS_OF_ALL_MAX: usize = 64;

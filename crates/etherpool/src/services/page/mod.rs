@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tls::keep_watch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,7 +34,6 @@ use super::described::{Path, Text, TextKind};
 use super::doors::{self, DoorThread, http};
 use super::lasting::Lasting;
 use super::refusals::{Refusals, line_of};
-use tls::keep_watch;
 
 /// Connections at a time. A browser has six at most, and one of those for as long as the page is looked at.
 const CONNECTIONS_MAX: usize = 32;
