@@ -45,6 +45,8 @@ struct Shared {
     tasks: RefCell<Tasks>,
     ready: Arc<ReadyQueue>,
     timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    /// When the first of them is due: asked for far oftener than it changes.
+    earliest: Cell<Option<Instant>>,
     next_timer: Cell<u64>,
     random: RefCell<SmallRng>,
 }
@@ -149,6 +151,14 @@ impl ReadyQueue {
     }
 }
 
+impl Shared {
+    /// After each change of the timers.
+    fn note_earliest(&self) {
+        let timers = self.timers.borrow();
+        self.earliest.set(timers.first_key_value().map(|((at, _), _)| *at));
+    }
+}
+
 impl Executor {
     /// An executor whose clock stands at `now`. `on_wake` is called at each wake-up, from any
     /// thread, so that a sleeping reactor can be roused.
@@ -165,6 +175,7 @@ impl Executor {
             tasks: RefCell::default(),
             ready: Arc::new(ReadyQueue { queue: Mutex::default(), on_wake: Box::new(on_wake) }),
             timers: RefCell::default(),
+            earliest: Cell::default(),
             next_timer: Cell::new(0),
             random: RefCell::new(SmallRng::seed_from_u64(seed)),
         };
@@ -190,21 +201,18 @@ impl Executor {
     pub fn set_now(&self, now: Instant) {
         self.shared.now.set(self.shared.now.get().max(now));
         let now = self.shared.now.get();
-        loop {
-            let due = {
-                let mut timers = self.shared.timers.borrow_mut();
-                match timers.first_entry() {
-                    Some(first) if first.key().0 <= now => first.remove(),
-                    _ => return,
-                }
-            };
-            due.wake();
+        while self.shared.earliest.get().is_some_and(|at| at <= now) {
+            let first = self.shared.timers.borrow_mut().pop_first();
+            self.shared.note_earliest();
+            if let Some((_, due)) = first {
+                due.wake();
+            }
         }
     }
 
     /// When the earliest timer is due; `None` while no task waits for time.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.shared.timers.borrow().first_key_value().map(|((at, _), _)| *at)
+        self.shared.earliest.get()
     }
 
     /// Whether a task could run now.
@@ -241,6 +249,7 @@ impl Executor {
             drop(tasks);
         }
         let timers = std::mem::take(&mut *self.shared.timers.borrow_mut());
+        self.shared.note_earliest();
         drop(timers);
         self.shared.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -368,6 +377,7 @@ impl Future for Sleep {
         };
         let waker = context.waker().clone();
         let former = self.shared.timers.borrow_mut().insert(key, waker.clone());
+        self.shared.note_earliest();
         // Outside of the borrow: it may be the last thing that keeps a task.
         drop(former);
         self.timer = Some(Timer { key, waker });
@@ -379,6 +389,7 @@ impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(timer) = &self.timer {
             let waker = self.shared.timers.borrow_mut().remove(&timer.key);
+            self.shared.note_earliest();
             drop(waker);
         }
     }

@@ -135,6 +135,8 @@ pub struct Process {
     woken: Arc<Woken>,
     clock: Clock,
     executor: RefCell<Option<Rc<Executor>>>,
+    /// Its earliest timer by its own clock and by the world's: asked for at each moment, of each process.
+    deadline: Cell<Option<(Instant, Instant)>>,
     paused: Cell<bool>,
     /// It is to be stopped after so many steps of its tasks, wherever in a turn that is.
     stops_after: Cell<Option<u32>>,
@@ -216,6 +218,28 @@ impl Process {
         if self.paused.get() { None } else { self.executor.borrow().clone() }
     }
 
+    /// When it has something to do by itself, by the world's clock.
+    fn next_moment(&self) -> Option<Instant> {
+        if self.paused.get() {
+            return None;
+        }
+        let local = self.executor.borrow().as_ref()?.next_deadline()?;
+        let known = self.deadline.get().filter(|known| known.0 == local);
+        let (_, world) = known.unwrap_or_else(|| (local, self.clock.world(local)));
+        self.deadline.set(Some((local, world)));
+        Some(world)
+    }
+
+    /// Tells the time at the beginning of a moment.
+    fn begin_moment(&self, now: Instant) {
+        if self.paused.get() {
+            return;
+        }
+        if let Some(executor) = &*self.executor.borrow() {
+            self.learn_time(executor, now);
+        }
+    }
+
     /// Tells the time, unless it is in the middle of a turn.
     fn learn_time(&self, executor: &Executor, now: Instant) {
         if self.rest_of_turn.get() > 0 && executor.has_ready() {
@@ -268,8 +292,8 @@ pub struct World {
     timeline: Rc<Timeline>,
     story: Rc<Story>,
     seed: u64,
-    /// By number, in the order in which they were started.
-    processes: RefCell<BTreeMap<u64, Rc<Process>>>,
+    /// In the order in which they were started, which is that of their numbers.
+    processes: RefCell<Vec<Rc<Process>>>,
     started: Cell<u64>,
     woken: Arc<Woken>,
     director: Executor,
@@ -343,14 +367,15 @@ impl World {
             woken: Arc::clone(&self.woken),
             clock,
             executor: RefCell::new(Some(Rc::new(executor))),
+            deadline: Cell::default(),
             paused: Cell::new(false),
             stops_after: Cell::new(None),
             rest_of_turn: Cell::new(0),
             story: Rc::clone(&self.story),
         });
         let mut processes = self.processes.borrow_mut();
-        processes.retain(|_, process| process.is_alive());
-        processes.insert(number, Rc::clone(&process));
+        processes.retain(|process| process.is_alive());
+        processes.push(Rc::clone(&process));
         process
     }
 
@@ -383,7 +408,7 @@ impl World {
 
     /// Ends every process, so that nothing of this run survives it.
     pub fn end(&self) {
-        for process in self.processes.take().into_values() {
+        for process in self.processes.take() {
             let executor = process.executor.borrow_mut().take();
             if let Some(executor) = executor {
                 executor.clear();
@@ -400,11 +425,7 @@ impl World {
         self.timeline.run_due();
         self.timeline.steps.strike();
         self.director.set_now(now);
-        for process in self.processes.borrow().values() {
-            if let Some(executor) = process.runnable() {
-                process.learn_time(&executor, now);
-            }
-        }
+        self.processes.borrow().iter().for_each(|process| process.begin_moment(now));
         let mut steps = 0;
         loop {
             while self.director.run_one() {
@@ -438,7 +459,8 @@ impl World {
         let processes = self.processes.borrow();
         let woken = self.woken.take();
         let ready = woken.into_iter().filter_map(|number| {
-            let process = processes.get(&number)?;
+            let place = processes.binary_search_by_key(&number, |process| process.number).ok()?;
+            let process = processes.get(place)?;
             if process.is_paused() {
                 self.woken.add(number);
                 return None;
@@ -457,10 +479,7 @@ impl World {
 
     fn next_moment(&self) -> Option<Instant> {
         let processes = self.processes.borrow();
-        let deadlines = processes.values().filter_map(|process| {
-            let deadline = process.runnable()?.next_deadline()?;
-            Some(process.clock.world(deadline))
-        });
+        let deadlines = processes.iter().filter_map(|process| process.next_moment());
         deadlines
             .chain(self.timeline.next())
             .chain(self.director.next_deadline())
