@@ -73,7 +73,7 @@ struct Arguments {
     /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
     #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
     mib: u64,
-    /// With --speed scale: no pools of more machines than this (100 take longer than minutes).
+    /// With --speed scale: no pools of more machines than this (100 take some minutes).
     #[arg(long, default_value_t = 20, requires = "speed", value_name = "COUNT")]
     machines: usize,
 }

@@ -37,8 +37,8 @@ impl MovePlan<'_> {
     /// The same once all moves to these disks are done, and all others given up.
     pub fn forecast<'a>(metadata: &'a Metadata, usable: &Usable) -> MovePlan<'a> {
         let mut space = Space::new(metadata, usable);
-        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
-        for run in runs {
+        let moving = metadata.volumes().values().flat_map(|volume| volume.runs.moving());
+        for run in moving {
             let (Some(incoming), Some(left)) = (run.incoming, run.outgoing()) else { continue };
             if space.has(incoming.member.disk) {
                 space.give_back(left.disk, ExtentRange::new(left.first, run.count));
@@ -51,7 +51,7 @@ impl MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
         let mut plan =
             MovePlan { metadata, space, work: BTreeMap::new(), choice: Choice::MostFree };
-        for run in metadata.volumes().values().flat_map(|volume| volume.runs.values()) {
+        for run in metadata.volumes().values().flat_map(|volume| volume.runs.moving()) {
             if let Some(incoming) = run.incoming {
                 plan.add_work(run, run.count, incoming.member.disk);
             }

@@ -350,7 +350,7 @@ impl OpenPool {
         let checks = self.jobs.checks.borrow();
         let mut checks = checks.0.iter().filter(|((id, _), _)| *id == volume.id);
         checks.any(|(_, (.., checked))| !matches!(checked, Checked::Wrong(..)))
-            || volume.runs.values().any(|run| run.incoming.is_some() && run.outgoing().is_none())
+            || volume.runs.moving().any(|run| run.outgoing().is_none())
     }
 
     /// Bytes of a conversion that are still to be copied, or to be given up.

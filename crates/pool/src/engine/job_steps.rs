@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::jobs::is_moving;
+use super::jobs::{is_moving, moving as moving_runs};
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::relocate::Change;
@@ -115,11 +115,17 @@ impl OpenPool {
                 self.jobs.waits.borrow_mut().insert(conversion.job, why);
             }
             let in_place = OnceCell::new();
-            for run in known.runs.values() {
+            let to_empty = jobs.iter().filter(|(disk, _)| known.runs.is_on(**disk));
+            let to_empty: Vec<JobNumber> = to_empty.map(|(_, (number, _))| *number).collect();
+            let is_concerned = known.conversion.is_some() || !to_empty.is_empty();
+            busy.extend(to_empty);
+            let Some(volume) = &volume else { continue };
+            // At most looks nothing is to be done with any of its runs.
+            let all = is_concerned.then(|| known.runs.values()).into_iter().flatten();
+            let moves = (!is_concerned).then(|| known.runs.moving()).into_iter().flatten();
+            for run in all.chain(moves) {
                 let members = run.members.iter().enumerate();
                 let job_of = |member: &Member| jobs.get(&member.disk).copied();
-                busy.extend(run.holders().filter_map(|m| job_of(&m)).map(|(number, _)| number));
-                let Some(volume) = &volume else { continue };
                 if run.incoming.is_some() {
                     moving += usize::from(self.is_under_way(&meta, *id, run));
                     let step = self.step_of(&meta, known, run, &jobs);
@@ -277,8 +283,7 @@ impl OpenPool {
             Some(*turn)
         };
         let any_order = plan.is_any_order_right();
-        let moves = meta.volumes().values().flat_map(|volume| volume.runs.values());
-        moves.filter(|run| run.incoming.is_some()).for_each(|run| {
+        moving_runs(meta).for_each(|run| {
             turn_of(run);
         });
         candidates.sort_by_cached_key(|candidate| {

@@ -504,14 +504,19 @@ pub(super) fn plan_what_goes_on(
 
 /// The runs that have a position on a disk.
 fn runs_on(meta: &Metadata, disk: DiskNumber) -> impl Iterator<Item = &GroupRun> {
-    let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+    let volumes = meta.volumes().values().filter(move |volume| volume.runs.is_on(disk));
+    let runs = volumes.flat_map(|volume| volume.runs.values());
     runs.filter(move |run| run.position_on(disk).is_some())
+}
+
+/// The runs of which a position moves, or that get a further one.
+pub(super) fn moving(meta: &Metadata) -> impl Iterator<Item = &GroupRun> {
+    meta.volumes().values().flat_map(|volume| volume.runs.moving())
 }
 
 /// Whether groups lie on a disk, or are to.
 pub(super) fn has_groups(meta: &Metadata, disk: DiskNumber) -> bool {
-    let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
-    runs.any(|run| run.holders().any(|member| member.disk == disk))
+    meta.volumes().values().any(|volume| volume.runs.is_on(disk))
 }
 
 /// Extents of a disk into which something was written.
@@ -534,12 +539,10 @@ fn left_on(meta: &Metadata, disk: DiskNumber) -> u64 {
 
 /// Whether a position moves to another disk just now.
 pub(super) fn is_any_moving(meta: &Metadata) -> bool {
-    let mut runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
-    runs.any(|run| run.outgoing().is_some())
+    moving(meta).any(|run| run.outgoing().is_some())
 }
 
 /// Whether something moves from a disk just now.
 pub(super) fn is_moving(meta: &Metadata, disk: DiskNumber) -> bool {
-    let outgoing = |run: &GroupRun| run.outgoing().map(|member| member.disk);
-    runs_on(meta, disk).any(|run| outgoing(run) == Some(disk))
+    moving(meta).any(|run| run.outgoing().is_some_and(|member| member.disk == disk))
 }

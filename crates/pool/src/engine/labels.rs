@@ -140,10 +140,10 @@ impl OpenPool {
             labels,
             labels_then,
         });
-        let none = BTreeSet::new();
+        let there = self.there_without(then, &BTreeSet::new());
         let shared = then.volumes().values().filter_map(|volume| {
             let groups = shared_groups(then, volume);
-            let survives = || self.least_copies(then, volume, &none).domains.saturating_sub(1);
+            let survives = || self.least_copies(then, volume, &there).domains.saturating_sub(1);
             (groups > 0).then(|| SharedVolume {
                 volume: volume.name.clone(),
                 groups,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::member::Member;
 use super::open_pool::OpenPool;
+use super::status::{RunsThere, There};
 use super::volume::segment::current_copies;
 use crate::format::DiskNumber;
 use crate::metadata::{Metadata, Volume as VolumeMeta};
@@ -13,7 +14,6 @@ use crate::metadata::{Metadata, Volume as VolumeMeta};
 const NAMED_MAX: usize = 4;
 
 /// What keeps parts of a volume from being right on any disk that is there.
-#[derive(Default)]
 pub(super) struct Lacking {
     /// Disks that aren't there and are right in one of those parts.
     pub(super) away: BTreeSet<DiskNumber>,
@@ -21,19 +21,16 @@ pub(super) struct Lacking {
     pub(super) behind: BTreeSet<DiskNumber>,
 }
 
-/// What a volume's data lacks where only some disks are there.
+/// What a volume's data lacks where only some disks are there, on which its runs have so much.
 pub(super) fn lacking(
     meta: &Metadata,
     volume: &VolumeMeta,
-    is_there: impl Fn(DiskNumber) -> bool,
+    there: &There,
+    runs: &RunsThere,
 ) -> Lacking {
-    let Lacking { mut away, mut behind } = Lacking::default();
+    let is_there = |disk: DiskNumber| there.contains_key(&disk);
     // By runs first, since few of a large volume's groups have missed anything.
-    for run in volume.runs.values() {
-        if !run.members.iter().any(|member| is_there(member.disk)) {
-            away.extend(run.members.iter().map(|member| member.disk));
-        }
-    }
+    let (mut away, mut behind) = (runs.away.as_ref().clone(), BTreeSet::new());
     for group in meta.groups_behind(volume) {
         let dirty = |disk: DiskNumber| meta.dirty(group.generation(), disk);
         let disks = || group.members().map(|(disk, _)| disk);
@@ -53,10 +50,15 @@ pub(super) fn lacking(
 impl OpenPool {
     /// Why some of a volume's requests wait, or its replay: parts of it are right on no disk that is
     /// there. A member that is there and behind doesn't count for the regions that it missed.
-    pub(super) fn blocked(&self, meta: &Metadata, volume: &VolumeMeta) -> Option<String> {
-        let there = self.disks_there();
-        let is_there = |disk| there.contains(&disk);
-        let Lacking { away, behind } = lacking(meta, volume, is_there);
+    pub(super) fn blocked(
+        &self,
+        meta: &Metadata,
+        volume: &VolumeMeta,
+        there: &There,
+    ) -> Option<String> {
+        let is_there = |disk| there.contains_key(&disk);
+        let runs = self.runs_there(volume, there);
+        let Lacking { away, behind } = lacking(meta, volume, there, &runs);
         let log = self.log_lacking(volume, is_there);
         if !log.is_empty() && away.is_empty() {
             return Some(format!(

@@ -4,7 +4,7 @@
 //! pool that names its owner, and offers volumes as block devices. The rules that it keeps stand in
 //! `docs/engine.md`; each operation has a file of its own:
 //!
-//! - **which pools there are**: `observe` (what is on a disk), `trusted` (whose votes count), `slot` (when a pool is opened), `open`
+//! - **which pools there are**: `looks` and `observe` (what is on a disk), `trusted` (whose votes count), `slot` (when a pool is opened), `open`
 //!   (takeover), `create` and `format_disk`, `destroy` and `unlabel`;
 //! - **who takes part**: `config` (votes), `commit`, `checkpoint` and `areas` (metadata), `lease`, `evict`, `re_add`,
 //!   `offline`;
@@ -53,6 +53,7 @@ mod labels;
 mod lease;
 mod limits;
 mod log_loss;
+mod looks;
 mod measure;
 mod member;
 mod metadata_copies;

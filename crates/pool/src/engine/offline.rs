@@ -18,6 +18,7 @@ use super::missing::lacking;
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::re_add::NotFit;
+use super::status::RunsThere;
 use super::volume::Serving;
 use crate::error::PoolError;
 use crate::forecast::{OfflineForecast, OnlineForecast, VolumeSurvival};
@@ -223,18 +224,17 @@ impl OpenPool {
 
     /// What of the volumes would be right on no disk that takes part without these, a sentence.
     fn needed_for_data(&self, meta: &Metadata, disks: &BTreeSet<DiskNumber>) -> Option<String> {
-        let stays = self.stays_without(disks);
+        let stays = self.there_without(meta, disks);
         for (id, known) in meta.volumes() {
             let is_on = |disk: DiskNumber| disks.contains(&disk);
-            let in_groups = known.runs.values().flat_map(|run| run.holders());
             let in_log = known.log.segments.values().flat_map(|segment| &segment.copies);
-            let mut places = in_groups.map(|at| at.disk).chain(in_log.map(|at| at.disk));
+            let mut places = known.runs.disks().chain(in_log.map(|at| at.disk));
             // Opening it may need any of them.
             let serves = self.volume(*id).is_none_or(|v| v.serving() == Serving::Yes);
             if !serves && places.any(is_on) {
                 return Some(format!("volume {} is on it, and is not served now", known.name));
             }
-            let lacking = lacking(meta, known, &stays);
+            let lacking = lacking(meta, known, &stays, &RunsThere::of(known, &stays));
             if lacking.away.iter().all(|disk| !disks.contains(disk)) {
                 continue;
             }
@@ -450,10 +450,11 @@ impl OpenPool {
             let id = self.pool.id_of(**disk);
             id.is_some_and(|id| voters.now.contains(&id) && !wanted.contains(&id))
         };
-        let none = BTreeSet::new();
+        let there = self.there_without(meta, &BTreeSet::new());
+        let there_then = self.there_without(meta, disks);
         let volumes = meta.volumes().values().map(|volume| {
-            let now = self.least_copies(meta, volume, &none);
-            let then = self.least_copies(meta, volume, disks);
+            let now = self.least_copies(meta, volume, &there);
+            let then = self.least_copies(meta, volume, &there_then);
             VolumeSurvival {
                 volume: volume.name.clone(),
                 disks: now.disks.saturating_sub(1),

@@ -18,6 +18,7 @@ use super::member::{Member, Standing};
 use super::pace::Pace;
 use super::pool::Pool;
 use super::settings::REBUILD_RATE;
+use super::status::CountedRuns;
 use super::volume::{Serving, Volume};
 use super::votes::Unfit;
 use crate::error::PoolError;
@@ -42,6 +43,7 @@ pub(crate) struct OpenPool {
     /// Groups of which nothing could be copied of late, and when.
     pub(super) in_vain: RefCell<BTreeMap<GenerationId, Instant>>,
     pub(super) unfit: Unfit,
+    pub(super) counted_runs: RefCell<CountedRuns>,
     /// Why disks that are to take no part still do.
     pub(super) offline_waits: RefCell<BTreeMap<DiskNumber, String>>,
     /// Who owned it before it was opened here, by name, and under which epoch.
@@ -64,6 +66,7 @@ impl OpenPool {
             trim_pace: Pace::by(None),
             in_vain: RefCell::default(),
             unfit: Unfit::default(),
+            counted_runs: RefCell::default(),
             offline_waits: RefCell::default(),
             owned_before: (before.owner_name.clone(), before.epoch),
             votes_before: Cell::new(None),

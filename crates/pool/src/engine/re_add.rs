@@ -1,6 +1,7 @@
 //! Taking a disk in: claimed, checked to be the disk that it was, what it missed made known, its log
 //! copies dropped, and only then part of the configuration again.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BLOCK_SECTORS, BlockDevice, Durability, IoError, RefusalReason};
@@ -453,6 +454,17 @@ impl Pool {
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty = meta.dirty_regions().iter().filter(|((_, of), _)| *of == disk);
         dirty.map(|(_, mask)| u64::from(mask.count_ones()) * region).sum()
+    }
+
+    /// The same of all that have to.
+    pub(super) fn dirty_bytes_by_disk(&self) -> BTreeMap<DiskNumber, u64> {
+        let meta = self.meta.borrow();
+        let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
+        let mut dirty = BTreeMap::new();
+        for ((_, disk), mask) in meta.dirty_regions() {
+            *dirty.entry(*disk).or_default() += u64::from(mask.count_ones()) * region;
+        }
+        dirty
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use block::Instant;
 
 use super::job_steps::{MOVES_MAX, Step, Steps};
-use super::jobs::{has_groups, is_any_moving};
+use super::jobs::{has_groups, is_any_moving, moving};
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::settings::{AUTO_REBALANCE, is_on};
@@ -234,9 +234,8 @@ impl OpenPool {
         {
             return left;
         }
-        let on_the_way = meta.volumes().values().flat_map(|volume| volume.runs.values());
         let on_the_way: u64 =
-            on_the_way.filter_map(|run| run.outgoing().map(|_| u64::from(run.count))).sum();
+            moving(meta).filter_map(|run| run.outgoing().map(|_| u64::from(run.count))).sum();
         let planned = Rebalancing::new(meta, &self.pool.usable_disks()).all();
         let left = on_the_way + planned.iter().map(|each| u64::from(each.count)).sum::<u64>();
         self.jobs.balance.borrow_mut().left = Some((now, left));

@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockDevice, DeviceEvent, DriveHealth, Epoch, HealthState, Instant, IoError};
-use futures::future::{Either, join_all, select};
+use block::{BlockDevice, DriveHealth, Epoch, HealthState, Instant, IoError};
+use futures::future::{join_all, select};
 use runtime::{Handle, Notify};
 use seal::Grant;
 
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
-use super::member::Member;
+use super::looks::Turns;
 use super::node_keys::Homes;
 use super::observe::{Content, explain};
 use super::open::{OpenRequest, SeenDisk};
@@ -57,6 +57,9 @@ pub struct Engine {
     pub(super) mounts_room: Rc<Room>,
     /// A device was looked at, or a pool changed its state.
     pub(super) changed: Notify,
+    /// Devices that are in no open pool have turns to be looked at.
+    pub(super) look_turns: Turns,
+    pub(super) probe_turns: Turns,
     pub(super) closing: Cell<bool>,
 }
 
@@ -188,6 +191,8 @@ impl Engine {
             told_health: RefCell::default(),
             taken: Taken::default(),
             changed: Notify::new(),
+            look_turns: Turns::to_look(),
+            probe_turns: Turns::to_probe(),
             closing: Cell::new(false),
         })
     }
@@ -228,94 +233,8 @@ impl Engine {
         self.changed.notify_all();
     }
 
-    /// The member of an open pool that a device is held for: whatever was read of it last, if anything could be.
-    fn member_on(&self, device: &Device) -> Option<(Rc<OpenPool>, Rc<Member>)> {
-        let held_by = |open: &Rc<OpenPool>| {
-            let members = open.pool.members();
-            members.into_iter().find(|m| m.device().is_some_and(|held| device.is_held(&held)))
-        };
-        let slots = self.slots.borrow();
-        slots.values().find_map(|slot| match &*slot.state.borrow() {
-            SlotState::Open(open) => Some((Rc::clone(open), held_by(open)?)),
-            _ => None,
-        })
-    }
-
-    /// Looks at a device whenever it comes back, and passes its hints on. One that is held for no member
-    /// of an open pool is looked at now and then: nobody tells when another supervisor makes a pool of it,
-    /// takes a pool over, or gives it up.
-    async fn watch(self: Rc<Self>, device: Rc<Device>) {
-        self.look_at(&device).await;
-        while !device.gone.get() {
-            let poked = device.poked.notified();
-            let event = device.device.next_event();
-            let due = async {
-                loop {
-                    self.runtime.sleep(self.config.limits.look_at_closed).await;
-                    // It may be removed from its pool.
-                    if self.member_on(&device).is_none() {
-                        return;
-                    }
-                }
-            };
-            let (poked, due) = (std::pin::pin!(poked), std::pin::pin!(due));
-            match select(event, select(poked, due)).await {
-                Either::Left((event, _)) => {
-                    if let Some((open, member)) = self.member_on(&device) {
-                        open.hint(&member, event);
-                    } else if !matches!(event, DeviceEvent::Lost) {
-                        self.look_at(&device).await;
-                    }
-                }
-                Either::Right(_) if !device.gone.get() => self.look_at(&device).await,
-                Either::Right(_) => {}
-            }
-        }
-    }
-
-    /// Reads what is on a device; one that doesn't answer is tried again.
-    async fn look_at(self: &Rc<Self>, device: &Rc<Device>) {
-        while !device.gone.get() {
-            let content = match self.read_device(device).await {
-                Ok(content) => content,
-                Err(IoError::Lost | IoError::Restarted { .. }) => {
-                    self.set_content(device, Content::Unreadable(IoError::Lost));
-                    self.runtime.sleep(self.config.limits.rejoin).await;
-                    continue;
-                }
-                Err(error) => Content::Unreadable(error),
-            };
-            self.set_content(device, content);
-            self.discovered(device);
-            return;
-        }
-    }
-
-    fn set_content(&self, device: &Device, content: Content) {
-        *device.content.borrow_mut() = content;
-        self.note_look();
-    }
-
-    /// What is on a device, and under which reservation.
-    async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
-        let reading = async {
-            let content = self.recognise(&*device.device).await?;
-            if content.label().is_some() {
-                match device.device.renew().await {
-                    Ok(holder) => device.epoch.set(holder.value.epoch),
-                    Err(error @ (IoError::Lost | IoError::Restarted { .. })) => return Err(error),
-                    // A target without reservations.
-                    Err(_) => {}
-                }
-            }
-            Ok(content)
-        };
-        let content = runtime::timeout(&self.runtime, self.config.limits.claim, reading).await;
-        content.unwrap_or(Err(IoError::Lost))
-    }
-
     /// A device was looked at.
-    fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
+    pub(super) fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
         match self.content_of(device) {
             Content::Labelled { label, .. } => {
                 let label = label.label;
@@ -398,6 +317,7 @@ impl Engine {
                 could_since = None;
                 self.note_owner(&slot);
                 changed.await;
+                self.runtime.sleep(self.pause_between_changes()).await;
                 continue;
             }
             let now = self.runtime.now();
@@ -415,6 +335,12 @@ impl Engine {
                 self.runtime.sleep(self.config.limits.rejoin).await;
             }
         }
+    }
+
+    /// Whatever changes, all devices are gone over, of which thousands may come at once: that is to take a small part of
+    /// the time.
+    fn pause_between_changes(&self) -> Duration {
+        Duration::from_micros(self.devices.borrow().len() as u64 * 10)
     }
 
     /// An open pool is over. Its disks are looked at as a stranger's from now on: under the epoch that

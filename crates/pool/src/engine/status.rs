@@ -15,7 +15,7 @@ use super::quorum::votes_of;
 use super::volume::segment::current_copies;
 use super::volume::{Serving, Volume};
 use crate::format::{DiskId, DiskNumber, ExtentShape, VolumeId, Voters, majority_of, poorest};
-use crate::metadata::{Disk, LABELS_MAX, Metadata, Volume as VolumeMeta};
+use crate::metadata::{Disk, LABELS_MAX, Metadata, Places, Volume as VolumeMeta};
 use crate::report::{
     DiskState, PoolDisk, PoolReport, PoolState, VolumeReport, VolumeState, VotesReport,
 };
@@ -29,14 +29,14 @@ impl OpenPool {
         let extent_bytes = meta.shape().extent_bytes();
         let (_, votes) = self.votes_there();
         let disks = self.disks();
-        let none = BTreeSet::new();
-        let least = |volume| self.least_copies(&meta, volume, &none);
+        let there = self.there_without(&meta, &BTreeSet::new());
+        let least = |volume| self.least_copies(&meta, volume, &there);
         let least: BTreeMap<VolumeId, Copies> =
             meta.volumes().iter().map(|(id, volume)| (*id, least(volume))).collect();
         let volumes = self.volumes.borrow();
-        let volumes = volumes
-            .values()
-            .filter_map(|volume| self.volume_report(&meta, volume, *least.get(&volume.id)?));
+        let volumes = volumes.values().filter_map(|volume| {
+            self.volume_report(&meta, volume, *least.get(&volume.id)?, &there)
+        });
         let volumes: Vec<VolumeReport> = volumes.collect();
         let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
         let lease_ok = pool.lease.holds(pool.runtime.now());
@@ -76,7 +76,12 @@ impl OpenPool {
     pub(super) fn disks(&self) -> Vec<PoolDisk> {
         let meta = self.pool.meta.borrow();
         let (voters, _) = self.votes_there();
-        self.pool.members().iter().map(|member| self.disk(&meta, member, &voters)).collect()
+        let dirty_bytes = self.pool.dirty_bytes_by_disk();
+        let disk = |member: &Rc<Member>| PoolDisk {
+            dirty_bytes: dirty_bytes.get(&member.number).copied().unwrap_or(0),
+            ..self.disk(&meta, member, &voters)
+        };
+        self.pool.members().iter().map(disk).collect()
     }
 
     fn state(&self, disks: &[PoolDisk], volumes: &[VolumeReport], lease_ok: bool) -> PoolState {
@@ -125,7 +130,7 @@ impl OpenPool {
             size_bytes: member.geometry.labelled_bytes(),
             free_bytes: disk.map_or(0, |disk| u64::from(disk.free.len()) * extent_bytes),
             state,
-            dirty_bytes: self.pool.dirty_bytes(member.number),
+            dirty_bytes: 0,
             checksum_errors: member.checksum_errors.get(),
             holds_vote: voters.contains(&member.id),
             is_witness: disk.is_some_and(|disk| disk.is_witness()),
@@ -138,8 +143,9 @@ impl OpenPool {
     /// A volume as it stands.
     pub(crate) fn report_of(&self, volume: &Rc<Volume>) -> Option<VolumeReport> {
         let meta = self.pool.meta.borrow();
-        let least = self.least_copies(&meta, meta.volumes().get(&volume.id)?, &BTreeSet::new());
-        self.volume_report(&meta, volume, least)
+        let there = self.there_without(&meta, &BTreeSet::new());
+        let least = self.least_copies(&meta, meta.volumes().get(&volume.id)?, &there);
+        self.volume_report(&meta, volume, least, &there)
     }
 
     fn volume_report(
@@ -147,13 +153,14 @@ impl OpenPool {
         meta: &Metadata,
         volume: &Rc<Volume>,
         least: Copies,
+        there: &There,
     ) -> Option<VolumeReport> {
         let known = meta.volumes().get(&volume.id)?;
         let region = meta.shape().extent_bytes() / u64::from(ExtentShape::REGIONS);
         let dirty: u64 = meta.dirty_regions_of(known).map(|(_, m)| u64::from(m.count_ones())).sum();
         let read_only = self.pool.read_only;
         let serving = volume.serving();
-        let blocked = self.blocked(meta, known);
+        let blocked = self.blocked(meta, known, there);
         let is_replayed = matches!(serving, Serving::Opening) && blocked.is_none();
         let suspended = match serving {
             Serving::Yes | Serving::Gone if read_only => None,
@@ -205,10 +212,9 @@ impl OpenPool {
     pub(crate) fn stats_of(&self, volume: &Volume) -> Option<VolumeStats> {
         let meta = self.pool.meta.borrow();
         let known = meta.volumes().get(&volume.id)?;
-        let runs = known.runs.values().flat_map(|run| run.members.iter().map(|m| m.disk));
         let segments = known.log.segments.values();
         let logs = segments.flat_map(|segment| segment.copies.iter().map(|copy| copy.disk));
-        let numbers: BTreeSet<DiskNumber> = runs.chain(logs).collect();
+        let numbers: BTreeSet<DiskNumber> = known.runs.disks().chain(logs).collect();
         let disks = numbers.into_iter().filter_map(|number| {
             let member = self.pool.member(number)?;
             Some(DiskStats {
@@ -237,27 +243,27 @@ impl OpenPool {
         members.filter(|disk| self.is_there(*disk)).collect()
     }
 
-    /// The fewest complete copies that any part of a volume has now, but for those on some disks.
+    /// The disks that are there, but for some.
+    pub(super) fn there_without(&self, meta: &Metadata, without: &BTreeSet<DiskNumber>) -> There {
+        let there = self.disks_there().into_iter().filter(|disk| !without.contains(disk));
+        Rc::new(there.filter_map(|disk| Some((disk, Place::of(meta, disk)?))).collect())
+    }
+
+    /// The fewest complete copies that any part of a volume has now, of those on disks that are there.
     pub(super) fn least_copies(
         &self,
         meta: &Metadata,
         volume: &VolumeMeta,
-        without: &BTreeSet<DiskNumber>,
+        places: &There,
     ) -> Copies {
-        // Looked up once: a volume may have a million runs.
-        let there = self.disks_there().into_iter().filter(|disk| !without.contains(disk));
-        let places: BTreeMap<DiskNumber, Place> =
-            there.filter_map(|disk| Some((disk, Place::of(meta, disk)?))).collect();
         let mut found: Vec<&Place> = Vec::new();
         let mut there = |disks: &mut dyn Iterator<Item = DiskNumber>| {
             found.clear();
             found.extend(disks.filter_map(|disk| places.get(&disk)));
             Copies::on(&found)
         };
-        let mut least = Copies::of(volume.layout.copies());
-        for run in volume.runs.values() {
-            least = least.min(there(&mut run.members.iter().map(|member| member.disk)));
-        }
+        let mut least =
+            Copies::of(volume.layout.copies()).min(self.runs_there(volume, places).least);
         for group in meta.groups_behind(volume) {
             let disks = group.members().map(|(disk, _)| disk);
             let whole = disks.filter(|disk| meta.dirty(group.generation(), *disk) == 0);
@@ -274,6 +280,23 @@ impl OpenPool {
             }
         }
         least
+    }
+
+    /// What the runs of a volume have on the disks that are there. There may be a million of them, and it is asked for
+    /// every second: they are counted again when one of them has another place, or another disk is there.
+    pub(super) fn runs_there(&self, volume: &VolumeMeta, there: &There) -> RunsThere {
+        let mut counted = self.counted_runs.borrow_mut();
+        if counted.there != *there {
+            *counted = CountedRuns { there: Rc::clone(there), volumes: BTreeMap::new() };
+        }
+        let places = volume.runs.places();
+        let known = counted.volumes.get(&volume.id).filter(|(of, _)| of.is_same(places));
+        if let Some((_, found)) = known {
+            return found.clone();
+        }
+        let found = RunsThere::of(volume, there);
+        counted.volumes.insert(volume.id, (places.clone(), found.clone()));
+        found
     }
 
     /// How many more machines (or disks) may fail before the votes have no majority. A voter that lacks
@@ -312,8 +335,44 @@ impl OpenPool {
     }
 }
 
+/// The disks that are there, with what each is lost with.
+pub(super) type There = Rc<BTreeMap<DiskNumber, Place>>;
+
+/// What the runs of a volume have on some disks.
+#[derive(Clone)]
+pub(super) struct RunsThere {
+    /// The fewest copies of one of them.
+    least: Copies,
+    /// The disks of those that have none.
+    pub(super) away: Rc<BTreeSet<DiskNumber>>,
+}
+
+impl RunsThere {
+    pub(super) fn of(volume: &VolumeMeta, there: &BTreeMap<DiskNumber, Place>) -> RunsThere {
+        let (mut least, mut away) = (Copies::of(u8::MAX), BTreeSet::new());
+        let mut found: Vec<&Place> = Vec::new();
+        for run in volume.runs.values() {
+            found.clear();
+            found.extend(run.members.iter().filter_map(|member| there.get(&member.disk)));
+            least = least.min(Copies::on(&found));
+            if found.is_empty() {
+                away.extend(run.members.iter().map(|member| member.disk));
+            }
+        }
+        RunsThere { least, away: Rc::new(away) }
+    }
+}
+
+/// What was counted of the runs of volumes, with all that it was counted of.
+#[derive(Default)]
+pub(super) struct CountedRuns {
+    there: There,
+    volumes: BTreeMap<VolumeId, (Places, RunsThere)>,
+}
+
 /// What a disk is lost with.
-struct Place {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
     node: Uuid,
     domain: Uuid,
     /// By the labels of each kind alone.

@@ -27,6 +27,7 @@ mod reading;
 mod record;
 mod recover;
 mod restore;
+mod runs;
 mod sections;
 mod segment;
 mod shared;
@@ -69,6 +70,7 @@ pub(crate) use reading::{is_credible, read_placed, read_table};
 pub use record::{MetaRecord, RootChange};
 pub use recover::{AreaFault, ChooseError, Foundation, Recovered, choose_copy, found_on};
 pub use restore::Restoring;
+pub use runs::{Places, Runs};
 pub use segment::{Segment, SegmentCopyPlace, SegmentState, VolumeLog};
 pub use shared::{Roots, SharedMap};
 pub use state::{

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::changes::Changes;
 use super::labels::Domains;
-use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, SharedMap, VolumeLog};
+use super::{Conversion, ExtentRange, ExtentSet, Job, Roots, Runs, SharedMap, VolumeLog};
 use crate::format::{
     DiskId, DiskNumber, ExtentNumber, ExtentShape, FailureDomain, GenerationId, JobNumber, PoolId,
     ReleaseNumber, VolumeId,
@@ -273,7 +273,7 @@ pub struct Volume {
     /// Its size; the groups cover at least that.
     pub bytes: u64,
     /// Its map.
-    pub runs: SharedMap<RunKey, GroupRun>,
+    pub runs: Runs,
     /// Its log.
     pub log: VolumeLog,
     /// What services remember about it (mount, exports, …).
@@ -411,12 +411,20 @@ impl Metadata {
         self.dirty_regions_in(run).next().is_some()
     }
 
-    /// The dirty regions of a volume's groups.
+    /// The dirty regions of a volume's groups, in any order. Mostly there are none, and sometimes more of other volumes
+    /// than this one has runs.
     pub fn dirty_regions_of<'a>(
         &'a self,
         volume: &'a Volume,
     ) -> impl Iterator<Item = ((GenerationId, DiskNumber), u64)> + 'a {
-        volume.runs.values().flat_map(move |run| self.dirty_regions_in(run))
+        let are_few = self.dirty_regions.size() <= volume.runs.size();
+        let is_of = move |generation| {
+            self.group_by_generation(generation).is_some_and(|group| group.volume == volume.id)
+        };
+        let few = are_few.then(|| self.dirty_regions.iter()).into_iter().flatten();
+        let few = few.map(|(key, mask)| (*key, *mask)).filter(move |((of, _), _)| is_of(*of));
+        let runs = (!are_few).then(|| volume.runs.values()).into_iter().flatten();
+        few.chain(runs.flat_map(move |run| self.dirty_regions_in(run)))
     }
 
     /// The dirty regions of a run's groups.

@@ -142,6 +142,8 @@ impl Bench {
             Ok::<_, PoolError>(())
         };
         self.step("create volumes", self.on(0, create)).await?;
+        self.step("ten seconds at rest", self.rest()).await?;
+        self.step("ten reports", self.reports()).await?;
         let number = self.rig.cluster.add_node(&[DISK_BYTES; DISKS_EACH]);
         let shelf = self.rig.cluster.node(number).shelf();
         let added = (0..DISKS_EACH).map(|slot| format!("e{shelf}.{slot}")).collect();
@@ -154,6 +156,26 @@ impl Bench {
         self.step("killed and started, until it reads", self.started(0)).await?;
         self.rig.cluster.kill_supervisor(0);
         self.step("killed, imported by another, until it reads", self.imported(1)).await
+    }
+
+    /// As long as nobody asks for anything: leases, hints, looks at jobs.
+    async fn rest(&self) -> Result<(), Failure> {
+        self.rig.run_for(Duration::from_secs(10)).await;
+        Ok(())
+    }
+
+    /// What status is asked for every second.
+    async fn reports(&self) -> Result<(), Failure> {
+        let report = |engine: Rc<Engine>| async move {
+            let volumes =
+                (0..10).map(|_| engine.reports().iter().map(|pool| pool.volumes.len()).sum());
+            Ok::<Vec<usize>, String>(volumes.collect())
+        };
+        let volumes = self.on(0, report).await?;
+        match volumes.iter().all(|count| *count as u64 == VOLUMES) {
+            true => Ok(()),
+            false => Err(Failure(format!("of {VOLUMES} volumes reports have {volumes:?}"))),
+        }
     }
 
     async fn started(&self, number: usize) -> Result<(), Failure> {

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use block::Instant;
+
 use super::super::testing::TestDisk;
 use super::jobs::written;
 use super::*;
@@ -116,4 +118,26 @@ fn a_blank_disk_in_the_place_of_another_is_free_until_that_is_back() {
     bench.until(|report| report.state == PoolState::Online);
     assert_eq!(bench.all_used().unwrap(), before);
     assert_eq!(bench.read(&volume, 100, 50).unwrap(), pattern(100, 50, 2));
+}
+
+/// Of each half a MiB is read. A supervisor with 2,400 free disks had its cable full for good, as it looked at each every
+/// five seconds, and at all at once when they came. They have turns.
+#[test]
+fn many_free_disks_are_looked_at_one_after_the_other() {
+    let disk = |n: u16| TestDisk::new(&format!("e{n}.0"), (n % 200) as u8, 2 << 20);
+    let disks = (0..600).map(disk).collect();
+    let bench = Bench::with(31, disks, Instant::from_nanos(1_000_000_000), 1);
+    let reads = || bench.disks.iter().map(|disk| disk.reads.get()).collect::<Vec<u64>>();
+    bench.pass(Duration::from_secs(1));
+    let early = reads();
+    bench.pass(Duration::from_secs(3));
+    let first = reads();
+    assert!(first.iter().all(|count| *count == first[0] && *count > 0), "each is looked at once");
+    let whole = early.iter().filter(|count| **count == first[0]).count();
+    assert!((150..=201).contains(&whole), "{whole} within the first second");
+    bench.pass(Duration::from_secs(16));
+    let then = reads();
+    assert!(then.iter().all(|count| *count >= 2 * first[0]), "nobody is forgotten");
+    let looks = then.iter().sum::<u64>() / first[0] - 600;
+    assert!(looks <= 15 * 50, "{looks} in 15 seconds");
 }

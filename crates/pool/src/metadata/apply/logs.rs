@@ -206,9 +206,9 @@ impl Metadata {
             return;
         };
         let (index, (volume, key)) = ((change.group.0 - first.0) as usize, *place);
-        let run = self.volumes.get_mut(&volume).and_then(|volume| volume.runs.get_mut(&key));
-        if let Some(run) = run {
-            run.roots.set(index, change.root);
+        let volume = self.volumes.get_mut(&volume);
+        if let Some(roots) = volume.and_then(|volume| volume.runs.roots_mut(&key)) {
+            roots.set(index, change.root);
         }
     }
 

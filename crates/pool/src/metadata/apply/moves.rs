@@ -52,8 +52,8 @@ impl Metadata {
         let first = GroupRun { count, roots, ..run };
         self.generations.insert_mut(second.generation, (id, second.key));
         let runs = &mut self.volume_mut(id)?.runs;
-        runs.insert_mut(first.key, first);
-        runs.insert_mut(second.key, second);
+        runs.insert(first);
+        runs.insert(second);
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Metadata {
         }
         self.take(std::iter::once((to.disk, to.first, run.count)))?;
         let incoming = Some(Incoming { position, member: to });
-        self.volume_mut(id)?.runs.insert_mut(key, GroupRun { incoming, ..run });
+        self.volume_mut(id)?.runs.insert(GroupRun { incoming, ..run });
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Metadata {
             let extents = ExtentRange::new(left.first, run.count);
             self.disk_mut(left.disk)?.pending.insert(extents);
         }
-        self.volume_mut(id)?.runs.insert_mut(run.key, run);
+        self.volume_mut(id)?.runs.insert(run);
         Ok(())
     }
 

@@ -134,7 +134,7 @@ impl Metadata {
                 gone.first_set += u64::from(kept);
             }
             let run = self.run_of(id, gone)?;
-            self.volume_mut(id)?.runs.remove_mut(&gone);
+            self.volume_mut(id)?.runs.remove(&gone);
             self.give_up_run(&run);
         }
         self.set_size(id, bytes)
@@ -222,7 +222,7 @@ impl Metadata {
         self.take(places)?;
         self.next.generation = self.next.generation.max(GenerationId(next_generation));
         self.generations.insert_mut(run.generation, (id, run.key));
-        self.volume_mut(id)?.runs.insert_mut(run.key, run.clone());
+        self.volume_mut(id)?.runs.insert(run.clone());
         Ok(())
     }
 
@@ -234,12 +234,13 @@ impl Metadata {
         roots: &[u64],
     ) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownRun(id, key);
-        let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
+        let runs = &mut self.volume_mut(id)?.runs;
+        let run = runs.get(&key).ok_or(unknown)?;
         let room = (run.count - run.initialised()) as usize;
         if first != run.initialised() || roots.is_empty() || roots.len() > room {
             return Err(Inconsistent::BadShape);
         }
-        run.roots.extend(roots.iter().copied());
+        runs.roots_mut(&key).ok_or(unknown)?.extend(roots.iter().copied());
         Ok(())
     }
 
@@ -251,7 +252,8 @@ impl Metadata {
     ) -> Result<(), Inconsistent> {
         let unknown = Inconsistent::UnknownRun(id, key);
         let (pool, blocks) = (self.pool.id, self.shape.checksum_blocks());
-        let run = self.volume_mut(id)?.runs.get_mut(&key).ok_or(unknown)?;
+        let runs = &mut self.volume_mut(id)?.runs;
+        let run = runs.get(&key).ok_or(unknown)?;
         if count < run.initialised() || count > run.count {
             return Err(Inconsistent::Backwards);
         }
@@ -259,7 +261,7 @@ impl Metadata {
             (run.initialised()..count).map(|index| run.generation.plus(u64::from(index)));
         let roots: Vec<u64> =
             generations.map(|generation| initial_root(pool, generation, blocks)).collect();
-        run.roots.extend(roots);
+        runs.roots_mut(&key).ok_or(unknown)?.extend(roots);
         Ok(())
     }
 }

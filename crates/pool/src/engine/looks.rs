@@ -1,0 +1,162 @@
+//! Looks at devices: what is on each, whenever it comes or comes back, and now and then while no open pool has it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{DeviceEvent, Instant, IoError};
+use futures::future::{Either, select};
+
+use super::Engine;
+use super::member::Member;
+use super::observe::{Content, read_content};
+use super::open_pool::OpenPool;
+use super::slot::{Device, SlotState};
+
+/// At most so often one of the devices that are in no open pool is looked at anew.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+/// At most so often it is looked for what isn't etherpool's, all over a device: half a MiB is read for it. Thousands come
+/// at once, and all together they would wait for a cable for longer than a device may take.
+const BETWEEN_PROBES: Duration = Duration::from_millis(5);
+
+/// When one more device has its turn.
+#[derive(Debug)]
+pub(super) struct Turns {
+    apart: Duration,
+    next: Cell<Instant>,
+}
+
+impl Turns {
+    pub(super) fn to_look() -> Turns {
+        Turns { apart: BETWEEN_LOOKS, next: Cell::default() }
+    }
+
+    pub(super) fn to_probe() -> Turns {
+        Turns { apart: BETWEEN_PROBES, next: Cell::default() }
+    }
+
+    /// The next one of so many devices. What nobody took counts no further than one for each.
+    fn next(&self, now: Instant, devices: usize) -> Instant {
+        let furthest = now + self.apart * u32::try_from(devices).unwrap_or(u32::MAX);
+        let turn = self.next.get().clamp(now, furthest);
+        self.next.set(turn + self.apart);
+        turn
+    }
+}
+
+impl Engine {
+    /// The member of an open pool that a device is held for: whatever was read of it last, if anything could be.
+    pub(super) fn member_on(&self, device: &Device) -> Option<(Rc<OpenPool>, Rc<Member>)> {
+        let is_on = |m: &Rc<Member>| m.device().is_some_and(|held| device.is_held(&held));
+        // Nearly always it is the one that its label names, of thousands.
+        if let Some((open, _)) = self.open_pool_of(device) {
+            let number = device.content.borrow().label().map(|label| label.number);
+            if let Some(member) = number.and_then(|of| open.pool.member(of)).filter(is_on) {
+                return Some((open, member));
+            }
+        }
+        let held_by =
+            |open: &Rc<OpenPool>| open.pool.members.borrow().values().find(|m| is_on(m)).cloned();
+        let slots = self.slots.borrow();
+        slots.values().find_map(|slot| match &*slot.state.borrow() {
+            SlotState::Open(open) => Some((Rc::clone(open), held_by(open)?)),
+            _ => None,
+        })
+    }
+
+    async fn turn(&self, turns: &Turns) {
+        let turn = turns.next(self.runtime.now(), self.devices.borrow().len());
+        self.runtime.sleep_until(turn).await;
+    }
+
+    /// Looks at a device whenever it comes back, and passes its hints on. One that is held for no member
+    /// of an open pool is looked at now and then: nobody tells when another supervisor makes a pool of it,
+    /// takes a pool over, or gives it up.
+    pub(super) async fn watch(self: Rc<Self>, device: Rc<Device>) {
+        self.look_at(&device).await;
+        while !device.gone.get() {
+            let poked = device.poked.notified();
+            let event = device.device.next_event();
+            let due = async {
+                loop {
+                    self.runtime.sleep(self.config.limits.look_at_closed).await;
+                    // It may be removed from its pool.
+                    if self.member_on(&device).is_some() {
+                        continue;
+                    }
+                    self.turn(&self.look_turns).await;
+                    if self.member_on(&device).is_none() {
+                        return;
+                    }
+                }
+            };
+            let (poked, due) = (std::pin::pin!(poked), std::pin::pin!(due));
+            match select(event, select(poked, due)).await {
+                Either::Left((event, _)) => {
+                    if let Some((open, member)) = self.member_on(&device) {
+                        open.hint(&member, event);
+                    } else if !matches!(event, DeviceEvent::Lost) {
+                        self.look_at(&device).await;
+                    }
+                }
+                Either::Right(_) if !device.gone.get() => self.look_at(&device).await,
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    /// Reads what is on a device; one that doesn't answer is tried again.
+    async fn look_at(self: &Rc<Self>, device: &Rc<Device>) {
+        while !device.gone.get() {
+            let content = match self.read_device(device).await {
+                Ok(content) => content,
+                Err(IoError::Lost | IoError::Restarted { .. }) => {
+                    self.set_content(device, Content::Unreadable(IoError::Lost));
+                    self.runtime.sleep(self.config.limits.rejoin).await;
+                    continue;
+                }
+                Err(error) => Content::Unreadable(error),
+            };
+            self.set_content(device, content);
+            self.discovered(device);
+            return;
+        }
+    }
+
+    pub(super) fn set_content(&self, device: &Device, content: Content) {
+        *device.content.borrow_mut() = content;
+        self.note_look();
+    }
+
+    /// What is on a device, and under which reservation. Labels are little, and a pool waits for them.
+    pub(super) async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
+        match self.read_in_time(device, false).await? {
+            Content::Blank => {
+                self.turn(&self.probe_turns).await;
+                self.read_in_time(device, true).await
+            }
+            content => Ok(content),
+        }
+    }
+
+    /// The same at once; with `recognise`, also what isn't etherpool's.
+    async fn read_in_time(&self, device: &Device, recognise: bool) -> Result<Content, IoError> {
+        let reading = async {
+            let content = match recognise {
+                true => self.recognise(&*device.device).await?,
+                false => read_content(&*device.device, false).await?,
+            };
+            if content.label().is_some() {
+                match device.device.renew().await {
+                    Ok(holder) => device.epoch.set(holder.value.epoch),
+                    Err(error @ (IoError::Lost | IoError::Restarted { .. })) => return Err(error),
+                    // A target without reservations.
+                    Err(_) => {}
+                }
+            }
+            Ok(content)
+        };
+        let content = runtime::timeout(&self.runtime, self.config.limits.claim, reading).await;
+        content.unwrap_or(Err(IoError::Lost))
+    }
+}
