@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use aoe_wire::READ_BYTES_MAX;
 use block::{
     Access, Answer, BLOCK_SECTORS, Buffer, BufferMut, Completion, DriveHealth, Holder, Instance,
     IoError, Lba, Operation, Order, Outcome, SECTOR_BYTES, SectorRange,
@@ -57,6 +58,9 @@ pub(crate) fn is_change(operation: &Operation) -> bool {
 fn rank_of(operation: &Operation) -> u8 {
     u8::from(!matches!(operation, Operation::Renew))
 }
+
+/// What one request reads: a piece is asked for again where an answer is lost, and the next ones don't wait for it.
+const READ_SECTORS_MAX: u64 = READ_BYTES_MAX / SECTOR_BYTES as u64;
 
 struct Entry {
     operation: Operation,
@@ -128,6 +132,7 @@ impl Operations {
         let rest = entry.unsent.front()?;
         let limit = match entry.operation {
             Operation::Discard(_) | Operation::WriteZeroes { .. } => limits.bare_sectors,
+            Operation::Read(_) => limits.data_sectors.min(READ_SECTORS_MAX),
             _ => limits.data_sectors,
         };
         let count = first_piece_sectors(*rest, limit);

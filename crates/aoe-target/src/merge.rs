@@ -5,7 +5,7 @@
 //!
 //! - what became ready in one turn is joined;
 //! - a sequential stream has at most two operations with the device; what follows them waits for
-//!   the older one, and is joined meanwhile;
+//!   the older one, and is joined meanwhile, until it is as long as may be;
 //! - a write that covers a block of the medium only in part waits a moment for the rest, since
 //!   without it the medium would have to read the block first. Where waiting was in vain it isn't
 //!   done any more until it would have helped again.
@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aoe_wire::READ_BYTES_MAX;
 use block::{Instant, Lba, SECTOR_BYTES, SectorRange};
 
 use crate::queue::Ticket;
@@ -77,17 +78,26 @@ struct Flight {
 pub(crate) struct BlockLimits {
     /// Sectors of a block of the medium.
     pub block_sectors: u64,
-    /// Most sectors of one operation.
-    pub sectors_max: u64,
+    /// Most sectors of one read, and of one write.
+    pub read_sectors_max: u64,
+    pub write_sectors_max: u64,
 }
 
 impl BlockLimits {
     pub(crate) fn of(geometry: &block::Geometry) -> BlockLimits {
-        let bytes_max = u64::from(geometry.max_transfer_bytes).min(JOINED_BYTES_MAX);
         let sector = SECTOR_BYTES as u64;
+        let at_most = |bytes: u64| (bytes.min(geometry.max_transfer_bytes.into()) / sector).max(1);
         BlockLimits {
             block_sectors: (u64::from(geometry.physical_block_bytes) / sector).max(1),
-            sectors_max: (bytes_max / sector).max(1),
+            read_sectors_max: at_most(READ_BYTES_MAX),
+            write_sectors_max: at_most(JOINED_BYTES_MAX),
+        }
+    }
+
+    fn sectors_max(self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Read => self.read_sectors_max,
+            Kind::Write => self.write_sectors_max,
         }
     }
 
@@ -137,10 +147,12 @@ impl Merger {
         if lane.waiting.contains_key(&range.start) || lane.ends.contains_key(&range.end()) {
             return false;
         }
-        if lane.append(ticket, range, limits) || lane.prepend(ticket, range, limits) {
+        let most = limits.sectors_max(kind);
+        if lane.append(ticket, range, most) || lane.prepend(ticket, range, most) {
             return true;
         }
-        let behind = lane.flying.get(&range.start).and_then(|flight| flight.behind);
+        let flying = lane.flying.get(&range.start).filter(|_| range.count < most);
+        let behind = flying.and_then(|flight| flight.behind);
         let is_flying = |id: &Ticket| lane.flying.values().any(|flight| flight.id == *id);
         let run = Run {
             commands: vec![(ticket, range)],
@@ -227,12 +239,14 @@ impl Lane {
     }
 
     /// Joins a command to the run that ends where it begins, and that to the run behind.
-    fn append(&mut self, ticket: Ticket, range: SectorRange, limits: BlockLimits) -> bool {
+    fn append(&mut self, ticket: Ticket, range: SectorRange, most: u64) -> bool {
         let Some(&start) = self.ends.get(&range.start) else { return false };
         let Some(run) = self.waiting.get_mut(&start) else { return false };
-        if range.end().0 - start.0 > limits.sectors_max {
+        let sectors = range.end().0 - start.0;
+        if sectors > most {
             return false;
         }
+        run.behind.take_if(|_| sectors == most);
         self.ends.remove(&run.end);
         run.commands.push((ticket, range));
         run.end = range.end();
@@ -240,9 +254,9 @@ impl Lane {
         true
     }
 
-    fn prepend(&mut self, ticket: Ticket, range: SectorRange, limits: BlockLimits) -> bool {
+    fn prepend(&mut self, ticket: Ticket, range: SectorRange, most: u64) -> bool {
         let Some(run) = self.waiting.get(&range.end()) else { return false };
-        if run.end.0 - range.start.0 > limits.sectors_max {
+        if run.end.0 - range.start.0 > most {
             return false;
         }
         let Some(mut run) = self.remove(range.end()) else { return false };
@@ -291,7 +305,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: BlockLimits = BlockLimits { block_sectors: 8, sectors_max: 1024 };
+    const LIMITS: BlockLimits =
+        BlockLimits { block_sectors: 8, read_sectors_max: 1024, write_sectors_max: 1024 };
 
     fn at(micros: u64) -> Instant {
         Instant::from_nanos(micros * 1000)
@@ -335,6 +350,23 @@ mod tests {
         }
         merger.finished(Kind::Read, Ticket(0), range(0, 2));
         assert_eq!(ready(&mut merger, 200), [(4, 28)]);
+    }
+
+    #[test]
+    fn what_is_as_long_as_may_be_waits_for_no_flight() {
+        let mut merger = Merger::default();
+        let part = |index: u64| range(index * 1024, 1024);
+        for index in 0..9 {
+            merger.offer(at(0), Kind::Read, Ticket(index), part(index), LIMITS);
+            assert_eq!(ready(&mut merger, 0), [(index * 1024, 1)]);
+            merger.started(Kind::Read, Ticket(index), part(index));
+        }
+        // What is shorter does, until it is complete.
+        let halves = [9 * 1024, 9 * 1024 + 512];
+        merger.offer(at(1), Kind::Read, Ticket(9), range(halves[0], 512), LIMITS);
+        assert_eq!(ready(&mut merger, 1), []);
+        merger.offer(at(1), Kind::Read, Ticket(10), range(halves[1], 512), LIMITS);
+        assert_eq!(ready(&mut merger, 1), [(halves[0], 2)]);
     }
 
     #[test]
@@ -384,7 +416,7 @@ mod tests {
             let mut out = Vec::new();
             let mut flying: Vec<(Kind, Ticket, SectorRange)> = Vec::new();
             let total = incoming.len();
-            let limits = BlockLimits { block_sectors: 8, sectors_max: 40 };
+            let limits = BlockLimits { block_sectors: 8, read_sectors_max: 40, write_sectors_max: 40 };
             let mut now = 0;
             for choice in choices.into_iter().chain(std::iter::repeat_n(0, 400)) {
                 now += 10;

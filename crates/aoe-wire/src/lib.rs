@@ -65,7 +65,7 @@ pub use opening::{
 pub use port::{Port, PortCounters, PortStatus};
 pub use reserve::{RESERVED_MAX, ReserveCommand, ReserveMessage};
 pub use sealed::{Sealing, open_sealed};
-pub use sector_map::{COMMAND_SECTORS_MAX, SectorMap};
+pub use sector_map::{COMMAND_SECTORS_MAX, READ_BYTES_MAX, SectorMap};
 pub use session::{
     Operation, SessionReply, SessionRequest, SessionVersion, WINDOW_MAX, session_sectors_max,
 };

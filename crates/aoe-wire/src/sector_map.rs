@@ -10,6 +10,10 @@ use super::ParseError;
 /// Most sectors of a command whose data travels in fragments: 1 MiB.
 pub const COMMAND_SECTORS_MAX: u32 = (1 << 20) / SECTOR_BYTES as u32;
 
+/// So much is read, and answered, at once. Of an answer all frames leave together, and where several targets answer one
+/// client at a time a small switch has to hold what they send: it has half a megabyte for each port.
+pub const READ_BYTES_MAX: u64 = 128 << 10;
+
 const WORD_BITS: u32 = u64::BITS;
 const WORDS: usize = (COMMAND_SECTORS_MAX / WORD_BITS) as usize;
 
