@@ -431,7 +431,8 @@ impl Pool {
     /// the old one: it would pass for a disk that has everything.
     async fn checked_now(&self, work: &DiskWork) -> Result<Instance, IoError> {
         let member = &work.member;
-        let instance = instance_now(&*work.device).await?;
+        // Not by a read, for which an arm that copies would have to leave its place.
+        let instance = work.device.renew().await?.instance;
         if member.checked_instance.get() == Some(instance) {
             return Ok(instance);
         }

@@ -7,6 +7,7 @@
 
 use block::{BlockDevice, Durability, Instance, IoError, Lba, SectorRange, write_durably};
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
 
 use super::config::vote_place;
 use super::observe::{read_slots, read_vote};
@@ -97,11 +98,13 @@ pub(super) async fn wipe(
     to: u64,
 ) -> Result<(), IoError> {
     const PIECE_SECTORS: u64 = 256;
+    // One after the other each would wait for the platter to come round.
+    const PIECES: usize = 8;
     let bytes = SectorRange::new(
         Lba(from / block::SECTOR_BYTES as u64),
         to.saturating_sub(from) / block::SECTOR_BYTES as u64,
     );
-    for range in bytes.pieces(PIECE_SECTORS) {
+    let pieces = bytes.pieces(PIECE_SECTORS).map(|range| async move {
         let answered = match device.write_zeroes(range, Durability::Durable).await {
             Err(IoError::Unsupported) => {
                 let zeros = block::Buffer::zeroed(range.len_bytes() as usize);
@@ -109,9 +112,9 @@ pub(super) async fn wipe(
             }
             answered => answered,
         };
-        is_from(answered?.instance, instance)?;
-    }
-    Ok(())
+        is_from(answered?.instance, instance)
+    });
+    futures::stream::iter(pieces).buffer_unordered(PIECES).try_collect().await
 }
 
 fn is_from(answered: Instance, expected: Option<Instance>) -> Result<(), IoError> {

@@ -186,8 +186,8 @@ fn a_cut_at_every_step_leaves_one_area() {
         bench.write(&volume, 3, pattern(3, 4, 1)).unwrap();
         let (open, member) = (bench.opened(), bench.member_of(1));
         let moving = async move { open.pool.give_area(&member, LONGER).await };
-        // Steps of a millisecond cut in between any two writes sooner or later.
-        let done = bench.run_for(Duration::from_micros(step * 730), moving);
+        // Steps of less than a write takes cut in between any two sooner or later.
+        let done = bench.run_for(Duration::from_micros(step * 310), moving);
         begun += u64::from(bench.areas(1).1.is_some());
         drop(volume);
         let bench = if step % 3 == 0 { bench.crash_engine() } else { bench.power_cut() };
