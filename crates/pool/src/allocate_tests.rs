@@ -245,6 +245,38 @@ fn best_by_trying(frees: &mut [u64], copies: usize) -> u64 {
     choose(frees, 0, copies, copies)
 }
 
+/// Four machines of three disks, of which the first is lost: its copies lie on nine others, which give, and all eleven
+/// take as much less as they give more.
+#[test]
+fn who_gives_less_takes_more_of_what_is_rebuilt() {
+    let disks: Vec<(u32, u64)> = (0..12).map(|disk| (disk / 3, 8192)).collect();
+    let mut metadata = pool_of(FailureDomain::Node, &disks);
+    let volume = create(&mut metadata, Layout::Mirror(2));
+    let usable = all(&metadata);
+    grow(&mut metadata, &usable, volume, 24_576 * MIB).unwrap();
+    let lost = DiskNumber(0);
+    let runs = metadata.volumes()[&volume].runs.values();
+    let runs: Vec<GroupRun> = runs.filter(|run| run.position_on(lost).is_some()).cloned().collect();
+    let mut plan = MovePlan::new(&metadata, &without(&metadata, 0));
+    assert!(plan.is_any_order_right());
+    runs.iter().for_each(|run| plan.expect(run));
+    let mut work: BTreeMap<DiskNumber, u32> = BTreeMap::new();
+    for run in &runs {
+        let mut left = run.count;
+        while left > 0 {
+            let of = (run.position_on(lost).unwrap(), left.min(2));
+            let (count, to) = plan.take_some(run, of.0, of.1, None).unwrap();
+            *work.entry(to.disk).or_default() += count;
+            left -= count;
+        }
+        let gives = run.members.iter().find(|member| member.disk != lost).unwrap();
+        *work.entry(gives.disk).or_default() += run.count;
+    }
+    let each = 2 * runs.iter().map(|run| run.count).sum::<u32>() / 11;
+    assert_eq!(work.len(), 11);
+    assert!(work.values().all(|work| work.abs_diff(each) <= each / 10), "{each}: {work:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

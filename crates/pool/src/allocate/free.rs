@@ -21,7 +21,7 @@ pub(super) enum Choice {
     MostFree,
     /// The cheapest of those that have about the most, and of which the failure domain has.
     AboutMostFree,
-    /// The same whatever their domain has.
+    /// The cheapest of those that have half as much as the one with the most, whatever their domain has.
     AnyDomain,
 }
 
@@ -201,13 +201,13 @@ impl Space {
         let anything = Needed { left: u64::from(run), free: 0, run };
         let most = self.search(&anything, &accept, |_| 0, 0)?;
         let about = |most: u64| most - most / ABOUT_PART;
-        let free = about(most.free.into());
+        let free = u64::from(most.free);
         let needed = match choice {
             Choice::MostFree => return Some(most.disk.0),
             Choice::AboutMostFree => {
-                Needed { left: about(most.left).max(anything.left), free, run }
+                Needed { left: about(most.left).max(anything.left), free: about(free), run }
             }
-            Choice::AnyDomain => Needed { free, ..anything },
+            Choice::AnyDomain => Needed { free: free / 2, ..anything },
         };
         self.search(&needed, accept, cost, least).map(|found| found.disk.0)
     }

@@ -51,9 +51,9 @@ impl Plain {
             return Some(most);
         }
         let is_about = |free: u64, most: u64| free + most / 8 >= most;
-        candidates.retain(|(_, left, free)| {
-            (choice == Choice::AnyDomain || is_about(*left, most_left))
-                && is_about(*free, most_free)
+        candidates.retain(|(_, left, free)| match choice {
+            Choice::AnyDomain => *free >= most_free / 2,
+            _ => is_about(*left, most_left) && is_about(*free, most_free),
         });
         let cheapest = candidates
             .into_iter()

@@ -13,13 +13,20 @@ use crate::spare::Standing;
 
 /// Work of a group that is read or written; divisible by how many may share it.
 const WORK_OF_GROUP: u64 = 12;
+/// Shares are compared in such parts.
+const WHOLE_SHARE: u64 = 1 << 20;
 
 /// Where positions of runs may move to, one after the other.
 pub struct MovePlan<'a> {
     metadata: &'a Metadata,
     space: Space,
-    /// What moves that are under way give each disk to do.
-    work: BTreeMap<DiskNumber, u64>,
+    /// What each disk has to give and to take, by moves that are under way or expected.
+    gives: BTreeMap<DiskNumber, u64>,
+    takes: BTreeMap<DiskNumber, u64>,
+    /// All that is to be given, and to be taken, whoever does it.
+    given: u64,
+    taken: u64,
+    disks: u64,
     /// Where what waits just fits, places are chosen as they were when that was found.
     choice: Choice,
 }
@@ -49,11 +56,14 @@ impl MovePlan<'_> {
 
     fn on(metadata: &Metadata, mut space: Space) -> MovePlan<'_> {
         space.reserve_for_logs(metadata, false);
+        let disks = space.disks().count() as u64;
+        let (gives, takes, choice) = (BTreeMap::new(), BTreeMap::new(), Choice::MostFree);
         let mut plan =
-            MovePlan { metadata, space, work: BTreeMap::new(), choice: Choice::MostFree };
+            MovePlan { metadata, space, gives, takes, given: 0, taken: 0, disks, choice };
         for run in metadata.volumes().values().flat_map(|volume| volume.runs.moving()) {
             if let Some(incoming) = run.incoming {
-                plan.add_work(run, run.count, incoming.member.disk);
+                plan.expect(run);
+                plan.add_taking(incoming.member.disk, run.count);
             }
         }
         plan
@@ -86,15 +96,29 @@ impl MovePlan<'_> {
         self.choice == Choice::AnyDomain
     }
 
-    /// Groups of a run go to a disk, which those give them that have them, each a part.
-    fn add_work(&mut self, run: &GroupRun, count: u32, to: DiskNumber) {
+    /// A position of a run waits for a place: those who have it are to give it, each a part, whoever takes it.
+    pub fn expect(&mut self, run: &GroupRun) {
         let of = run.members.iter().map(|member| member.disk);
         let from: Vec<DiskNumber> = of.filter(|disk| self.space.has(*disk)).collect();
-        let written = u64::from(count) * WORK_OF_GROUP;
+        let work = u64::from(run.count) * WORK_OF_GROUP;
         for disk in &from {
-            *self.work.entry(*disk).or_default() += written / from.len() as u64;
+            *self.gives.entry(*disk).or_default() += work / from.len() as u64;
+            self.given += work / from.len() as u64;
         }
-        *self.work.entry(to).or_default() += written;
+        self.taken += work;
+    }
+
+    fn add_taking(&mut self, disk: DiskNumber, count: u32) {
+        *self.takes.entry(disk).or_default() += u64::from(count) * WORK_OF_GROUP;
+    }
+
+    /// How much of its share a disk would take. Who has less to give than others is to take more, and all the time: so
+    /// all have something to do until the end.
+    fn part_of_share(&self, disk: DiskNumber) -> u64 {
+        let each = (self.given + self.taken) / self.disks.max(1);
+        let gives = self.gives.get(&disk).copied().unwrap_or(0);
+        let takes = self.takes.get(&disk).copied().unwrap_or(0) + WORK_OF_GROUP;
+        takes.saturating_mul(WHOLE_SHARE) / each.saturating_sub(gives).max(1)
     }
 
     /// A run once its move is done or given up.
@@ -120,19 +144,19 @@ impl MovePlan<'_> {
         let accept = |number: DiskNumber, domain: Uuid| {
             !domains.contains(&domain) && run.holders().all(|member| member.disk != number)
         };
-        let work = |disk| self.work.get(&disk).copied().unwrap_or(0);
         let disk = match to {
             Some(to) => Some(to).filter(|to| self.space.fits(*to, count, accept)),
-            None => self.space.choose(self.choice, count, accept, work, 0),
+            None => {
+                self.space.choose(self.choice, count, accept, |disk| self.part_of_share(disk), 0)
+            }
         }?;
         let first = self.space.take_first(disk, count)?.first;
-        self.add_work(run, count, disk);
+        self.add_taking(disk, count);
         Some(Member { disk, first })
     }
 
     /// The same for as many groups as there is a place for, `most` or the half of that and so on; tells how many.
-    /// Where there is room in any order it is, of disks that are about as full, that one which other moves give the
-    /// least to do: so all take part alike.
+    /// Where there is room in any order it is the disk that has the least of its share to take.
     pub fn take_some(
         &mut self,
         run: &GroupRun,

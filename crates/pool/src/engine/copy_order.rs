@@ -46,8 +46,9 @@ const GOES_ON_BYTES: u64 = 128 << 20;
 const TURNS_REMEMBERED: u64 = 1000;
 /// For so long at most its disks wait for it.
 const TURN_MAX: Duration = Duration::from_secs(5);
-/// So often the line that was served least lately has its turn, whatever its disks do for others.
-const TURN_EVERY: Duration = Duration::from_secs(1);
+/// So often the line that was served least lately has its turn, whatever its disks do for others. They wait for each
+/// other meanwhile, so it is seldom.
+const TURN_EVERY: Duration = Duration::from_secs(2);
 
 /// How much is copied at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -513,8 +514,8 @@ mod tests {
         // What was taken is gone at once, and yet somebody else has the other group.
         let free = |_, generation: GenerationId| generation.0 != 100;
         let next = |lines: &mut Lines, now| loads.take_next(lines, free, width, EXTENT, now);
-        assert!(next(&mut lines, at(1)).is_none());
-        assert_eq!(next(&mut lines, at(7)).map(|next| next.generation.0), Some(2));
+        assert!(next(&mut lines, at(2)).is_none());
+        assert_eq!(next(&mut lines, at(8)).map(|next| next.generation.0), Some(2));
     }
 
     #[test]

@@ -18,8 +18,13 @@ use crate::metadata::{
     GroupRun, Job, JobKind, Member, MetaRecord, Metadata, RunKey, Volume as VolumeMeta,
 };
 
-/// Runs that move at once.
-pub(super) const MOVES_MAX: usize = 32;
+/// Runs that move at once: so many that of some dozen disks each has several others to give to, and two that are done with
+/// each other find somebody who has nothing to do.
+pub(super) const MOVES_MAX: usize = 96;
+/// What waits to move is divided into about so many parts for each disk, where runs are longer ...
+const PARTS_OF_DISK: u64 = 8;
+/// ... but none is so short that arms would be on the way all the time.
+const PART_BYTES_MIN: u64 = 128 << 20;
 /// Changes of the map that are committed together: their groups' locks are held meanwhile.
 const CHANGES_MAX: usize = 16;
 /// A move that lacks as much as so long ago, though its turn came, doesn't count among them.
@@ -283,6 +288,15 @@ impl OpenPool {
             Some(*turn)
         };
         let any_order = plan.is_any_order_right();
+        candidates.iter().for_each(|candidate| plan.expect(candidate.run));
+        let most = match any_order {
+            true => {
+                let groups = candidates.iter().map(|candidate| u64::from(candidate.run.count));
+                let disks = self.pool.usable_disks().len() as u64;
+                groups_in_part(groups.sum(), disks, self.pool.shape().extent_bytes())
+            }
+            false => u32::MAX,
+        };
         moving_runs(meta).for_each(|run| {
             turn_of(run);
         });
@@ -303,7 +317,8 @@ impl OpenPool {
                 continue;
             }
             let to = job.and_then(Job::to);
-            let Some((len, to)) = plan.take_some(run, position, run.count, to) else {
+            let most = if to.is_some() { run.count } else { run.count.min(most) };
+            let Some((len, to)) = plan.take_some(run, position, most, to) else {
                 let why = match to {
                     Some(to) if !self.is_there(to) => {
                         format!("{} is not there", self.pool.disk_name(to))
@@ -330,8 +345,32 @@ impl OpenPool {
     }
 }
 
+/// Groups of a run that move to one place, at most, of so many that wait: each disk is to have several places to give to,
+/// and near the end little is to be left that only two disks have to do with.
+fn groups_in_part(waiting: u64, disks: u64, extent_bytes: u64) -> u32 {
+    let least = (PART_BYTES_MIN / extent_bytes).max(1);
+    let groups = (waiting / (disks * PARTS_OF_DISK).max(1)).max(least);
+    u32::try_from(groups).unwrap_or(u32::MAX)
+}
+
 /// Whether a log segment has a copy on a disk.
 pub(super) fn has_log_copy(meta: &Metadata, disk: DiskNumber) -> bool {
     let segments = meta.volumes().values().flat_map(|volume| volume.log.segments.values());
     segments.flat_map(|segment| &segment.copies).any(|copy| copy.disk == disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_is_moved_in_short_parts_and_much_in_whole_runs() {
+        const EXTENT: u64 = 64 << 20;
+        assert_eq!(groups_in_part(384, 11, EXTENT), 4);
+        assert_eq!(groups_in_part(100_000, 11, EXTENT), 1136);
+        // None is so short that arms would be on the way all the time.
+        assert_eq!(groups_in_part(3, 11, EXTENT), 2);
+        assert_eq!(groups_in_part(0, 0, 4 << 20), 32);
+        assert_eq!(groups_in_part(7, 1, 1 << 30), 1);
+    }
 }
