@@ -151,8 +151,7 @@ impl Merger {
         if lane.append(ticket, range, most) || lane.prepend(ticket, range, most) {
             return true;
         }
-        let flying = lane.flying.get(&range.start).filter(|_| range.count < most);
-        let behind = flying.and_then(|flight| flight.behind);
+        let behind = lane.flying.get(&range.start).and_then(|flight| flight.behind);
         let is_flying = |id: &Ticket| lane.flying.values().any(|flight| flight.id == *id);
         let run = Run {
             commands: vec![(ticket, range)],
@@ -170,10 +169,10 @@ impl Merger {
         now: Instant,
         limits: BlockLimits,
     ) -> Option<(Kind, Joined)> {
-        if let Some(start) = self.reads.first_ready(now, limits) {
+        if let Some(start) = self.reads.first_ready(now, limits, Kind::Read) {
             return self.reads.remove(start).map(|run| (Kind::Read, run.commands));
         }
-        let start = self.writes.first_ready(now, limits)?;
+        let start = self.writes.first_ready(now, limits, Kind::Write)?;
         let run = self.writes.remove(start)?;
         let is_complete = limits.is_block_border(start) && limits.is_block_border(run.end);
         if !is_complete {
@@ -242,11 +241,9 @@ impl Lane {
     fn append(&mut self, ticket: Ticket, range: SectorRange, most: u64) -> bool {
         let Some(&start) = self.ends.get(&range.start) else { return false };
         let Some(run) = self.waiting.get_mut(&start) else { return false };
-        let sectors = range.end().0 - start.0;
-        if sectors > most {
+        if range.end().0 - start.0 > most {
             return false;
         }
-        run.behind.take_if(|_| sectors == most);
         self.ends.remove(&run.end);
         run.commands.push((ticket, range));
         run.end = range.end();
@@ -265,11 +262,12 @@ impl Lane {
         true
     }
 
-    fn first_ready(&self, now: Instant, limits: BlockLimits) -> Option<Lba> {
+    fn first_ready(&self, now: Instant, limits: BlockLimits, kind: Kind) -> Option<Lba> {
         let is_ready = |(start, run): &(&Lba, &Run)| {
             let is_plugged = run.plugged_until.is_some_and(|until| now < until);
             let is_complete = limits.is_block_border(**start) && run.has_border(limits);
-            run.behind.is_none() && (!is_plugged || is_complete)
+            let is_full = run.end.0 - start.0 >= limits.sectors_max(kind);
+            (run.behind.is_none() || is_full) && (!is_plugged || is_complete)
         };
         self.waiting.iter().find(is_ready).map(|(start, _)| *start)
     }
