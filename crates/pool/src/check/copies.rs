@@ -15,6 +15,8 @@ use crate::metadata::{Inconsistent, MetaRecord, Metadata, Restoring, check_entry
 /// The metadata and how many copies have it.
 pub(super) struct Chosen {
     pub(super) metadata: Option<Metadata>,
+    /// The record that the newest copy ends at.
+    pub(super) newest: RecordNumber,
     /// Current copies that have the newest record.
     pub(super) holders: u32,
     pub(super) copies: Vec<MetadataCheck>,
@@ -103,7 +105,7 @@ pub(super) fn read_metadata(
         let (what, means) =
             ("no copy of the metadata can be used", "maps, logs and checksums are not checked");
         findings.add(finding(Severity::Damage, Kind::MetadataLost, what, means));
-        return Chosen { metadata: None, holders: 0, copies: checks };
+        return Chosen { metadata: None, newest: RecordNumber(0), holders: 0, copies: checks };
     };
     if !copies.iter().any(|(_, current, _)| *current) {
         let what = "no current copy of the metadata is among the disks given";
@@ -145,7 +147,7 @@ pub(super) fn read_metadata(
             holders -= u32::from(*current);
         }
     }
-    Chosen { metadata, holders, copies: checks }
+    Chosen { metadata, newest: best.number(), holders, copies: checks }
 }
 
 /// Whether a disk's copy was read where the metadata has none for it.

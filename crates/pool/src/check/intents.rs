@@ -240,6 +240,7 @@ mod tests {
             after: RecordNumber(0),
             durable: RecordNumber(0),
             acknowledged: RecordNumber(0),
+            metadata: RecordNumber(0),
             checksums: vec![7, 8],
             is_lost: false,
             is_intent,

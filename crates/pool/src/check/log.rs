@@ -76,6 +76,8 @@ pub(super) struct LogCheck<'d, 'a> {
     pub(super) rows: LogRows<'d, 'a>,
     /// What was written in place.
     pub(super) intents: IntentRows,
+    /// The newest record of the pool's metadata that a record of what isn't released knows of.
+    metadata: RecordNumber,
 }
 
 /// The copies of a segment that hold everything that was acknowledged: those on disks that aren't out,
@@ -116,6 +118,7 @@ pub(super) fn check_log<'d, 'a>(
         next = next.max(segment.end().unwrap_or(reached).next());
     }
     tell_unused(volume, findings);
+    tell_metadata(view, volume, check.metadata, findings);
     check.named.settle();
     check
 }
@@ -133,6 +136,22 @@ fn tell_unused(volume: &Volume, findings: &mut Findings) {
                 .add(finding(Severity::Note, Kind::SegmentUnused, what, means).of(&volume.name));
         }
         last = last.max(Some(end));
+    }
+}
+
+/// An engine doesn't read a log by metadata that is older than the log.
+fn tell_metadata(
+    view: &View<'_, '_>,
+    volume: &Volume,
+    known: RecordNumber,
+    findings: &mut Findings,
+) {
+    if known > view.newest {
+        let what = format!("the metadata ends at {}, its log knows of {known}", view.newest);
+        let means = "the newest metadata is lost, or on a disk that wasn't given; an engine doesn't serve \
+                     the volume without it";
+        let found = finding(Severity::Damage, Kind::MetadataLost, what, means);
+        findings.add(found.of(&volume.name));
     }
 }
 
@@ -164,6 +183,10 @@ impl<'d, 'a> SegmentReader<'_, 'd, 'a> {
             end: segment.end(),
         };
         let mut scan = scanner.scan(self.findings);
+        if segment.is_needed(self.volume.log.released) {
+            let known = scan.records.iter().map(|record| record.metadata);
+            log.metadata = known.fold(log.metadata, RecordNumber::max);
+        }
         for (index, place) in places.iter().enumerate() {
             let held = scan.records.iter().filter(|record| record.holders[index]).count();
             let name = place.disk.name();

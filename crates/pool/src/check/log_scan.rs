@@ -41,6 +41,8 @@ pub(super) struct Found {
     pub(super) durable: RecordNumber,
     /// Up to here all was acknowledged, as it says.
     pub(super) acknowledged: RecordNumber,
+    /// The metadata had come to this record, as it says.
+    pub(super) metadata: RecordNumber,
     /// Of DATA, INTENT and LOST: for each row.
     pub(super) checksums: Vec<u32>,
     /// It says that nobody has its rows.
@@ -231,6 +233,7 @@ impl Scanner<'_, '_, '_> {
             after: header.after,
             durable: header.witness.durable,
             acknowledged: header.witness.acknowledged,
+            metadata: header.witness.metadata,
             checksums: Vec::new(),
             is_lost: false,
             is_intent: false,

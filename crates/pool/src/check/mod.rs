@@ -154,6 +154,7 @@ fn check_pool(
                 by_number,
                 config: config.as_ref(),
                 metadata,
+                newest: chosen.newest,
                 released,
                 data,
                 visit,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::contents::Visit;
 use super::disks::Disk;
-use crate::format::{Configuration, DiskNumber};
+use crate::format::{Configuration, DiskNumber, RecordNumber};
 use crate::metadata::Metadata;
 
 /// A pool as far as it is known.
@@ -13,6 +13,8 @@ pub(super) struct View<'d, 'a> {
     pub(super) by_number: BTreeMap<DiskNumber, usize>,
     pub(super) config: Option<&'d Configuration>,
     pub(super) metadata: &'d Metadata,
+    /// The record that the metadata ends at.
+    pub(super) newest: RecordNumber,
     /// Whether the owner gave the pool up in order: then no write was cut short.
     pub(super) released: bool,
     /// Whether every written row is to be read.

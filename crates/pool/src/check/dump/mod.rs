@@ -339,6 +339,7 @@ fn dump_pool(
         by_number,
         config: config.as_ref(),
         metadata,
+        newest: chosen.newest,
         released: false,
         data: false,
         visit: None,

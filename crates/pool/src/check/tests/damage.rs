@@ -184,6 +184,26 @@ fn a_flipped_byte_in_a_metadata_record_is_named() {
     assert_eq!(gaps.count(), 3, "{found:?}");
 }
 
+/// Nothing lies behind the last one; but the log was written since.
+#[test]
+fn a_log_that_knows_of_newer_metadata_is_named() {
+    let machines = Machines::new(31);
+    machines.write(10, 100, 0xa1);
+    machines.quiesce();
+    machines.write(12, 1, 0xa2);
+    let images = machines.images();
+    assert_eq!(serious(&look(&images, false)), []);
+    let mut damaged = images.clone();
+    for image in &mut damaged {
+        let at = *metadata_entries(image).last().unwrap();
+        image[at + 2] ^= 1;
+    }
+    let report = look(&damaged, false);
+    let found = report.all_findings().filter(|found| found.kind == Kind::MetadataLost);
+    let of: Vec<_> = found.map(|found| (found.severity, found.volume.as_deref())).collect();
+    assert_eq!(of, [(Severity::Damage, Some("v"))], "{report:#?}");
+}
+
 #[test]
 fn a_damaged_newest_checkpoint_is_named() {
     let images = at_rest(24);
