@@ -62,8 +62,9 @@ impl MovePlan<'_> {
             MovePlan { metadata, space, gives, takes, given: 0, taken: 0, disks, choice };
         for run in metadata.volumes().values().flat_map(|volume| volume.runs.moving()) {
             if let Some(incoming) = run.incoming {
-                plan.expect(run);
-                plan.add_taking(incoming.member.disk, run.count);
+                let left = metadata.groups_lacking(run, incoming.member.disk);
+                plan.expect(run, left);
+                plan.add_taking(incoming.member.disk, left);
             }
         }
         plan
@@ -96,11 +97,12 @@ impl MovePlan<'_> {
         self.choice == Choice::AnyDomain
     }
 
-    /// A position of a run waits for a place: those who have it are to give it, each a part, whoever takes it.
-    pub fn expect(&mut self, run: &GroupRun) {
+    /// A position of so many groups of a run waits for a place, or for its contents: those who have them are to give
+    /// them, each a part, whoever takes them.
+    pub fn expect(&mut self, run: &GroupRun, groups: u32) {
         let of = run.members.iter().map(|member| member.disk);
         let from: Vec<DiskNumber> = of.filter(|disk| self.space.has(*disk)).collect();
-        let work = u64::from(run.count) * WORK_OF_GROUP;
+        let work = u64::from(groups) * WORK_OF_GROUP;
         for disk in &from {
             *self.gives.entry(*disk).or_default() += work / from.len() as u64;
             self.given += work / from.len() as u64;

@@ -19,6 +19,7 @@ use super::checkpoint::store_placed;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
+use super::underway::Awaited;
 use crate::format::{DiskId, DiskNumber, RecordNumber, Signers};
 use crate::metadata::{
     AreaLayout, AreaPosition, BlockRun, Foundation, Inconsistent, LogFull, MetaRecord, Placed,
@@ -307,6 +308,7 @@ impl Pool {
         let known = self.area.borrow().copies.get(&member.id).cloned();
         let area = self.area_place(member).ok_or(CopyFault::Older)?;
         let state = known.or(whole.then(CopyState::default)).ok_or(CopyFault::Older)?;
+        let _awaited = Awaited::new(member);
         let (start, bytes) = match piece {
             Piece::Placed(placed) => {
                 store_placed(&*device, &area, placed).await?;

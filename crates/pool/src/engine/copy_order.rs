@@ -13,6 +13,7 @@ use std::time::Duration;
 use block::{BLOCK_BYTES, Instant};
 
 use super::disk_work::Flushes;
+use super::underway::WaitsFor;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
 /// Beside requests a piece may keep a disk for about twice as long as each of them takes, where the disk does 200 MB/s.
@@ -25,15 +26,15 @@ const BESIDE_PIECES_PER_PART: u64 = 4;
 const BESIDE_HELD_BYTES: u64 = 32 << 20;
 /// The least that a disk takes before it is flushed, also before it is known how long that takes, and the most.
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
+/// What a disk may have taken before it is credited, while nobody asks for anything: a credit waits for writes to each of
+/// several disks, and whoever wants a group that is locked until then has it credited at once.
+const UNCREDITED_BYTES: u64 = 1 << 30;
 /// So many times as much as before is flushed at once, at most.
 const HELD_GROWTH: u64 = 4;
 /// Pieces of a group that are under way at once, at most.
 const PIECES: usize = 8;
 /// Beside requests: one that is read while another one is written, so that a disk has one to do at a time.
 const PIECES_BESIDE: usize = 2;
-/// Beside requests a piece waits for a moment in which its disk has nothing to do, but not for ever: an arm that is sent
-/// elsewhere keeps all who come meanwhile waiting.
-const WAITS_MAX: Duration = Duration::from_millis(100);
 /// Disks on which requests take less have no arm.
 const ARM_TAKES: Duration = Duration::from_millis(2);
 /// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
@@ -61,8 +62,8 @@ pub(crate) struct Width {
     pub(crate) pieces: usize,
     /// What is read and written at once.
     pub(crate) piece_bytes: u64,
-    /// So long at most a piece waits for a disk that has something else to do.
-    pub(crate) waits: Duration,
+    /// What a piece waits for in front of its disks.
+    pub(crate) waits_for: WaitsFor,
     /// The disks of a group may have the next one as soon as the last piece is under way.
     pub(crate) overlaps: bool,
     /// So much of a group is copied before is looked how much that was, and how long it took.
@@ -74,10 +75,10 @@ impl Width {
     pub(crate) fn alone(extent_bytes: u64) -> Width {
         Width {
             groups: groups_at_once(extent_bytes),
-            held_bytes: *HELD_BYTES.end(),
+            held_bytes: UNCREDITED_BYTES,
             pieces: PIECES,
             piece_bytes: 1 << 20,
-            waits: Duration::ZERO,
+            waits_for: WaitsFor::Awaited,
             overlaps: true,
             part_bytes: 64 << 20,
         }
@@ -88,16 +89,16 @@ impl Width {
         let bytes = u128::from(BESIDE_BYTES_PER_SECOND) * took.as_micros() / 1_000_000;
         let (least, most) = (*BESIDE_PIECE_BYTES.start(), *BESIDE_PIECE_BYTES.end());
         let piece_bytes = u64::try_from(bytes).unwrap_or(most).clamp(least, most);
-        let (pieces, waits) = match took < ARM_TAKES {
-            true => (1, Duration::ZERO),
-            false => (PIECES_BESIDE, WAITS_MAX),
+        let (pieces, waits_for) = match took < ARM_TAKES {
+            true => (1, WaitsFor::Awaited),
+            false => (PIECES_BESIDE, WaitsFor::Rest),
         };
         Width {
             groups: groups_at_once(extent_bytes),
             held_bytes: BESIDE_HELD_BYTES,
             pieces,
             piece_bytes,
-            waits,
+            waits_for,
             overlaps: false,
             part_bytes: (BESIDE_PIECES_PER_PART * piece_bytes).max(1 << 20),
         }
@@ -608,7 +609,7 @@ mod tests {
         assert_eq!(piece(1_000_000), 4 << 20);
         let (solid, hard) =
             [500, 5000].map(|micros| Width::beside(EXTENT, Duration::from_micros(micros))).into();
-        assert_eq!((solid.pieces, solid.waits), (1, Duration::ZERO));
-        assert!(hard.pieces == 2 && hard.waits > Duration::ZERO);
+        assert_eq!((solid.pieces, solid.waits_for), (1, WaitsFor::Awaited));
+        assert_eq!((hard.pieces, hard.waits_for), (2, WaitsFor::Rest));
     }
 }

@@ -15,7 +15,7 @@ use futures::future::{Either, join_all, select};
 
 use super::member::Member;
 use super::pool::{GroupPlace, Pool};
-use super::underway::Underway;
+use super::underway::{Awaited, Underway};
 use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, ReleaseNumber};
 use crate::metadata::DirtyRegions;
 use crate::stats::Purpose;
@@ -355,6 +355,7 @@ impl Pool {
             Durable::Written => Durability::Durable,
             Durable::Flushed | Durable::Later => Durability::Volatile,
         };
+        let _awaited = (work.durable == Durable::Written).then(|| Awaited::new(&work.member));
         let mut dirty = BTreeMap::new();
         let applied = release.map(|release| self.applied_write(work, release));
         let writes =

@@ -22,7 +22,7 @@ use crate::metadata::{
 /// each other find somebody who has nothing to do.
 pub(super) const MOVES_MAX: usize = 96;
 /// What waits to move is divided into about so many parts for each disk, where runs are longer ...
-const PARTS_OF_DISK: u64 = 8;
+const PARTS_OF_DISK: u64 = 32;
 /// ... but none is so short that arms would be on the way all the time.
 const PART_BYTES_MIN: u64 = 128 << 20;
 /// Changes of the map that are committed together: their groups' locks are held meanwhile.
@@ -288,7 +288,7 @@ impl OpenPool {
             Some(*turn)
         };
         let any_order = plan.is_any_order_right();
-        candidates.iter().for_each(|candidate| plan.expect(candidate.run));
+        candidates.iter().for_each(|candidate| plan.expect(candidate.run, candidate.run.count));
         let most = match any_order {
             true => {
                 let groups = candidates.iter().map(|candidate| u64::from(candidate.run.count));

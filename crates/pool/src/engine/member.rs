@@ -97,9 +97,11 @@ pub(crate) struct Member {
     pub(crate) without_logs_until: Cell<Instant>,
     /// It misses something, and will say so when it doesn't any more.
     pub(crate) is_behind: Cell<bool>,
-    /// What it has to do, as bytes, to spread reads over mirrors; and that it has nothing any more.
+    /// What it has to do, as bytes, to spread reads over mirrors; and that it may have nothing any more.
     pub(crate) underway_bytes: Cell<u64>,
     pub(crate) rested: Notify,
+    /// Writes that much waits for.
+    pub(crate) awaited_writes: Cell<u32>,
     /// Where the last read of rows ended.
     pub(crate) read_until: Cell<Lba>,
     /// One applied block at a time: two slots are written in turn.
@@ -148,6 +150,7 @@ impl Member {
             is_behind: Cell::new(false),
             underway_bytes: Cell::new(0),
             rested: Notify::new(),
+            awaited_writes: Cell::new(0),
             read_until: Cell::default(),
             recording_applied: Semaphore::new(1),
             resynced_bytes: Cell::new(0),

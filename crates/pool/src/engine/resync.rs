@@ -21,7 +21,7 @@ use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GroupPlace, Pool};
 use super::right_copy::NoRightCopy;
-use super::underway::rest_of;
+use super::underway::wait_for_one;
 use super::volume::Volume;
 use crate::format::{DiskNumber, ExtentShape, GenerationId, Row, VolumeId};
 use crate::metadata::DirtyRegions;
@@ -38,7 +38,7 @@ const LOOK_ANEW_AFTER: usize = 256;
 /// A part of a group takes no longer, where a disk is slow: whoever else needs its disks would wait.
 const PART_TAKES_MAX: Duration = Duration::from_secs(1);
 /// How often disks are credited while copying goes on, unless somebody waits for it.
-const CREDIT_EVERY: Duration = Duration::from_millis(500);
+const CREDIT_EVERY: Duration = Duration::from_secs(1);
 /// How often is looked whether more may be copied: requests are answered, a destage has its locks.
 const LOOK_AT_PACE: Duration = Duration::from_millis(20);
 
@@ -477,10 +477,8 @@ impl Volume {
                 if is_left_out() {
                     return (WorkResult::default(), regions, 0, Duration::ZERO);
                 }
-                if !width.waits.is_zero() {
-                    let givers = self.givers_of(group, target, regions);
-                    rest_of(&self.pool.runtime, &givers, width.waits).await;
-                }
+                let givers = self.givers_of(group, target, regions);
+                wait_for_one(&self.pool.runtime, &givers, width.waits_for).await;
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
                 let _room = self.pool.copied_bytes.acquire(bytes).await;
                 if number + 1 == count && number >= width.pieces {
@@ -502,7 +500,8 @@ impl Volume {
                     return (WorkResult::default(), regions, 0, took);
                 };
                 let bytes = right.iter().map(|(_, data)| data.len() as u64).sum();
-                rest_of(&self.pool.runtime, std::slice::from_ref(member), width.waits).await;
+                let taker = std::slice::from_ref(member);
+                wait_for_one(&self.pool.runtime, taker, width.waits_for).await;
                 let mut result = write(right.clone()).await;
                 if !result.dirty.is_empty() {
                     // What a disk can't take of a region is no loss of the others.

@@ -9,6 +9,12 @@ impl Metadata {
         run.generations(run.count).all(|group| self.dirty(group, disk) == 0)
     }
 
+    /// Groups of a run of which a disk lacks something.
+    pub fn groups_lacking(&self, run: &GroupRun, disk: DiskNumber) -> u32 {
+        let groups = run.generations(run.initialised());
+        groups.filter(|group| self.dirty(*group, disk) != 0).count() as u32
+    }
+
     /// Regions that a disk lacks of what was written to in a run.
     pub fn regions_lacking(&self, run: &GroupRun, disk: DiskNumber) -> u64 {
         let groups = run.generations(run.initialised());
