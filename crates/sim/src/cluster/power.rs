@@ -84,6 +84,8 @@ impl Cluster {
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
                 in_place: self.plan.in_place,
+                // Volumes are short here, and are to move in parts like long ones.
+                part_bytes: 2 * self.plan.extent_bytes,
                 trim_after: self.plan.trim_after.unwrap_or(defaults.trim_after),
                 ..defaults
             },
