@@ -23,7 +23,8 @@ use crate::metadata::{
 pub(super) const MOVES_MAX: usize = 96;
 /// What waits to move is divided into about so many parts for each disk, where runs are longer.
 const PARTS_OF_DISK: u64 = 8;
-/// The extents of a pool are at most in about so many parts: so many runs fit into every map that has so many extents.
+/// The extents of a pool are at most in about so many parts: so many runs fit into the longest metadata area, beside the
+/// roots of as many groups as that has room for.
 const PARTS_OF_POOL: u64 = 1 << 20;
 /// Changes of the map that are committed together: their groups' locks are held meanwhile.
 const CHANGES_MAX: usize = 16;
@@ -293,7 +294,9 @@ impl OpenPool {
             true => {
                 let groups = candidates.iter().map(|candidate| u64::from(candidate.run.count));
                 let disks = self.pool.usable_disks().len() as u64;
-                groups_in_part(groups.sum(), disks, self.least_part(meta))
+                let extents = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
+                let (of, extent) = (self.pool.limits.part_bytes, self.pool.shape().extent_bytes());
+                groups_in_part(groups.sum(), disks, least_part(of, extent, extents))
             }
             false => u32::MAX,
         };
@@ -343,13 +346,11 @@ impl OpenPool {
             }
         }
     }
+}
 
-    /// Groups that move together at least, where a run has so many.
-    fn least_part(&self, meta: &Metadata) -> u64 {
-        let extents: u64 = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
-        let least = self.pool.limits.part_bytes / self.pool.shape().extent_bytes();
-        least.max(extents / PARTS_OF_POOL)
-    }
+/// Groups that move together at least, where a run has so many.
+fn least_part(part_bytes: u64, extent_bytes: u64, extents_of_pool: u64) -> u64 {
+    (part_bytes / extent_bytes.max(1)).max(extents_of_pool / PARTS_OF_POOL)
 }
 
 /// Groups of a run that move to one place, about, of so many that wait: each disk is to have several places to give to,
@@ -382,6 +383,15 @@ mod tests {
         assert_eq!(groups_in_part(3, 11, 2), 2);
         assert_eq!(groups_in_part(0, 0, 32), 32);
         assert_eq!(groups_in_part(7, 1, 0), 1);
+    }
+
+    #[test]
+    fn parts_of_large_pools_are_longer() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(least_part(128 * MIB, 4 * MIB, 1000), 32);
+        // A hundred TiB, and two thousand.
+        assert_eq!(least_part(128 * MIB, 64 * MIB, 100 * MIB / 64), 2);
+        assert_eq!(least_part(128 * MIB, 64 * MIB, 2000 * MIB / 64), 31);
     }
 
     #[test]
