@@ -21,10 +21,12 @@ use crate::metadata::{
 /// Runs that move at once: so many that of some dozen disks each has several others to give to, and two that are done with
 /// each other find somebody who has nothing to do.
 pub(super) const MOVES_MAX: usize = 96;
-/// What waits to move is divided into about so many parts for each disk, where runs are longer ...
+/// What waits to move is divided into about so many parts for each disk, where runs are longer: what begins later goes to
+/// those who have the least left to do by then.
 const PARTS_OF_DISK: u64 = 32;
-/// ... but none is so short that arms would be on the way all the time.
-const PART_BYTES_MIN: u64 = 128 << 20;
+/// The extents of a pool are at most in about so many parts: so many runs fit into the longest metadata area, beside the
+/// roots of as many groups as that has room for.
+const PARTS_OF_POOL: u64 = 1 << 20;
 /// Changes of the map that are committed together: their groups' locks are held meanwhile.
 const CHANGES_MAX: usize = 16;
 /// A move that lacks as much as so long ago, though its turn came, doesn't count among them.
@@ -289,11 +291,13 @@ impl OpenPool {
         };
         let any_order = plan.is_any_order_right();
         candidates.iter().for_each(|candidate| plan.expect(candidate.run, candidate.run.count));
-        let most = match any_order {
+        let part = match any_order {
             true => {
                 let groups = candidates.iter().map(|candidate| u64::from(candidate.run.count));
                 let disks = self.pool.usable_disks().len() as u64;
-                groups_in_part(groups.sum(), disks, self.pool.shape().extent_bytes())
+                let extents = meta.disks().values().map(|disk| u64::from(disk.room())).sum();
+                let (of, extent) = (self.pool.limits.part_bytes, self.pool.shape().extent_bytes());
+                groups_in_part(groups.sum(), disks, least_part(of, extent, extents))
             }
             false => u32::MAX,
         };
@@ -317,7 +321,7 @@ impl OpenPool {
                 continue;
             }
             let to = job.and_then(Job::to);
-            let most = if to.is_some() { run.count } else { run.count.min(most) };
+            let most = if to.is_some() { run.count } else { whole_or_part(run.count, part) };
             let Some((len, to)) = plan.take_some(run, position, most, to) else {
                 let why = match to {
                     Some(to) if !self.is_there(to) => {
@@ -345,12 +349,22 @@ impl OpenPool {
     }
 }
 
-/// Groups of a run that move to one place, at most, of so many that wait: each disk is to have several places to give to,
+/// Groups that move together at least, where a run has so many.
+fn least_part(part_bytes: u64, extent_bytes: u64, extents_of_pool: u64) -> u64 {
+    (part_bytes / extent_bytes.max(1)).max(extents_of_pool / PARTS_OF_POOL)
+}
+
+/// Groups of a run that move to one place, about, of so many that wait: each disk is to have several places to give to,
 /// and near the end little is to be left that only two disks have to do with.
-fn groups_in_part(waiting: u64, disks: u64, extent_bytes: u64) -> u32 {
-    let least = (PART_BYTES_MIN / extent_bytes).max(1);
-    let groups = (waiting / (disks * PARTS_OF_DISK).max(1)).max(least);
+fn groups_in_part(waiting: u64, disks: u64, least: u64) -> u32 {
+    let groups = (waiting / (disks * PARTS_OF_DISK).max(1)).max(least).max(1);
     u32::try_from(groups).unwrap_or(u32::MAX)
+}
+
+/// How many groups of a run move together. What is left of it is another part at least: runs aren't joined again, and
+/// each time that there is less to move parts are shorter, so remainders would become ever more and ever shorter.
+fn whole_or_part(count: u32, part: u32) -> u32 {
+    if count / 2 >= part { part } else { count }
 }
 
 /// Whether a log segment has a copy on a disk.
@@ -365,12 +379,34 @@ mod tests {
 
     #[test]
     fn little_is_moved_in_short_parts_and_much_in_whole_runs() {
-        const EXTENT: u64 = 64 << 20;
-        assert_eq!(groups_in_part(384, 11, EXTENT), 4);
-        assert_eq!(groups_in_part(100_000, 11, EXTENT), 1136);
-        // None is so short that arms would be on the way all the time.
-        assert_eq!(groups_in_part(3, 11, EXTENT), 2);
-        assert_eq!(groups_in_part(0, 0, 4 << 20), 32);
-        assert_eq!(groups_in_part(7, 1, 1 << 30), 1);
+        assert_eq!(groups_in_part(1536, 11, 2), 4);
+        assert_eq!(groups_in_part(100_000, 11, 2), 284);
+        assert_eq!(groups_in_part(3, 11, 2), 2);
+        assert_eq!(groups_in_part(0, 0, 32), 32);
+        assert_eq!(groups_in_part(7, 1, 0), 1);
+    }
+
+    #[test]
+    fn parts_of_large_pools_are_longer() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(least_part(128 * MIB, 4 * MIB, 1000), 32);
+        // A hundred TiB, and two thousand.
+        assert_eq!(least_part(128 * MIB, 64 * MIB, 100 * MIB / 64), 2);
+        assert_eq!(least_part(128 * MIB, 64 * MIB, 2000 * MIB / 64), 31);
+    }
+
+    #[test]
+    fn no_part_leaves_less_than_a_part() {
+        for part in 1..20 {
+            for count in 1..200 {
+                let moves = whole_or_part(count, part);
+                assert!(
+                    moves == count || (moves == part && count - moves >= part),
+                    "{count} {part}"
+                );
+                assert!(moves < 2 * part, "as much moves together as would be two parts");
+            }
+        }
+        assert_eq!(whole_or_part(u32::MAX, u32::MAX), u32::MAX);
     }
 }

@@ -62,6 +62,9 @@ pub struct Limits {
     /// A disk that is out for so long is rebuilt elsewhere: a machine that is restarted or repaired is back by
     /// then. The pool's property comes before it.
     pub rebuild_delay: Duration,
+    /// What moves to another disk in parts does so in parts of so many bytes at least: arms would be on the way all the
+    /// time, and the map of ever more runs, if they were shorter.
+    pub part_bytes: u64,
     /// How long an administrator's command waits for the pool.
     pub administer: Duration,
     /// Memory for checksum blocks, of all volumes together: each takes 4 KiB and is for 4 MiB of a volume.
@@ -95,6 +98,7 @@ impl Default for Limits {
             grace: Duration::from_secs(2),
             close: Duration::from_secs(20),
             rebuild_delay: Duration::from_secs(600),
+            part_bytes: 128 << 20,
             administer: Duration::from_secs(30),
             checksum_bytes: 16 << 20,
             private_bytes: 512 << 20,

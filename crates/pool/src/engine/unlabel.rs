@@ -98,8 +98,9 @@ pub(super) async fn wipe(
     to: u64,
 ) -> Result<(), IoError> {
     const PIECE_SECTORS: u64 = 256;
-    // One after the other each would wait for the platter to come round.
-    const PIECES: usize = 8;
+    // One after the other each would wait for the platter to come round. But of a drive that is in another one's place,
+    // as the first answer tells, no more is to be lost than one.
+    let pieces_at_once = if instance.is_some() { 1 } else { 8 };
     let bytes = SectorRange::new(
         Lba(from / block::SECTOR_BYTES as u64),
         to.saturating_sub(from) / block::SECTOR_BYTES as u64,
@@ -114,7 +115,7 @@ pub(super) async fn wipe(
         };
         is_from(answered?.instance, instance)
     });
-    futures::stream::iter(pieces).buffer_unordered(PIECES).try_collect().await
+    futures::stream::iter(pieces).buffer_unordered(pieces_at_once).try_collect().await
 }
 
 fn is_from(answered: Instance, expected: Option<Instance>) -> Result<(), IoError> {

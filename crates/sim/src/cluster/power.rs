@@ -84,6 +84,7 @@ impl Cluster {
             limits: Limits {
                 checksum_bytes: self.plan.checksum_bytes.unwrap_or(defaults.checksum_bytes),
                 in_place: self.plan.in_place,
+                part_bytes: part_bytes(self.plan.extent_bytes),
                 trim_after: self.plan.trim_after.unwrap_or(defaults.trim_after),
                 ..defaults
             },
@@ -163,4 +164,10 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Where extents are smaller than pools have them, disks and volumes are short as well, which are to move in parts like
+/// long ones.
+fn part_bytes(extent_bytes: u64) -> u64 {
+    if extent_bytes < 4 << 20 { 2 * extent_bytes } else { Limits::default().part_bytes }
 }

@@ -1,8 +1,11 @@
 //! Metadata areas that move: whatever comes between, label and metadata agree, the metadata is all there,
 //! and nobody else's extents are touched.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+
+use block::{Instance, IoError, Lba};
 
 use super::super::CreatePool;
 use super::super::areas::AreaError;
@@ -10,6 +13,7 @@ use super::super::member::Member;
 use super::super::observe::read_label;
 use super::super::open_pool::OpenPool;
 use super::super::testing::{Bench, Mode, TestDisk};
+use super::super::unlabel::wipe;
 use super::{MIB, pattern};
 use crate::check::{CheckOptions, DiskImage, Severity, check};
 use crate::format::{DiskGeometry, DiskNumber, ExtentNumber, ExtentRange, Label, LabelState};
@@ -288,4 +292,51 @@ fn a_disk_too_small_for_an_area_makes_no_pool() {
     assert_eq!(plan(256 << 10).unwrap().capacity_bytes, MIB);
     let error = plan(4 << 20).unwrap_err().to_string();
     assert!(error.contains("14680064"), "{error}");
+}
+
+/// Of several writes that are under way at once each is waited for, and each may fail.
+#[test]
+fn what_is_wiped_is_zeros_to_its_end_or_the_wiping_fails() {
+    const LENGTH: u64 = 3 * MIB + 4096;
+    for lost_after in (0..).step_by(150).map(Duration::from_micros) {
+        let bench = Bench::new(700, 1, 8);
+        let disk = Rc::clone(&bench.disks[0]);
+        disk.latency.set(Duration::from_millis(1));
+        disk.overwrite(Lba(0), &vec![0xa5; 4 << 20]);
+        let device = Rc::clone(&bench.devices.borrow()[0]);
+        let wiping = async move { wipe(&*device, None, MIB / 2, MIB / 2 + LENGTH).await };
+        let wiped = Rc::new(RefCell::new(None));
+        let told = Rc::clone(&wiped);
+        bench.executor.handle().spawn(async move { *told.borrow_mut() = Some(wiping.await) });
+        bench.pass(lost_after);
+        let is_over = wiped.borrow().is_some();
+        bench.set_mode(0, Mode::Lost);
+        bench.pass(Duration::from_secs(1));
+        let is_zero =
+            |at: usize| disk.with_image(|image| image[at..at + 4096].iter().all(|b| *b == 0));
+        match wiped.take() {
+            Some(Ok(())) => {
+                let end = MIB as usize / 2 + LENGTH as usize;
+                assert!((MIB as usize / 2..end).step_by(4096).all(is_zero), "{lost_after:?}");
+                assert!(!is_zero(MIB as usize / 2 - 4096) && !is_zero(end), "no more than that");
+            }
+            told => assert_eq!((told, is_over), (Some(Err(IoError::Lost)), false)),
+        }
+        if is_over {
+            assert!(lost_after < Duration::from_millis(6), "one after the other: {lost_after:?}");
+            break;
+        }
+    }
+}
+
+/// The first answer tells that another drive is there by now.
+#[test]
+fn a_drive_in_the_place_of_another_loses_one_piece_at_most() {
+    let bench = Bench::new(701, 1, 8);
+    let instance = Some(Instance(u64::MAX));
+    let (device, before) = (Rc::clone(&bench.devices.borrow()[0]), bench.disks[0].writes.get());
+    let wiped = bench.run(async move { wipe(&*device, instance, 0, 4 * MIB).await });
+    assert!(matches!(wiped, Err(IoError::Restarted { .. })), "{wiped:?}");
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.disks[0].writes.get() - before, 1);
 }

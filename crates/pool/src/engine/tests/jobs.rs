@@ -4,9 +4,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BlockDevice, Buffer};
+use block::{BLOCK_BYTES, BlockDevice, Buffer, Instant};
 
-use super::super::testing::{Bench, Mode};
+use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{EmptyDisks, ExtendPool, PoolSettings};
 use super::pattern;
 use crate::error::PoolError;
@@ -304,6 +304,43 @@ fn a_cancelled_evacuation_leaves_what_moved_where_it_is() {
     bench.empty("e0.0", None).unwrap();
     bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
     bench.assert_sound(&volume, 3000);
+}
+
+/// Runs move in parts, and nobody joins them again. As there was ever less to move the parts became shorter, each run
+/// left a remainder that was shorter still, and what had just been divided was divided again.
+#[test]
+fn however_often_disks_are_emptied_no_run_is_shorter_than_parts_are_to_be() {
+    // Runs have 16 groups.
+    const LEAST: u32 = 3;
+    let disks = (0..6).map(|n| TestDisk::new(&format!("e{n}.0"), n, 96 << 20)).collect();
+    let part_bytes = u64::from(LEAST) * (256 << 10);
+    let began = Instant::from_nanos(1_000_000_000);
+    let bench = Bench::limited(23, disks, began, 1, |limits| limits.part_bytes = part_bytes);
+    bench.create();
+    let volume = bench.create_volume(128, Layout::Mirror(2));
+    for first in (0..2000).step_by(50) {
+        bench.write(&volume, first, pattern(first, 50, 1)).unwrap();
+    }
+    let counts = |bench: &Bench| -> Vec<u32> {
+        let open = bench.engine.open_pool("pool").unwrap();
+        let meta = open.pool.meta.borrow();
+        let runs = meta.volumes().values().flat_map(|volume| volume.runs.values());
+        runs.map(|run| run.count).collect()
+    };
+    let before = counts(&bench);
+    let least = before.iter().copied().min().unwrap().min(LEAST);
+    for round in 0..12 {
+        bench.empty(&format!("e{}.0", round % 6), None).unwrap();
+        bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+        let engine = Rc::clone(&bench.engine);
+        let number = bench.report().jobs[0].number;
+        bench.run(async move { engine.cancel_job("pool", number).await }).unwrap();
+        let now = counts(&bench);
+        assert!(now.iter().all(|count| *count >= least), "{before:?} {round}: {now:?}");
+        assert_eq!(now.iter().sum::<u32>(), before.iter().sum::<u32>());
+    }
+    assert!(counts(&bench).len() > before.len(), "nothing moved in parts: {before:?}");
+    bench.assert_sound(&volume, 2000);
 }
 
 #[test]
