@@ -24,8 +24,10 @@ const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=4 << 20;
 const BESIDE_PIECES_PER_PART: u64 = 4;
 /// So much is taken before a flush then: others wait until a disk has all of it.
 const BESIDE_HELD_BYTES: u64 = 32 << 20;
-/// The least that a disk takes before it is flushed, also before it is known how long that takes, and the most.
+/// The least and the most that a disk takes before it is flushed.
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
+/// The same before it is known how long that takes: a slow disk writes that in a second or two.
+const HELD_BYTES_AT_FIRST: u64 = 16 << 20;
 /// What a disk may have taken before it is credited, while nobody asks for anything: a credit waits for writes to each of
 /// several disks, and whoever wants a group that is locked until then has it credited at once.
 const UNCREDITED_BYTES: u64 = 1 << 30;
@@ -317,7 +319,7 @@ impl Loads {
     }
 
     fn held_bytes(&self, disk: DiskNumber) -> u64 {
-        self.held_bytes.borrow().get(&disk).copied().unwrap_or(*HELD_BYTES.start())
+        self.held_bytes.borrow().get(&disk).copied().unwrap_or(HELD_BYTES_AT_FIRST)
     }
 
     /// A disk was flushed, which took so long for so much that was copied to it; it is to take about `wanted`: others
@@ -388,7 +390,7 @@ impl Loads {
             let both = gives.iter().chain(&between.to);
             let goes_on = both.clone().all(|disk| is_at(*disk, between));
             let bonus = if goes_on { groups_of(GOES_ON_BYTES, extent_bytes) } else { 0 };
-            let most = both.map(|disk| waiting.of(*disk)).sum::<usize>() + bonus;
+            let most = 2 * both.map(|disk| waiting.of(*disk)).max().unwrap_or(0) + bonus;
             let at = line.iter().position(|(volume, generation)| is_free(*volume, *generation))?;
             let order = (between.from.len(), Reverse(most), line.get(at)?.1);
             Some((order, at, gives, between))
