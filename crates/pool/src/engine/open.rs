@@ -21,7 +21,7 @@ use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
 use super::node_keys::{Homes, explain_all};
-use super::observe::{Content, Vote, read_content};
+use super::observe::{Content, Others, Vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
@@ -346,7 +346,7 @@ impl OpenRequest {
         before: Configuration,
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
-            let content = read_content(&*claimed.disk.device, false);
+            let content = read_content(&*claimed.disk.device, Others::Unasked);
             let content = self.within(content).await.map(|content| self.trusted.judge(content));
             let vote = match content {
                 Ok(Content::Labelled { vote, .. }) => vote,

@@ -59,7 +59,7 @@ pub struct Engine {
     pub(super) changed: Notify,
     /// Devices that are in no open pool have turns to be looked at.
     pub(super) look_turns: Turns,
-    pub(super) probe_turns: Turns,
+    pub(super) glance_turns: Turns,
     pub(super) closing: Cell<bool>,
 }
 
@@ -192,7 +192,7 @@ impl Engine {
             taken: Taken::default(),
             changed: Notify::new(),
             look_turns: Turns::to_look(),
-            probe_turns: Turns::to_probe(),
+            glance_turns: Turns::to_glance(),
             closing: Cell::new(false),
         })
     }
