@@ -239,9 +239,8 @@ impl Creation<'_> {
 }
 
 /// Claims devices, and sees to it that all of each has been looked at: before anything is written to the first of them.
-/// Of one that nobody had its target looks at everything before it lets it be claimed; of others, such as those that a
-/// pool of ours had, only who has them is shown everything. Where one can't be had none is kept, so that others may have
-/// them.
+/// The target of one that nobody had looks before it lets it be claimed; of others only who has them is shown everything.
+/// Where one can't be had none is kept, so that others may have them.
 async fn claim_all(
     config: &EngineConfig,
     runtime: &runtime::Handle,

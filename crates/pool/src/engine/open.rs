@@ -396,7 +396,9 @@ impl OpenRequest {
             *member.place.borrow_mut() = DiskPlace { node_key, ..place };
         }
         for seen in &self.disks {
-            if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
+            let numbered = members.get(&seen.label.number).filter(|m| m.id == seen.label.disk);
+            let labelled = || members.values().find(|m| m.id == seen.label.disk);
+            if let Some(member) = numbered.or_else(labelled) {
                 member.attach(seen.place.clone(), seen.machine, Rc::clone(&seen.device));
             }
         }
@@ -458,7 +460,8 @@ impl OpenRequest {
         pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
         // All at once: of a hundred disks, each of which takes ten turns of its arm, in turn this would be seconds.
         let checks = claimed.iter().map(|claimed| async move {
-            let member = pool.member_by_id(claimed.disk.label.disk)?;
+            let label = &claimed.disk.label;
+            let member = pool.member_labelled(label.number, label.disk)?;
             if pool.is_offline(member.number) {
                 pool.vote_or_let_go(&member, &*claimed.disk.device).await;
                 return None;
