@@ -4,8 +4,34 @@
 //!
 //! This is a recogniser, not a parser: it errs on the side of "something is there". Positions and
 //! magics are those of the programs' own on-disk documentation, as libblkid has them.
+//!
+//! There are two looks. [`probe`] goes through everything, 700 KiB; it is for whoever has the disk at hand, and for what
+//! may be overwritten next. [`glance`] reads all places where something says what it is, 100 KiB, because over a cable
+//! thousands of disks are looked at: what it doesn't see is bytes without a name beyond 68 KiB, and ZFS of which nothing is
+//! left but uberblocks. **Nothing is written after a glance alone**: a target goes through a disk that nobody owns
+//! before it lets anybody claim it, and refuses what is there.
+//!
+//! # ZFS
+//!
+//! ZFS has no magic at one place. Each of four labels of 256 KiB, two at either end at multiples of that, has the
+//! configuration at 16 KiB, as an XDR nvlist of unique names (`include/sys/vdev_impl.h` of OpenZFS, `vdev_label_t`; its first
+//! twelve bytes are always the same), and from 128 KiB on a ring of uberblocks, in slots of 1 KiB to 8 KiB by the pool's
+//! ashift. libblkid counts uberblocks, of which it wants four; a change that was sent to it in 2024 goes by the nvlist, as
+//! spares and caches may have no uberblocks. That is the better sign, and enough:
+//!
+//! - without one that can be read ZFS itself takes a disk for none of its own: `vdev_label_read_config` reads nothing else;
+//! - it is in all four labels of every disk, as it is written with the first of them: of a pool whose only
+//!   uberblock is the first one (slot 4, as counting begins with 4), and of spares and caches, which may have none;
+//! - it doesn't depend on the ashift, nor on how many times a pool was written to;
+//! - who overwrites the start of a disk leaves two of them at its end, and the other way round.
+//!
+//! Uberblocks without any nvlist are what is left where somebody destroyed the four places of the latter; [`probe`] sees
+//! them in all four rings. This was compared with what `ztest` of OpenZFS 2.1.11 made with ashift 9, 12, 13 and 14: data
+//! disks, one of them with a single uberblock in slot 4, and a cache with one in slot 0; each had the twelve bytes in all labels.
 
 use std::fmt;
+
+use futures::future::{join, try_join_all};
 
 use crate::{
     BLOCK_BYTES, BlockDevice, Crc32c, IoError, Lba, RefusalReason, SECTOR_BYTES, SectorRange,
@@ -170,6 +196,8 @@ const HEAD: &[Magic] = &[
     Magic(Signature::Lvm, 0x600, b"LABELONE"),
     Magic(Signature::Md, 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
     Magic(Signature::Md, 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    Magic(Signature::Zfs, ZFS_NVLIST_AT as usize, &ZFS_NVLISTS[0]),
+    Magic(Signature::Zfs, ZFS_NVLIST_AT as usize, &ZFS_NVLISTS[1]),
     Magic(Signature::Luks, 0, b"LUKS\xba\xbe"),
     Magic(Signature::Luks, 0x4000, b"SKUL\xba\xbe"),
     Magic(Signature::Swap, 4086, b"SWAPSPACE2"),
@@ -194,13 +222,21 @@ const HEAD: &[Magic] = &[
     Magic(Signature::Stratis, 9 * 512 + 4, b"!Stra0tis\x86\xff\x02^\x41rh"),
 ];
 
-/// How much of the head is looked at: up to behind btrfs' superblock and all of ZFS' first label.
+/// How much of the head is gone through: all of ZFS' first label.
 const HEAD_BYTES: usize = 256 * 1024;
-/// ZFS keeps uberblocks from 128 KiB on in each 256 KiB label; two labels at the start, two at the
-/// end, at multiples of 256 KiB.
+/// How much of it is glanced at: up to behind btrfs' superblock, which is the last that has a place of its own.
+const GLANCE_BYTES: usize = 68 * 1024;
+/// Of ZFS' labels two lie at the start and two at the end, at multiples of their size.
 const ZFS_LABEL_BYTES: u64 = 256 * 1024;
+const ZFS_NVLIST_AT: u64 = 16 * 1024;
+/// How it begins: in XDR, written by a machine of either endianness; version 0, unique names.
+const ZFS_NVLISTS: [[u8; 12]; 2] =
+    [[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]];
+const ZFS_RING_AT: u64 = 128 * 1024;
+const ZFS_RING_BYTES: usize = 128 * 1024;
 const ZFS_MAGIC: u64 = 0x00ba_b10c;
-const VMFS_OFFSET_BYTES: u64 = 1 << 20;
+const VMFS_AT: u64 = 1 << 20;
+const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
 
 /// Everything recognisable on `device`, in order and without repetitions; empty for a blank disk. A
 /// disk whose server says that it has an owner is etherpool's, though the rest isn't shown to others.
@@ -208,23 +244,47 @@ const VMFS_OFFSET_BYTES: u64 = 1 << 20;
 /// # Errors
 /// What reading the device answers: what can't be read can't be called blank.
 pub async fn probe(device: &dyn BlockDevice) -> Result<Vec<Signature>, IoError> {
+    look(device, Look::Through).await
+}
+
+/// The same of what has a place by which it is recognised, for a fraction of the bytes: to tell what is on a disk,
+/// not to overwrite it.
+///
+/// # Errors
+/// As of [`probe`].
+pub async fn glance(device: &dyn BlockDevice) -> Result<Vec<Signature>, IoError> {
+    look(device, Look::Glance).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Through,
+    Glance,
+}
+
+/// All places are read at once: one after the other a hard disk's arm would be waited for at each.
+async fn look(device: &dyn BlockDevice, look: Look) -> Result<Vec<Signature>, IoError> {
     let sectors = device.geometry().sectors;
     let size_bytes = sectors.saturating_mul(SECTOR_BYTES as u64);
-    let mut found = Vec::new();
-
-    let head = match read_within(device, 0, HEAD_BYTES).await {
-        Err(IoError::Refused(RefusalReason::Owned)) => return Ok(vec![Signature::Etherpool]),
-        head => head?,
+    let head_bytes = if look == Look::Through { HEAD_BYTES } else { GLANCE_BYTES };
+    let head = async {
+        match read_within(device, 0, head_bytes).await {
+            Err(IoError::Refused(RefusalReason::Owned)) => Ok(None),
+            head => head.map(Some),
+        }
     };
+    let places = places(size_bytes, look);
+    let reads = places.iter().map(|place| read_within(device, place.at, place.bytes));
+    let (head, reads) = join(head, try_join_all(reads)).await;
+    let Some(head) = head? else { return Ok(vec![Signature::Etherpool]) };
+
+    let mut found = Vec::new();
     probe_head(&head, &mut found);
     if head.iter().any(|byte| *byte != 0) && found.is_empty() {
         found.push(Signature::UnknownData);
     }
-    let vmfs = read_within(device, VMFS_OFFSET_BYTES, BLOCK_BYTES).await?;
-    if vmfs.starts_with(&[0x0d, 0xd0, 0x01, 0xc0]) {
-        found.push(Signature::Vmfs);
-    }
-    probe_tail(device, size_bytes, &mut found).await?;
+    let named = places.iter().zip(reads?).filter(|(place, bytes)| (place.is_it)(bytes));
+    found.extend(named.map(|(place, _)| place.signature));
 
     found.sort_unstable();
     found.dedup();
@@ -232,6 +292,66 @@ pub async fn probe(device: &dyn BlockDevice) -> Result<Vec<Signature>, IoError> 
         found.retain(|signature| *signature != Signature::UnknownData);
     }
     Ok(found)
+}
+
+/// Something that leaves its mark behind the head.
+struct Place {
+    signature: Signature,
+    at: u64,
+    bytes: usize,
+    is_it: fn(&[u8]) -> bool,
+}
+
+/// Where to look behind the head of a disk.
+fn places(size_bytes: u64, look: Look) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut add = |signature, at, bytes, is_it| {
+        places.push(Place { signature, at, bytes, is_it });
+    };
+    add(Signature::Vmfs, VMFS_AT, BLOCK_BYTES, |block| {
+        block.starts_with(&[0x0d, 0xd0, 0x01, 0xc0])
+    });
+    // etherpool's second pair of labels and fields.
+    let ours = (size_bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).saturating_sub(1 << 20);
+    add(Signature::Etherpool, ours, 4 * BLOCK_BYTES, is_ours);
+    // GPT's backup header, at the last sector of 512- or 4096-byte disks.
+    for sector_bytes in [512, 4096] {
+        if size_bytes > sector_bytes {
+            let last = size_bytes - sector_bytes;
+            add(Signature::Gpt, last, SECTOR_BYTES, |sector| sector.starts_with(b"EFI PART"));
+        }
+    }
+    // md 0.90 (64 KiB-aligned, 64 KiB before the end) and 1.0 (4 KiB-aligned, 8 KiB before the end).
+    let md_090 = (size_bytes & !0xffff).saturating_sub(0x10000);
+    let md_10 = (size_bytes / 512).saturating_sub(16) / 8 * 8 * 512;
+    for at in [md_090, md_10] {
+        add(Signature::Md, at, SECTOR_BYTES, |sector| sector.starts_with(&MD_MAGIC));
+    }
+    // DRBD's internal metadata: magic 8374026D at byte 60 of the last 4 KiB block.
+    let drbd = (size_bytes / 4096 * 4096).saturating_sub(4096);
+    add(Signature::Drbd, drbd, SECTOR_BYTES, |sector| {
+        sector.get(60..).is_some_and(|rest| rest.starts_with(&[0x83, 0x74, 0x02]))
+    });
+    // ZFS' labels but the first, which the head has.
+    let aligned = size_bytes / ZFS_LABEL_BYTES * ZFS_LABEL_BYTES;
+    let behind = |labels: u64| aligned.checked_sub(labels * ZFS_LABEL_BYTES);
+    for label in [Some(ZFS_LABEL_BYTES), behind(2), behind(1)].into_iter().flatten() {
+        add(Signature::Zfs, label + ZFS_NVLIST_AT, SECTOR_BYTES, |nvlist| {
+            ZFS_NVLISTS.iter().any(|begin| nvlist.starts_with(begin))
+        });
+        if look == Look::Through {
+            add(Signature::Zfs, label + ZFS_RING_AT, ZFS_RING_BYTES, has_zfs_uberblock);
+        }
+    }
+    places
+}
+
+fn is_ours(blocks: &[u8]) -> bool {
+    let begins = |block: usize, magic: &[u8]| {
+        blocks.get(block * BLOCK_BYTES..).is_some_and(|block| block.starts_with(magic))
+    };
+    (0..2).any(|block| begins(block, &LABEL_MAGIC))
+        || (2..4).any(|block| begins(block, &RESERVATION_MAGIC))
 }
 
 /// How much of the head of a disk that has an owner its target shows to everybody.
@@ -264,7 +384,7 @@ fn probe_head(head: &[u8], found: &mut Vec<Signature>) {
     {
         found.push(Signature::Mbr);
     }
-    if head.len() > 128 * 1024 && has_zfs_uberblock(&head[128 * 1024..]) {
+    if head.get(ZFS_RING_AT as usize..).is_some_and(has_zfs_uberblock) {
         found.push(Signature::Zfs);
     }
 }
@@ -275,58 +395,6 @@ fn has_zfs_uberblock(ring: &[u8]) -> bool {
             u64::from_le_bytes(*magic) == ZFS_MAGIC || u64::from_be_bytes(*magic) == ZFS_MAGIC
         })
     })
-}
-
-async fn probe_tail(
-    device: &dyn BlockDevice,
-    size_bytes: u64,
-    found: &mut Vec<Signature>,
-) -> Result<(), IoError> {
-    // etherpool's second pair of labels and fields.
-    let ours = (size_bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).saturating_sub(1 << 20);
-    let block = read_within(device, ours, 4 * BLOCK_BYTES).await?;
-    let is = |offset: usize, magic: &[u8]| block.get(offset..offset + magic.len()) == Some(magic);
-    if is(0, &LABEL_MAGIC)
-        || is(4096, &LABEL_MAGIC)
-        || is(8192, &RESERVATION_MAGIC)
-        || is(12288, &RESERVATION_MAGIC)
-    {
-        found.push(Signature::Etherpool);
-    }
-    // GPT's backup header, at the last sector of 512- or 4096-byte disks.
-    for sector_bytes in [512, 4096] {
-        if size_bytes > sector_bytes {
-            let last = read_within(device, size_bytes - sector_bytes, 512).await?;
-            if last.starts_with(b"EFI PART") {
-                found.push(Signature::Gpt);
-            }
-        }
-    }
-    // md 0.90 (64 KiB-aligned, 64 KiB before the end) and 1.0 (4 KiB-aligned, 8 KiB before the end).
-    let md_090 = (size_bytes & !0xffff).saturating_sub(0x10000);
-    let md_10 = (size_bytes / 512).saturating_sub(16) / 8 * 8 * 512;
-    for offset in [md_090, md_10] {
-        let block = read_within(device, offset, 512).await?;
-        if block.starts_with(&[0xfc, 0x4e, 0x2b, 0xa9]) {
-            found.push(Signature::Md);
-        }
-    }
-    // DRBD's internal metadata: magic 8374026D at byte 60 of the last 4 KiB block.
-    let drbd = (size_bytes / 4096 * 4096).saturating_sub(4096);
-    let block = read_within(device, drbd, 512).await?;
-    if block.get(60..64).is_some_and(|m| m[..3] == [0x83, 0x74, 0x02]) {
-        found.push(Signature::Drbd);
-    }
-    // ZFS' third and fourth label.
-    let aligned = size_bytes / ZFS_LABEL_BYTES * ZFS_LABEL_BYTES;
-    for label in 1..=2 {
-        let Some(start) = aligned.checked_sub(label * ZFS_LABEL_BYTES) else { continue };
-        let ring = read_within(device, start + 128 * 1024, 128 * 1024).await?;
-        if has_zfs_uberblock(&ring) {
-            found.push(Signature::Zfs);
-        }
-    }
-    Ok(())
 }
 
 /// Reads what of `len_bytes` from `offset_bytes` exists, in whole sectors, transfer by transfer.
@@ -340,14 +408,10 @@ async fn read_within(
     let transfer = transfer.max(1);
     let start = offset_bytes / SECTOR_BYTES as u64;
     let end = (start + (len_bytes / SECTOR_BYTES) as u64).min(geometry.sectors);
-    let mut bytes = Vec::with_capacity(len_bytes);
-    let mut at = start;
-    while at < end {
-        let count = transfer.min(end - at);
-        let part = device.read(SectorRange::new(Lba(at), count)).await?;
-        bytes.extend_from_slice(&part.value);
-        at += count;
-    }
+    let range = SectorRange::new(Lba(start), end.saturating_sub(start));
+    let parts = try_join_all(range.pieces(transfer).map(|part| device.read(part))).await?;
+    let mut bytes = Vec::with_capacity(range.len_bytes() as usize);
+    parts.iter().for_each(|part| bytes.extend_from_slice(&part.value));
     Ok(bytes)
 }
 
@@ -360,12 +424,28 @@ mod tests {
 
     const SECTORS: u64 = 8192;
 
-    fn found_with(edits: &[(usize, &[u8])]) -> Vec<Signature> {
+    fn disk_with(edits: &[(usize, &[u8])]) -> MemoryDevice {
         let device = MemoryDevice::new(SECTORS);
         for (offset, bytes) in edits {
             device.contents().borrow_mut()[*offset..offset + bytes.len()].copy_from_slice(bytes);
         }
-        probe(&device).now_or_never().unwrap().unwrap()
+        device
+    }
+
+    fn probed(device: &MemoryDevice) -> Vec<Signature> {
+        probe(device).now_or_never().unwrap().unwrap()
+    }
+
+    fn glanced(device: &MemoryDevice) -> Vec<Signature> {
+        glance(device).now_or_never().unwrap().unwrap()
+    }
+
+    /// What either look finds, which is the same.
+    fn found_with(edits: &[(usize, &[u8])]) -> Vec<Signature> {
+        let device = disk_with(edits);
+        let found = probed(&device);
+        assert_eq!(glanced(&device), found);
+        found
     }
 
     #[test]
@@ -384,18 +464,94 @@ mod tests {
     fn tails_are_looked_at() {
         let size = SECTORS as usize * 512;
         assert_eq!(found_with(&[(size - 512, b"EFI PART")]), [Signature::Gpt]);
-        assert_eq!(found_with(&[(size - (1 << 20), &LABEL_MAGIC)]), [Signature::Etherpool]);
-        assert_eq!(found_with(&[(size - 0x10000, &[0xfc, 0x4e, 0x2b, 0xa9])]), [Signature::Md]);
-        assert_eq!(found_with(&[(size - 8192, &[0xfc, 0x4e, 0x2b, 0xa9])]), [Signature::Md]);
+        assert_eq!(found_with(&[(size - 4096, b"EFI PART")]), [Signature::Gpt]);
+        for (block, magic) in
+            (0..4).zip([LABEL_MAGIC, LABEL_MAGIC, RESERVATION_MAGIC, RESERVATION_MAGIC])
+        {
+            let at = size - (1 << 20) + block * 4096;
+            assert_eq!(found_with(&[(at, &magic)]), [Signature::Etherpool]);
+        }
+        assert_eq!(found_with(&[(size - 0x10000, &MD_MAGIC)]), [Signature::Md]);
+        assert_eq!(found_with(&[(size - 8192, &MD_MAGIC)]), [Signature::Md]);
         assert_eq!(found_with(&[(size - 4096 + 60, &[0x83, 0x74, 0x02, 0x6d])]), [Signature::Drbd]);
-        let uberblock = ZFS_MAGIC.to_le_bytes();
-        assert_eq!(found_with(&[(size - 256 * 1024 + 132 * 1024, &uberblock)]), [Signature::Zfs]);
+        assert_eq!(found_with(&[(1 << 20, &[0x0d, 0xd0, 0x01, 0xc0])]), [Signature::Vmfs]);
     }
 
     #[test]
     fn anything_else_is_not_called_blank() {
-        assert_eq!(found_with(&[(100_000, b"x")]), [Signature::UnknownData]);
+        assert_eq!(found_with(&[(60_000, b"x")]), [Signature::UnknownData]);
         assert_eq!(found_with(&[(510, &[0x55, 0xaa])]), [Signature::Mbr]);
+        let far = disk_with(&[(100_000, b"x")]);
+        assert_eq!((probed(&far), glanced(&far)), (vec![Signature::UnknownData], vec![]));
+    }
+
+    /// A member of a ZFS pool as the published layout has it: in `labels` what ZFS begins one with, and an uberblock for each
+    /// transaction from the fourth on.
+    fn zfs_disk(sectors: u64, ashift: u32, transactions: u64, labels: &[usize]) -> MemoryDevice {
+        let device = MemoryDevice::new(sectors);
+        let contents = device.contents();
+        let mut disk = contents.borrow_mut();
+        let aligned = disk.len() / (256 << 10) * (256 << 10);
+        let starts = [0, 256 << 10, aligned - (512 << 10), aligned - (256 << 10)];
+        for label in labels {
+            let label = &mut disk[starts[*label]..][..256 << 10];
+            label[16 << 10..][..12].copy_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+            // What comes first in it: 36 bytes, 32 of them in memory, the version.
+            label[(16 << 10) + 12..][..24]
+                .copy_from_slice(b"\0\0\0\x24\0\0\0\x20\0\0\0\x07version\0\0\0\0\x08");
+            let slot_bytes = 1 << ashift.clamp(10, 13);
+            for transaction in 4..4 + transactions {
+                let slot = transaction as usize % ((128 << 10) / slot_bytes);
+                label[(128 << 10) + slot * slot_bytes..][..8]
+                    .copy_from_slice(&ZFS_MAGIC.to_le_bytes());
+            }
+        }
+        drop(disk);
+        device
+    }
+
+    #[test]
+    fn of_zfs_one_label_will_do_whatever_pool_it_is_of() {
+        // Of a size that is no multiple of a label's, too.
+        for sectors in [SECTORS, SECTORS + 8 * 17] {
+            for ashift in 9..=14 {
+                // A spare has no uberblock, a new pool one, and one in use has the whole ring.
+                for transactions in [0, 1, 5, 1000] {
+                    for labels in [&[0, 1, 2, 3][..], &[2, 3], &[0], &[1], &[2], &[3]] {
+                        let disk = zfs_disk(sectors, ashift, transactions, labels);
+                        let what = (sectors, ashift, transactions, labels);
+                        assert_eq!(probed(&disk), [Signature::Zfs], "{what:?}");
+                        assert_eq!(glanced(&disk), [Signature::Zfs], "{what:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_zfs_uberblocks_alone_are_seen_by_who_looks_through() {
+        let big_endian = ZFS_MAGIC.to_be_bytes();
+        for start in [
+            0,
+            256 << 10,
+            (SECTORS as usize) * 512 - (512 << 10),
+            (SECTORS as usize) * 512 - (256 << 10),
+        ] {
+            for slot in [0, 4, 16, 32, 127] {
+                let disk = disk_with(&[(start + (128 << 10) + slot * 1024, &big_endian)]);
+                assert_eq!(probed(&disk), [Signature::Zfs], "{start} {slot}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_glance_reads_a_tenth_of_a_mebibyte() {
+        let bytes = |look, head| {
+            let places: usize = places(1 << 40, look).iter().map(|place| place.bytes).sum();
+            places + head
+        };
+        assert_eq!(bytes(Look::Glance, GLANCE_BYTES), 94_208);
+        assert_eq!(bytes(Look::Through, HEAD_BYTES), 679_936);
     }
 
     fn label(slot: u8, bytes: u64, change: impl Fn(&mut [u8])) -> Vec<u8> {
@@ -443,7 +599,8 @@ mod tests {
     fn tiny_devices_do_not_panic() {
         for sectors in [0, 1, 7, 9, 2047] {
             let device = MemoryDevice::new(sectors);
-            assert_eq!(probe(&device).now_or_never().unwrap().unwrap(), []);
+            assert_eq!(probed(&device), []);
+            assert_eq!(glanced(&device), []);
         }
     }
 }

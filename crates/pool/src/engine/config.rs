@@ -152,6 +152,12 @@ impl Pool {
         self.members.borrow().values().find(|member| member.id == disk).cloned()
     }
 
+    /// The same of a disk whose label gives it this number, without going over thousands.
+    pub(crate) fn member_labelled(&self, number: DiskNumber, disk: DiskId) -> Option<Rc<Member>> {
+        let numbered = self.member(number).filter(|member| member.id == disk);
+        numbered.or_else(|| self.member_by_id(disk))
+    }
+
     /// The identity of a member.
     pub(crate) fn id_of(&self, disk: DiskNumber) -> Option<DiskId> {
         self.member(disk).map(|member| member.id)

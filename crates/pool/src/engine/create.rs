@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use block::{Claim, Epoch, Trust};
+use block::{Claim, Epoch, Holder, Trust};
 use futures::future::join_all;
 use futures::stream;
 use futures::{FutureExt, StreamExt};
@@ -33,8 +33,11 @@ use crate::metadata::{
 };
 use block::write_durably;
 
-/// Disks that are looked at, claimed or labelled at a time.
-const DISKS_AT_ONCE: usize = 64;
+/// Disks that are glanced at, claimed or labelled at a time: at 100 KiB each they have a cable of 1 Gbit/s for a
+/// fifth of a second.
+const DISKS_AT_ONCE: usize = 256;
+/// Disks that are gone through at a time, each for seven times as much.
+const SEARCHED_AT_ONCE: usize = 32;
 
 /// A pool that is being made.
 pub(crate) struct Creation<'a> {
@@ -161,9 +164,9 @@ impl Creation<'_> {
     /// An epoch above all that the disks have accepted.
     async fn free_epoch(&self) -> Epoch {
         let limit = self.config.limits.claim;
-        let asked = self.candidates.iter().map(|c| c.accepted_epoch(self.runtime, limit));
-        let highest = side_by_side(asked).await.into_iter().flatten().max();
-        highest.unwrap_or_default().next()
+        let asked = self.candidates.iter().map(|c| c.holder(self.runtime, limit));
+        let holders = side_by_side(asked).await.into_iter().flatten();
+        holders.map(|holder| holder.epoch).max().unwrap_or_default().next()
     }
 
     async fn write_all(
@@ -235,8 +238,9 @@ impl Creation<'_> {
     }
 }
 
-/// Claims devices and looks at them again: all, before anything is written to the first of them. Where one can't be
-/// had none is kept, so that others may have them.
+/// Claims devices, and sees to it that all of each has been looked at: before anything is written to the first of them.
+/// The target of one that nobody had looks before it lets it be claimed; of others only who has them is shown everything.
+/// Where one can't be had none is kept, so that others may have them.
 async fn claim_all(
     config: &EngineConfig,
     runtime: &runtime::Handle,
@@ -246,12 +250,17 @@ async fn claim_all(
     let all = |results: Vec<Result<(), PoolError>>| results.into_iter().collect();
     let limit = config.limits.administer;
     let claimed = async {
+        let asked = candidates.iter().map(|c| c.holder(runtime, config.limits.claim));
+        let is_had =
+            |holder: &Option<Holder>| holder.is_none_or(|holder| holder.epoch != Epoch::OBSERVER);
+        let had: Vec<bool> = side_by_side(asked).await.iter().map(is_had).collect();
         let claims = candidates
             .iter()
             .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, Trust::Unchanged)));
         all(side_by_side(claims).await)?;
-        let looks = candidates.iter().map(|c| c.in_time(runtime, limit, c.look_again()));
-        all(side_by_side(looks).await)?;
+        let had = candidates.iter().zip(had).filter(|(_, is_had)| *is_had);
+        let looks = had.map(|(c, _)| c.in_time(runtime, limit, c.look_through()));
+        all(some_at_once(SEARCHED_AT_ONCE, looks).await)?;
         if trust == Trust::Unchanged {
             return Ok(());
         }
@@ -312,7 +321,14 @@ async fn label_all(
 /// Does the same with each of many disks, some at a time: one cable that all share would keep them waiting for longer
 /// than a disk may take. What became of each is told in their order.
 pub(super) async fn side_by_side<T>(work: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    stream::iter(work).buffered(DISKS_AT_ONCE).collect().await
+    some_at_once(DISKS_AT_ONCE, work).await
+}
+
+async fn some_at_once<T>(
+    count: usize,
+    work: impl Iterator<Item = impl Future<Output = T>>,
+) -> Vec<T> {
+    stream::iter(work).buffered(count).collect().await
 }
 
 /// Whether a new disk votes.

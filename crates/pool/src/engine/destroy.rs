@@ -20,7 +20,7 @@ use futures::future::join_all;
 
 use super::grants;
 use super::lease::Ended;
-use super::observe::{Content, read_content};
+use super::observe::{Content, Others, read_content};
 use super::open::{SeenDisk, credible, voted_epoch};
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
@@ -340,7 +340,7 @@ impl Engine {
         seen: &SeenDisk,
         instance: Instance,
     ) -> Result<Result<Doomed, PoolError>, IoError> {
-        let content = self.in_time(read_content(&*seen.device, false)).await?;
+        let content = self.in_time(read_content(&*seen.device, Others::Unasked)).await?;
         let content = self.judged(content);
         let label = content
             .label()

@@ -4,11 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BlockDevice, Claim, Epoch, IoError, SECTOR_BYTES, Trust};
+use block::{
+    BLOCK_BYTES, BlockDevice, Claim, Epoch, Holder, IoError, RefusalReason, SECTOR_BYTES, Trust,
+};
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 
-use super::observe::{Content, read_content, remedy_of_refusal};
+use super::observe::{Content, Others, read_content, remedy_of_refusal};
 use super::unlabel::wipe;
 use super::{DiskPlace, EngineConfig, Limits, votes};
 use crate::error::PoolError;
@@ -67,14 +69,14 @@ impl Candidate {
         done.unwrap_or_else(|_| lost())
     }
 
-    /// The highest epoch that its target has accepted, if it tells in time.
-    pub(crate) async fn accepted_epoch(
+    /// Who has it, by its target, if that tells in time.
+    pub(crate) async fn holder(
         &self,
         runtime: &runtime::Handle,
         limit: Duration,
-    ) -> Option<Epoch> {
+    ) -> Option<Holder> {
         let answer = runtime::timeout(runtime, limit, self.device.renew()).await;
-        Some(answer.ok()?.ok()?.value.epoch)
+        Some(answer.ok()?.ok()?.value)
     }
 
     /// The layout of the disk, or how large it would have to be: with a metadata area in this run, to have
@@ -136,6 +138,15 @@ impl Candidate {
         let claim = Claim { epoch, owner: config.owner, force: self.forced, trust };
         match self.device.claim(claim).await {
             Ok(_) => Ok(()),
+            // Its target has gone through all of it, where we glanced.
+            Err(IoError::Refused(RefusalReason::ForeignContent)) if !self.forced => {
+                self.look_through().await?;
+                Err(PoolError::refused(
+                    &self.place.name,
+                    format!("its target refuses: {}", RefusalReason::ForeignContent),
+                    remedy_of_refusal(RefusalReason::ForeignContent),
+                ))
+            }
             Err(IoError::Refused(reason)) => Err(PoolError::refused(
                 &self.place.name,
                 format!("its target refuses: {reason}"),
@@ -150,15 +161,14 @@ impl Candidate {
         }
     }
 
-    /// That nothing is on it which nobody agreed to lose, now that its target shows all of it. Labels were judged
-    /// before.
-    pub(crate) async fn look_again(&self) -> Result<(), PoolError> {
+    /// That nothing is on it which nobody agreed to lose. Labels were judged before.
+    pub(crate) async fn look_through(&self) -> Result<(), PoolError> {
         let name = &self.place.name;
         if self.forced {
             return Ok(());
         }
         let found = async {
-            Ok(match read_content(&*self.device, true).await? {
+            Ok(match read_content(&*self.device, Others::Searched).await? {
                 Content::Foreign(found) if found == [Signature::Etherpool] => {
                     match is_empty_but_for_owner(&*self.device).await? {
                         true => Vec::new(),
@@ -193,10 +203,9 @@ impl Candidate {
     /// Wipes what might be recognised later and writes the first applied block.
     pub(crate) async fn prepare(&self, label: &Label) -> Result<(), IoError> {
         let end = label.geometry.labelled_bytes();
-        let free = [(16 << 10, MIB), (end - MIB + (16 << 10), end)];
-        for (from, to) in free {
-            wipe(&*self.device, None, from, to).await?;
-        }
+        let (front, back) = ((16 << 10, MIB), (end - MIB + (16 << 10), end));
+        let wiped = |(from, to)| wipe(&*self.device, None, from, to);
+        try_join(wiped(front), wiped(back)).await?;
         if let Some((start, bytes)) = label.witness_place() {
             // It may get a copy of the metadata at any time, and mustn't have what looks like one.
             let from = start.byte_offset();
@@ -220,22 +229,23 @@ impl Candidate {
         Ok(())
     }
 
-    /// Writes the label to all four slots, and reads it back: two names may be one device.
+    /// Writes the label to all four slots. Both of one sequence at once: until they are there, the other two hold what
+    /// counted before.
     pub(crate) async fn write_label(&self, label: &Label) -> Result<(), PoolError> {
         let slots = DiskGeometry::label_slots(label.geometry.labelled_bytes());
         for sequence in 1..=2 {
-            for slot in Label::slots_of(sequence) {
-                let write = write_durably(&*self.device, slots[slot], label.encode(sequence, slot));
-                let written = write.await;
-                written.map_err(|error| PoolError::io("labelling it", &self.place.name, error))?;
-            }
+            let writes = Label::slots_of(sequence).into_iter().map(|slot| {
+                write_durably(&*self.device, slots[slot], label.encode(sequence, slot))
+            });
+            let written = try_join_all(writes).await;
+            written.map_err(|error| PoolError::io("labelling it", &self.place.name, error))?;
         }
         Ok(())
     }
 
-    /// Whether the label is there.
+    /// Whether the label is there: two names may be one device.
     pub(crate) async fn check_label(&self, label: &Label) -> Result<(), PoolError> {
-        match read_content(&*self.device, false).await {
+        match read_content(&*self.device, Others::Unasked).await {
             Ok(Content::Labelled { label: found, .. }) if found.label == *label => Ok(()),
             Ok(_) => Err(PoolError::refused(
                 &self.place.name,

@@ -162,8 +162,9 @@ impl Engine {
         open: &OpenPool,
     ) -> Result<(), PoolError> {
         let limit = self.config.limits.claim;
-        let asked = candidates.iter().map(|one| one.accepted_epoch(&self.runtime, limit));
-        let epochs = side_by_side(asked).await.into_iter().zip(candidates);
+        let asked = candidates.iter().map(|one| one.holder(&self.runtime, limit));
+        let holders = side_by_side(asked).await.into_iter();
+        let epochs = holders.map(|holder| holder.map(|holder| holder.epoch)).zip(candidates);
         let Some((Some(highest), candidate)) = epochs.max_by_key(|(epoch, _)| *epoch) else {
             return Ok(());
         };

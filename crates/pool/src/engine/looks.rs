@@ -9,15 +9,15 @@ use futures::future::{Either, select};
 
 use super::Engine;
 use super::member::Member;
-use super::observe::{Content, read_content};
+use super::observe::{Content, Others};
 use super::open_pool::OpenPool;
 use super::slot::{Device, SlotState};
 
 /// At most so often one of the devices that are in no open pool is looked at anew.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// At most so often it is looked for what isn't etherpool's, all over a device: half a MiB is read for it. Thousands come
-/// at once, and all together they would wait for a cable for longer than a device may take.
-const BETWEEN_PROBES: Duration = Duration::from_millis(5);
+/// At most so often it is looked for what isn't etherpool's: 100 KiB are read for it, so this is half of what a cable of
+/// 1 Gbit/s carries. Thousands come at once, and all together they would wait for it for longer than a device may take.
+const BETWEEN_GLANCES: Duration = Duration::from_millis(2);
 
 /// When one more device has its turn.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl Turns {
         Turns { apart: BETWEEN_LOOKS, next: Cell::default() }
     }
 
-    pub(super) fn to_probe() -> Turns {
-        Turns { apart: BETWEEN_PROBES, next: Cell::default() }
+    pub(super) fn to_glance() -> Turns {
+        Turns { apart: BETWEEN_GLANCES, next: Cell::default() }
     }
 
     /// The next one of so many devices. What nobody took counts no further than one for each.
@@ -124,28 +124,30 @@ impl Engine {
     }
 
     pub(super) fn set_content(&self, device: &Device, content: Content) {
-        *device.content.borrow_mut() = content;
-        self.note_look();
+        let has_vote = |content: &Content| content.vote().is_some();
+        // Whose votes count follows from votes alone, and of thousands of disks a few have one.
+        let says_more = has_vote(&content);
+        let former = device.content.replace(content);
+        if says_more || has_vote(&former) {
+            self.note_look();
+        }
     }
 
     /// What is on a device, and under which reservation. Labels are little, and a pool waits for them.
     pub(super) async fn read_device(&self, device: &Device) -> Result<Content, IoError> {
-        match self.read_in_time(device, false).await? {
+        match self.read_in_time(device, Others::Unasked).await? {
             Content::Blank => {
-                self.turn(&self.probe_turns).await;
-                self.read_in_time(device, true).await
+                self.turn(&self.glance_turns).await;
+                self.read_in_time(device, Others::Glanced).await
             }
             content => Ok(content),
         }
     }
 
-    /// The same at once; with `recognise`, also what isn't etherpool's.
-    async fn read_in_time(&self, device: &Device, recognise: bool) -> Result<Content, IoError> {
+    /// The same at once.
+    async fn read_in_time(&self, device: &Device, others: Others) -> Result<Content, IoError> {
         let reading = async {
-            let content = match recognise {
-                true => self.recognise(&*device.device).await?,
-                false => read_content(&*device.device, false).await?,
-            };
+            let content = self.recognise(&*device.device, others).await?;
             if content.label().is_some() {
                 match device.device.renew().await {
                     Ok(holder) => device.epoch.set(holder.value.epoch),

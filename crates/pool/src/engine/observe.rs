@@ -1,6 +1,7 @@
 //! Looking at a disk without touching it: what its labels and vote record say, or what else is on it.
 
-use block::{BlockDevice, Buffer, IoError, Lba, RefusalReason, SectorRange, probe::Signature};
+use block::probe::{Signature, glance, probe};
+use block::{BlockDevice, Buffer, IoError, Lba, RefusalReason, SectorRange};
 use futures::future::join_all;
 
 use super::config::vote_place;
@@ -67,10 +68,21 @@ pub(crate) struct Vote {
     pub(crate) counts: bool,
 }
 
-/// Reads what is on a device; with `recognise`, also what isn't etherpool's.
+/// How much of what isn't etherpool's is looked for on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// Nothing: it is asked for labels only.
+    Unasked,
+    /// What has a place by which it is recognised.
+    Glanced,
+    /// Everything: it may be overwritten next.
+    Searched,
+}
+
+/// Reads what is on a device.
 pub(crate) async fn read_content(
     device: &dyn BlockDevice,
-    recognise: bool,
+    others: Others,
 ) -> Result<Content, IoError> {
     Ok(match read_label(device).await? {
         LabelState::Labelled(label) => {
@@ -94,11 +106,14 @@ pub(crate) async fn read_content(
             }
         }
         LabelState::Refused(error) => Content::Refused(error),
-        LabelState::Blank if recognise => {
-            let found = block::probe::probe(device).await?;
+        LabelState::Blank => {
+            let found = match others {
+                Others::Unasked => Vec::new(),
+                Others::Glanced => glance(device).await?,
+                Others::Searched => probe(device).await?,
+            };
             if found.is_empty() { Content::Blank } else { Content::Foreign(found) }
         }
-        LabelState::Blank => Content::Blank,
     })
 }
 
@@ -109,7 +124,15 @@ pub(crate) async fn read_vote(
     place: &VotePlace,
     labelled: &[DiskId],
 ) -> Result<(VoteSlots, [bool; 2]), IoError> {
-    let slots = read_slots(device, DiskGeometry::vote_slots(), VOTE_SECTORS).await?;
+    // Of thousands of disks a few vote or did: where no slot begins with anything, none holds a record.
+    let begins = read_slots(device, DiskGeometry::vote_slots(), 1).await?;
+    let is_empty = |begin: &Option<Buffer>| {
+        begin.as_ref().is_some_and(|begin| begin.iter().all(|byte| *byte == 0))
+    };
+    let slots = match begins.iter().all(is_empty) {
+        true => begins,
+        false => read_slots(device, DiskGeometry::vote_slots(), VOTE_SECTORS).await?,
+    };
     let found = select_vote(place, [slots[0].as_deref(), slots[1].as_deref()], labelled);
     Ok((found, [slots[0].is_some(), slots[1].is_some()]))
 }

@@ -21,7 +21,7 @@ use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
 use super::node_keys::{Homes, explain_all};
-use super::observe::{Content, Vote, read_content};
+use super::observe::{Content, Others, Vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
@@ -346,7 +346,7 @@ impl OpenRequest {
         before: Configuration,
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
-            let content = read_content(&*claimed.disk.device, false);
+            let content = read_content(&*claimed.disk.device, Others::Unasked);
             let content = self.within(content).await.map(|content| self.trusted.judge(content));
             let vote = match content {
                 Ok(Content::Labelled { vote, .. }) => vote,
@@ -396,7 +396,9 @@ impl OpenRequest {
             *member.place.borrow_mut() = DiskPlace { node_key, ..place };
         }
         for seen in &self.disks {
-            if let Some(member) = members.values().find(|m| m.id == seen.label.disk) {
+            let numbered = members.get(&seen.label.number).filter(|m| m.id == seen.label.disk);
+            let labelled = || members.values().find(|m| m.id == seen.label.disk);
+            if let Some(member) = numbered.or_else(labelled) {
                 member.attach(seen.place.clone(), seen.machine, Rc::clone(&seen.device));
             }
         }
@@ -458,7 +460,8 @@ impl OpenRequest {
         pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
         // All at once: of a hundred disks, each of which takes ten turns of its arm, in turn this would be seconds.
         let checks = claimed.iter().map(|claimed| async move {
-            let member = pool.member_by_id(claimed.disk.label.disk)?;
+            let label = &claimed.disk.label;
+            let member = pool.member_labelled(label.number, label.disk)?;
             if pool.is_offline(member.number) {
                 pool.vote_or_let_go(&member, &*claimed.disk.device).await;
                 return None;

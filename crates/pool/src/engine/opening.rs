@@ -103,7 +103,9 @@ impl Engine {
             self.detach_gone(open);
         } else {
             for seen in self.seen_disks(open.pool.id) {
-                let Some(member) = open.pool.member_by_id(seen.label.disk) else { continue };
+                let label = &seen.label;
+                let member = open.pool.member_labelled(label.number, label.disk);
+                let Some(member) = member else { continue };
                 if !member.device().is_some_and(|held| Rc::ptr_eq(&held, &seen.device)) {
                     open.attach(&member, seen.place, seen.machine, seen.device);
                 }

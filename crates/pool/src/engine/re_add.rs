@@ -11,7 +11,7 @@ use super::config::vote_place;
 use super::lease::Ended;
 use super::limits::READ_TRIES;
 use super::member::{Member, Standing};
-use super::observe::{self, Content};
+use super::observe::{self, Content, Others};
 use super::pool::Pool;
 use super::volume::segment::current_copies;
 use crate::format::{
@@ -255,7 +255,8 @@ impl Pool {
         member: &Member,
         device: &dyn BlockDevice,
     ) -> Result<(), NotFit> {
-        let content = self.within(self.limits.claim, observe::read_content(device, false)).await;
+        let content =
+            self.within(self.limits.claim, observe::read_content(device, Others::Unasked)).await;
         // A target that refuses says nothing of the disk; the next claim tells why.
         match self.trusted().judge(content.map_err(|_| NotFit::Lost)?) {
             Content::Labelled { label, .. }

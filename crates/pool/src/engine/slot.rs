@@ -43,7 +43,7 @@ pub struct Engine {
     pub(super) grants: RefCell<BTreeMap<PoolId, Rc<Grant>>>,
     /// Whose votes count, as it was decided last.
     pub(super) trusts: RefCell<BTreeMap<PoolId, Decided>>,
-    /// How often a device was looked at, or something came to be known of a pool's key.
+    /// How often a vote was looked at, a device went, or something came to be known of a pool's key.
     pub(super) looks: Cell<u64>,
     /// Pools that are no more, with their names: disks of theirs that were away come back.
     pub(super) destroyed: RefCell<BTreeMap<PoolId, String>>,
@@ -59,7 +59,7 @@ pub struct Engine {
     pub(super) changed: Notify,
     /// Devices that are in no open pool have turns to be looked at.
     pub(super) look_turns: Turns,
-    pub(super) probe_turns: Turns,
+    pub(super) glance_turns: Turns,
     pub(super) closing: Cell<bool>,
 }
 
@@ -192,7 +192,7 @@ impl Engine {
             taken: Taken::default(),
             changed: Notify::new(),
             look_turns: Turns::to_look(),
-            probe_turns: Turns::to_probe(),
+            glance_turns: Turns::to_glance(),
             closing: Cell::new(false),
         })
     }
@@ -240,7 +240,7 @@ impl Engine {
                 let label = label.label;
                 self.tell_refused(device, self.why_elsewhere(device));
                 if let Some((open, disk)) = self.open_pool_of(device) {
-                    if let Some(member) = open.pool.member_by_id(disk) {
+                    if let Some(member) = open.pool.member_labelled(label.number, disk) {
                         self.take_or_part(&open, &member, device);
                     }
                 } else {
@@ -327,6 +327,7 @@ impl Engine {
             if now < since + grace && !self.all_present(&slot) {
                 let timer = self.runtime.sleep(self.config.limits.retry);
                 select(std::pin::pin!(changed), timer).await;
+                self.runtime.sleep(self.pause_between_changes()).await;
                 continue;
             }
             self.try_open(&slot).await;
@@ -477,6 +478,18 @@ impl Engine {
         let Some(known) = known.get(&slot.id).filter(|known| !known.is_empty()) else {
             return false;
         };
+        {
+            // Until then nothing else about them matters, and each that comes asks.
+            let devices = self.devices.borrow();
+            let contents = devices.values().map(|device| device.content.borrow());
+            let labelled = |content: std::cell::Ref<'_, Content>| {
+                content.label().filter(|label| label.pool == slot.id).map(|label| label.disk)
+            };
+            let labelled: BTreeSet<DiskId> = contents.filter_map(labelled).collect();
+            if !known.keys().all(|disk| labelled.contains(disk)) {
+                return false;
+            }
+        }
         let seen = self.seen_disks(slot.id);
         let seen: BTreeSet<DiskId> = seen.iter().map(|disk| disk.label.disk).collect();
         known.keys().all(|disk| seen.contains(disk))

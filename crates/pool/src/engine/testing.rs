@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use block::{
     Answer, BlockDevice, Buffer, Claim, Completion, DeviceEvent, Done, DriveHealth, Durability,
-    DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, Operation, Outcome,
-    OwnerId, SECTOR_BYTES, SectorRange,
+    DurabilityClass, Epoch, Geometry, Holder, Instance, Instant, IoError, Lba, MemoryDevice,
+    Operation, Outcome, OwnerId, SECTOR_BYTES, SectorRange,
+    probe::{Signature, probe},
 };
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -164,6 +165,15 @@ impl TestDisk {
         self.touched.borrow_mut().push(SectorRange::new(sector, 1));
         change(&mut self.live.borrow_mut()[offset]);
         change(&mut self.durable.borrow_mut()[offset]);
+    }
+
+    /// Whether something that isn't etherpool's is on it.
+    fn carries_others(&self) -> bool {
+        let whole = MemoryDevice::new(0);
+        whole.contents().swap(&self.live);
+        let found = probe(&whole).now_or_never().expect("memory answers at once");
+        whole.contents().swap(&self.live);
+        found.expect("memory can be read").iter().any(|found| *found != Signature::Etherpool)
     }
 
     pub(crate) fn image(&self) -> Vec<u8> {
@@ -425,6 +435,10 @@ impl TestDevice {
             || (claim.epoch == holder.epoch && claim.owner != holder.owner);
         if refused {
             return Err(IoError::Fenced { highest: holder.epoch });
+        }
+        // As the target: what nobody had may be somebody's all the same.
+        if holder.epoch == Epoch::OBSERVER && !claim.force && self.disk.carries_others() {
+            return Err(IoError::Refused(block::RefusalReason::ForeignContent));
         }
         let holder = Holder::new(claim.epoch, claim.owner);
         self.disk.holder.set(holder);

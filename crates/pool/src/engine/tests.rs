@@ -634,6 +634,22 @@ fn disks_that_carry_something_are_refused_unless_forced() {
     bench.run(async move { engine.create_pool(forced).await }).unwrap();
 }
 
+#[test]
+fn what_only_its_target_sees_on_a_disk_is_said_and_left_alone() {
+    let bench = Bench::new(96, 3, 48);
+    // Too far from the start for a glance.
+    bench.disks[1].damage(100_000, |byte| *byte = 1);
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(3));
+    let error = bench.run(async move { engine.create_pool(request).await }).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("e1.0") && error.contains("unknown data"), "{error}");
+    let untouched = bench.disks.iter().all(|disk| disk.writes.get() == 0);
+    assert!(untouched, "a refusal must leave every disk as it was");
+    let forced = CreatePool { force_disks: vec!["e1.0".into()], ..bench.request(3) };
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(forced).await }).unwrap();
+}
+
 /// Bounded storms: several writers and readers at once, destages, lost and hanging disks, crashes of
 /// single disks (one sick at a time), power cuts, engine deaths. Whatever was acknowledged is there;
 /// what wasn't is old or new.

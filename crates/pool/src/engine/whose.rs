@@ -12,7 +12,7 @@ use futures::future::join_all;
 use super::Engine;
 use super::format_disk::Candidate;
 use super::lease::TAKEOVER_WAIT;
-use super::observe::{Content, read_content, remedy_of_label};
+use super::observe::{Content, Others, read_content, remedy_of_label};
 use super::open::SeenDisk;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
@@ -49,7 +49,7 @@ impl Engine {
             return refuse("it is read-only".into(), "export it writable");
         }
         let volatile = geometry.class == DurabilityClass::Unknown;
-        let content = self.recognise(&*candidate.device).await;
+        let content = self.recognise(&*candidate.device, Others::Glanced).await;
         let content = content.map_err(|error| PoolError::io("looking at it", name, error))?;
         match self.judged(content) {
             Content::Blank if volatile && !candidate.forced => refuse(
@@ -195,9 +195,13 @@ impl Engine {
 
     /// What is on a device. One that was removed from a pool of ours is blank: all that is left is the record of
     /// its target, which no client can write, that we had it. Of such a disk only the start is shown, so that it
-    /// is looked at again once it is claimed ([`Candidate::look_again`]).
-    pub(super) async fn recognise(&self, device: &dyn BlockDevice) -> Result<Content, IoError> {
-        let content = read_content(device, true).await?;
+    /// is looked at again once it is claimed ([`Candidate::look_through`]).
+    pub(super) async fn recognise(
+        &self,
+        device: &dyn BlockDevice,
+        others: Others,
+    ) -> Result<Content, IoError> {
+        let content = read_content(device, others).await?;
         if !matches!(&content, Content::Foreign(found) if *found == [Signature::Etherpool]) {
             return Ok(content);
         }

@@ -14,7 +14,7 @@ use super::Engine;
 use super::create::check_once;
 use super::format_disk::Candidate;
 use super::grants;
-use super::observe::{Content, read_content};
+use super::observe::{Content, Others, read_content};
 use super::slot::{Device, SlotState};
 use super::stops::Stops;
 use super::unlabel::{Unlabelled, is_left_over, newest_slot_of, wipe};
@@ -135,7 +135,8 @@ impl Engine {
     async fn plan_wipe_of(&self, name: &str, signatures: bool) -> Result<WipedDisk, PoolError> {
         let candidate = self.candidate_of(name)?;
         let io = |error| PoolError::io("looking at it", name, error);
-        let content = self.in_time(self.recognise(&*candidate.device)).await.map_err(io)?;
+        let content =
+            self.in_time(self.recognise(&*candidate.device, Others::Searched)).await.map_err(io)?;
         let label = content.label().map(|label| (label.pool, label.pool_name.clone()));
         let target = label.as_ref().and_then(|(pool, _)| self.open_with_id(*pool));
         let is_gone = label.as_ref().is_some_and(|(pool, _)| self.is_ended(*pool));
@@ -194,7 +195,7 @@ impl Engine {
         let epoch = holder.value.epoch.next();
         candidate.claim(&self.config, epoch, Trust::Unchanged).await?;
         let looked = self.in_time(candidate.device.renew()).await.map_err(io)?;
-        let content = read_content(&*candidate.device, true);
+        let content = read_content(&*candidate.device, Others::Searched);
         let content = self.in_time(content).await.map_err(io)?;
         let now = self.in_time(candidate.device.renew()).await.map_err(io)?;
         // Of a disk that has an owner nobody else was shown more.
@@ -268,7 +269,7 @@ impl Held {
                 wipe(device, instance, from + RECORD.end, to).await?;
             }
         }
-        let left = read_content(device, true).await;
+        let left = read_content(device, Others::Searched).await;
         grants::forget(device, self.claim.clone()).await;
         Ok(match left? {
             Content::Foreign(mut found) => {

@@ -315,6 +315,8 @@ pub struct Metadata {
     pub(super) pool: PoolIdentity,
     pub(super) shape: ExtentShape,
     pub(super) disks: SharedMap<DiskNumber, Disk>,
+    /// Their numbers: each that joins is looked for among thousands.
+    pub(super) disks_by_id: SharedMap<DiskId, DiskNumber>,
     pub(super) volumes: SharedMap<VolumeId, Volume>,
     pub(super) dirty_regions: SharedMap<(GenerationId, DiskNumber), u64>,
     pub(super) jobs: SharedMap<JobNumber, Job>,
@@ -335,6 +337,7 @@ impl Metadata {
             pool,
             shape,
             disks: SharedMap::default(),
+            disks_by_id: SharedMap::default(),
             volumes: SharedMap::default(),
             dirty_regions: SharedMap::default(),
             jobs: SharedMap::default(),
@@ -378,7 +381,7 @@ impl Metadata {
 
     /// A disk by its identity.
     pub fn disk_by_id(&self, id: DiskId) -> Option<&Disk> {
-        self.disks.values().find(|disk| disk.id == id)
+        self.disks.get(self.disks_by_id.get(&id)?)
     }
 
     /// The volumes.

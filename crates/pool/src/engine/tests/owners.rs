@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use block::{BLOCK_SECTORS, BlockDevice, Claim, Epoch, OwnerId, SectorRange};
 
-use super::super::observe::{Content, read_content};
+use super::super::observe::{Content, Others, read_content};
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{CreatePool, ExtendPool, ImportOptions, VotesOf};
 use super::pattern;
@@ -482,7 +482,7 @@ fn a_pool_that_may_only_be_read_is_refused() {
     bench.pass(Duration::from_secs(10));
     assert!(bench.import(true).is_err());
     let device = Rc::clone(&bench.devices.borrow()[0]);
-    let content = bench.run(async move { read_content(&*device, true).await });
+    let content = bench.run(async move { read_content(&*device, Others::Searched).await });
     let Ok(Content::Refused(error)) = content else { panic!("{content:?}") };
     assert_eq!(
         error.to_string(),

@@ -38,17 +38,19 @@ impl Metadata {
             expected_release: ReleaseNumber(0),
         };
         self.disks.insert_mut(*number, disk);
+        self.disks_by_id.insert_mut(*id, *number);
         Ok(())
     }
 
     pub(super) fn remove_disk(&mut self, number: DiskNumber) -> Result<(), Inconsistent> {
         let disk = self.disk_mut(number)?;
-        let own: u32 = disk.areas().map(|area| area.count).sum();
+        let (id, own) = (disk.id, disk.areas().map(|area| area.count).sum::<u32>());
         let is_used = disk.free.len() + disk.pending.len() + own != disk.extents;
         if is_used || self.jobs.values().any(|job| job.disks.contains(&number)) {
             return Err(Inconsistent::StillUsed(number));
         }
         self.disks.remove_mut(&number);
+        self.disks_by_id.remove_mut(&id);
         Ok(())
     }
 
