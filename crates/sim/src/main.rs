@@ -71,8 +71,11 @@ struct Arguments {
     #[arg(long, default_value = "", requires = "speed", value_name = "NAME")]
     hardware: String,
     /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
-    #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=4096))]
+    #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=16384))]
     mib: u64,
+    /// With --speed rebuild: only without others who use the pool, which takes a small part of the time.
+    #[arg(long, requires = "speed")]
+    alone: bool,
     /// With --speed scale: no pools of more machines than this (100 take some minutes).
     #[arg(long, default_value_t = 20, requires = "speed", value_name = "COUNT")]
     machines: usize,
@@ -146,6 +149,7 @@ fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
     let settings = Settings {
         volume_bytes: arguments.mib << 20,
         disk_bytes: arguments.mib << 23,
+        alone: arguments.alone,
         seed: arguments.seed.unwrap_or(0),
         verbose: arguments.verbose,
         ..Settings::default()

@@ -43,6 +43,8 @@ pub struct Settings {
     pub volume_bytes: u64,
     /// Size of each disk of a pool that rebuilds one.
     pub disk_bytes: u64,
+    /// A rebuild is measured only without others who use the pool.
+    pub alone: bool,
     /// Operations of each random pattern on disks with an arm; ten times as many on others.
     pub operations: usize,
     /// All follows from it.
@@ -56,6 +58,7 @@ impl Default for Settings {
         Settings {
             volume_bytes: 128 << 20,
             disk_bytes: 1 << 30,
+            alone: false,
             operations: 4000,
             seed: 0,
             verbose: false,

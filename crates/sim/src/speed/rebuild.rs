@@ -125,7 +125,8 @@ impl Row {
 /// A table for each kind of hardware whose name has `only` in it.
 pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
     let chosen = chosen(only)?;
-    let work = chosen.iter().flat_map(|hardware| [false, true].map(|loaded| (*hardware, loaded)));
+    let loads = if settings.alone { &[false][..] } else { &[false, true] };
+    let work = chosen.iter().flat_map(|hardware| loads.iter().map(|loaded| (*hardware, *loaded)));
     let work = work.map(|(hardware, loaded)| move || measure(hardware, settings, loaded));
     let mut rows = side_by_side(work.collect()).into_iter();
     let texts = chosen.iter().map(|hardware| {
@@ -144,7 +145,7 @@ pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
             "beside it, ms",
             "p99 times",
         ];
-        let rows = rows.by_ref().take(2).map(|row| Ok(row?.cells(hardware.disk)));
+        let rows = rows.by_ref().take(loads.len()).map(|row| Ok(row?.cells(hardware.disk)));
         Ok(table(&head, &rows.collect::<Result<Vec<_>, Failure>>()?))
     });
     Ok(texts.collect::<Result<Vec<_>, Failure>>()?.join("\n"))
