@@ -1,5 +1,6 @@
 //! A lab of the test's own.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -55,6 +56,17 @@ pub fn require_root() {
     );
 }
 
+/// A port that nobody listens on. Tests of one run follow each other, and a port may linger in TIME_WAIT; those of a process
+/// that runs beside them, with a number that is so many times 500 away, have the same ones.
+fn free_port() -> u16 {
+    let mut ports = (0..500 * 16).map(|_| {
+        let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        22000 + ((std::process::id() % 500) as u16 * 16 + offset) % (500 * 16)
+    });
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    ports.find(is_free).expect("a free port")
+}
+
 impl Lab {
     /// `lab up` with these options.
     pub fn up(options: &LabOptions) -> Lab {
@@ -64,9 +76,7 @@ impl Lab {
     /// The same by another program than the one under test.
     pub fn up_by(program: &Path, options: &LabOptions) -> Lab {
         require_root();
-        // Tests of one run follow each other; a port may linger in TIME_WAIT.
-        let offset = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        let ftp_port = 22000 + (std::process::id() as u16 % 500) * 16 + offset % 16;
+        let ftp_port = free_port();
         let dir = tempfile::Builder::new()
             .prefix("etherpool-lab")
             .tempdir()
