@@ -42,8 +42,9 @@ const ARM_TAKES: Duration = Duration::from_millis(2);
 /// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
 /// then. Of those that take less than half of it there may be more.
 const PIECE_TAKES: Duration = Duration::from_millis(200);
-/// Of two lines those disks go first that have more to do for all, so that none is left with work in the end and
-/// nobody to do it with. Who goes on with a line need not find another place, which is worth so much.
+/// Of two lines the one goes first of whose disks one has more to do for all, so that none is left with work in the end
+/// and nobody to do it with. Who goes on with a line need not find another place, which is worth so much, as a sum of what
+/// two such disks have.
 const GOES_ON_BYTES: u64 = 128 << 20;
 /// Turns after which it is forgotten when a line had its last one.
 const TURNS_REMEMBERED: u64 = 1000;
