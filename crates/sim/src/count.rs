@@ -78,8 +78,11 @@ impl Count {
                 wrong.push(format!("{name}: block {block} was acknowledged and is on no disk"));
             }
         }
-        let unused = report.all_findings().filter(|found| found.kind == Kind::SegmentUnused);
-        wrong.extend(unused.map(line));
+        let lost = |found: &&Finding| {
+            found.kind == Kind::MetadataLost && found.severity == Severity::Damage
+        };
+        let unused = |found: &&Finding| found.kind == Kind::SegmentUnused;
+        wrong.extend(report.all_findings().filter(|found| lost(found) || unused(found)).map(line));
         Count { report, wrong }
     }
 

@@ -6,7 +6,8 @@
 //! first: what they name is written over. A current copy that isn't in step leaves the list and joins anew.
 //! Where none is in step, because the others are gone and the last one lacks something that was
 //! committed, it gets everything, in places that its own headers don't name: what it has stays whole until
-//! its new header is there.
+//! its new header is there. What can't be read of it now, or is read wrong, may be right after a power cut,
+//! and is all that there is then: so all that it may name is kept off as well.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,8 +23,9 @@ use super::member::Member;
 use super::pool::Pool;
 use crate::format::{DiskId, RecordNumber, Signers};
 use crate::metadata::{
-    AreaBytes, BlockRun, CheckpointHead, CheckpointStamp, EncodedCheckpoint, LogFull, Metadata,
-    Placed, StoredCheckpoint, check_header, encode_checkpoint, is_credible, read_table,
+    AreaBytes, BlockRun, CheckpointHead, CheckpointSlot, CheckpointStamp, CopyUnusable,
+    EncodedCheckpoint, LogFull, Metadata, Placed, StoredCheckpoint, check_header,
+    encode_checkpoint, is_credible, read_table,
 };
 use block::write_durably;
 
@@ -40,6 +42,8 @@ struct Ground {
     base: Option<StoredCheckpoint>,
     /// What else is in use.
     in_use: Vec<BlockRun>,
+    /// What headers and tables may name that weren't read as they should be: kept off while there is room beside it.
+    may_be_in_use: Vec<BlockRun>,
     /// The newest sequence there; its slot isn't taken.
     sequence: u64,
 }
@@ -79,6 +83,11 @@ impl Pool {
                     ground.in_use.clear();
                     self.encode(metadata, number, &ground)
                 }
+                None if !ground.may_be_in_use.is_empty() => {
+                    // Only memory has everything, and it has no other place for that.
+                    ground.may_be_in_use.clear();
+                    self.encode(metadata, number, &ground)
+                }
                 _ => Err(full),
             },
         };
@@ -110,7 +119,7 @@ impl Pool {
         let (header, after) = (encoded.header, encoded.after);
         let former = match &ground.base {
             Some(base) => base.in_use(),
-            None => ground.in_use,
+            None => [ground.in_use, ground.may_be_in_use].concat(),
         };
         let newest = (encoded.stored, Checkpoint { header, after });
         let is_everywhere =
@@ -155,7 +164,8 @@ impl Pool {
         let stamp = CheckpointStamp { sequence, epoch: self.epoch, number };
         let base = ground.base.as_ref();
         let stamp = (stamp, self.keys.as_ref());
-        let encoded = encode_checkpoint(&area.layout, metadata, stamp, base, &ground.in_use)?;
+        let in_use = [ground.in_use.as_slice(), &ground.may_be_in_use].concat();
+        let encoded = encode_checkpoint(&area.layout, metadata, stamp, base, &in_use)?;
         area.attempted = sequence;
         area.in_use.extend(encoded.places());
         Ok(encoded)
@@ -231,6 +241,7 @@ impl Pool {
                 base: Some(area.base.clone()),
                 in_use: area.in_use.clone(),
                 sequence: area.base.head.stamp.sequence,
+                may_be_in_use: Vec::new(),
             });
         }
         let mut attempt = 0;
@@ -262,13 +273,19 @@ impl Pool {
     async fn ground_of(&self, member: &Rc<Member>) -> Result<Ground, CopyFault> {
         let reader = self.copy_reader(member)?;
         let (layout, mut heads) = (reader.layout(), Vec::<CheckpointHead>::new());
+        let mut is_all_read = true;
         for slot in 0..2 {
             let header = match reader.read(layout.checkpoint_offset(slot), BLOCK_BYTES as u64).await
             {
-                Err(IoError::Medium(_)) => continue,
+                Err(IoError::Medium(_)) => {
+                    is_all_read = false;
+                    continue;
+                }
                 header => header?,
             };
-            heads.extend(check_header(&header, self.id, slot, &layout).head().cloned());
+            let found = check_header(&header, self.id, slot, &layout);
+            is_all_read &= found != CheckpointSlot::Damaged;
+            heads.extend(found.head().cloned());
         }
         {
             let area = self.area.borrow();
@@ -279,10 +296,21 @@ impl Pool {
         for head in heads {
             ground.sequence = head.stamp.sequence;
             ground.in_use.extend(&head.place);
-            // Sections of a table that is of no use are of none either.
-            if let Ok(table) = read_table(self.id, &layout, &reader, &head).await {
-                ground.in_use.extend(StoredCheckpoint { head, table }.in_use());
+            match read_table(self.id, &layout, &reader, &head).await {
+                Ok(table) => ground.in_use.extend(StoredCheckpoint { head, table }.in_use()),
+                Err(CopyUnusable::Unreadable(IoError::Medium(_)) | CopyUnusable::Fault(_)) => {
+                    is_all_read = false;
+                }
+                Err(CopyUnusable::Unreadable(error)) => return Err(error.into()),
             }
+        }
+        let mut area = self.area.borrow_mut();
+        if is_all_read {
+            // Of attempts nothing is anywhere but what was found.
+            area.in_use.clone_from(&ground.in_use);
+        } else {
+            ground.sequence = ground.sequence.max(area.base.head.stamp.sequence);
+            ground.may_be_in_use = [area.base.in_use(), area.in_use.clone()].concat();
         }
         Ok(ground)
     }
