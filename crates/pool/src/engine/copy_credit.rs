@@ -204,9 +204,12 @@ impl Pool {
         // Before any lock of the pool: a flush may take long, and whoever destages, moves something or takes a disk in
         // would wait for it.
         let flush = self.flush_disk(of.disk, of.instance, &loads.flushes);
+        let (begin, wanted) = (self.runtime.now(), self.limits.eviction / FLUSHES);
         let result = self.unless_over(flush).await?;
-        if let Some(done) = result.as_ref().filter(|result| result.is_done()) {
-            loads.was_flushed(of.disk, of.bytes, done.took, self.limits.eviction / FLUSHES);
+        let took = self.runtime.now().since(begin);
+        // Who is out because it took too long begins with less when it is back.
+        if took > wanted || result.as_ref().is_some_and(WorkResult::is_done) {
+            loads.was_flushed(of.disk, of.bytes, took, wanted);
         }
         Ok(Flushed { of, result })
     }

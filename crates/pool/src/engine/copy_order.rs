@@ -24,15 +24,14 @@ const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=4 << 20;
 const BESIDE_PIECES_PER_PART: u64 = 4;
 /// So much is taken before a flush then: others wait until a disk has all of it.
 const BESIDE_HELD_BYTES: u64 = 32 << 20;
-/// The least and the most that a disk takes before it is flushed.
+/// The least and the most that a disk takes before it is flushed. It begins with the least: until one was flushed
+/// nobody knows how long that takes, and who is slow would be out before he could show it.
 const HELD_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=256 << 20;
-/// The same before it is known how long that takes: a slow disk writes that in a second or two.
-const HELD_BYTES_AT_FIRST: u64 = 16 << 20;
 /// What a disk may have taken before it is credited, while nobody asks for anything: a credit waits for writes to each of
 /// several disks, and whoever wants a group that is locked until then has it credited at once.
 const UNCREDITED_BYTES: u64 = 1 << 30;
 /// So many times as much as before is flushed at once, at most.
-const HELD_GROWTH: u64 = 4;
+const HELD_GROWTH: u64 = 16;
 /// Pieces of a group that are under way at once, at most.
 const PIECES: usize = 8;
 /// Beside requests: one that is read while another one is written, so that a disk has one to do at a time.
@@ -320,11 +319,11 @@ impl Loads {
     }
 
     fn held_bytes(&self, disk: DiskNumber) -> u64 {
-        self.held_bytes.borrow().get(&disk).copied().unwrap_or(HELD_BYTES_AT_FIRST)
+        self.held_bytes.borrow().get(&disk).copied().unwrap_or(*HELD_BYTES.start())
     }
 
-    /// A disk was flushed, which took so long for so much that was copied to it; it is to take about `wanted`: others
-    /// wait meanwhile, for its groups and for what they write to it.
+    /// A disk was flushed, or it was waited for in vain, so long for so much that was copied to it; it is to take about
+    /// `wanted`: others wait meanwhile, for its groups and for what they write to it.
     pub(super) fn was_flushed(
         &self,
         disk: DiskNumber,
@@ -591,10 +590,10 @@ mod tests {
         let shape = ExtentShape::new(64 << 20).unwrap();
         assert_eq!(taken[0].width.regions_at_once(shape), 1);
         loads.was_flushed(disk, 1 << 20, Duration::from_millis(1), wanted);
-        assert_eq!(loads.held_bytes(disk), 4 << 20);
+        assert_eq!(loads.held_bytes(disk), 16 << 20);
         // What little takes says nothing against more.
         loads.was_flushed(disk, 4096, Duration::from_millis(20), wanted);
-        assert_eq!(loads.held_bytes(disk), 4 << 20);
+        assert_eq!(loads.held_bytes(disk), 16 << 20);
     }
 
     #[test]

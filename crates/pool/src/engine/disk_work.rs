@@ -85,8 +85,6 @@ pub(crate) struct WorkResult {
     pub(crate) instance: Option<Instance>,
     /// It began anew since what it holds was looked at: that must be done again first.
     pub(crate) began_anew: bool,
-    /// How long it took.
-    pub(crate) took: Duration,
 }
 
 impl WorkResult {
@@ -283,10 +281,9 @@ impl Pool {
     /// Ends with the work, or when others evict the disk meanwhile: whoever waits for this
     /// work has no reason to wait for a disk that doesn't count any more.
     async fn run_work(&self, work: &DiskWork, release: Option<ReleaseNumber>) -> WorkResult {
-        let begun = self.runtime.now();
         let done = self.while_in(work.member.number, self.do_work(work, release)).await;
         let lost = WorkResult { failed: Some(IoError::Lost), ..WorkResult::default() };
-        WorkResult { took: self.runtime.now().since(begun), ..done.unwrap_or(lost) }
+        done.unwrap_or(lost)
     }
 
     /// Work on one disk, at most for `limit`; over at once when the disk is evicted, since whoever

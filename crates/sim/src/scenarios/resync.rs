@@ -127,9 +127,9 @@ async fn rebuild_without_flush(stage: Stage, flush: Flush) -> Result<(), Failure
 }
 
 async fn rebuild_beside_slow_flush(stage: Stage) -> Result<(), Failure> {
-    let size_bytes = 64 << 20;
+    let size_bytes = 128 << 20;
     let volumes = [(VOLUME, size_bytes, Layout::Mirror(2))];
-    let rig = Rig::start(&stage, Plan::simple(4, 160), &volumes).await?;
+    let rig = Rig::start(&stage, Plan::simple(4, 320), &volumes).await?;
     rig.fill(VOLUME, size_bytes).await?;
     rig.set_rebuild_delay(3).await?;
     let lost = rig.one_of_the_fullest(2);
