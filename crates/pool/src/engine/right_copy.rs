@@ -32,6 +32,8 @@ pub(crate) const SPREAD_ROWS: u32 = 64;
 /// A read that begins where the last one of a member ended goes on there, unless so much more waits for it
 /// than for another one.
 const STAY_BYTES: u64 = 4 << 20;
+/// A disk with something small to write that much waits for counts as one with so much more to do.
+const AWAITED_BYTES: u64 = 2 * STAY_BYTES;
 
 /// Reads after which the members change their turns.
 const READS_PER_TURN: u32 = 16;
@@ -224,7 +226,8 @@ impl Volume {
             .map(|index| match self.pool.extent_of(group, index) {
                 Some((member, _, start)) => {
                     let goes_on = member.read_until.get() == Lba(start.0 + sector);
-                    (member.underway_bytes.get(), goes_on, index)
+                    let awaited = u64::from(member.awaited_writes.get() > 0) * AWAITED_BYTES;
+                    (member.underway_bytes.get() + awaited, goes_on, index)
                 }
                 None => (0, false, index),
             })
