@@ -8,6 +8,7 @@ use futures::future::join_all;
 use seal::{KeyPair, PublicKey};
 
 use super::areas::{AreaPlace, shortest_area};
+use super::cable::{Load, side_by_side};
 use super::commit::Area;
 use super::observe::{read_label, read_slots};
 use super::open::{Claimed, OpenRequest, SeenDisk};
@@ -184,7 +185,8 @@ impl OpenRequest {
             let record = counts.map(|said| said.record).max()?;
             Some(Witness { record, who })
         });
-        known.extend(join_all(reads).await.into_iter().flatten());
+        let read = side_by_side(&self.runtime, Load::Labels, reads).await;
+        known.extend(read.into_iter().flatten());
         known
     }
 

@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use block::{Claim, Epoch, Holder, Trust};
+use futures::FutureExt;
 use futures::future::join_all;
-use futures::stream;
-use futures::{FutureExt, StreamExt};
 use seal::{Grant, KeyPair};
 use uuid::Uuid;
 
 use super::areas::AreaPlace;
+use super::cable::{Load, side_by_side};
 use super::checkpoint::{clear_headers, store_header, store_placed};
 use super::format_disk::{Candidate, time_to_prepare};
 use super::grants;
 use super::labels::words_of_joints;
 use super::member::Member;
+use super::observe::Content;
 use super::open_pool::OpenPool;
 use super::settings::spare_record;
 use super::{CreatePool, DiskPlace, EngineConfig, Limits, votes};
@@ -33,12 +34,6 @@ use crate::metadata::{
 };
 use block::write_durably;
 
-/// Disks that are glanced at, claimed or labelled at a time: at 100 KiB each they have a cable of 1 Gbit/s for a
-/// fifth of a second.
-const DISKS_AT_ONCE: usize = 256;
-/// Disks that are gone through at a time, each for seven times as much.
-const SEARCHED_AT_ONCE: usize = 32;
-
 /// A pool that is being made.
 pub(crate) struct Creation<'a> {
     pub(crate) config: &'a EngineConfig,
@@ -49,10 +44,19 @@ pub(crate) struct Creation<'a> {
     pub(crate) grant: Option<&'a Grant>,
 }
 
+/// A pool that was made.
+pub(crate) struct NewPool {
+    pub(crate) id: PoolId,
+    /// Its disks and where they are, in the order in which they were named.
+    pub(crate) disks: Vec<(DiskId, DiskPlace)>,
+    /// What was read of each before it voted.
+    pub(crate) contents: Vec<Content>,
+}
+
 impl Creation<'_> {
     /// Makes the pool on its disks; it isn't open then. The disks have been checked. Tells the pool's
-    /// identity and where its disks are.
-    pub(crate) async fn run(&self) -> Result<(PoolId, Vec<(DiskId, DiskPlace)>), PoolError> {
+    /// identity, where its disks are, and what was read of each once all were labelled.
+    pub(crate) async fn run(&self) -> Result<NewPool, PoolError> {
         let (metadata, labels) = self.plan()?;
         let epoch = self.free_epoch().await;
         let trust = grants::replace(self.grant);
@@ -62,10 +66,10 @@ impl Creation<'_> {
         if written.is_err() {
             give_back(self.config, self.runtime, candidates, (epoch, &trust)).await;
         }
-        written?;
+        let contents = written?;
         let places = self.candidates.iter().map(|candidate| candidate.place.clone());
         let disks = labels.iter().map(|label| label.disk).zip(places).collect();
-        Ok((metadata.pool().id, disks))
+        Ok(NewPool { id: metadata.pool().id, disks, contents })
     }
 
     /// What the pool would be like.
@@ -165,8 +169,8 @@ impl Creation<'_> {
     async fn free_epoch(&self) -> Epoch {
         let limit = self.config.limits.claim;
         let asked = self.candidates.iter().map(|c| c.holder(self.runtime, limit));
-        let holders = side_by_side(asked).await.into_iter().flatten();
-        holders.map(|holder| holder.epoch).max().unwrap_or_default().next()
+        let holders = side_by_side(self.runtime, Load::Commands, asked).await;
+        holders.into_iter().flatten().map(|holder| holder.epoch).max().unwrap_or_default().next()
     }
 
     async fn write_all(
@@ -174,7 +178,7 @@ impl Creation<'_> {
         labels: &[Label],
         metadata: &Metadata,
         epoch: Epoch,
-    ) -> Result<(), PoolError> {
+    ) -> Result<Vec<Content>, PoolError> {
         let voters = labels.first().map(|label| label.vote_disks.clone()).unwrap_or_default();
         let config = Configuration {
             epoch,
@@ -218,7 +222,7 @@ impl Creation<'_> {
             Ok(())
         };
         let limits = &self.config.limits;
-        label_all(limits, self.runtime, &self.candidates, labels, prepare).await?;
+        let read = label_all(limits, self.runtime, &self.candidates, labels, prepare).await?;
         let limit = limits.administer;
         let grant = self.grant.map(|grant| Rc::new(grant.clone()));
         let signer = Signer::new(self.config.keys.as_ref(), grant.as_ref());
@@ -234,7 +238,7 @@ impl Creation<'_> {
         };
         let voted = voters.map(|(c, label)| c.in_time(self.runtime, limit, vote(c, label)));
         join_all(voted).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
-        Ok(())
+        Ok(read)
     }
 }
 
@@ -253,14 +257,15 @@ async fn claim_all(
         let asked = candidates.iter().map(|c| c.holder(runtime, config.limits.claim));
         let is_had =
             |holder: &Option<Holder>| holder.is_none_or(|holder| holder.epoch != Epoch::OBSERVER);
-        let had: Vec<bool> = side_by_side(asked).await.iter().map(is_had).collect();
+        let holders = side_by_side(runtime, Load::Commands, asked).await;
+        let had: Vec<bool> = holders.iter().map(is_had).collect();
         let claims = candidates
             .iter()
             .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, Trust::Unchanged)));
-        all(side_by_side(claims).await)?;
+        all(side_by_side(runtime, Load::Commands, claims).await)?;
         let had = candidates.iter().zip(had).filter(|(_, is_had)| *is_had);
         let looks = had.map(|(c, _)| c.in_time(runtime, limit, c.look_through()));
-        all(some_at_once(SEARCHED_AT_ONCE, looks).await)?;
+        all(side_by_side(runtime, Load::Search, looks).await)?;
         if trust == Trust::Unchanged {
             return Ok(());
         }
@@ -269,7 +274,7 @@ async fn claim_all(
             let claim = candidate.claim(config, epoch, trust.clone());
             candidate.in_time(runtime, limit, claim)
         });
-        let obeyed: Result<(), PoolError> = all(side_by_side(obey).await);
+        let obeyed: Result<(), PoolError> = all(side_by_side(runtime, Load::Commands, obey).await);
         if obeyed.is_err() {
             give_back(config, runtime, candidates, (epoch, &trust)).await;
         }
@@ -297,38 +302,28 @@ async fn give_back(
     join_all(forgets).await;
 }
 
-/// Makes devices disks with these labels, all at once; and looks at all, once all are labelled, whether each has its own.
+/// Makes devices disks with these labels; and looks at all, once all are labelled, whether each has its own. Tells what it
+/// saw.
 async fn label_all(
     limits: &Limits,
     runtime: &runtime::Handle,
     candidates: &[Candidate],
     labels: &[Label],
     prepare: impl AsyncFn(&Candidate, &Label) -> Result<(), PoolError>,
-) -> Result<(), PoolError> {
+) -> Result<Vec<Content>, PoolError> {
     let disks = || candidates.iter().zip(labels);
     let prepared = disks().map(|(candidate, label)| {
         let limit = time_to_prepare(limits, label);
         candidate.in_time(runtime, limit, prepare(candidate, label))
     });
-    side_by_side(prepared).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    let prepared = side_by_side(runtime, Load::Block, prepared).await;
+    prepared.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
     let limit = limits.administer;
     let labelled = disks().map(|(c, label)| c.in_time(runtime, limit, c.write_label(label)));
-    side_by_side(labelled).await.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
+    let labelled = side_by_side(runtime, Load::Labels, labelled).await;
+    labelled.into_iter().collect::<Result<Vec<()>, PoolError>>()?;
     let checked = disks().map(|(c, label)| c.in_time(runtime, limit, c.check_label(label)));
-    side_by_side(checked).await.into_iter().collect()
-}
-
-/// Does the same with each of many disks, some at a time: one cable that all share would keep them waiting for longer
-/// than a disk may take. What became of each is told in their order.
-pub(super) async fn side_by_side<T>(work: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    some_at_once(DISKS_AT_ONCE, work).await
-}
-
-async fn some_at_once<T>(
-    count: usize,
-    work: impl Iterator<Item = impl Future<Output = T>>,
-) -> Vec<T> {
-    stream::iter(work).buffered(count).collect().await
+    side_by_side(runtime, Load::Labels, checked).await.into_iter().collect()
 }
 
 /// Whether a new disk votes.

@@ -243,10 +243,11 @@ impl Candidate {
         Ok(())
     }
 
-    /// Whether the label is there: two names may be one device.
-    pub(crate) async fn check_label(&self, label: &Label) -> Result<(), PoolError> {
-        match read_content(&*self.device, Others::Unasked).await {
-            Ok(Content::Labelled { label: found, .. }) if found.label == *label => Ok(()),
+    /// Whether the label is there: two names may be one device. Tells what is.
+    pub(crate) async fn check_label(&self, label: &Label) -> Result<Content, PoolError> {
+        let content = read_content(&*self.device, Others::Unasked).await;
+        match content {
+            Ok(content) if content.label() == Some(label) => Ok(content),
             Ok(_) => Err(PoolError::refused(
                 &self.place.name,
                 "it does not hold what was just written to it: it is the same device as another \

@@ -8,9 +8,11 @@ use std::time::Duration;
 use block::{Epoch, OwnerId, spoken};
 use seal::Grant;
 
-use super::create::{Creation, check_name, check_once, check_witnesses, side_by_side};
+use super::cable::{Load, side_by_side};
+use super::create::{Creation, NewPool, check_name, check_once, check_witnesses};
 use super::format_disk::Candidate;
 use super::labels::put_labels;
+use super::observe::{Content, Others};
 use super::open::OpenRequest;
 use super::open_pool::OpenPool;
 use super::quorum::Quorum;
@@ -26,6 +28,17 @@ use crate::report::{ImportPlan, PoolReport};
 /// A pool that is opened once a minute comes so far in four thousand years; versions of checksum blocks have room for
 /// twice as much.
 const EPOCH_FLOOR_MAX: Epoch = Epoch(1 << 31);
+
+/// By which looks at free disks a command is decided.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    /// By new ones, for a forecast: nobody looks after it.
+    Anew,
+    /// By those that every device is given anyway, now and then, if nothing was on it. Labels are read anew, and a target
+    /// goes through a disk that nobody has before it lets anybody claim it, we through others: so what came there since is
+    /// found, and nothing is written over it.
+    Before,
+}
 
 impl Engine {
     /// Makes a pool and opens it.
@@ -45,7 +58,7 @@ impl Engine {
         let disks = [request.disks.as_slice(), &request.witnesses].concat();
         check_once(disks.iter())?;
         let taking = self.taken.take(&disks, Some(&request.name))?;
-        let (candidates, _) = self.check_create(&request).await?;
+        let (candidates, _) = self.check_create(&request, Looks::Before).await?;
         let creation = Creation {
             config: &self.config,
             runtime: &self.runtime,
@@ -53,18 +66,18 @@ impl Engine {
             candidates,
             grant: grant.as_ref(),
         };
-        let (id, places) = creation.run().await?;
+        let NewPool { id, disks: places, contents } = creation.run().await?;
         // Ours before it can be seen: the first look opens it.
         self.known.borrow_mut().insert(id, places.into_iter().collect());
         let slot = self.slot_of(id, &request.name);
         drop(taking);
-        self.observe_again(&disks);
+        self.note_contents(&disks, contents).await;
         self.wait_open(&slot, Duration::ZERO).await
     }
 
     /// What [`Engine::create_pool`] would do, or why it wouldn't.
     pub async fn plan_create(&self, request: &CreatePool) -> Result<PoolForecast, PoolError> {
-        let (candidates, losses) = self.check_create(request).await?;
+        let (candidates, losses) = self.check_create(request, Looks::Anew).await?;
         let creation = Creation {
             config: &self.config,
             runtime: &self.runtime,
@@ -78,6 +91,7 @@ impl Engine {
     async fn check_create(
         &self,
         request: &CreatePool,
+        looks: Looks,
     ) -> Result<(Vec<Candidate>, Vec<String>), PoolError> {
         check_name("pool", &request.name)?;
         check_once(request.disks.iter())?;
@@ -90,7 +104,7 @@ impl Engine {
             self.candidates(&request.disks, &request.witnesses, &request.force_disks)?;
         put_labels(&request.domains, &mut candidates, &BTreeSet::new())?;
         check_witnesses(request.failure_domain, &candidates, Vec::new(), false)?;
-        let losses = self.check_candidates(&candidates, None).await?;
+        let losses = self.check_candidates(&candidates, None, looks).await?;
         Ok((candidates, losses))
     }
 
@@ -110,7 +124,7 @@ impl Engine {
         let disks = [request.disks.as_slice(), &request.witnesses].concat();
         check_once(disks.iter())?;
         let _taking = self.taken.take(&disks, None)?;
-        let (open, candidates, _) = self.check_extend(pool, request).await?;
+        let (open, candidates, _) = self.check_extend(pool, request, Looks::Before).await?;
         let extended = open.extend(&self.config, candidates).await;
         self.remember_disks(&open);
         self.observe_again(&disks);
@@ -123,7 +137,7 @@ impl Engine {
         pool: &str,
         request: &ExtendPool,
     ) -> Result<PoolForecast, PoolError> {
-        let (open, candidates, losses) = self.check_extend(pool, request).await?;
+        let (open, candidates, losses) = self.check_extend(pool, request, Looks::Anew).await?;
         open.forecast(&candidates, losses)
     }
 
@@ -131,6 +145,7 @@ impl Engine {
         &self,
         pool: &str,
         request: &ExtendPool,
+        looks: Looks,
     ) -> Result<(Rc<OpenPool>, Vec<Candidate>, Vec<String>), PoolError> {
         let open = self.writable_pool(pool)?;
         let ExtendPool { disks, witnesses, force_disks, domains } = request;
@@ -146,7 +161,7 @@ impl Engine {
             let domain = meta.pool().failure_domain;
             check_witnesses(domain, &candidates, machines, open.has_able_witness())?;
         }
-        let losses = self.check_candidates(&candidates, Some(&open)).await?;
+        let losses = self.check_candidates(&candidates, Some(&open), looks).await?;
         self.check_epochs(&candidates, &open).await?;
         for candidate in &candidates {
             open.geometry_of(candidate)?;
@@ -163,7 +178,7 @@ impl Engine {
     ) -> Result<(), PoolError> {
         let limit = self.config.limits.claim;
         let asked = candidates.iter().map(|one| one.holder(&self.runtime, limit));
-        let holders = side_by_side(asked).await.into_iter();
+        let holders = side_by_side(&self.runtime, Load::Commands, asked).await.into_iter();
         let epochs = holders.map(|holder| holder.map(|holder| holder.epoch)).zip(candidates);
         let Some((Some(highest), candidate)) = epochs.max_by_key(|(epoch, _)| *epoch) else {
             return Ok(());
@@ -197,10 +212,25 @@ impl Engine {
         &self,
         candidates: &[Candidate],
         target: Option<&OpenPool>,
+        looks: Looks,
     ) -> Result<Vec<String>, PoolError> {
-        let checks = candidates.iter().map(|candidate| self.check_candidate(candidate, target));
-        let losses = side_by_side(checks).await.into_iter().collect::<Result<Vec<_>, PoolError>>();
-        Ok(losses?.into_iter().flatten().collect())
+        let (known, unknown): (Vec<_>, Vec<_>) = candidates
+            .iter()
+            .partition(|candidate| looks == Looks::Before && self.was_blank(&candidate.place.name));
+        let mut losses = Vec::new();
+        for (candidates, load) in [(known, Load::Labels), (unknown, Load::Glance)] {
+            let others = if load == Load::Labels { Others::Unasked } else { Others::Glanced };
+            let checks = candidates.iter().map(|one| self.check_candidate(one, target, others));
+            let checked = side_by_side(&self.runtime, load, checks).await;
+            losses.extend(checked.into_iter().collect::<Result<Vec<_>, PoolError>>()?);
+        }
+        Ok(losses.into_iter().flatten().collect())
+    }
+
+    /// Whether a device was blank when it was glanced at last.
+    fn was_blank(&self, name: &str) -> bool {
+        let devices = self.devices.borrow();
+        devices.get(name).is_some_and(|device| matches!(*device.content.borrow(), Content::Blank))
     }
 
     fn candidates(

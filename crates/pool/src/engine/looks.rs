@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{DeviceEvent, Instant, IoError};
-use futures::future::{Either, select};
+use futures::future::{Either, join_all, select};
 
 use super::Engine;
 use super::member::Member;
@@ -131,6 +131,28 @@ impl Engine {
         if says_more || has_vote(&former) {
             self.note_look();
         }
+    }
+
+    /// Takes note of what was read of devices that were made disks, before those of them voted that do.
+    pub(super) async fn note_contents(self: &Rc<Self>, names: &[String], contents: Vec<Content>) {
+        let votes = |content: &Content| {
+            content.label().is_some_and(|label| label.vote_disks.contains(&label.disk))
+        };
+        let notes = names.iter().zip(contents).map(async |(name, content)| {
+            let device = self.devices.borrow().get(name).cloned();
+            let Some(device) = device else { return };
+            let content = match votes(&content) {
+                true => self.read_device(&device).await.unwrap_or_else(Content::Unreadable),
+                false => content,
+            };
+            self.set_content(&device, content);
+            self.discovered(&device);
+            // It votes, and failed since: it is looked at until it is back.
+            if matches!(&*device.content.borrow(), Content::Unreadable(_)) {
+                device.poked.notify_all();
+            }
+        });
+        join_all(notes).await;
     }
 
     /// What is on a device, and under which reservation. Labels are little, and a pool waits for them.

@@ -24,6 +24,7 @@ mod again;
 mod areas;
 mod asked;
 mod belief;
+mod cable;
 mod checkpoint;
 mod checksum_cache;
 mod checksums;

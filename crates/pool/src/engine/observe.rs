@@ -124,17 +124,31 @@ pub(crate) async fn read_vote(
     place: &VotePlace,
     labelled: &[DiskId],
 ) -> Result<(VoteSlots, [bool; 2]), IoError> {
-    // Of thousands of disks a few vote or did: where no slot begins with anything, none holds a record.
-    let begins = read_slots(device, DiskGeometry::vote_slots(), 1).await?;
-    let is_empty = |begin: &Option<Buffer>| {
-        begin.as_ref().is_some_and(|begin| begin.iter().all(|byte| *byte == 0))
-    };
-    let slots = match begins.iter().all(is_empty) {
+    let begins = begins_of_votes(device).await?;
+    let slots = match are_empty(&begins) {
         true => begins,
         false => read_slots(device, DiskGeometry::vote_slots(), VOTE_SECTORS).await?,
     };
     let found = select_vote(place, [slots[0].as_deref(), slots[1].as_deref()], labelled);
     Ok((found, [slots[0].is_some(), slots[1].is_some()]))
+}
+
+/// Whether a disk has no vote, and had none.
+pub(crate) async fn has_no_vote(device: &dyn BlockDevice) -> Result<bool, IoError> {
+    Ok(are_empty(&begins_of_votes(device).await?))
+}
+
+/// What vote slots begin with. Of thousands of disks a few vote or did: where no slot begins with anything, none holds a
+/// record.
+async fn begins_of_votes(device: &dyn BlockDevice) -> Result<[Option<Buffer>; 2], IoError> {
+    read_slots(device, DiskGeometry::vote_slots(), 1).await
+}
+
+fn are_empty(begins: &[Option<Buffer>; 2]) -> bool {
+    let is_empty = |begin: &Option<Buffer>| {
+        begin.as_ref().is_some_and(|begin| begin.iter().all(|byte| *byte == 0))
+    };
+    begins.iter().all(is_empty)
 }
 
 /// Reads and judges the four label slots. A slot that can't be read counts as missing; a device that

@@ -12,6 +12,7 @@ use runtime::{Handle, Notify, Semaphore};
 use seal::{Grant, KeyPair};
 use uuid::Uuid;
 
+use super::cable::{Load, side_by_side};
 use super::checksum_cache::ChecksumCache;
 use super::commit::{Area, CommitError};
 use super::config::{Votes, evict};
@@ -21,7 +22,7 @@ use super::lease::{Ended, Lease, TAKEOVER_WAIT};
 use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
 use super::member::Member;
 use super::node_keys::{Homes, explain_all};
-use super::observe::{Content, Others, Vote, read_content};
+use super::observe::{Content, Others, Vote, has_no_vote, read_content};
 use super::open_pool::OpenPool;
 use super::pool::Pool;
 use super::quorum::Quorum;
@@ -346,16 +347,21 @@ impl OpenRequest {
         before: Configuration,
     ) -> Result<Configuration, PoolError> {
         let reads = claimed.iter().map(|claimed| async {
-            let content = read_content(&*claimed.disk.device, Others::Unasked);
-            let content = self.within(content).await.map(|content| self.trusted.judge(content));
-            let vote = match content {
+            let device = &*claimed.disk.device;
+            // Of a disk without any nothing else counts.
+            if self.within(has_no_vote(device)).await != Ok(false) {
+                return Ok(SeenDisk { vote: None, ..claimed.disk.clone() });
+            }
+            let content = self.within(read_content(device, Others::Unasked)).await;
+            let vote = match content.map(|content| self.trusted.judge(content)) {
                 Ok(Content::Labelled { vote, .. }) => vote,
                 Ok(Content::Destroyed { .. }) => return Err(self.is_destroyed()),
                 _ => None,
             };
             Ok(SeenDisk { vote, ..claimed.disk.clone() })
         });
-        let disks = join_all(reads).await.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
+        let disks = side_by_side(&self.runtime, Load::Labels, reads).await;
+        let disks = disks.into_iter().collect::<Result<Vec<_>, PoolError>>()?;
         let mut quorum = Quorum::of(&disks);
         // What was seen before the claim was there.
         if quorum.newest.as_ref().is_none_or(|newest| newest.rank() < before.rank()) {
@@ -458,7 +464,7 @@ impl OpenRequest {
         let pool = &open.pool;
         let mut fit: Vec<(Rc<Member>, bool)> = Vec::new();
         pool.recall_if_needed(claimed.iter().map(|claimed| claimed.disk.label.disk));
-        // All at once: of a hundred disks, each of which takes ten turns of its arm, in turn this would be seconds.
+        // Of a hundred disks, each of which takes ten turns of its arm, in turn this would be seconds.
         let checks = claimed.iter().map(|claimed| async move {
             let label = &claimed.disk.label;
             let member = pool.member_labelled(label.number, label.disk)?;
@@ -469,7 +475,8 @@ impl OpenRequest {
             let checked = pool.claim_and_check(&member, &*claimed.disk.device).await;
             Some((member, checked))
         });
-        for (member, checked) in join_all(checks).await.into_iter().flatten() {
+        let checked = side_by_side(&self.runtime, Load::Labels, checks).await;
+        for (member, checked) in checked.into_iter().flatten() {
             match checked {
                 Ok(rolled_back) => fit.push((member, rolled_back)),
                 Err(NotFit::Refused(why) | NotFit::Unreadable(why)) => pool.refuse(&member, why),

@@ -11,6 +11,7 @@ use futures::future::{join_all, select};
 use runtime::{Handle, Notify};
 use seal::Grant;
 
+use super::cable::{Load, side_by_side};
 use super::checksum_cache::ChecksumCache;
 use super::events::Events;
 use super::lease::Ended;
@@ -505,9 +506,10 @@ impl Engine {
 
     pub(super) async fn look_again(&self, pool: PoolId) {
         let devices: Vec<Rc<Device>> = self.devices.borrow().values().cloned().collect();
-        let of_pool = devices.into_iter().filter(|device| device.is_of(pool));
-        let looks = of_pool.map(|device| async move {
-            let mut content = self.read_device(&device).await;
+        let of_pool: Vec<_> = devices.into_iter().filter(|device| device.is_of(pool)).collect();
+        let looks = of_pool.iter().map(|device| self.read_device(device));
+        let contents = side_by_side(&self.runtime, Load::Labels, looks).await;
+        let looks = of_pool.into_iter().zip(contents).map(|(device, mut content)| async move {
             // A disk that was given up a moment ago is just opened anew as a stranger's.
             let until = self.runtime.now() + self.config.limits.grace;
             while let Err(IoError::Lost | IoError::Restarted { .. }) = content

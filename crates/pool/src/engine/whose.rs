@@ -25,11 +25,12 @@ pub(crate) const ALIVE_WITHIN: Duration = TAKEOVER_WAIT;
 
 impl Engine {
     /// Whether a device may become a disk (of `target`, or of a new pool); what that costs another
-    /// pool, if anything.
+    /// pool, if anything. So much of what isn't etherpool's is looked for.
     pub(crate) async fn check_candidate(
         &self,
         candidate: &Candidate,
         target: Option<&OpenPool>,
+        others: Others,
     ) -> Result<Option<String>, PoolError> {
         let refuse = |why: String, remedy: &str| {
             Err(PoolError::refused(candidate.place.to_string(), why, remedy))
@@ -49,7 +50,7 @@ impl Engine {
             return refuse("it is read-only".into(), "export it writable");
         }
         let volatile = geometry.class == DurabilityClass::Unknown;
-        let content = self.recognise(&*candidate.device, Others::Glanced).await;
+        let content = self.recognise(&*candidate.device, others).await;
         let content = content.map_err(|error| PoolError::io("looking at it", name, error))?;
         match self.judged(content) {
             Content::Blank if volatile && !candidate.forced => refuse(
@@ -218,8 +219,8 @@ impl Engine {
             _ => None,
         });
         let devices = self.devices.borrow();
-        let mut devices = devices.values();
-        let device = devices.find(|device| Rc::ptr_eq(&device.device, &candidate.device))?;
+        let device = devices.get(&candidate.place.name);
+        let device = device.filter(|device| Rc::ptr_eq(&device.device, &candidate.device))?;
         let has = |open: &Rc<OpenPool>| {
             let held = open.pool.members().into_iter().filter_map(|member| member.device());
             held.into_iter().any(|held| device.is_held(&held))

@@ -142,7 +142,7 @@ impl Engine {
         let is_gone = label.as_ref().is_some_and(|(pool, _)| self.is_ended(*pool));
         let loss = match is_gone {
             true => None,
-            false => self.check_candidate(&candidate, target.as_deref()).await?,
+            false => self.check_candidate(&candidate, target.as_deref(), Others::Glanced).await?,
         };
         let carries = match &content {
             Content::Foreign(found) => {

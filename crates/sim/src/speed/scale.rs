@@ -5,6 +5,9 @@
 //! takes, and in virtual time these cost nothing. So each step is told twice, by the cluster's clock (cables of 1
 //! Gbit/s and hard disks) and by the processor time of this process, which is the owner's and that of all simulated
 //! machines, cables and disks; an owner on hardware of its own needs at most the sum of both.
+//!
+//! Memory is that of all of them, too. What of it is the owner's shows where it is killed: nothing else of the process
+//! gives any back then.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,7 +18,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use pool::engine::{Engine, ExtendPool, ImportOptions};
 use pool::metadata::Layout;
-use pool::{PoolError, VolumeSize};
+use pool::{DiskState, PoolError, VolumeSize};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pool::Settings;
@@ -52,6 +55,8 @@ struct Step {
     virtual_time: Duration,
     processor: Duration,
     memory_bytes: u64,
+    /// The most that it was meanwhile.
+    most_bytes: u64,
 }
 
 /// A table for each size; with a number of machines only those of no more.
@@ -64,7 +69,7 @@ pub fn report(machines_max: usize, settings: Settings) -> Result<String, Failure
             size.machines,
             size.volume_bytes / TIB
         );
-        let head = [title.as_str(), "virtual time", "processor", "both", "memory after"];
+        let head = [title.as_str(), "virtual time", "processor", "both", "memory at most", "after"];
         let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
         let rows = steps.iter().map(|step| {
             vec![
@@ -72,6 +77,7 @@ pub fn report(machines_max: usize, settings: Settings) -> Result<String, Failure
                 seconds(step.virtual_time),
                 seconds(step.processor),
                 seconds(step.virtual_time + step.processor),
+                format!("{} MiB", step.most_bytes >> 20),
                 format!("{} MiB", step.memory_bytes >> 20),
             ]
         });
@@ -110,8 +116,6 @@ fn volume(number: u64) -> String {
 struct Bench {
     rig: Rc<Rig>,
     steps: Rc<RefCell<Vec<Step>>>,
-    /// What the process has without an engine that knows a pool.
-    memory_before: u64,
 }
 
 impl Bench {
@@ -122,10 +126,28 @@ impl Bench {
     ) -> Result<Bench, Failure> {
         let disks = plan.nodes.iter().map(Vec::len).sum();
         let rig = Rig::on(Cluster::start(stage, plan));
-        let bench = Bench { rig, steps, memory_before: 0 };
+        let bench = Bench { rig, steps };
         let seen = bench.rig.see_disks_within(disks, SEEN_WITHIN);
         bench.step("see all disks", seen).await?;
-        Ok(Bench { memory_before: memory_bytes(), ..bench })
+        bench.step("look at all disks", bench.looked()).await?;
+        Ok(bench)
+    }
+
+    /// Until it is known of each disk that nothing is on it.
+    async fn looked(&self) -> Result<(), Failure> {
+        let supervisor = self.rig.cluster.supervisor(0);
+        let begun = self.now();
+        while self.now().since(begun) < SEEN_WITHIN {
+            let count = |engine: Rc<Engine>| async move {
+                let disks = engine.disks().await;
+                disks.iter().filter(|disk| disk.state != DiskState::Free).count()
+            };
+            if supervisor.with(count).await.map_err(|_| Failure::from("killed"))? == 0 {
+                return Ok(());
+            }
+            self.rig.run_for(Duration::from_millis(100)).await;
+        }
+        Err(Failure::from("disks aren't free"))
     }
 
     async fn run(&self, volume_bytes: u64) -> Result<(), Failure> {
@@ -152,10 +174,18 @@ impl Bench {
         let extend = |engine: Rc<Engine>| async move { engine.extend_pool(POOL, &request).await };
         self.step("extend it by a machine", self.on(0, extend)).await?;
         self.step("write a block to each", self.write()).await?;
-        self.rig.cluster.kill_supervisor(0);
-        self.step("killed and started, until it reads", self.started(0)).await?;
-        self.rig.cluster.kill_supervisor(0);
-        self.step("killed, imported by another, until it reads", self.imported(1)).await
+        self.step("its owner is killed", self.killed(0)).await?;
+        self.step("started, until it reads", self.started(0)).await?;
+        self.step("its owner is killed", self.killed(0)).await?;
+        self.step("imported by another, until it reads", self.imported(1)).await?;
+        self.step("its owner is killed", self.killed(1)).await
+    }
+
+    /// And what was its memory is the system's.
+    async fn killed(&self, number: usize) -> Result<(), Failure> {
+        self.rig.cluster.kill_supervisor(number);
+        self.rig.run_for(Duration::from_millis(100)).await;
+        Ok(())
     }
 
     /// As long as nobody asks for anything: leases, hints, looks at jobs.
@@ -254,19 +284,22 @@ impl Bench {
         name: &'static str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<(), Failure> {
+        forget_most();
         let (begun, processor) = (self.now(), processor_time());
         work.await?;
         let step = Step {
             name,
             virtual_time: self.now().since(begun),
             processor: processor_time().saturating_sub(processor),
-            memory_bytes: memory_bytes().saturating_sub(self.memory_before),
+            memory_bytes: memory_bytes("VmRSS:"),
+            most_bytes: memory_bytes("VmHWM:"),
         };
         eprintln!(
-            "{name}: {:?} {:?} {} MiB",
+            "{name}: {:?} {:?} {} MiB of {}",
             step.virtual_time,
             step.processor,
-            step.memory_bytes >> 20
+            step.memory_bytes >> 20,
+            step.most_bytes >> 20
         );
         self.steps.borrow_mut().push(step);
         Ok(())
@@ -278,9 +311,17 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// What the process has in memory (`/proc/self/statm`, proc_pid_statm(5)); nothing where that can't be read.
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
+/// What the process has in memory, now or at most, by the name that this has in proc_pid_status(5); nothing where it can't
+/// be read.
+fn memory_bytes(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kib: Option<u64> =
+        line.and_then(|line| line.split_whitespace().next()).and_then(|word| word.parse().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// The most is counted from now on (proc_pid_clear_refs(5)); where that can't be, it is the most of all.
+fn forget_most() {
+    let _unchanged = std::fs::write("/proc/self/clear_refs", "5");
 }
