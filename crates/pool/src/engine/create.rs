@@ -263,6 +263,9 @@ async fn claim_all(
             .iter()
             .map(|c| c.in_time(runtime, limit, c.claim(config, epoch, Trust::Unchanged)));
         all(side_by_side(runtime, Load::Commands, claims).await)?;
+        let labels =
+            candidates.iter().map(|c| c.in_time(runtime, limit, c.check_label_unchanged()));
+        all(side_by_side(runtime, Load::Labels, labels).await)?;
         let had = candidates.iter().zip(had).filter(|(_, is_had)| *is_had);
         let looks = had.map(|(c, _)| c.in_time(runtime, limit, c.look_through()));
         all(side_by_side(runtime, Load::Search, looks).await)?;

@@ -1,6 +1,7 @@
 //! Making a device a disk of a pool: what is written in which order. (Whether it may be: `whose`.) The labels
 //! come last, so that a crash leaves a disk that belongs to nobody.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use block::{
 
 use futures::future::{try_join, try_join_all};
 
-use super::observe::{Content, Others, read_content, remedy_of_refusal};
+use super::observe::{Content, Others, read_content, read_label, remedy_of_refusal};
 use super::unlabel::wipe;
 use super::{DiskPlace, EngineConfig, Limits, votes};
 use crate::error::PoolError;
 use crate::format::{
-    Applied, DiskGeometry, ExtentNumber, ExtentRange, Label, MIB, RecordNumber, ReleaseNumber,
+    Applied, DiskGeometry, DiskId, ExtentNumber, ExtentRange, Label, LabelState, MIB, PoolId,
+    RecordNumber, ReleaseNumber,
 };
 use crate::metadata::{AreaLayout, Labels};
 use block::probe::{Signature, is_empty_but_for_owner};
@@ -32,6 +34,8 @@ pub(crate) struct Candidate {
     pub(crate) is_witness: bool,
     /// The labels that it shall have.
     pub(crate) labels: Labels,
+    /// What it was a disk of when it was judged, be that no more.
+    pub(crate) judged: Cell<Option<(PoolId, DiskId)>>,
 }
 
 /// What is wiped of a witness side by side.
@@ -159,6 +163,25 @@ impl Candidate {
             )),
             Err(error) => Err(PoolError::io("claiming it", &self.place.name, error)),
         }
+    }
+
+    /// That nobody made it a pool's disk between its being judged and its being claimed: who claims has a higher epoch than
+    /// a new pool, so nothing else would hold him back.
+    pub(crate) async fn check_label_unchanged(&self) -> Result<(), PoolError> {
+        let name = &self.place.name;
+        let found = read_label(&*self.device).await;
+        let found = match found.map_err(|error| PoolError::io("reading its label", name, error))? {
+            LabelState::Labelled(found) => found.label,
+            LabelState::Blank | LabelState::Refused(_) => return Ok(()),
+        };
+        if self.forced || self.judged.get() == Some((found.pool, found.disk)) {
+            return Ok(());
+        }
+        Err(PoolError::refused(
+            self.place.to_string(),
+            format!("it was made a disk of pool {} a moment ago", found.pool_name),
+            "name another one, or take it out of use there first",
+        ))
     }
 
     /// That nothing is on it which nobody agreed to lose. Labels were judged before.

@@ -1,6 +1,7 @@
 //! Making, extending and importing pools: what is asked before anything is changed, and the forecast
 //! that a dry run shows. The same checks serve both, so that a dry run says what the command would.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -253,6 +254,7 @@ impl Engine {
                 forced: force.contains(name),
                 is_witness,
                 labels: Labels::new(),
+                judged: Cell::new(None),
             })
         };
         let disks = disks.iter().map(|name| candidate(name, false));

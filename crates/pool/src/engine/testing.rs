@@ -76,6 +76,10 @@ pub(crate) struct TestDisk {
     /// So many reads of a vote by an owner get no answer.
     pub(crate) vote_reads_lost: Cell<u32>,
     pub(crate) refuses_claims: Cell<bool>,
+    /// After so many that were answered, one that asks who has it gets no answer.
+    pub(crate) renew_lost_after: Cell<Option<u32>>,
+    /// What somebody else made of it just before it is claimed.
+    pub(crate) before_claim: RefCell<Option<Vec<u8>>>,
     /// Writes of votes fail.
     pub(crate) refuses_votes: Cell<bool>,
     pub(crate) latency: Cell<Duration>,
@@ -123,6 +127,8 @@ impl TestDisk {
             reads_refused: Cell::new(0),
             vote_reads_lost: Cell::new(0),
             refuses_claims: Cell::new(false),
+            renew_lost_after: Cell::new(None),
+            before_claim: RefCell::new(None),
             refuses_votes: Cell::new(false),
             latency: Cell::new(Duration::from_micros(100)),
             flush_latency: Cell::new(Duration::ZERO),
@@ -381,6 +387,11 @@ impl TestDevice {
             }
             Operation::Claim(claim) => self.claim_now(claim).map(Answer::Holder),
             Operation::Renew => {
+                let left = self.disk.renew_lost_after.get();
+                self.disk.renew_lost_after.set(left.and_then(|left| left.checked_sub(1)));
+                if left == Some(0) {
+                    return Begun::Answered(Err(IoError::Lost));
+                }
                 let heard = self.disk.heard.get().map(|at| self.runtime.now().since(at));
                 Ok(Answer::Holder(Holder { heard, ..self.disk.holder.get() }))
             }
@@ -439,6 +450,9 @@ impl TestDevice {
         // As the target: what nobody had may be somebody's all the same.
         if holder.epoch == Epoch::OBSERVER && !claim.force && self.disk.carries_others() {
             return Err(IoError::Refused(block::RefusalReason::ForeignContent));
+        }
+        if let Some(image) = self.disk.before_claim.take() {
+            self.disk.set_image(&image);
         }
         let holder = Holder::new(claim.epoch, claim.owner);
         self.disk.holder.set(holder);

@@ -650,6 +650,19 @@ fn what_only_its_target_sees_on_a_disk_is_said_and_left_alone() {
     bench.run(async move { engine.create_pool(forced).await }).unwrap();
 }
 
+#[test]
+fn a_disk_that_somebody_else_took_before_it_was_claimed_is_left_to_him() {
+    let (other, _) = Bench::mirrored(97);
+    let bench = Bench::new(96, 3, 48);
+    let theirs = other.disks[1].image();
+    *bench.disks[1].before_claim.borrow_mut() = Some(theirs.clone());
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(3));
+    let error = bench.run(async move { engine.create_pool(request).await }).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("e1.0") && error.contains("pool"), "{error}");
+    assert!(bench.disks[1].image() == theirs, "nothing of it is lost");
+}
+
 /// Bounded storms: several writers and readers at once, destages, lost and hanging disks, crashes of
 /// single disks (one sick at a time), power cuts, engine deaths. Whatever was acknowledged is there;
 /// what wasn't is old or new.

@@ -2,6 +2,7 @@
 //! would be taken off is shown first, and what is there is compared with that once the disk is claimed: meanwhile it may
 //! have become a pool's, or another drive may have come to its address.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use block::probe::Signature;
@@ -121,6 +122,7 @@ impl Engine {
             forced: true,
             is_witness: false,
             labels: Labels::new(),
+            judged: Cell::default(),
         })
     }
 

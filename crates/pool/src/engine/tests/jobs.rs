@@ -635,6 +635,25 @@ fn a_disk_that_was_removed_and_used_is_not_blank() {
     }
 }
 
+/// Whoever doesn't say who has it may have an owner, and then its target didn't look at what is on it.
+#[test]
+fn a_disk_that_does_not_say_whose_it_is_is_gone_through() {
+    const AT: usize = 200_000;
+    for answered in 0..6 {
+        let (bench, _volume) = written(18, Layout::Mirror(2), 500);
+        bench.remove("e0.0").unwrap();
+        bench.until(|report| report.disks.len() == 4 && report.jobs.is_empty());
+        bench.pass(Duration::from_secs(20));
+        let mut image = bench.disks[0].image();
+        image[AT] = 1;
+        bench.disks[0].set_image(&image);
+        bench.pass(Duration::from_secs(20));
+        bench.disks[0].renew_lost_after.set(Some(answered));
+        extend(&bench, "e0.0").unwrap_err();
+        assert_eq!(bench.disks[0].image()[AT], 1, "{answered} were answered");
+    }
+}
+
 #[test]
 fn a_vote_moves_though_another_voter_is_gone_for_good() {
     let bench = Bench::new(19, 3, 48);
