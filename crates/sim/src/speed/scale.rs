@@ -16,9 +16,9 @@ use std::time::Duration;
 use block::{Buffer, Durability, Instant, Lba, SECTOR_BYTES, SectorRange};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use pool::engine::{Engine, ExtendPool, ImportOptions};
+use pool::engine::{EmptyDisks, Engine, ExtendPool, ImportOptions};
 use pool::metadata::Layout;
-use pool::{DiskState, PoolError, VolumeSize};
+use pool::{DiskState, JobState, PoolError, PoolReport, VolumeSize};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pool::Settings;
@@ -98,6 +98,8 @@ fn measure(size: &Size, settings: Settings) -> Result<Vec<Step>, Failure> {
                 supervisors: 2,
                 disk: hardware.disk,
                 line: Some(hardware.line),
+                // Simulated disks keep what a discard leaves, and of a disk that would be terabytes.
+                trim_after: Some(STEP_MAX),
                 ..Plan::simple(0, 0)
             };
             let bench = Bench::start(&stage, plan, steps).await?;
@@ -173,6 +175,7 @@ impl Bench {
         let request = ExtendPool { disks: added, ..ExtendPool::default() };
         let extend = |engine: Rc<Engine>| async move { engine.extend_pool(POOL, &request).await };
         self.step("extend it by a machine", self.on(0, extend)).await?;
+        self.step("empty a disk", self.emptied()).await?;
         self.step("write a block to each", self.write()).await?;
         self.step("its owner is killed", self.killed(0)).await?;
         self.step("started, until it reads", self.started(0)).await?;
@@ -206,6 +209,20 @@ impl Bench {
             true => Ok(()),
             false => Err(Failure(format!("of {VOLUMES} volumes reports have {volumes:?}"))),
         }
+    }
+
+    /// Of which nothing is written yet: what is left is to plan, begin and end each move, and to move a vote.
+    async fn emptied(&self) -> Result<(), Failure> {
+        let disk = self.rig.cluster.disks().first().map(|(name, _)| name.clone());
+        let request = EmptyDisks { disks: disk.into_iter().collect(), ..EmptyDisks::default() };
+        let empty = |engine: Rc<Engine>| async move { engine.empty_disks(POOL, &request).await };
+        self.on(0, empty).await?;
+        let is_done =
+            |report: PoolReport| report.jobs.iter().all(|job| job.state == JobState::Done);
+        while !self.rig.report().is_some_and(is_done) {
+            self.rig.run_for(Duration::from_secs(1)).await;
+        }
+        Ok(())
     }
 
     async fn started(&self, number: usize) -> Result<(), Failure> {
