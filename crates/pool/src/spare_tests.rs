@@ -483,6 +483,23 @@ proptest! {
     }
 }
 
+/// Positions of groups that wait for a place, and the most of one group, counted run by run.
+fn waiting_in(metadata: &Metadata, left: &Usable) -> (u64, usize) {
+    let (mut waiting, mut copies) = (0, 1);
+    for volume in metadata.volumes().values() {
+        let wanted = usize::from(volume.wanted_layout().copies());
+        for run in volume.runs.values() {
+            let arrives = run.incoming.is_some_and(|to| left.contains(&to.member.disk));
+            let members = if arrives { run.members_once_moved() } else { run.members.clone() };
+            let there = members.iter().filter(|member| left.contains(&member.disk)).count();
+            let positions = members.len().max(wanted);
+            waiting += u64::from(run.count) * (positions - there) as u64;
+            copies = copies.max(positions);
+        }
+    }
+    (waiting, copies)
+}
+
 /// Loses a disk for good and begins as many moves at once as jobs do, by one plan and in their order; tells how many
 /// extents found no place.
 fn rebuild_at_once(metadata: &Metadata, left: &Usable, lost: DiskNumber) -> u64 {
@@ -491,6 +508,7 @@ fn rebuild_at_once(metadata: &Metadata, left: &Usable, lost: DiskNumber) -> u64 
         let mut todo = runs(&metadata);
         todo.retain(|(_, run)| run.position_on(lost).is_some());
         let mut plan = MovePlan::new(&metadata, left);
+        assert_eq!(plan.waiting(), waiting_in(&metadata, left), "what is kept is what is counted");
         let any_order = plan.is_any_order_right();
         let mut turns: BTreeMap<DiskNumber, usize> = BTreeMap::new();
         todo.sort_by_cached_key(|(_, run)| {

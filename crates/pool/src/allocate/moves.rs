@@ -73,22 +73,41 @@ impl MovePlan<'_> {
     /// Whether all that waits for a place finds one in whatever order, and wherever it may be: the first rule of
     /// `crate::spare`.
     fn has_room_in_any_order(&self) -> bool {
-        let volumes = self.metadata.volumes().values();
-        let (mut waiting, mut copies) = (0, 1);
-        for volume in volumes {
-            let wanted = usize::from(volume.wanted_layout().copies());
-            for run in volume.runs.values() {
-                let foreseen = run.incoming.map(|_| self.foreseen(run).members);
-                let members = foreseen.as_ref().unwrap_or(&run.members);
-                let there = members.iter().filter(|member| self.space.has(member.disk)).count();
-                let positions = members.len().max(wanted);
-                waiting += u64::from(run.count) * (positions - there) as u64;
-                copies = copies.max(positions);
-            }
-        }
+        let (waiting, copies) = self.waiting();
         let mut free: Vec<u64> = self.space.domains().into_values().collect();
         free.sort_unstable_by_key(|free| std::cmp::Reverse(*free));
         free.iter().skip(copies - 1).sum::<u64>() >= waiting
+    }
+
+    /// How many positions of groups wait for a place, by the counts that are kept with the runs; and how many of one
+    /// group there are to be at most.
+    pub(crate) fn waiting(&self) -> (u64, usize) {
+        let (mut waiting, mut there, mut copies) = (0, 0, 1);
+        let of_members = |members: &[Member]| {
+            members.iter().filter(|member| self.space.has(member.disk)).count() as u64
+        };
+        for volume in self.metadata.volumes().values() {
+            let wanted = usize::from(volume.wanted_layout().copies());
+            for (members, groups) in volume.runs.groups_by_copies() {
+                waiting += groups * members.max(wanted) as u64;
+                copies = copies.max(members).max(wanted);
+            }
+            let on_disks = volume.runs.groups_on_disks();
+            there += on_disks
+                .filter(|(disk, _)| self.space.has(*disk))
+                .map(|(_, groups)| groups)
+                .sum::<u64>();
+            // What moves counts where it is going to be.
+            for run in volume.runs.moving() {
+                let (groups, foreseen) = (u64::from(run.count), self.foreseen(run).members);
+                waiting += groups * foreseen.len().max(wanted) as u64;
+                waiting -= groups * run.members.len().max(wanted) as u64;
+                there += groups * of_members(&foreseen);
+                there -= groups * of_members(&run.members);
+                copies = copies.max(foreseen.len());
+            }
+        }
+        (waiting - there, copies)
     }
 
     /// Whether positions may be planned in any order. Otherwise it is to be that in which they were found to fit: those

@@ -123,14 +123,24 @@ impl OpenPool {
             }
             let in_place = OnceCell::new();
             let to_empty = jobs.iter().filter(|(disk, _)| known.runs.is_on(**disk));
-            let to_empty: Vec<JobNumber> = to_empty.map(|(_, (number, _))| *number).collect();
-            let is_concerned = known.conversion.is_some() || !to_empty.is_empty();
-            busy.extend(to_empty);
+            let (to_empty, of): (BTreeSet<DiskNumber>, Vec<JobNumber>) =
+                to_empty.map(|(disk, (number, _))| (*disk, *number)).unzip();
+            busy.extend(of);
             let Some(volume) = &volume else { continue };
-            // At most looks nothing is to be done with any of its runs.
-            let all = is_concerned.then(|| known.runs.values()).into_iter().flatten();
-            let moves = (!is_concerned).then(|| known.runs.moving()).into_iter().flatten();
-            for run in all.chain(moves) {
+            // At most looks nothing is to be done with most of its runs.
+            let runs: Vec<&GroupRun> = match known.conversion {
+                Some(_) => known.runs.values().collect(),
+                None => {
+                    let mut found = self.jobs.to_empty.borrow_mut();
+                    let waiting = match to_empty.is_empty() {
+                        true => Vec::new(),
+                        false => found.entry(*id).or_default().look(known, &to_empty),
+                    };
+                    let waiting = waiting.into_iter().filter(|run| run.incoming.is_none());
+                    known.runs.moving().chain(waiting).collect()
+                }
+            };
+            for run in runs {
                 let members = run.members.iter().enumerate();
                 let job_of = |member: &Member| jobs.get(&member.disk).copied();
                 if run.incoming.is_some() {
@@ -163,6 +173,9 @@ impl OpenPool {
             meta.run(*volume, *key).is_some_and(|run| run.incoming.is_some())
         };
         self.jobs.moves.borrow_mut().retain(|(volume, key), _| still(volume, key));
+        if jobs.is_empty() {
+            self.jobs.to_empty.borrow_mut().clear();
+        }
         // A number may be another job's by now.
         let is_done = |number: &JobNumber| {
             let job = meta.jobs().get(number);

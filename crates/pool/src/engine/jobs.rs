@@ -23,6 +23,7 @@ use super::open_pool::OpenPool;
 use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
 use super::space::domain_word;
+use super::to_empty::RunsToEmpty;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
 use crate::forecast::EmptyForecast;
@@ -40,6 +41,8 @@ pub(crate) struct Jobs {
     pub(super) waits: RefCell<BTreeMap<JobNumber, String>>,
     /// What the moves under way lack, in regions, and since when that is so.
     pub(super) moves: RefCell<BTreeMap<(VolumeId, RunKey), (u64, Instant)>>,
+    /// The runs that disks are to be emptied of, where they were found.
+    pub(super) to_empty: RefCell<BTreeMap<VolumeId, RunsToEmpty>>,
     /// Those that were told to be done, and stay.
     pub(super) done: RefCell<BTreeSet<JobNumber>>,
     /// Since when disks aren't there. One that nobody needed meanwhile may still be in.

@@ -94,6 +94,7 @@ mod spare;
 mod status;
 mod stops;
 mod taken;
+mod to_empty;
 mod torn;
 mod trim;
 mod trusted;

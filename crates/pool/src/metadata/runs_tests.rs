@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn member(disk: u32) -> Member {
 fn run(first_set: u64, disks: &BTreeSet<u32>, incoming: Option<u32>) -> GroupRun {
     GroupRun {
         key: RunKey { lane: 0, first_set },
-        count: 1,
+        count: 1 + first_set as u32,
         generation: GenerationId(1 + first_set),
         members: disks.iter().copied().map(member).collect(),
         incoming: incoming.map(|disk| Incoming { position: 0, member: member(disk) }),
@@ -48,8 +48,17 @@ proptest! {
             let holders = runs.values().flat_map(|run| run.holders()).map(|member| member.disk);
             let disks: BTreeSet<DiskNumber> = holders.collect();
             prop_assert_eq!(runs.disks().collect::<BTreeSet<_>>(), disks.clone());
+            let mut by_copies = BTreeMap::new();
+            for run in runs.values() {
+                *by_copies.entry(run.members.len()).or_insert(0) += u64::from(run.count);
+            }
+            prop_assert_eq!(runs.groups_by_copies().collect::<BTreeMap<_, _>>(), by_copies);
+            let on_disks: BTreeMap<DiskNumber, u64> = runs.groups_on_disks().collect();
             for disk in (0..8).map(DiskNumber) {
                 prop_assert_eq!(runs.is_on(disk), disks.contains(&disk));
+                let of = runs.values().filter(|run| run.position_on(disk).is_some());
+                let groups: u64 = of.map(|run| u64::from(run.count)).sum();
+                prop_assert_eq!(on_disks.get(&disk).copied().unwrap_or(0), groups);
             }
         }
     }
