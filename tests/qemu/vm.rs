@@ -356,7 +356,8 @@ impl Machine {
         command.arg("-no-reboot");
         command.arg("-kernel").arg(kernel()).arg("-initrd").arg(dir.join("initramfs"));
         let mut words = vec![
-            "console=ttyS0 panic=-1 quiet net.ifnames=0 random.trust_cpu=on".to_owned(),
+            "console=ttyS0 panic=-1 quiet no_timer_check net.ifnames=0 random.trust_cpu=on"
+                .to_owned(),
             format!("VM_NAME={}", options.name),
         ];
         let mtus: Vec<_> = options.nics.iter().map(|nic| nic.mtu.to_string()).collect();

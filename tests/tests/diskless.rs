@@ -92,7 +92,7 @@ fn what_is_put_together_of_disks_is_left_to_who_does_that() {
 fn install(segment: &Segment) {
     let image = segment.path("disk");
     let words = format!(
-        "root=/dev/etherd/{ADDRESS}p1 etherpool.links={MAC} console=ttyS0 panic=-1 quiet net.ifnames=0 \
+        "root=/dev/etherd/{ADDRESS}p1 etherpool.links={MAC} console=ttyS0 panic=-1 quiet no_timer_check net.ifnames=0 \
          random.trust_cpu=on VM_NAME=pc VM_MTUS=1500 VM_SECONDS={} VM_DISK={ADDRESS}",
         LIMIT.as_secs() - 20
     );

@@ -177,7 +177,7 @@ impl Machine {
         command.arg("-kernel").arg(image.join("vmlinuz"));
         command.arg("-initrd").arg(image.join("initrd.img"));
         let words = format!(
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on BOOTIF=01-52-54-00-e7-00-77 etherpool.boot=http://{SERVER}:8069 etherpool.syslog=boot"
+            "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on BOOTIF=01-52-54-00-e7-00-77 etherpool.boot=http://{SERVER}:8069 etherpool.syslog=boot"
         );
         command.args(["-append", &words]);
         let log = File::create(dir.join("qemu.log")).unwrap();

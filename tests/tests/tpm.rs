@@ -132,7 +132,7 @@ impl Segment {
         command.arg("-kernel").arg(image.join("vmlinuz"));
         command.arg("-initrd").arg(image.join("initrd.img"));
         command.arg("-append").arg(format!(
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on etherpool.boot=http://{SERVER}:8069"
+            "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on etherpool.boot=http://{SERVER}:8069"
         ));
         let qemu = Ended(command.stdout(Stdio::null()).spawn().expect("QEMU can be started"));
         Machine { console, _qemu: qemu, _emulator: emulator }
