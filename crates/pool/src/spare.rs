@@ -242,10 +242,10 @@ impl Standing {
     ) -> Option<Standing> {
         Spare::of(metadata)?;
         let leaving = metadata.leaving();
-        let runs = metadata.volumes().values().flat_map(|volume| volume.runs.values());
-        let members = runs.flat_map(|run| &run.members).map(|member| member.disk);
+        let volumes = metadata.volumes().values();
+        let disks = volumes.flat_map(|volume| volume.runs.groups_on_disks()).map(|(disk, _)| disk);
         let needed: BTreeSet<DiskNumber> =
-            members.filter(|disk| !usable.contains(disk) && !leaving.contains(disk)).collect();
+            disks.filter(|disk| !usable.contains(disk) && !leaving.contains(disk)).collect();
         Standing::new(metadata, &needed.union(usable).copied().collect(), for_new_volume)
     }
 

@@ -10,7 +10,7 @@ use runtime::Handle;
 
 /// What the cable carries for a disk, while its arm goes from place to place. The numbers are what 1 Gbit/s carries at the
 /// pace of hard disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Load {
     /// Nothing but what is asked and answered: any number at once.
     Commands,

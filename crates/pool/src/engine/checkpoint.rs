@@ -241,7 +241,7 @@ impl Pool {
                 base: Some(area.base.clone()),
                 in_use: area.in_use.clone(),
                 sequence: area.base.head.stamp.sequence,
-                may_be_in_use: Vec::new(),
+                ..Ground::default()
             });
         }
         let mut attempt = 0;

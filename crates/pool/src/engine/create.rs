@@ -330,7 +330,7 @@ async fn label_all(
 }
 
 /// Whether a new disk votes.
-fn holds_vote(label: &Label) -> bool {
+pub(super) fn holds_vote(label: &Label) -> bool {
     label.vote_disks.contains(&label.disk)
 }
 

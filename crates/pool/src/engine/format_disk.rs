@@ -35,7 +35,7 @@ pub(crate) struct Candidate {
     /// The labels that it shall have.
     pub(crate) labels: Labels,
     /// What it was a disk of when it was judged, be that no more.
-    pub(crate) judged: Cell<Option<(PoolId, DiskId)>>,
+    pub(crate) judged_label: Cell<Option<(PoolId, DiskId)>>,
 }
 
 /// What is wiped of a witness side by side.
@@ -169,12 +169,15 @@ impl Candidate {
     /// a new pool, so nothing else would hold him back.
     pub(crate) async fn check_label_unchanged(&self) -> Result<(), PoolError> {
         let name = &self.place.name;
+        if self.forced {
+            return Ok(());
+        }
         let found = read_label(&*self.device).await;
         let found = match found.map_err(|error| PoolError::io("reading its label", name, error))? {
             LabelState::Labelled(found) => found.label,
             LabelState::Blank | LabelState::Refused(_) => return Ok(()),
         };
-        if self.forced || self.judged.get() == Some((found.pool, found.disk)) {
+        if self.judged_label.get() == Some((found.pool, found.disk)) {
             return Ok(());
         }
         Err(PoolError::refused(

@@ -219,8 +219,9 @@ impl Engine {
             .iter()
             .partition(|candidate| looks == Looks::Before && self.was_blank(&candidate.place.name));
         let mut losses = Vec::new();
-        for (candidates, load) in [(known, Load::Labels), (unknown, Load::Glance)] {
-            let others = if load == Load::Labels { Others::Unasked } else { Others::Glanced };
+        for (candidates, load, others) in
+            [(known, Load::Labels, Others::Unasked), (unknown, Load::Glance, Others::Glanced)]
+        {
             let checks = candidates.iter().map(|one| self.check_candidate(one, target, others));
             let checked = side_by_side(&self.runtime, load, checks).await;
             losses.extend(checked.into_iter().collect::<Result<Vec<_>, PoolError>>()?);
@@ -254,7 +255,7 @@ impl Engine {
                 forced: force.contains(name),
                 is_witness,
                 labels: Labels::new(),
-                judged: Cell::new(None),
+                judged_label: Cell::default(),
             })
         };
         let disks = disks.iter().map(|name| candidate(name, false));

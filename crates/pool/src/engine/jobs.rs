@@ -184,8 +184,7 @@ impl OpenPool {
         let usable = self.usable_without(disks);
         let extent_bytes = meta.shape().extent_bytes();
         let extents: u64 = disks.iter().map(|disk| extents_on(meta, *disk)).sum();
-        let taken = disks.iter().flat_map(|disk| runs_on(meta, *disk));
-        let taken: u64 = taken.map(|run| u64::from(run.count)).sum();
+        let taken: u64 = disks.iter().map(|disk| groups_on(meta, *disk)).sum();
         let others = meta.disks().values().filter(|disk| usable.contains(&disk.number));
         let free: u64 = others.map(|disk| u64::from(disk.free.len())).sum();
         EmptyForecast {
@@ -351,8 +350,7 @@ impl OpenPool {
         let Some(delay) = delay else { return Vec::new() };
         let due = gone_since.iter().filter(|(_, since)| now.since(**since) >= delay);
         let due = due.map(|(disk, _)| *disk);
-        due.filter(|disk| meta.job_of(*disk).is_none() && runs_on(&meta, *disk).next().is_some())
-            .collect()
+        due.filter(|disk| meta.job_of(*disk).is_none() && groups_on(&meta, *disk) > 0).collect()
     }
 
     /// After how long a disk that is gone is rebuilt, if it is.
@@ -503,6 +501,11 @@ pub(super) fn plan_what_goes_on(
             plan.homeless_copies(volume, conversion.to.copies(), None);
         }
     }
+}
+
+/// How many groups have a position on a disk.
+fn groups_on(meta: &Metadata, disk: DiskNumber) -> u64 {
+    meta.volumes().values().map(|volume| volume.runs.groups_on(disk)).sum()
 }
 
 /// The runs that have a position on a disk.

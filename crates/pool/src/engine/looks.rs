@@ -8,6 +8,7 @@ use block::{DeviceEvent, Instant, IoError};
 use futures::future::{Either, join_all, select};
 
 use super::Engine;
+use super::create::holds_vote;
 use super::member::Member;
 use super::observe::{Content, Others};
 use super::open_pool::OpenPool;
@@ -135,13 +136,10 @@ impl Engine {
 
     /// Takes note of what was read of devices that were made disks, before those of them voted that do.
     pub(super) async fn note_contents(self: &Rc<Self>, names: &[String], contents: Vec<Content>) {
-        let votes = |content: &Content| {
-            content.label().is_some_and(|label| label.vote_disks.contains(&label.disk))
-        };
         let notes = names.iter().zip(contents).map(async |(name, content)| {
             let device = self.devices.borrow().get(name).cloned();
             let Some(device) = device else { return };
-            let content = match votes(&content) {
+            let content = match content.label().is_some_and(holds_vote) {
                 true => self.read_device(&device).await.unwrap_or_else(Content::Unreadable),
                 false => content,
             };

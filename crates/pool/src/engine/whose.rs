@@ -52,7 +52,7 @@ impl Engine {
         let volatile = geometry.class == DurabilityClass::Unknown;
         let content = self.recognise(&*candidate.device, others).await;
         let content = content.map_err(|error| PoolError::io("looking at it", name, error))?;
-        candidate.judged.set(content.label().map(|label| (label.pool, label.disk)));
+        candidate.judged_label.set(content.label().map(|label| (label.pool, label.disk)));
         match self.judged(content) {
             Content::Blank if volatile && !candidate.forced => refuse(
                 "it is blank, but its target may acknowledge writes that are not durable".into(),

@@ -122,7 +122,7 @@ impl Engine {
             forced: true,
             is_witness: false,
             labels: Labels::new(),
-            judged: Cell::default(),
+            judged_label: Cell::default(),
         })
     }
 

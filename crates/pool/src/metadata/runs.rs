@@ -109,9 +109,15 @@ impl Runs {
         self.on_disks.contains_key(&disk)
     }
 
-    /// How many groups have a position on which disk.
+    /// How many groups have a position on which disk, of those that have any.
     pub fn groups_on_disks(&self) -> impl Iterator<Item = (DiskNumber, u64)> + '_ {
-        self.on_disks.iter().map(|(disk, on_disk)| (*disk, on_disk.groups))
+        let groups = self.on_disks.iter().map(|(disk, on_disk)| (*disk, on_disk.groups));
+        groups.filter(|(_, groups)| *groups > 0)
+    }
+
+    /// How many groups have a position on a disk.
+    pub fn groups_on(&self, disk: DiskNumber) -> u64 {
+        self.on_disks.get(&disk).map_or(0, |on_disk| on_disk.groups)
     }
 
     /// How many groups have so many positions.

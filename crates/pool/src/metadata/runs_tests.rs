@@ -59,6 +59,7 @@ proptest! {
                 let of = runs.values().filter(|run| run.position_on(disk).is_some());
                 let groups: u64 = of.map(|run| u64::from(run.count)).sum();
                 prop_assert_eq!(on_disks.get(&disk).copied().unwrap_or(0), groups);
+                prop_assert_eq!(runs.groups_on(disk), groups);
             }
         }
     }

@@ -219,10 +219,14 @@ impl Bench {
         self.on(0, empty).await?;
         let is_done =
             |report: PoolReport| report.jobs.iter().all(|job| job.state == JobState::Done);
-        while !self.rig.report().is_some_and(is_done) {
+        let begun = self.now();
+        while self.now().since(begun) < STEP_MAX {
+            if self.rig.report().is_some_and(is_done) {
+                return Ok(());
+            }
             self.rig.run_for(Duration::from_secs(1)).await;
         }
-        Ok(())
+        Err(Failure::from("it isn't empty"))
     }
 
     async fn started(&self, number: usize) -> Result<(), Failure> {
