@@ -56,9 +56,7 @@ pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, At
 /// leaving don't count: nothing can be done about them, and nothing need be.
 pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
     let file = places.directory(name)?.join(FILE_NAME);
-    let ours = |number: &u32| {
-        backing_file(*number).is_some_and(|path| path == file) && !is_leaving(*number)
-    };
+    let ours = |number: &u32| is_on(*number, &file) && !is_leaving(*number);
     Ok(bound()?.into_iter().filter(ours).collect())
 }
 
@@ -102,9 +100,19 @@ pub(super) fn has_direct_io(number: u32) -> bool {
         .is_ok_and(|value| value.trim() == "1")
 }
 
-/// Takes the file away; a device that has none is fine.
-pub(super) fn clear(number: u32) -> Result<(), AttachError> {
-    match os::ioctl::loop_clear(open(number)?.as_fd()) {
+/// Whether the device has this file.
+pub(super) fn is_on(number: u32, file: &Path) -> bool {
+    backing_file(number).is_some_and(|path| path == file)
+}
+
+/// Takes the file away; a device that doesn't have it is fine. It may have become free and somebody else's since it was
+/// looked at; while it is open nobody gets it.
+pub(super) fn clear(number: u32, file: &Path) -> Result<(), AttachError> {
+    let device = open(number)?;
+    if !is_on(number, file) {
+        return Ok(());
+    }
+    match os::ioctl::loop_clear(device.as_fd()) {
         Err(error) if error.raw_os_error() != Some(libc::ENXIO) => {
             Err(AttachError::system(format!("clearing {}", device_path(number).display()), error))
         }
@@ -149,4 +157,27 @@ fn open(number: u32) -> Result<File, AttachError> {
     let path = device_path(number);
     File::open(&path)
         .map_err(|error| AttachError::system(format!("opening {}", path.display()), error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_became_another_files_is_left_alone() {
+        if !Path::new("/dev/loop-control").exists() || !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: no loop devices here, or not root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().canonicalize().unwrap();
+        let [own, other] = ["own", "other"].map(|name| directory.join(name));
+        std::fs::write(&own, [0; 1 << 16]).unwrap();
+        let number = set_up(&own, "test", false).unwrap();
+        clear(number, &other).unwrap();
+        assert!(is_on(number, &own));
+        clear(number, &own).unwrap();
+        assert!(!is_on(number, &own));
+    }
 }

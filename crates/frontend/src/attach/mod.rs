@@ -183,9 +183,9 @@ pub fn check(
     if !mounted_at(&directory)? {
         return Ok(Some(format!("{} is no longer mounted", directory.display())));
     }
-    let number = loops::number_of(device).filter(|number| loops::in_use(*number));
     let file = directory.join(FILE_NAME);
-    let Some(number) = number.filter(|number| loops::backing_file(*number) == Some(file)) else {
+    let Some(number) = loops::number_of(device).filter(|number| loops::is_on(*number, &file))
+    else {
         return Ok(Some(format!("{} was detached", device.display())));
     };
     if loops::is_leaving(number) {
@@ -235,7 +235,7 @@ pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
 /// whatever state they are. The file system on the device is unmounted before.
 pub fn detach(places: &Places, name: &VolumeName, how: Detach) -> Result<(), AttachError> {
     let directory = places.directory(name)?;
-    let loops = loops::find(places, name)?;
+    let (loops, file) = (loops::find(places, name)?, directory.join(FILE_NAME));
     if how == Detach::Abort {
         // Fails everything under way. The mount itself goes last: while it is there, its loop
         // device can be told by its path, whoever looks next.
@@ -245,12 +245,13 @@ pub fn detach(places: &Places, name: &VolumeName, how: Detach) -> Result<(), Att
         }
     }
     for number in &loops {
-        loops::clear(*number)?;
+        loops::clear(*number, &file)?;
     }
     for number in loops {
         // Whoever holds files of a dead file system keeps its device, but not the volume: the
         // file behind is gone already, and the next attachment takes another device.
-        let gone = || !loops::in_use(number) || (how == Detach::Abort && loops::is_leaving(number));
+        let gone =
+            || !loops::is_on(number, &file) || (how == Detach::Abort && loops::is_leaving(number));
         if !wait_until(RELEASE_LIMIT, gone) {
             return Err(AttachError::Busy { path: loops::device_path(number) });
         }
