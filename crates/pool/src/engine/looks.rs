@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{DeviceEvent, Instant, IoError};
+use futures::FutureExt;
 use futures::future::{Either, join_all, select};
 
 use super::Engine;
@@ -109,6 +110,10 @@ impl Engine {
     /// Reads what is on a device; one that doesn't answer is tried again.
     async fn look_at(self: &Rc<Self>, device: &Rc<Device>) {
         while !device.gone.get() {
+            // What it told before it needs no look of its own: of thousands of disks each tells that it came.
+            while self.member_on(device).is_none()
+                && device.device.next_event().now_or_never().is_some()
+            {}
             let content = match self.read_device(device).await {
                 Ok(content) => content,
                 Err(IoError::Lost | IoError::Restarted { .. }) => {

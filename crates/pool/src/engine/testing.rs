@@ -630,6 +630,8 @@ impl Bench {
             looks_inside: Cell::new(false),
             events: Rc::default(),
         });
+        // As a session tells when it is opened.
+        device.events.push(DeviceEvent::Back(Instance(disk.instance.get())));
         self.devices.borrow_mut().push(Rc::clone(&device));
         let facts = DiskFacts {
             name: disk.name.clone(),
