@@ -319,6 +319,13 @@ fn a_gap_in_the_log_is_no_end_of_it() {
             assert_eq!(damaged.recover().unwrap_err(), AreaFault::Gap { after, found });
         }
     }
+    // Nor is one that can't be read at all, when more than one was begun.
+    let mut damaged = copy.clone();
+    for entry in 2..5 {
+        damaged.bytes[log_at + entry * BLOCK_BYTES + 70] ^= 1;
+    }
+    let (after, begun) = (RecordNumber(2), RecordNumber(4));
+    assert_eq!(damaged.recover().unwrap_err(), AreaFault::EndDamaged { after, begun });
     // The last one may be torn. What an earlier sequence left behind isn't of this log.
     let mut torn = copy.clone();
     torn.bytes[log_at + 4 * BLOCK_BYTES + 70] ^= 1;

@@ -244,8 +244,9 @@ async fn replay<A: AreaBytes>(
     Ok(())
 }
 
-/// Whether this is the log's end: a later entry of it behind says that one is damaged. The damaged one
-/// may be as long as an entry may be, and the one behind it too.
+/// Whether this is the log's end: a later entry of it behind says that one is damaged, and so does what only claims to be
+/// one and isn't the next: its write was begun once the next one was on all current copies. The damaged one may be as long
+/// as an entry may be, and the one behind it too.
 async fn look_behind<A: AreaBytes>(
     position: &AreaPosition,
     log: &mut Log<'_, A>,
@@ -254,6 +255,7 @@ async fn look_behind<A: AreaBytes>(
     let end = log.layout.log_bytes().min(position.log_at.saturating_add(2 * longest));
     // What only claims to be an entry may claim to be long: such claims are not followed for ever.
     let mut budget = (end - position.log_at).saturating_mul(4);
+    let mut begun = None;
     for at in (position.log_at..end).step_by(BLOCK_BYTES) {
         let Some(claim) = entry_claim(log.bytes(at, BLOCK_BYTES as u64).await?, position.pool)
         else {
@@ -261,6 +263,10 @@ async fn look_behind<A: AreaBytes>(
         };
         let later = (claim.sequence, claim.epoch) == (position.sequence, position.epoch)
             && claim.number > position.number;
+        // Right behind the last sound one is the next, whatever it claims.
+        if later && claim.number > position.number.next() && at > position.log_at {
+            begun = begun.or(Some(claim.number));
+        }
         if !later || claim.bytes as u64 > budget {
             continue;
         }
@@ -275,7 +281,10 @@ async fn look_behind<A: AreaBytes>(
             return Err(AreaFault::Gap { after: position.number, found: entry.number }.into());
         }
     }
-    Ok(())
+    match begun {
+        Some(begun) => Err(AreaFault::EndDamaged { after: position.number, begun }.into()),
+        None => Ok(()),
+    }
 }
 
 /// A log that is read forwards, in pieces.

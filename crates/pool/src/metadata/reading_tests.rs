@@ -149,6 +149,11 @@ proptest! {
                 prop_assert_eq!(Some(&(after.0 as usize)), damages.keys().next());
                 prop_assert!(found > after.next());
             }
+            Err(CopyUnusable::Fault(AreaFault::EndDamaged { after, begun })) => {
+                let after = after.0 as usize;
+                prop_assert!((after..places.len()).all(|entry| damages.contains_key(&entry)));
+                prop_assert!(begun.0 > after as u64 + 1);
+            }
             Err(error) => prop_assert!(false, "{error}"),
         }
     }
@@ -193,7 +198,10 @@ proptest! {
             }
         }
         let area = AreaInMemory::new(&bytes);
-        prop_assert!(area.recover(POOL, &layout).is_ok());
+        let is_damaged = |found: &CopyUnusable| {
+            matches!(found, CopyUnusable::Fault(AreaFault::EndDamaged { .. }))
+        };
+        prop_assert!(area.recover(POOL, &layout).err().is_none_or(|error| is_damaged(&error)));
         prop_assert!(area.read.get() <= 3 * layout.entry_bytes_max() + 4 * PIECE_BYTES);
     }
 }

@@ -33,6 +33,15 @@ pub enum AreaFault {
         /// The first one behind it.
         found: RecordNumber,
     },
+    /// All entries from one on are damaged, and more than one was begun. That proves nothing to others: nobody signed what
+    /// was read of them.
+    #[error("the metadata log is damaged after {after}, though {begun} was begun behind it")]
+    EndDamaged {
+        /// The last sound record.
+        after: RecordNumber,
+        /// What one of them claims to be.
+        begun: RecordNumber,
+    },
     /// It isn't signed by one whose signature counts: somebody made it up.
     #[error(
         "what it says of {number} isn't signed by a supervisor that the pool's votes name for that"

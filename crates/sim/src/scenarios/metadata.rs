@@ -189,7 +189,7 @@ async fn eviction_during_claim(stage: Stage) -> Result<(), Failure> {
 }
 
 /// Of two current copies one is away, and the other lost entries: one in the middle of its log, or all
-/// from one on, of which votes and applied blocks know. What it says without them is out of date.
+/// from one on, of which votes and applied blocks know, or nobody. What it says without them is out of date.
 async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
     let rig = Rig::mirror(&stage).await?;
     rig.load(Mix::default()).await?;
@@ -202,12 +202,17 @@ async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
     let disk = Rc::clone(&rig.cluster.node(rotten).disks()[0]);
     let before = entries_of(&disk).last().map_or(0, |(number, _)| *number);
     rig.create_volume("later", 1 << 20, Layout::Mirror(2)).await?;
-    trickle(&rig, 1 + rig.below(4), 4096, Duration::ZERO).await?;
-    // What is brought into place is applied, with the metadata as it is by then.
-    rig.in_place(VOLUME).await?;
+    let nobody_knows = rig.below(3) == 0;
+    if nobody_knows {
+        rig.create_volume("latest", 1 << 20, Layout::Mirror(2)).await?;
+    } else {
+        trickle(&rig, 1 + rig.below(4), 4096, Duration::ZERO).await?;
+        // What is brought into place is applied, with the metadata as it is by then.
+        rig.in_place(VOLUME).await?;
+    }
     let later: Vec<_> =
         entries_of(&disk).into_iter().filter(|(number, _)| *number > before).collect();
-    let to_end = rig.below(2) == 0;
+    let to_end = nobody_knows || rig.below(2) == 0;
     let first = rig.below(later.len().saturating_sub(1).max(1));
     let count = if to_end { later.len() } else { 1 };
     let first = if to_end { 0 } else { first };
