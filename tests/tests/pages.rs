@@ -37,4 +37,11 @@ fn disks_become_larger() {
     // Beforehand, as it wants the same machines.
     rack.follow("docs/performance.md", include_str!("../../docs/performance.md")).unwrap();
     rack.follow("docs/larger-disks.md", include_str!("../../docs/larger-disks.md")).unwrap();
+    // What was pulled and is no pool's isn't listed for ever; what is there is.
+    blackbox::wait_until("the first disk that was pulled isn't listed", || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let listed = rack.machine("one").must("etherpool disk list");
+        assert!(["e1.1 ", "e2.1 ", "e3.1 "].iter().all(|disk| listed.contains(disk)), "{listed}");
+        !listed.contains("e1.0 ")
+    });
 }

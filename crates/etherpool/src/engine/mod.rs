@@ -28,6 +28,7 @@ use control::channel::ReplyLine;
 use control::config::{InterfaceConfig, SupervisorConfig};
 use control::reconcile::EngineInstance;
 use control::registry::Registry;
+use futures::future::{Either, select};
 use os::dir::Directory;
 use os::process::{Signal, Signals, signals};
 use os::reactor::Mailbox;
@@ -207,7 +208,7 @@ impl Process {
         let stopping = self.stopping.notified();
         let told = std::pin::pin!(signals.next());
         let asked = std::pin::pin!(stopping);
-        futures::future::select(told, asked).await;
+        select(told, asked).await;
         tracing::info!("engine stops");
         self.closing.set(true);
         self.exports.stop().await;
@@ -217,13 +218,15 @@ impl Process {
         Ok(())
     }
 
-    /// Hands every disk that appears to the engine.
+    /// Hands every disk that appears to the engine, and has those forgotten that are gone.
     async fn feed_disks(self: Rc<Self>) {
         loop {
             self.network.feed(&self.engine);
             let event = std::pin::pin!(self.network.next_disk_event());
             let pause = std::pin::pin!(self.handle.runtime().sleep(LOOK_INTERVAL * 5));
-            futures::future::select(event, pause).await;
+            if let Either::Right(_) = select(event, pause).await {
+                self.network.forget_silent(&self.engine);
+            }
         }
     }
 

@@ -158,7 +158,7 @@ impl Network {
         }
     }
 
-    /// Gives the engine every session disk that it doesn't have yet. Disks that go away stay: they
+    /// Gives the engine every session disk that it doesn't have yet. Disks that go away stay at first: they
     /// say so themselves, and answer again when they are back.
     pub fn feed(&self, engine: &Rc<Engine>) {
         let targets = self.initiator.targets();
@@ -205,6 +205,20 @@ impl Network {
         Err(ApiError::new(ErrorCode::Refused, why).remedy(
             "have it join: etherpool token create here, and etherpool join there; or name its key, with those of all other nodes, in nodes of supervisor.toml",
         ))
+    }
+
+    /// Lets disks go that nobody misses, and that nobody has answered for since discovery forgot them. Those that come back
+    /// are discovered anew.
+    pub fn forget_silent(&self, engine: &Engine) {
+        let heard: BTreeSet<ShelfSlot> =
+            self.initiator.targets().into_iter().map(|target| target.address).collect();
+        let silent: Vec<ShelfSlot> =
+            self.given.borrow().keys().filter(|disk| !heard.contains(disk)).copied().collect();
+        for address in silent.into_iter().filter(|disk| engine.is_lost_stranger(&disk.to_string()))
+        {
+            tracing::info!(disk = %address, "it doesn't answer any more, and no pool has it: forgotten");
+            self.forget(address, engine);
+        }
     }
 
     /// Lets a disk go that is no more.

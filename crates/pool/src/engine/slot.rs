@@ -234,6 +234,16 @@ impl Engine {
         self.changed.notify_all();
     }
 
+    /// Whether nobody misses a device that doesn't answer: no open pool has it, and no command is about to.
+    pub fn is_lost_stranger(&self, name: &str) -> bool {
+        let device = self.devices.borrow().get(name).cloned();
+        device.is_some_and(|device| {
+            matches!(*device.content.borrow(), Content::Unreadable(IoError::Lost))
+                && self.member_on(&device).is_none()
+                && !self.taken.has_disk(name)
+        })
+    }
+
     /// A device was looked at.
     pub(super) fn discovered(self: &Rc<Self>, device: &Rc<Device>) {
         match self.content_of(device) {
