@@ -73,7 +73,10 @@ impl Pool {
         let pool = Rc::clone(self);
         let before: BTreeSet<DiskNumber> =
             out.iter().copied().filter(|disk| self.is_out(*disk)).collect();
+        // Of many that a disk didn't answer one puts it out.
+        let mut ours = BTreeSet::new();
         self.change_configuration(|config| {
+            ours.extend(out.iter().copied().filter(|disk| !config.is_out(*disk)));
             // One that was removed meanwhile is nowhere named any more.
             let there = out.iter().copied().filter(|disk| pool.member(*disk).is_some()).collect();
             evict(config, &there, |disk| pool.id_of(disk))
@@ -83,6 +86,9 @@ impl Pool {
             let Some(member) = self.member(*disk) else { continue };
             if member.is_usable() {
                 member.set_standing(Standing::Out);
+            }
+            if !ours.contains(disk) {
+                continue;
             }
             member.was_evicted(self.runtime.now(), self.limits.rejoin);
             let why = failed.get(disk).map_or_else(|| "missing".into(), ToString::to_string);

@@ -1,12 +1,15 @@
 //! Disks that are added, and such as answer at another's place.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use block::Instant;
+use futures::future::join_all;
 
 use super::super::testing::TestDisk;
 use super::jobs::written;
 use super::*;
+use crate::format::DiskNumber;
 use crate::report::DiskState;
 
 impl Bench {
@@ -140,4 +143,25 @@ fn many_free_disks_are_looked_at_one_after_the_other() {
     assert!(then.iter().all(|count| *count >= 2 * first[0]), "nobody is forgotten");
     let looks = then.iter().sum::<u64>() / first[0] - 600;
     assert!(looks <= 15 * 50, "{looks} in 15 seconds");
+}
+
+/// Each of a disk's operations that fails would put it out. Told so often, and counted as often as coming back and going
+/// again, it stayed out for minutes.
+#[test]
+fn a_disk_that_many_miss_is_put_out_once() {
+    let bench = Bench::new(95, 3, 48);
+    bench.create();
+    let pool = Rc::clone(&bench.engine.open_pool("pool").unwrap().pool);
+    bench.set_mode(1, Mode::Lost);
+    let failed = BTreeMap::from([(DiskNumber(1), IoError::Lost)]);
+    let evictions = (0..6).map(|_| {
+        let (pool, failed) = (Rc::clone(&pool), failed.clone());
+        async move { pool.evict(&failed, true).await }
+    });
+    let done = bench.run(join_all(evictions.collect::<Vec<_>>()));
+    assert!(done.iter().all(Result::is_ok));
+    assert!(pool.is_out(DiskNumber(1)));
+    let told = bench.events().into_iter();
+    let told = told.filter(|event| matches!(event, PoolEvent::DiskOut { .. })).count();
+    assert_eq!(told, 1);
 }
