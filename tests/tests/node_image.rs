@@ -99,6 +99,9 @@ impl BootServer {
         let mut length = 0;
         let mut first = String::new();
         reader.read_line(&mut first)?;
+        if !first.ends_with('\n') {
+            return Ok(());
+        }
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
