@@ -210,12 +210,17 @@ impl Network {
     /// Lets disks go that nobody misses, and that nobody has answered for since discovery forgot them. Those that come back
     /// are discovered anew.
     pub fn forget_silent(&self, engine: &Engine) {
-        let heard: BTreeSet<ShelfSlot> =
-            self.initiator.targets().into_iter().map(|target| target.address).collect();
-        let silent: Vec<ShelfSlot> =
-            self.given.borrow().keys().filter(|disk| !heard.contains(disk)).copied().collect();
-        for address in silent.into_iter().filter(|disk| engine.is_lost_stranger(&disk.to_string()))
-        {
+        let given: Vec<ShelfSlot> = self.given.borrow().keys().copied().collect();
+        let mut lost: BTreeSet<ShelfSlot> =
+            given.into_iter().filter(|disk| engine.is_lost_stranger(&disk.to_string())).collect();
+        // All that answer are thousands: only when there is something to look for.
+        if lost.is_empty() {
+            return;
+        }
+        self.initiator.targets().iter().for_each(|target| {
+            lost.remove(&target.address);
+        });
+        for address in lost {
             tracing::info!(disk = %address, "it doesn't answer any more, and no pool has it: forgotten");
             self.forget(address, engine);
         }

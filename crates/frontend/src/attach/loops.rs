@@ -4,10 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use block::{SECTOR_BYTES, VolumeName};
+use block::SECTOR_BYTES;
 
-use super::{AttachError, Places};
-use crate::fuse::FILE_NAME;
+use super::AttachError;
 
 /// Others look for free loop devices too; this many defeats in a row are no accident.
 const TRIES_MAX: usize = 64;
@@ -51,12 +50,11 @@ pub(super) fn set_up(file: &Path, name: &str, read_only: bool) -> Result<u32, At
     Err(AttachError::NoFreeLoop)
 }
 
-/// The loop devices on the volume's file, told by its path alone: the kernel's other ways to ask
+/// The loop devices on a volume's file, told by its path alone: the kernel's other ways to ask
 /// (`LOOP_GET_STATUS64`) look at the file, and hang when the engine behind it does. Devices that are
 /// leaving don't count: nothing can be done about them, and nothing need be.
-pub(super) fn find(places: &Places, name: &VolumeName) -> Result<Vec<u32>, AttachError> {
-    let file = places.directory(name)?.join(FILE_NAME);
-    let ours = |number: &u32| is_on(*number, &file) && !is_leaving(*number);
+pub(super) fn find(file: &Path) -> Result<Vec<u32>, AttachError> {
+    let ours = |number: &u32| is_on(*number, file) && !is_leaving(*number);
     Ok(bound()?.into_iter().filter(ours).collect())
 }
 
@@ -74,7 +72,7 @@ pub(super) fn bound() -> Result<Vec<u32>, AttachError> {
 }
 
 /// Whether the device has a file.
-pub(super) fn in_use(number: u32) -> bool {
+fn in_use(number: u32) -> bool {
     Path::new(&format!("/sys/block/loop{number}/loop")).exists()
 }
 
@@ -105,13 +103,9 @@ pub(super) fn is_on(number: u32, file: &Path) -> bool {
     backing_file(number).is_some_and(|path| path == file)
 }
 
-/// Takes the file away; a device that doesn't have it is fine. It may have become free and somebody else's since it was
-/// looked at; while it is open nobody gets it.
+/// Takes the file away; a device that doesn't have it is fine.
 pub(super) fn clear(number: u32, file: &Path) -> Result<(), AttachError> {
-    let device = open(number)?;
-    if !is_on(number, file) {
-        return Ok(());
-    }
+    let Some(device) = open_on(number, file)? else { return Ok(()) };
     match os::ioctl::loop_clear(device.as_fd()) {
         Err(error) if error.raw_os_error() != Some(libc::ENXIO) => {
             Err(AttachError::system(format!("clearing {}", device_path(number).display()), error))
@@ -120,9 +114,10 @@ pub(super) fn clear(number: u32, file: &Path) -> Result<(), AttachError> {
     }
 }
 
-/// Keeps a device that was cleared while somebody had it open.
-pub(super) fn stay(number: u32, name: &str) -> Result<(), AttachError> {
-    os::ioctl::loop_stay(open(number)?.as_fd(), name).map_err(|error| {
+/// Keeps a device of this file that was cleared while somebody had it open.
+pub(super) fn stay(number: u32, file: &Path, name: &str) -> Result<(), AttachError> {
+    let Some(device) = open_on(number, file)? else { return Ok(()) };
+    os::ioctl::loop_stay(device.as_fd(), name).map_err(|error| {
         AttachError::system(format!("keeping {}", device_path(number).display()), error)
     })
 }
@@ -153,6 +148,13 @@ pub(super) fn number_of(device: &Path) -> Option<u32> {
     device.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
 }
 
+/// Opens the device if it has this file. It may have become free and somebody else's since it was looked at; while it is
+/// open nobody gets it.
+fn open_on(number: u32, file: &Path) -> Result<Option<File>, AttachError> {
+    let device = open(number)?;
+    Ok(is_on(number, file).then_some(device))
+}
+
 fn open(number: u32) -> Result<File, AttachError> {
     let path = device_path(number);
     File::open(&path)
@@ -176,6 +178,7 @@ mod tests {
         std::fs::write(&own, [0; 1 << 16]).unwrap();
         let number = set_up(&own, "test", false).unwrap();
         clear(number, &other).unwrap();
+        stay(number, &other, "stranger").unwrap();
         assert!(is_on(number, &own));
         clear(number, &own).unwrap();
         assert!(!is_on(number, &own));

@@ -159,7 +159,7 @@ pub fn attach(places: &Places, name: &VolumeName, read_only: bool) -> Result<Pat
         return Err(AttachError::NotAttached(name.clone()));
     }
     let file = directory.join(FILE_NAME);
-    let number = match loops::find(places, name)?.first() {
+    let number = match loops::find(&file)?.first() {
         Some(number) => *number,
         None => loops::set_up(&file, &name.to_string(), read_only)?,
     };
@@ -189,7 +189,7 @@ pub fn check(
         return Ok(Some(format!("{} was detached", device.display())));
     };
     if loops::is_leaving(number) {
-        loops::stay(number, &name.to_string())?;
+        loops::stay(number, &file, &name.to_string())?;
         tracing::warn!(volume = %name, device = %device.display(), "somebody detached it while it is in use; it is kept");
     }
     match rustix::fs::statfs(&directory) {
@@ -205,8 +205,8 @@ pub fn check(
 /// Lets the loop device see the size that the engine gives the file now; returns it in bytes.
 pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
     let not_attached = || AttachError::NotAttached(name.clone());
-    let number = *loops::find(places, name)?.first().ok_or_else(not_attached)?;
     let file = places.directory(name)?.join(FILE_NAME);
+    let number = *loops::find(&file)?.first().ok_or_else(not_attached)?;
     let show = || {
         // Before 6.16 the loop driver believes the cached size, which this renews ...
         let size_bytes = std::fs::metadata(&file)
@@ -235,7 +235,8 @@ pub fn resize(places: &Places, name: &VolumeName) -> Result<u64, AttachError> {
 /// whatever state they are. The file system on the device is unmounted before.
 pub fn detach(places: &Places, name: &VolumeName, how: Detach) -> Result<(), AttachError> {
     let directory = places.directory(name)?;
-    let (loops, file) = (loops::find(places, name)?, directory.join(FILE_NAME));
+    let file = directory.join(FILE_NAME);
+    let loops = loops::find(&file)?;
     if how == Detach::Abort {
         // Fails everything under way. The mount itself goes last: while it is there, its loop
         // device can be told by its path, whoever looks next.

@@ -76,7 +76,7 @@ impl Pool {
         // Of many that a disk didn't answer one puts it out.
         let mut ours = BTreeSet::new();
         self.change_configuration(|config| {
-            ours.extend(out.iter().copied().filter(|disk| !config.is_out(*disk)));
+            ours.extend(out.iter().copied().filter(|disk| !pool.is_out(*disk)));
             // One that was removed meanwhile is nowhere named any more.
             let there = out.iter().copied().filter(|disk| pool.member(*disk).is_some()).collect();
             evict(config, &there, |disk| pool.id_of(disk))

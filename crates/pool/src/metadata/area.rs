@@ -53,7 +53,7 @@
 //! | | | payload: records (`codec`) |
 //!
 //! An entry is written once its predecessor is on all current copies: so it proves that one committed,
-//! and an entry behind a place where none is sound proves damage there. An entry takes a quarter of the
+//! and an entry behind a place where none is sound proves damage there, sound or not. An entry takes a quarter of the
 //! log and 4 MiB at most, so that this is searched for within twice as much; a longer transaction is
 //! committed by a checkpoint that contains it. Reading begins with both headers and ends there
 //! (`reading`): what lies beyond is out of use.

@@ -263,11 +263,14 @@ async fn look_behind<A: AreaBytes>(
         };
         let later = (claim.sequence, claim.epoch) == (position.sequence, position.epoch)
             && claim.number > position.number;
+        if !later {
+            continue;
+        }
         // Right behind the last sound one is the next, whatever it claims.
-        if later && claim.number > position.number.next() && at > position.log_at {
+        if claim.number > position.number.next() && at > position.log_at {
             begun = begun.or(Some(claim.number));
         }
-        if !later || claim.bytes as u64 > budget {
+        if claim.bytes as u64 > budget {
             continue;
         }
         budget -= claim.bytes as u64;
