@@ -81,7 +81,7 @@ impl Pool {
         if is_current() {
             if !self.is_unfit(&member).await? {
                 pauses.remove(&member.number);
-                return Ok(());
+                return self.unless_over(self.record_committed(&member)).await;
             }
         } else {
             let (again_at, _) = pauses.get(&member.number).copied().unwrap_or_default();

@@ -45,6 +45,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |stage| rotten_metadata(stage).boxed_local(),
     ),
     scenario(
+        "rotten-newest-entry",
+        "the newest entry of the only current metadata copy present is rotten, and nothing else happened for seconds: \
+         what it said before isn't taken for the newest",
+        400,
+        |stage| rotten_newest_entry(stage).boxed_local(),
+    ),
+    scenario(
         "clone-present",
         "a copy of a member is discovered while the pool is open, and at a cold start: it isn't taken \
          for the member",
@@ -231,6 +238,44 @@ async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
         judgement: Judgement::RightOrNamed,
     });
     spoil();
+    rig.converge().await
+}
+
+/// Of two current copies one is away, and the other lost its last entry, after which nothing was written for some seconds.
+async fn rotten_newest_entry(stage: Stage) -> Result<(), Failure> {
+    let rig = Rig::mirror(&stage).await?;
+    rig.load(Mix::default()).await?;
+    rig.run_for(rig.between(300, 1500)).await;
+    let lagging = rig.below(3);
+    rig.cluster.kill_node(lagging);
+    rig.wait_out(lagging, Duration::from_secs(10)).await?;
+    rig.quiet(CONVERGENCE_MAX).await?;
+    let rotten = (lagging + 1 + rig.below(2)) % 3;
+    // History is written, too.
+    rig.run_for(Duration::from_secs(90)).await;
+    let (key, value) = ("mount", "/srv");
+    let said = Some(value.to_owned());
+    rig.with(|engine| async move { engine.set_property(POOL, VOLUME, key, said).await }).await?;
+    let disk = Rc::clone(&rig.cluster.node(rotten).disks()[0]);
+    rig.run_for(rig.between(11_000, 14_000)).await;
+    rig.cluster.cut_all_power();
+    rig.forget_clients();
+    let (_, at) = entries_of(&disk).pop().ok_or_else(|| Failure("no entry".to_owned()))?;
+    disk.flip_byte(at + 100, 4);
+    [lagging, rotten].iter().for_each(|node| rig.cluster.start_node(*node));
+    rig.cluster.start_supervisor(0);
+    let shown = || Some(rig.volume_report(VOLUME)?.properties.get(key).cloned());
+    for _ in 0..30 {
+        rig.run_for(Duration::from_secs(1)).await;
+        expect(shown().is_none_or(|shown| shown.as_deref() == Some(value)), || {
+            "it was opened as it was before".to_owned()
+        })?;
+    }
+    rig.cluster.start_node(3 - lagging - rotten);
+    rig.wait_clean(CONVERGENCE_MAX).await?;
+    expect(shown().flatten().as_deref() == Some(value), || {
+        "what was said last is gone".to_owned()
+    })?;
     rig.converge().await
 }
 
