@@ -3,6 +3,8 @@
 //! newest copy may be away, and what is present a copy that rotted, lost a write or was rolled back.
 //! Old maps give extents that others own by now; nothing may be served by them unasked.
 
+use std::collections::BTreeSet;
+
 use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
 use seal::{KeyPair, PublicKey};
@@ -44,13 +46,21 @@ struct Unusable {
     is_unproved: bool,
 }
 
+/// What was adopted.
+pub(super) struct Adoption {
+    pub(super) metadata: Metadata,
+    pub(super) area: Area,
+    /// Current copies that nobody signed who may have.
+    pub(super) unproved: BTreeSet<DiskId>,
+}
+
 impl OpenRequest {
     /// Reads the metadata copies that are current and present; the longest valid tail counts.
     pub(super) async fn adopt(
         &self,
         before: &Configuration,
         claimed: &[Claimed],
-    ) -> Result<(Metadata, Area), PoolError> {
+    ) -> Result<Adoption, PoolError> {
         let current = &before.copies;
         let holders: Vec<_> =
             claimed.iter().filter(|c| current.contains(&c.disk.label.disk)).collect();
@@ -59,7 +69,7 @@ impl OpenRequest {
         let mut witnesses = self.witnesses(before, &signers, claimed).await;
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
-        let (mut faults, mut is_unproved) = (Vec::new(), false);
+        let (mut faults, mut unproved) = (Vec::new(), BTreeSet::new());
         let mut places: Vec<(DiskId, ExtentRange)> = Vec::new();
         for (holder, found) in holders.iter().zip(join_all(reads).await) {
             let name = &holder.disk.place.name;
@@ -68,8 +78,8 @@ impl OpenRequest {
                     places.push((holder.disk.label.disk, area));
                     copies.push(recovered);
                 }
-                Err(Unusable { why, proves, is_unproved: unproved }) => {
-                    is_unproved |= unproved;
+                Err(Unusable { why, proves, is_unproved }) => {
+                    unproved.extend(is_unproved.then_some(holder.disk.label.disk));
                     faults.push(format!("{name}: {why}"));
                     let who = format!("the metadata log of {name}, behind damage,");
                     witnesses.extend(proves.map(|record| Witness { record, who }));
@@ -83,7 +93,7 @@ impl OpenRequest {
         let pool = &self.name;
         let remedy =
             format!("to believe it all the same: etherpool pool import {pool} --pool-key any");
-        let faults = if is_unproved { format!("{faults}; {remedy}") } else { faults };
+        let faults = if unproved.is_empty() { faults } else { format!("{faults}; {remedy}") };
         // Who is away may have more; who is there and of no use was named with its fault.
         let away = |disk: &&DiskId| !holders.iter().any(|holder| holder.disk.label.disk == **disk);
         let missing: Vec<String> =
@@ -143,7 +153,7 @@ impl OpenRequest {
         let in_step = in_step.map(|(id, _)| *id).collect();
         let foundation = (foundation, in_step);
         let area = Area::new(layout, chosen.position, foundation, committed, signers);
-        Ok((chosen.metadata, area))
+        Ok(Adoption { metadata: chosen.metadata, area, unproved })
     }
 
     /// Who may have signed the metadata from now on: we, as well as those who signed what was found, or may have signed what

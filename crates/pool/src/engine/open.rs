@@ -12,6 +12,7 @@ use runtime::{Handle, Notify, Semaphore};
 use seal::{Grant, KeyPair};
 use uuid::Uuid;
 
+use super::adopt::Adoption;
 use super::cable::{Load, side_by_side};
 use super::checksum_cache::ChecksumCache;
 use super::commit::{Area, CommitError};
@@ -153,7 +154,7 @@ impl OpenRequest {
         if before.destruction != Destruction::None {
             return Err(self.is_destroyed().into());
         }
-        let (metadata, area) = self.adopt(&before, &claimed).await?;
+        let Adoption { metadata, area, unproved } = self.adopt(&before, &claimed).await?;
         let elsewhere = self.elsewhere(&metadata);
         if !elsewhere.is_empty() {
             return Err(Failed::Elsewhere(elsewhere));
@@ -172,7 +173,8 @@ impl OpenRequest {
             released: false,
             destruction: Destruction::None,
             voters: before.voters.clone(),
-            copies: before.copies.clone(),
+            // Who signed one may be named from now on.
+            copies: &before.copies - &unproved,
             record: before.record,
             out: before.out.clone(),
             metadata_by: area.signers.clone(),
