@@ -73,9 +73,10 @@ struct Arguments {
     /// With --speed: size of the volume that is streamed, or of an eighth of each disk of a rebuild.
     #[arg(long, default_value_t = 128, requires = "speed", value_parser = clap::value_parser!(u64).range(16..=16384))]
     mib: u64,
-    /// With --speed rebuild: only without others who use the pool, which takes a small part of the time.
-    #[arg(long, requires = "speed")]
-    alone: bool,
+    /// With --speed rebuild: requests come at so many percent of the rate that the degraded pool answers; 0: only without
+    /// others who use the pool, which takes a small part of the time.
+    #[arg(long, default_value_t = 50, requires = "speed", value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
+    load: u32,
     /// With --speed scale: no pools of more machines than this (100 take some minutes).
     #[arg(long, default_value_t = 20, requires = "speed", value_name = "COUNT")]
     machines: usize,
@@ -149,7 +150,7 @@ fn measure(what: Speed, arguments: &Arguments) -> ExitCode {
     let settings = Settings {
         volume_bytes: arguments.mib << 20,
         disk_bytes: arguments.mib << 23,
-        alone: arguments.alone,
+        load_percent: arguments.load,
         seed: arguments.seed.unwrap_or(0),
         verbose: arguments.verbose,
         ..Settings::default()

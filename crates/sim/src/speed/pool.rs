@@ -43,8 +43,9 @@ pub struct Settings {
     pub volume_bytes: u64,
     /// Size of each disk of a pool that rebuilds one.
     pub disk_bytes: u64,
-    /// A rebuild is measured only without others who use the pool.
-    pub alone: bool,
+    /// Requests beside a rebuild come at this part of the rate that the degraded pool answers; 0: it is measured only
+    /// without any.
+    pub load_percent: u32,
     /// Operations of each random pattern on disks with an arm; ten times as many on others.
     pub operations: usize,
     /// All follows from it.
@@ -58,7 +59,7 @@ impl Default for Settings {
         Settings {
             volume_bytes: 128 << 20,
             disk_bytes: 1 << 30,
-            alone: false,
+            load_percent: 50,
             operations: 4000,
             seed: 0,
             verbose: false,

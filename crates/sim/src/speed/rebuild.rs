@@ -3,8 +3,8 @@
 //!
 //! What the disks allow: each byte that was lost is read once and written once, evenly by all that are left, each
 //! of which reads and writes one after the other as fast as its model streams. What the cables allow: all of it
-//! passes through the owner's once in each direction. Requests under a rebuild come at half of the rate that the
-//! degraded pool can answer, whatever becomes of those before: who waits doesn't make others come later.
+//! passes through the owner's once in each direction. Requests under a rebuild come at a part of the rate that the
+//! degraded pool can answer, half of it if not told otherwise, whatever becomes of those before: who waits doesn't make others come later.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -125,9 +125,10 @@ impl Row {
 /// A table for each kind of hardware whose name has `only` in it.
 pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
     let chosen = chosen(only)?;
-    let loads = if settings.alone { &[false][..] } else { &[false, true] };
-    let work = chosen.iter().flat_map(|hardware| loads.iter().map(|loaded| (*hardware, *loaded)));
-    let work = work.map(|(hardware, loaded)| move || measure(hardware, settings, loaded));
+    let loads = [0, settings.load_percent];
+    let loads = if settings.load_percent == 0 { &loads[..1] } else { &loads };
+    let work = chosen.iter().flat_map(|hardware| loads.iter().map(|load| (*hardware, *load)));
+    let work = work.map(|(hardware, load)| move || measure(hardware, settings, load));
     let mut rows = side_by_side(work.collect()).into_iter();
     let texts = chosen.iter().map(|hardware| {
         let head = [
@@ -151,14 +152,14 @@ pub fn report(only: &str, settings: Settings) -> Result<String, Failure> {
     Ok(texts.collect::<Result<Vec<_>, Failure>>()?.join("\n"))
 }
 
-/// A rebuild on one kind of hardware, with or without others who use the pool.
-pub fn measure(hardware: Hardware, settings: Settings, loaded: bool) -> Result<Row, Failure> {
+/// A rebuild on one kind of hardware, beside requests at so many percent of what the pool answers.
+pub fn measure(hardware: Hardware, settings: Settings, load_percent: u32) -> Result<Row, Failure> {
     let found: Rc<RefCell<Option<Row>>> = Rc::default();
     let row = Rc::clone(&found);
     let body = move |stage: Stage| -> LocalBoxFuture<'static, Result<(), Failure>> {
         async move {
             let bench = Bench::start(&stage, hardware, settings).await?;
-            *row.borrow_mut() = Some(bench.rebuild(loaded).await?);
+            *row.borrow_mut() = Some(bench.rebuild(load_percent).await?);
             Ok(())
         }
         .boxed_local()
@@ -210,16 +211,16 @@ impl Bench {
         Ok(bench)
     }
 
-    async fn rebuild(&self, loaded: bool) -> Result<Row, Failure> {
+    async fn rebuild(&self, load_percent: u32) -> Result<Row, Failure> {
         self.set_delay(None).await?;
         let disks = self.rig.cluster.disks();
         let (name, disk) = &disks[GONE];
         disk.set_gone(true);
         self.wait_out(name).await?;
         self.rest().await?;
-        let rate = match loaded {
-            true => Some(self.most_a_second().await? / 2.0),
-            false => None,
+        let rate = match load_percent {
+            0 => None,
+            percent => Some(self.most_a_second().await? * f64::from(percent) / 100.0),
         };
         let alone = match rate {
             Some(rate) => {
@@ -251,9 +252,11 @@ impl Bench {
         let of_bytes = |bytes: f64| Rate { per_second: bytes / MIB as f64, len_bytes: MIB };
         let load = rate.zip(alone).zip(beside);
         Ok(Row {
-            name: match loaded {
-                false => format!("rebuild of {} MiB", lost_bytes / MIB),
-                true => format!("rebuild of {} MiB, pool in use", lost_bytes / MIB),
+            name: match load_percent {
+                0 => format!("rebuild of {} MiB", lost_bytes / MIB),
+                percent => {
+                    format!("rebuild of {} MiB, {percent} % of requests", lost_bytes / MIB)
+                }
             },
             rate: of_bytes(lost_bytes as f64 / seconds),
             disks_allow: of_bytes(self.disks_allow()),
