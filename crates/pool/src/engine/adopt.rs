@@ -3,8 +3,6 @@
 //! newest copy may be away, and what is present a copy that rotted, lost a write or was rolled back.
 //! Old maps give extents that others own by now; nothing may be served by them unasked.
 
-use std::collections::BTreeSet;
-
 use block::{Buffer, IoError, SECTOR_BYTES};
 use futures::future::join_all;
 use seal::{KeyPair, PublicKey};
@@ -51,7 +49,7 @@ pub(super) struct Adoption {
     pub(super) metadata: Metadata,
     pub(super) area: Area,
     /// Current copies that nobody signed who may have.
-    pub(super) unproved: BTreeSet<DiskId>,
+    pub(super) unproved: Vec<DiskId>,
 }
 
 impl OpenRequest {
@@ -69,7 +67,7 @@ impl OpenRequest {
         let mut witnesses = self.witnesses(before, &signers, claimed).await;
         let reads = holders.iter().map(|claimed| self.read_area(&claimed.disk, &signers, &shared));
         let mut copies: Vec<Recovered> = Vec::new();
-        let (mut faults, mut unproved) = (Vec::new(), BTreeSet::new());
+        let (mut faults, mut unproved) = (Vec::new(), Vec::new());
         let mut places: Vec<(DiskId, ExtentRange)> = Vec::new();
         for (holder, found) in holders.iter().zip(join_all(reads).await) {
             let name = &holder.disk.place.name;
@@ -153,6 +151,10 @@ impl OpenRequest {
         let in_step = in_step.map(|(id, _)| *id).collect();
         let foundation = (foundation, in_step);
         let area = Area::new(layout, chosen.position, foundation, committed, signers);
+        for disk in &unproved {
+            let disk = self.name_of(*disk);
+            tracing::warn!(pool = %self.name, disk, "its copy of the metadata is signed by nobody who may have");
+        }
         Ok(Adoption { metadata: chosen.metadata, area, unproved })
     }
 

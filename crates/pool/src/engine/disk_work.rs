@@ -16,7 +16,7 @@ use futures::future::{Either, join_all, select};
 use super::member::Member;
 use super::pool::{GroupPlace, Pool};
 use super::underway::{Awaited, Underway};
-use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, ReleaseNumber};
+use crate::format::{Applied, DiskGeometry, DiskNumber, GenerationId, RecordNumber, ReleaseNumber};
 use crate::metadata::DirtyRegions;
 use crate::stats::Purpose;
 use block::{read_seen, write_run};
@@ -240,17 +240,6 @@ impl Pool {
         self.run_works(works.collect(), Some(release)).await
     }
 
-    /// Has a disk's applied block name the last committed record, if it names an earlier one. Whoever sees this disk and
-    /// a copy of the metadata that ends before knows that it lacks something, and wasn't just being written to.
-    pub(super) async fn record_committed(&self, member: &Member) {
-        let instance = member.checked_instance.get();
-        let (release, record) = member.applied.get();
-        if instance.is_some() && record < self.area.borrow().committed() {
-            // If it can't, it is tried again at the next look.
-            self.record_applied([(member.number, instance)].into(), release).await;
-        }
-    }
-
     /// Work of a disk that takes part, to be done by this instance if one is named.
     fn work_by(&self, disk: DiskNumber, by: Option<Instance>) -> Option<(DiskNumber, DiskWork)> {
         let member = self.member(disk)?;
@@ -365,14 +354,11 @@ impl Pool {
         };
         let _awaited = (work.durable == Durable::Written).then(|| Awaited::new(&work.member));
         let mut dirty = BTreeMap::new();
-        let applied = release.map(|release| self.applied(work, release));
+        let record = self.area.borrow().committed();
+        let applied = release.map(|release| self.applied_write(work, release, record));
         let writes =
             work.writes.iter().map(|(start, data, touched)| (*start, data.clone(), Some(*touched)));
-        let block = applied.map(|applied| {
-            let place = DiskGeometry::applied_slots()[applied.slot()];
-            (place, applied.encode(self.keys.as_ref()), None)
-        });
-        let writes = writes.chain(block);
+        let writes = writes.chain(applied.map(|(start, data)| (start, data, None)));
         let writes = writes.map(|(start, data, touched)| async move {
             let bytes = data.len() as u64;
             let write = write_run(&*work.device, start, data, durability);
@@ -406,10 +392,10 @@ impl Pool {
                 self.within_patience(work, work.device.flush(instance)).await?;
             }
         }
-        if let Some(applied) = applied {
+        if release.is_some() {
             // Only now: an applied block that may be torn is written again in the same slot.
-            work.member.applied_sequence.set(applied.sequence + 1);
-            work.member.applied.set((applied.release, applied.record));
+            work.member.applied_sequence.set(work.member.applied_sequence.get() + 1);
+            work.member.told_record.set(record);
         }
         Ok((dirty, taken_by))
     }
@@ -457,13 +443,17 @@ impl Pool {
         Ok(instance)
     }
 
-    /// What a disk's next applied block says. Others may have recorded a later release since this one was asked for.
-    fn applied(&self, work: &DiskWork, release: ReleaseNumber) -> Applied {
+    fn applied_write(
+        &self,
+        work: &DiskWork,
+        release: ReleaseNumber,
+        record: RecordNumber,
+    ) -> (Lba, Buffer) {
         let member = &work.member;
         let sequence = member.applied_sequence.get();
-        let release = release.max(member.applied.get().0);
-        let record = self.area.borrow().committed();
-        Applied { pool: self.id, disk: member.id, sequence, release, record, by: None }
+        let applied =
+            Applied { pool: self.id, disk: member.id, sequence, release, record, by: None };
+        (DiskGeometry::applied_slots()[applied.slot()], applied.encode(self.keys.as_ref()))
     }
 }
 

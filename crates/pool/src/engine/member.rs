@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::DiskPlace;
 use super::trim::DiskTrim;
-use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange, RecordNumber, ReleaseNumber};
+use crate::format::{DiskGeometry, DiskId, DiskNumber, ExtentRange, RecordNumber};
 use crate::stats::DiskOperations;
 
 /// A disk that is evicted so long after it was taken in failed anew.
@@ -75,8 +75,8 @@ pub(crate) struct Member {
     pub(crate) seen_instance: Cell<Option<Instance>>,
     /// The sequence of its next applied block.
     pub(crate) applied_sequence: Cell<u64>,
-    /// What its newest applied block says: the last release, and the last record of the metadata.
-    pub(crate) applied: Cell<(ReleaseNumber, RecordNumber)>,
+    /// The last record of the metadata that we had it name there since it was taken in.
+    pub(crate) told_record: Cell<RecordNumber>,
     /// How often in a row what it has applied couldn't be read.
     pub(crate) unread_applied: Cell<u32>,
     /// Blocks that didn't match, or couldn't be read.
@@ -138,7 +138,7 @@ impl Member {
             failed_instance: Cell::new(None),
             seen_instance: Cell::new(None),
             applied_sequence: Cell::new(1),
-            applied: Cell::default(),
+            told_record: Cell::default(),
             unread_applied: Cell::new(0),
             checksum_errors: Cell::new(0),
             rolled_back: Cell::new(false),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use block::{
     BLOCK_BYTES, BLOCK_SECTORS, BlockDevice, Buffer, Instance, Instant, IoError, SECTOR_BYTES,
-    SectorRange,
+    SectorRange, write_durably,
 };
 
 use super::areas::AreaPlace;
@@ -20,7 +20,7 @@ use super::disk_work::instance_now;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
-use crate::format::{DiskId, DiskNumber};
+use crate::format::{Applied, DiskGeometry, DiskId, DiskNumber};
 use crate::metadata::{
     AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, Sum, entry_claim,
     read_placed,
@@ -33,6 +33,16 @@ const PIECE_BYTES: u64 = 1 << 20;
 const LOOK_BYTES: u64 = 4 << 20;
 /// A copy that can't be written is tried again after at most so many times the usual pause.
 const PAUSES_MAX: u32 = 6;
+
+/// What a look at a current copy found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    Whole,
+    /// It lacks something.
+    Unfit,
+    /// Its disk, or another one in its place, didn't show it.
+    Silent,
+}
 
 /// When copies that couldn't be written are tried again, and the pause before that.
 type Pauses = BTreeMap<DiskNumber, (Instant, Duration)>;
@@ -79,9 +89,15 @@ impl Pool {
         let Some(member) = member.filter(takes_part) else { return Ok(()) };
         let is_current = || self.config.borrow().copies.contains(&disk) && self.has_metadata(disk);
         if is_current() {
-            if !self.is_unfit(&member).await? {
+            let found = self.look_at(&member).await?;
+            if found != Looked::Unfit {
                 pauses.remove(&member.number);
-                return self.unless_over(self.record_committed(&member)).await;
+                if found == Looked::Whole {
+                    let told = self.within(self.limits.eviction, self.tell_committed(&member));
+                    // If it can't be told, it is at the next look.
+                    let _ = self.unless_over(told).await?;
+                }
+                return Ok(());
             }
         } else {
             let (again_at, _) = pauses.get(&member.number).copied().unwrap_or_default();
@@ -151,21 +167,62 @@ impl Pool {
         Ok(true)
     }
 
-    /// Whether a current copy lacks something of what it should have, twice in a row. A disk that doesn't
-    /// answer is another's business.
-    async fn is_unfit(self: &Rc<Self>, member: &Rc<Member>) -> Result<bool, Ended> {
+    /// Whether a current copy has what it should have; it is unfit if it lacks something twice in a row. A disk that
+    /// doesn't answer is another's business.
+    async fn look_at(self: &Rc<Self>, member: &Rc<Member>) -> Result<Looked, Ended> {
         for _ in 0..2 {
             match self.unless_over(self.read_back(member)).await? {
                 Err(fault) if fault.is_unfit() => {}
                 Err(CopyFault::Io(IoError::Restarted { .. })) => {
                     // Who it is is looked at first, if nobody does that yet.
                     self.re_add_soon(member);
-                    return Ok(false);
+                    return Ok(Looked::Silent);
                 }
-                Ok(()) | Err(_) => return Ok(false),
+                Ok(()) => return Ok(Looked::Whole),
+                Err(_) => return Ok(Looked::Silent),
             }
         }
-        Ok(true)
+        Ok(Looked::Unfit)
+    }
+
+    /// Has the disk of a current copy name the last committed record in its applied block, if we didn't yet. Whoever sees
+    /// it and a copy that ends before knows that this one lacks something, and wasn't just being written to. All else that
+    /// it says stays, so this is no release and takes no lock of releases.
+    async fn tell_committed(&self, member: &Member) -> Result<(), IoError> {
+        let committed = || self.area.borrow().committed();
+        if member.told_record.get() >= committed() {
+            return Ok(());
+        }
+        let checked = member.checked_instance.get();
+        let device = member.usable_device().ok_or(IoError::Lost)?;
+        let _recording = member.recording_applied.acquire(1).await;
+        let slots = self.applied_on(member, &*device).await?;
+        if !slots.is_whole {
+            // What can't be read may be newer.
+            return Err(IoError::Lost);
+        }
+        let instance = device.renew().await?.instance;
+        let is_it = checked == Some(instance) && member.checked_instance.get() == checked;
+        if !is_it || !self.has_metadata(member.id) || !member.is_usable() {
+            return Err(IoError::Lost);
+        }
+        let record = committed();
+        let applied = Applied {
+            pool: self.id,
+            disk: member.id,
+            sequence: slots.next_sequence,
+            release: slots.newest.map(|newest| newest.release).unwrap_or_default(),
+            record,
+            by: None,
+        };
+        let place = DiskGeometry::applied_slots()[applied.slot()];
+        let now = write_durably(&*device, place, applied.encode(self.keys.as_ref())).await?;
+        if now.instance != instance {
+            return Err(IoError::Restarted { now: now.instance });
+        }
+        member.applied_sequence.set(applied.sequence + 1);
+        member.told_record.set(record);
+        Ok(())
     }
 
     /// Reads what a copy took since it was read back last, and some of what it has had for longer.

@@ -173,15 +173,14 @@ impl OpenRequest {
             released: false,
             destruction: Destruction::None,
             voters: before.voters.clone(),
-            // Who signed one may be named from now on.
-            copies: &before.copies - &unproved,
+            copies: before.copies.clone(),
             record: before.record,
             out: before.out.clone(),
             metadata_by: area.signers.clone(),
         };
         let pool = self.build(epoch, config, metadata, area);
         let pool = OpenPool::new(pool, &before);
-        let readying = self.make_ready(&pool, &claimed, &before, claimed_at);
+        let readying = self.make_ready(&pool, &claimed, (&before, &unproved), claimed_at);
         // Nobody takes back a disk that is lost while it is being claimed: begin again instead.
         let ready = runtime::timeout(&self.runtime, READY_MAX, readying).await;
         let ready = ready.unwrap_or(Err(Ended::Closed));
@@ -460,7 +459,7 @@ impl OpenRequest {
         &self,
         open: &Rc<OpenPool>,
         claimed: &[Claimed],
-        before: &Configuration,
+        (before, unproved): (&Configuration, &[DiskId]),
         claimed_at: Instant,
     ) -> Result<(), Ended> {
         let pool = &open.pool;
@@ -487,7 +486,7 @@ impl OpenRequest {
             }
         }
         pool.runtime.spawn(Rc::clone(pool).run_lease());
-        self.evict_missing(pool, &fit).await?;
+        self.evict_missing(pool, &fit, unproved).await?;
         pool.stops.pass(StopPoint::OpenConfigured).await;
         let lock = pool.meta_lock.acquire(1).await;
         match pool.write_checkpoint(None).await {
@@ -528,11 +527,13 @@ impl OpenRequest {
     }
 
     /// The first configuration under the new epoch: what is missing is out, what doesn't exist any more isn't, and
-    /// metadata copies that aren't present aren't current.
+    /// metadata copies that aren't present aren't current. Nor are those that nobody signed who may have: from now on we
+    /// may, and one of them may bear our signature.
     async fn evict_missing(
         &self,
         pool: &Rc<Pool>,
         fit: &[(Rc<Member>, bool)],
+        unproved: &[DiskId],
     ) -> Result<(), Ended> {
         let present: BTreeSet<DiskNumber> = fit.iter().map(|(member, _)| member.number).collect();
         let missing: BTreeSet<DiskNumber> =
@@ -546,6 +547,7 @@ impl OpenRequest {
             config.out.retain(|out| pool.meta.borrow().disks().contains_key(&out.disk));
             evict(config, &missing, |disk| pool.id_of(disk));
             config.leave_copies(&stale);
+            config.leave_copies(unproved);
             true
         })
         .await?;

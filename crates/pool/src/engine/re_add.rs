@@ -173,8 +173,7 @@ impl Pool {
         let applied = self.read_applied(member, device).await?;
         let rolled_back = self.is_rolled_back(member.number, &applied);
         member.applied_sequence.set(applied.next_sequence);
-        let says = applied.newest.map(|newest| (newest.release, newest.record));
-        member.applied.set(says.unwrap_or_default());
+        member.told_record.take();
         member.rolled_back.set(rolled_back);
         if rolled_back {
             if member.is_usable() {

@@ -55,6 +55,8 @@ impl OpenPool {
         member.detach();
         if let Some(device) = device {
             let _labelling = pool.unless_over(member.labelling.acquire(1)).await?;
+            // Whoever still tells it what is committed would do so behind the wipe.
+            let _recording = pool.unless_over(member.recording_applied.acquire(1)).await?;
             // Another disk may be behind it by now.
             let is_it = is_claimed && pool.check_label(&member, &*device).await.is_ok();
             let wiped = match is_it {
