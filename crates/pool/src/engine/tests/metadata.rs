@@ -12,9 +12,12 @@ use super::super::config::UNSET;
 use super::super::slot::Import;
 use super::super::testing::{Bench, Mode, TestDisk};
 use super::super::{ImportOptions, VolumeSize, VotesOf};
+use super::trusted::applied;
 use super::{MIB, pattern};
 use crate::error::PoolError;
-use crate::format::{Configuration, DiskGeometry, DiskNumber, OutDisk, PoolId};
+use crate::format::{
+    Applied, Configuration, DiskGeometry, DiskNumber, OutDisk, PoolId, ReleaseNumber,
+};
 use crate::metadata::testing::recover_bytes;
 use crate::metadata::{Layout, MetaRecord, Metadata, SectionKind};
 use crate::report::{DiskState, PoolEvent, PoolState};
@@ -604,4 +607,32 @@ fn a_checkpoint_for_a_long_log_costs_what_changed() {
         }
     }
     assert!(checkpoints > 2, "{checkpoints}");
+}
+
+/// Each disk with a copy names what was committed last, some seconds later: and what it has applied as it was.
+#[test]
+fn disks_with_a_copy_are_told_what_is_committed() {
+    let (bench, volume) = Bench::mirrored(830);
+    bench.write(&volume, 0, pattern(0, 4, 1)).unwrap();
+    let (pool, ids) = bench.ids();
+    let said = || -> Vec<_> {
+        let disks = ids.iter().zip(&bench.disks);
+        disks.map(|(id, disk)| applied(disk, (pool, *id)).newest.unwrap()).collect()
+    };
+    // What follows upon it is committed by then, too.
+    bench.pass(Duration::from_secs(120));
+    let before = said();
+    assert!(before.iter().any(|applied| applied.release > ReleaseNumber(0)));
+    let engine = Rc::clone(&bench.engine);
+    let set = async move { engine.set_property("pool", "v", "mount", Some("/srv".into())).await };
+    bench.run(set).unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let record = open.pool.area.borrow().committed();
+    assert!(before.iter().all(|applied| applied.record < record));
+    bench.pass(Duration::from_secs(15));
+    let told: Vec<_> =
+        before.iter().map(|b| Applied { record, sequence: b.sequence + 1, ..*b }).collect();
+    assert_eq!(said(), told);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(said(), told, "nothing was committed since");
 }

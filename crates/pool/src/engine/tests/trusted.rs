@@ -64,7 +64,7 @@ impl Bench {
         self.engine.open_pool("pool").unwrap().pool.config.borrow().clone()
     }
 
-    fn ids(&self) -> (PoolId, Vec<DiskId>) {
+    pub(super) fn ids(&self) -> (PoolId, Vec<DiskId>) {
         let open = self.engine.open_pool("pool").unwrap();
         (open.pool.id, open.pool.members().iter().map(|member| member.id).collect())
     }
@@ -478,7 +478,7 @@ fn a_pool_that_gets_a_key_is_opened_whenever_its_supervisor_ends() {
     bench.is_whole();
 }
 
-fn applied(disk: &TestDisk, (pool, id): (PoolId, DiskId)) -> AppliedSlots {
+pub(super) fn applied(disk: &TestDisk, (pool, id): (PoolId, DiskId)) -> AppliedSlots {
     let image = disk.image();
     let places = DiskGeometry::applied_slots().map(|at| at.byte_offset() as usize);
     let shown = places.map(|at| Some(&image[at..at + APPLIED_BYTES]));
