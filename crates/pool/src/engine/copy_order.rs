@@ -18,8 +18,12 @@ use crate::format::{DiskNumber, ExtentShape, GenerationId, VolumeId};
 
 /// Beside requests a piece may keep a disk for about twice as long as each of them takes, where the disk does 200 MB/s.
 const BESIDE_BYTES_PER_SECOND: u64 = 400_000_000;
-/// The least and the most that a piece has then.
-const BESIDE_PIECE_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=4 << 20;
+/// The least that a piece has then; the most is what it has while nobody asks for anything. (Hard disks, 10 Gbit/s, requests at half of
+/// what the pool answers: with two pieces of up to 4 MiB 6 GiB are rebuilt faster by a third, and one of a hundred requests takes 2.3
+/// times as long as without, in place of 1.7.)
+const BESIDE_PIECE_BYTES_MIN: u64 = 128 << 10;
+/// What is read and written at once while nobody asks for anything.
+const PIECE_BYTES: u64 = 1 << 20;
 /// A part has so many.
 const BESIDE_PIECES_PER_PART: u64 = 4;
 /// So much is taken before a flush then: others wait until a disk has all of it.
@@ -34,8 +38,9 @@ const UNCREDITED_BYTES: u64 = 1 << 30;
 const HELD_GROWTH: u64 = 16;
 /// Pieces of a group that are under way at once, at most.
 const PIECES: usize = 8;
-/// Beside requests: one that is read while another one is written, so that a disk has one to do at a time.
-const PIECES_BESIDE: usize = 2;
+/// Beside requests, where each waits for a disk that has nothing to do: one is read, one is written, and the next ones are
+/// there as soon as the disks are.
+const PIECES_BESIDE: usize = 4;
 /// Disks on which requests take less have no arm.
 const ARM_TAKES: Duration = Duration::from_millis(2);
 /// A piece that takes longer waits behind others of its group, in front of a disk or of a cable: fewer are under way
@@ -79,7 +84,7 @@ impl Width {
             groups: groups_at_once(extent_bytes),
             held_bytes: UNCREDITED_BYTES,
             pieces: PIECES,
-            piece_bytes: 1 << 20,
+            piece_bytes: PIECE_BYTES,
             waits_for: WaitsFor::Awaited,
             overlaps: true,
             part_bytes: 64 << 20,
@@ -89,8 +94,8 @@ impl Width {
     /// While requests are answered, each of which takes so long.
     pub(crate) fn beside(extent_bytes: u64, took: Duration) -> Width {
         let bytes = u128::from(BESIDE_BYTES_PER_SECOND) * took.as_micros() / 1_000_000;
-        let (least, most) = (*BESIDE_PIECE_BYTES.start(), *BESIDE_PIECE_BYTES.end());
-        let piece_bytes = u64::try_from(bytes).unwrap_or(most).clamp(least, most);
+        let bytes = u64::try_from(bytes).unwrap_or(PIECE_BYTES);
+        let piece_bytes = bytes.clamp(BESIDE_PIECE_BYTES_MIN, PIECE_BYTES);
         let (pieces, waits_for) = match took < ARM_TAKES {
             true => (1, WaitsFor::Awaited),
             false => (PIECES_BESIDE, WaitsFor::Rest),
@@ -102,7 +107,7 @@ impl Width {
             piece_bytes,
             waits_for,
             overlaps: false,
-            part_bytes: (BESIDE_PIECES_PER_PART * piece_bytes).max(1 << 20),
+            part_bytes: (BESIDE_PIECES_PER_PART * piece_bytes).max(PIECE_BYTES),
         }
     }
 
@@ -607,11 +612,11 @@ mod tests {
     fn a_piece_beside_requests_takes_a_disk_about_as_long_as_two_of_them() {
         let piece = |micros| Width::beside(EXTENT, Duration::from_micros(micros)).piece_bytes;
         assert_eq!(piece(0), 128 << 10);
-        assert_eq!(piece(10_000), 4_000_000);
-        assert_eq!(piece(1_000_000), 4 << 20);
+        assert_eq!(piece(1000), 400_000);
+        assert_eq!(piece(1_000_000), 1 << 20);
         let (solid, hard) =
             [500, 5000].map(|micros| Width::beside(EXTENT, Duration::from_micros(micros))).into();
         assert_eq!((solid.pieces, solid.waits_for), (1, WaitsFor::Awaited));
-        assert_eq!((hard.pieces, hard.waits_for), (2, WaitsFor::Rest));
+        assert_eq!((hard.pieces, hard.waits_for), (4, WaitsFor::Rest));
     }
 }

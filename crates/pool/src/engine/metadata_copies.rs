@@ -20,6 +20,7 @@ use super::disk_work::instance_now;
 use super::lease::Ended;
 use super::member::Member;
 use super::pool::Pool;
+use super::underway::Awaited;
 use crate::format::{Applied, DiskGeometry, DiskId, DiskNumber};
 use crate::metadata::{
     AreaBytes, AreaLayout, AreaPosition, BlockRun, CheckpointHead, Section, Sum, entry_claim,
@@ -63,13 +64,17 @@ impl Pool {
     /// Looks after the copies for as long as the pool is open.
     pub(crate) async fn run_metadata_copies(self: Rc<Self>) {
         let mut pauses = Pauses::new();
+        let mut committed = None;
         loop {
             let pause = self.runtime.sleep(self.limits.metadata_check);
             if self.unless_over(pause).await.is_err() {
                 return;
             }
+            let now = Some(self.area.borrow().committed());
+            // While more is committed all the time, disks are told with what they apply.
+            let is_settled = std::mem::replace(&mut committed, now) == now;
             for disk in self.all_voters() {
-                if self.look_after_copy(disk, &mut pauses).await.is_err() {
+                if self.look_after_copy(disk, is_settled, &mut pauses).await.is_err() {
                     return;
                 }
             }
@@ -80,6 +85,7 @@ impl Pool {
     async fn look_after_copy(
         self: &Rc<Self>,
         disk: DiskId,
+        is_settled: bool,
         pauses: &mut Pauses,
     ) -> Result<(), Ended> {
         let member = self.member_by_id(disk);
@@ -92,7 +98,7 @@ impl Pool {
             let found = self.look_at(&member).await?;
             if found != Looked::Unfit {
                 pauses.remove(&member.number);
-                if found == Looked::Whole {
+                if found == Looked::Whole && is_settled {
                     let told = self.within(self.limits.eviction, self.tell_committed(&member));
                     // If it can't be told, it is at the next look.
                     let _ = self.unless_over(told).await?;
@@ -188,7 +194,7 @@ impl Pool {
     /// Has the disk of a current copy name the last committed record in its applied block, if we didn't yet. Whoever sees
     /// it and a copy that ends before knows that this one lacks something, and wasn't just being written to. All else that
     /// it says stays, so this is no release and takes no lock of releases.
-    async fn tell_committed(&self, member: &Member) -> Result<(), IoError> {
+    async fn tell_committed(&self, member: &Rc<Member>) -> Result<(), IoError> {
         let committed = || self.area.borrow().committed();
         if member.told_record.get() >= committed() {
             return Ok(());
@@ -196,6 +202,7 @@ impl Pool {
         let checked = member.checked_instance.get();
         let device = member.usable_device().ok_or(IoError::Lost)?;
         let _recording = member.recording_applied.acquire(1).await;
+        let _awaited = Awaited::new(member);
         let slots = self.applied_on(member, &*device).await?;
         if !slots.is_whole {
             // What can't be read may be newer.

@@ -257,7 +257,7 @@ async fn rotten_newest_entry(stage: Stage) -> Result<(), Failure> {
     let said = Some(value.to_owned());
     rig.with(|engine| async move { engine.set_property(POOL, VOLUME, key, said).await }).await?;
     let disk = Rc::clone(&rig.cluster.node(rotten).disks()[0]);
-    rig.run_for(rig.between(11_000, 14_000)).await;
+    rig.run_for(rig.between(16_000, 20_000)).await;
     rig.cluster.cut_all_power();
     rig.forget_clients();
     let (_, at) = entries_of(&disk).pop().ok_or_else(|| Failure("no entry".to_owned()))?;

@@ -609,7 +609,7 @@ fn a_checkpoint_for_a_long_log_costs_what_changed() {
     assert!(checkpoints > 2, "{checkpoints}");
 }
 
-/// Each disk with a copy names what was committed last, some seconds later: and what it has applied as it was.
+/// Each disk with a copy names what was committed last, within two looks; and what it has applied as it was.
 #[test]
 fn disks_with_a_copy_are_told_what_is_committed() {
     let (bench, volume) = Bench::mirrored(830);
