@@ -195,10 +195,9 @@ async fn eviction_during_claim(stage: Stage) -> Result<(), Failure> {
     rig.converge().await
 }
 
-/// Of two current copies one is away, and the other lost entries: one in the middle of its log, or all
-/// from one on, of which votes and applied blocks know, or nobody. What it says without them is out of date.
-async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
+/// Two of three nodes have all that there is, after a load that has ended: the third one, which is away, and one of the two.
+async fn one_lags(stage: &Stage) -> Result<(Rc<Rig>, usize, usize), Failure> {
+    let rig = Rig::mirror(stage).await?;
     rig.load(Mix::default()).await?;
     rig.run_for(rig.between(300, 1500)).await;
     let lagging = rig.below(3);
@@ -206,6 +205,13 @@ async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
     rig.wait_out(lagging, Duration::from_secs(10)).await?;
     rig.quiet(CONVERGENCE_MAX).await?;
     let rotten = (lagging + 1 + rig.below(2)) % 3;
+    Ok((rig, lagging, rotten))
+}
+
+/// Of two current copies one is away, and the other lost entries: one in the middle of its log, or all
+/// from one on, of which votes and applied blocks know, or nobody. What it says without them is out of date.
+async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
+    let (rig, lagging, rotten) = one_lags(&stage).await?;
     let disk = Rc::clone(&rig.cluster.node(rotten).disks()[0]);
     let before = entries_of(&disk).last().map_or(0, |(number, _)| *number);
     rig.create_volume("later", 1 << 20, Layout::Mirror(2)).await?;
@@ -243,14 +249,7 @@ async fn rotten_metadata(stage: Stage) -> Result<(), Failure> {
 
 /// Of two current copies one is away, and the other lost its last entry, after which nothing was written for some seconds.
 async fn rotten_newest_entry(stage: Stage) -> Result<(), Failure> {
-    let rig = Rig::mirror(&stage).await?;
-    rig.load(Mix::default()).await?;
-    rig.run_for(rig.between(300, 1500)).await;
-    let lagging = rig.below(3);
-    rig.cluster.kill_node(lagging);
-    rig.wait_out(lagging, Duration::from_secs(10)).await?;
-    rig.quiet(CONVERGENCE_MAX).await?;
-    let rotten = (lagging + 1 + rig.below(2)) % 3;
+    let (rig, lagging, rotten) = one_lags(&stage).await?;
     // History is written, too.
     rig.run_for(Duration::from_secs(90)).await;
     let (key, value) = ("mount", "/srv");
