@@ -120,9 +120,12 @@ fn blank_disks_are_for_those_whom_their_node_joined() {
     for command in ["join ", "key forget "] {
         assert!(lab.log("n1").contains(command), "{command}");
     }
+    // As it did before it had joined: until it does so again it reads its configuration, which is written below.
+    let said = || lab.log("n1").matches("until it joins a supervisor").count();
+    let before = said();
     lab.lab(&["kill", "n1"]);
     lab.lab(&["start", "n1"]);
-    wait_until("it says so", || lab.log("n1").contains("until it joins a supervisor"));
+    wait_until("it says so again", || said() > before);
 
     // Of one whose configuration says so anyone has what is blank.
     let file = lab.dir().join("n1/node.toml");
