@@ -370,9 +370,12 @@ impl OpenPool {
     fn why_not_rebuilt(&self, disk: DiskNumber) -> Option<String> {
         let meta = self.pool.meta.borrow();
         let mut nodes: BTreeMap<Uuid, bool> = BTreeMap::new();
-        // Of those that are offline it is known why they are gone.
+        // Of those that are offline it is known why they are gone; and who is gone, and has nothing any more, was rebuilt.
         for other in meta.data_disks().filter(|disk| meta.offline_since(disk.number).is_none()) {
-            *nodes.entry(other.node).or_default() |= self.is_there(other.number);
+            let is_there = self.is_there(other.number);
+            if is_there || groups_on(&meta, other.number) > 0 {
+                *nodes.entry(other.node).or_default() |= is_there;
+            }
         }
         let gone = nodes.values().filter(|is_there| !**is_there).count();
         if gone * 3 > nodes.len() {

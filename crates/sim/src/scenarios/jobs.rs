@@ -231,6 +231,11 @@ async fn rebuild(stage: Stage) -> Result<(), Failure> {
     rig.cluster.kill_node(second);
     rig.run_for(rig.between(1000, 6000)).await;
     rig.on_volume(VOLUME, |watched| async move { watched.read_all().await }).await??;
+    // The first one has nothing more that could be lost with it: it isn't one of many that are gone at once.
+    rig.cluster
+        .wait_for("all has two copies once more", CONVERGENCE_MAX, whole)
+        .await
+        .map_err(|failure| Failure(format!("{}\nlast report: {:#?}", failure.0, rig.report())))?;
     rig.converge().await?;
     lose_one_of(&rig, 5, "at rest");
     Ok(())
