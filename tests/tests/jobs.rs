@@ -250,12 +250,13 @@ fn a_node_that_is_gone_for_good_is_rebuilt_on_the_others() {
     // The pool notices by what it writes.
     std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
     sync(lab);
-    wait_until("all copies are there again", || {
+    let is_whole = || {
         let pool = filled.pool();
         let rests = pool["jobs"].as_array().unwrap().is_empty();
         let rebuilt = pool["volumes"][0]["degraded"] == false;
         rests && rebuilt && pool["survives"] == 1
-    });
+    };
+    wait_until("all copies are there again", is_whole);
     // Whoever looks for it on the shelf finds it.
     let path = lab.disk_file("n2", 0).display().to_string();
     for command in [&["pool", "show", "cluster"][..], &["disk", "list"]] {
@@ -273,6 +274,28 @@ fn a_node_that_is_gone_for_good_is_rebuilt_on_the_others() {
     wipe(&lab.disk_file("n3", 0));
     filled.read_back();
     assert!(std::fs::read(lab.mount().join("more")).unwrap() == vec![7; 8 << 20]);
+    // Two of five are gone, but not at once: the first had nothing any more.
+    wait_until("all copies are there once more", is_whole);
+    filled.read_back();
+}
+
+#[test]
+fn what_is_lost_with_its_only_copy_holds_up_no_other_volume() {
+    let filled = Filled::new();
+    let lab = &filled.lab;
+    lab.cli(&["volume", "create", "cluster/scratch", "--size", "64M", "--layout", "raid0"]);
+    lab.lab(&["kill", "n2"]);
+    wipe(&lab.disk_file("n2", 0));
+    std::fs::write(lab.mount().join("more"), vec![7; 8 << 20]).unwrap();
+    sync(lab);
+    wait_until("the other volume waits", || lab.pool_state() == "suspended");
+    lab.lab(&["kill", "supervisor"]);
+    lab.lab(&["start", "supervisor"]);
+    // Who is told that it is mounted finds his files.
+    let mount = lab.mount();
+    let mount = ["volume", "mount", "cluster/hyperspace", mount.to_str().unwrap()];
+    wait_until("it is mounted again", || lab.said(&mount).0 == 0);
+    filled.read_back();
 }
 
 #[test]

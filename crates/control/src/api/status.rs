@@ -196,8 +196,8 @@ impl PoolReportExt for PoolReport {
     }
 
     fn serves(&self, name: &VolumeName) -> bool {
+        // Not by the pool's state: it is that of its worst volume, which says nothing of the others.
         self.keeps(name)
-            && matches!(self.state, PoolState::Online | PoolState::Degraded)
             && self
                 .volumes
                 .iter()

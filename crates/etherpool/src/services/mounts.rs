@@ -79,8 +79,17 @@ impl Services {
             setting.fstype = self.kind_on(name).await?;
         }
         let preview = self.mount_preview(name, &settings, &setting, (pool, volume));
+        let good = |shown: &Shown| shown.actual.mount.as_ref() == Some(&setting);
         if settings.mount.as_ref() == Some(&setting) {
-            return Ok(dry_run.then_some(preview));
+            if dry_run {
+                return Ok(Some(preview));
+            }
+            // It may have waited since: who hears that it is mounted writes there.
+            let failures = self.failures(name);
+            if !good(&self.reconciler.volume(name).watch().borrow()) {
+                self.serving(name).await?;
+            }
+            return self.kept(name, failures, good).await.map(|()| None);
         }
         if settings.mount.is_some() {
             self.check_unused(name).await?;
@@ -99,7 +108,6 @@ impl Services {
         }
         let was = Was::of(volume, MOUNT_KEY);
         let wanted = (MOUNT_KEY, property_text(&setting));
-        let good = |shown: &Shown| shown.actual.mount.as_ref() == Some(&setting);
         self.set_and_wait(name, wanted, &was, good).await?;
         Ok(None)
     }
@@ -140,14 +148,12 @@ impl Services {
         setting: &MountSetting,
         (pool, volume): (&PoolReport, &VolumeReport),
     ) -> Preview {
-        if settings.mount.as_ref() == Some(setting) {
-            let effects = vec![format!("{name} is mounted at {} already", setting.path.display())];
-            return Preview { effects, ..Preview::default() };
-        }
-        let former = settings.mount.as_ref();
+        let is_same = settings.mount.as_ref() == Some(setting);
+        let former = settings.mount.as_ref().filter(|_| !is_same);
         let mut effects = Vec::new();
         effects.extend(former.map(|former| self.end_of_mount(name, former, settings)));
-        effects.push(format!("{name} is mounted at {}", setting.path.display()));
+        let already = if is_same && pool.serves(name) { " already" } else { "" };
+        effects.push(format!("{name} is mounted at {}{already}", setting.path.display()));
         if former.is_some() && settings.ftp.is_some() {
             effects.push("FTP begins again on the new mount".to_owned());
         }

@@ -292,6 +292,18 @@ async fn a_wait_for_disks_within_the_lease_costs_nobody_their_files() {
     wait(&reconciler, |shown| shown.actual == Actual::default()).await;
 }
 
+#[tokio::test]
+async fn what_another_volume_waits_for_holds_nobody_up() {
+    let reconciler = Reconciler::new(Fake::of_engine(1));
+    let mut report = pool_report();
+    let why = "no disk has it".to_owned();
+    report.state = PoolState::Suspended { why: format!("volume w: {why}") };
+    let state = pool::VolumeState::Suspended { why };
+    report.volumes.push(VolumeReport { name: "w".into(), state, ..report.volumes[0].clone() });
+    want(&reconciler, report);
+    wait(&reconciler, |shown| is_up(shown, 1)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_step_that_fails_is_shown_and_tried_again() {
     let reconciler = Reconciler::new(Fake::of_engine(1));
