@@ -33,6 +33,7 @@ mod config;
 mod convert;
 mod copy_credit;
 mod copy_order;
+mod copy_room;
 mod create;
 mod destage;
 mod destroy;

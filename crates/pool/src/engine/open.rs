@@ -20,7 +20,7 @@ use super::config::{Votes, evict};
 use super::events::Events;
 use super::grants;
 use super::lease::{Ended, Lease, TAKEOVER_WAIT};
-use super::limits::{COPIED_BYTES_MAX, REPLAY_MIB_MAX};
+use super::limits::REPLAY_MIB_MAX;
 use super::member::Member;
 use super::node_keys::{Homes, explain_all};
 use super::observe::{Content, Others, Vote, has_no_vote, read_content};
@@ -440,7 +440,7 @@ impl OpenRequest {
             release_lock: Semaphore::new(1),
             replay_room: Semaphore::new(REPLAY_MIB_MAX),
             group_locks: RefCell::default(),
-            copied_bytes: Semaphore::new(COPIED_BYTES_MAX),
+            copy_room: Default::default(),
             resyncing: Cell::new(false),
             trims: Trims::default(),
             credits: RefCell::default(),

@@ -18,6 +18,7 @@ use super::Limits;
 use super::checksum_cache::ChecksumCache;
 use super::commit::Area;
 use super::config::Votes;
+use super::copy_room::CopyRoom;
 use super::events::Events;
 use super::lease::{Ended, Lease};
 use super::member::{Member, Standing};
@@ -87,8 +88,7 @@ pub(crate) struct Pool {
     /// MiB of segments that replays may hold at once.
     pub(crate) replay_room: Rc<Semaphore>,
     pub(crate) group_locks: RefCell<BTreeMap<GenerationId, Rc<Semaphore>>>,
-    /// Memory for what is being copied from disk to disk.
-    pub(crate) copied_bytes: Rc<Semaphore>,
+    pub(crate) copy_room: CopyRoom,
     /// Resync is running.
     pub(crate) resyncing: Cell<bool>,
     /// What nothing names any more.

@@ -480,7 +480,7 @@ impl Volume {
                 let givers = self.givers_of(group, target, regions);
                 wait_for_one(&self.pool.runtime, &givers, width.waits_for).await;
                 let bytes = (run.len() * BLOCK_BYTES) as u64;
-                let _room = self.pool.copied_bytes.acquire(bytes).await;
+                let _room = self.pool.copy_room.bytes(bytes).await;
                 if number + 1 == count && number >= width.pieces {
                     all_begun();
                 }
@@ -489,11 +489,13 @@ impl Volume {
                 }
                 // Nobody waits under the group's lock for the same silent source again and again. One that
                 // is away costs no time, and holds up nothing that others have.
+                let reading = self.pool.copy_room.read(&self.pool.runtime, width).await;
                 let begun = self.pool.runtime.now();
                 let right = match is_silent.get() {
                     false => self.right_rows(group, &run).await,
                     true => None,
                 };
+                drop(reading);
                 let took = self.pool.runtime.now().since(begun);
                 is_silent.set(is_silent.get() || right.is_none() && took >= self.pool.limits.hedge);
                 let Some(right) = right else {
