@@ -165,6 +165,15 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
     Some((largest.bytes, usable_bytes(&with, &usable, layout, None)))
 }
 
+/// Two sizes as people read them, or to the byte where they would look alike.
+pub(super) fn told_apart(sizes: [u64; 2]) -> [String; 2] {
+    let [first, second] = sizes.map(human);
+    match first == second {
+        true => sizes.map(|bytes| format!("{bytes} bytes")),
+        false => [first, second],
+    }
+}
+
 /// Bytes as people read them.
 pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
