@@ -363,10 +363,9 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
     // What is kept for a loss is there for it, and no volume's. Where that isn't enough it is said so.
     let spare = pool.spare.as_ref().filter(|spare| spare.is_held());
     let free = spare.map_or(pool.free_bytes, |spare| spare.left_bytes);
-    // What is free on a disk that is away isn't taken.
-    let away = |disk: &&PoolDisk| disk.state != DiskState::Usable;
-    let away: u64 = pool.disks.iter().filter(away).map(|disk| disk.free_bytes).sum();
-    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes).saturating_sub(away);
+    let away = pool.disks.iter().filter(|disk| disk.state != DiskState::Usable);
+    let free_away: u64 = away.map(|disk| disk.free_bytes).sum();
+    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes).saturating_sub(free_away);
     if let Some((percent, severity)) = share(used, used.saturating_add(free)) {
         let beside = if spare.is_some() { " besides the spare" } else { "" };
         let text = format!(
