@@ -163,6 +163,17 @@ fn who_has_a_copy_of_the_key_imports_the_pool_on_another_machine() {
     let import = ["pool", "import", POOL, "--force", "--yes"];
     let (done, text) = rival.cli(&import);
     assert!(!done && text.contains("--key"), "{text}");
+    // To read what is there takes nothing more, and the disks obey whom they obeyed.
+    let read = ["pool", "import", POOL, "--read-only", "--key", path];
+    wait_until("the owner is silent for long enough", || {
+        rival.cli(&[&read[..], &["--dry-run"]].concat()).0
+    });
+    rival.must(&[&read[..], &["--yes"]].concat());
+    rival.must(&["volume", "verify", VOLUME]);
+    let (_, text) = rival.cli(&["pool", "show", POOL]);
+    assert!(text.contains("read-only"), "{text}");
+    rival.must(&["pool", "release", POOL, "--yes"]);
+    assert_eq!(supervisors(&keys(&rival)), [&*owner]);
     rival.must(&[&import[..], &["--key", path]].concat());
     // It is let in by what the key signed, and has the copy, so it can let others in.
     wait_until("all have heard", || keys(&rival)["unheard"] == Value::Array(vec![]));

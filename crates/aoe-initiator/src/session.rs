@@ -209,7 +209,8 @@ impl Session {
                     }
                     Verdict::Claimed(claim) => {
                         self.note_progress(now, reply.epoch);
-                        self.claim = Some(claim.to_repeat());
+                        // Who has shown a grant with it stays an observer.
+                        self.claim = (claim.epoch != Epoch::OBSERVER).then(|| claim.to_repeat());
                         self.is_unclaimed = false;
                     }
                     Verdict::Reopen => self.reopen(now),

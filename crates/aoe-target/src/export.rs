@@ -315,6 +315,13 @@ impl Export {
         }
     }
 
+    /// Whether somebody may look at all of the medium by a grant that he has shown in his session, and that nobody has to
+    /// keep: it follows the medium's and names him.
+    pub(crate) fn admits_guest(&self, asker: Asker, shown: &Grant) -> bool {
+        let names = asker.key.is_some_and(|key| shown.names(&key));
+        names && self.device.grant.as_ref().is_some_and(|grant| shown.follows(grant))
+    }
+
     /// Whether whom the medium obeys may be another after a claim, or the claim has to be judged for that.
     pub(crate) fn may_change_trust(&self, trust: &Trust) -> bool {
         match (trust, &self.device.grant) {

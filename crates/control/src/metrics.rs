@@ -71,7 +71,7 @@ fn pools(page: &mut Page, pools: &[&PoolReport]) {
     type Value = fn(&PoolReport) -> u64;
     let families: [(&str, &str, Value); 7] = [
         ("etherpool_pool_capacity_bytes", "Space of a pool for data.", |p| p.capacity_bytes),
-        ("etherpool_pool_free_bytes", "Of that, what no volume has.", |p| p.free_bytes),
+        ("etherpool_pool_free_bytes", "Of that, what volumes can have now.", |p| p.free_bytes),
         (
             "etherpool_pool_survivable_failures",
             "How many more machines (or disks, by the pool's failure domain) may fail.",

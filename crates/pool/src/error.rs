@@ -1,5 +1,6 @@
 //! Why an operation on a pool was not done, cut by what a caller can do about it.
 
+use block::size::Human;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ pub enum PoolError {
         remedy: String,
     },
     /// Not enough space of the kind that the layout needs.
-    #[error("not enough space: {needed_bytes} bytes wanted, {free_bytes} can be had; {remedy}")]
+    #[error("not enough space: {} wanted, {} can be had; {remedy}", Human(*.needed_bytes), Human(*.free_bytes))]
     NoSpace {
         /// What was asked for.
         needed_bytes: u64,

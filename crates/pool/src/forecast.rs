@@ -72,7 +72,7 @@ pub struct PoolForecast {
     pub joined: Vec<String>,
     /// Space for extents that the pool would have.
     pub capacity_bytes: u64,
-    /// What a new volume of each layout could have.
+    /// What a new volume of each layout could have, on the disks that take part then.
     pub volumes: Vec<LayoutRoom>,
     /// Who would vote.
     pub votes: VotesForecast,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use block::HealthState;
+use block::size::Human;
 
 use crate::report::{PoolEvent, PoolState, ScrubReport};
 
@@ -58,7 +59,8 @@ impl fmt::Display for PoolEvent {
                 write!(f, "pool {pool} goes on without disk {disk}: {why}")
             }
             PoolEvent::DiskIn { pool, disk, dirty_bytes } => {
-                write!(f, "pool {pool} takes disk {disk} in again, {dirty_bytes} bytes to resync")
+                let dirty = Human(*dirty_bytes);
+                write!(f, "pool {pool} takes disk {disk} in again, {dirty} to resync")
             }
             PoolEvent::DiskOffline { pool, disk } => {
                 write!(
@@ -122,10 +124,8 @@ impl fmt::Display for PoolEvent {
                 write!(f, "pool {pool}: what disk {disk} had is not rebuilt: {why}")
             }
             PoolEvent::Resynced { pool, disk, copied_bytes } => {
-                write!(
-                    f,
-                    "pool {pool}: disk {disk} has everything again, {copied_bytes} bytes copied"
-                )
+                let copied = Human(*copied_bytes);
+                write!(f, "pool {pool}: disk {disk} has everything again, {copied} copied")
             }
             PoolEvent::DiskMoved { pool, disk, from, to } => {
                 write!(f, "pool {pool}: disk {disk} was on {from} and is on {to} now")

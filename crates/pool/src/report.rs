@@ -136,7 +136,7 @@ pub struct PoolReport {
     pub stale_secs: Option<u64>,
     /// Space of its disks for extents.
     pub capacity_bytes: u64,
-    /// Of that, not allocated.
+    /// Of that, what volumes can have now: not allocated, on disks that take part and aren't to be emptied.
     pub free_bytes: u64,
     /// How many more failures of nodes (or disks, by the pool's failure domain) all volumes and the
     /// votes survive now.

@@ -106,6 +106,53 @@ fn a_disk_obeys_whom_its_pool_lets_in_and_nobody_else() {
     scene.has(&scene.ours, 1);
 }
 
+/// Who has the pool's key reads what a dead owner has left, and the disk obeys whom it obeyed.
+#[test]
+fn who_shows_a_newer_grant_as_an_observer_reads_and_nothing_is_kept() {
+    let scene = scene(5);
+    let (key, next) = (pool_key(1), pool_key(2));
+    let first = key.found(&[public(OURS)]).unwrap();
+    let both = key.follow(&first, &[public(OURS), public(OTHER)]).unwrap();
+    let show = |grant: &Grant| {
+        let trust = Trust::Follow(bytes_of(grant));
+        scene.claims(&scene.other, Claim { trust, ..Claim::new(Epoch::OBSERVER, OwnerId::NONE) })
+    };
+    scene.claims(&scene.ours, claim(3, OURS, Trust::Replace(bytes_of(&first)))).unwrap();
+    scene.writes(&scene.ours, 1).unwrap();
+    scene.other.look_inside(true);
+    let reads = || scene.world.read(&scene.other, START, 8);
+    // One that doesn't name him, and one of another key.
+    for grant in [&first, &key.follow(&first, &[public(OURS)]).unwrap()] {
+        assert_eq!(show(grant), Err(NOT_ADMITTED));
+    }
+    let thiefs = pool_key(9).found(&[public(OTHER)]).unwrap();
+    let thiefs = pool_key(9).follow(&thiefs, &[public(OTHER)]).unwrap();
+    assert_eq!(show(&thiefs), Err(NOT_ADMITTED));
+    let nothing = Claim::new(Epoch::OBSERVER, OwnerId::NONE);
+    let refused = Err(IoError::Refused(RefusalReason::ObserverOnly));
+    assert_eq!(scene.claims(&scene.other, nothing), refused);
+    scene.world.wait(20 * SECOND);
+    assert_eq!(reads(), Err(NOT_ADMITTED));
+
+    show(&both).unwrap();
+    let heard = scene.world.run(SECOND, scene.other.renew()).unwrap().value.heard;
+    assert!(heard.unwrap() >= 20 * SECOND, "nobody passes for the owner so");
+    assert_eq!(reads().unwrap(), bytes(8, 1));
+    // To look is all that he may.
+    let changed = scene.writes(&scene.other, 2);
+    assert_eq!(changed, Err(IoError::Refused(RefusalReason::ObserverOnly)));
+    assert_eq!(scene.claims(&scene.other, claim(4, OTHER, Trust::Unchanged)), Err(NOT_ADMITTED));
+    assert_eq!(scene.claims(&scene.other, claim(3, OURS, Trust::Unchanged)), Err(NOT_ADMITTED));
+    // While the owner lives he gets nothing, nor once the disk obeys something newer.
+    scene.has(&scene.ours, 1);
+    assert_eq!(reads(), Err(OWNED));
+    let rotated = key.hand_over(&first, &next, &[public(OURS)]).unwrap();
+    scene.claims(&scene.ours, claim(3, OURS, Trust::Follow(bytes_of(&rotated)))).unwrap();
+    scene.world.wait(20 * SECOND);
+    assert_eq!(reads(), Err(NOT_ADMITTED));
+    assert_eq!(show(&both), Err(NOT_ADMITTED));
+}
+
 #[test]
 fn a_newer_grant_lets_in_and_shuts_out_at_once_and_a_former_one_comes_too_late() {
     let scene = scene(2);

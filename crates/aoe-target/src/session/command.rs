@@ -1,18 +1,20 @@
 //! Commands within a session, each at most once.
 
+use std::rc::Rc;
+
 use block::{
     Access, Answer, Buffer, Claim, Durability, IoError, Lba, OwnerId, RefusalReason, SECTOR_BYTES,
     SectorRange, Trust,
 };
 
-use seal::Seal;
+use seal::{Grant, Seal};
 
 use crate::Shared;
 use crate::export::{Asker, Export, PortState};
 use crate::io::{IoOperation, IoResult, IoValue, Start, Work};
 use crate::merge::Kind;
 use crate::meter::Origin;
-use crate::session::judge::{Claimed, Verdict, changes, is_owners, judge, permit};
+use crate::session::judge::{Claimed, Verdict, changes, is_owners, is_showing, judge, permit};
 use crate::session::keyed::{self, Message};
 use crate::session::{Cached, Slot, is_present, no_session, reply};
 use crate::stats::{Counter, Moved};
@@ -100,7 +102,7 @@ fn execute<'a>(
     };
     // Each fragment of a command, and each repetition, has another one.
     let request = SessionRequest { seal: Seal::default(), ..request };
-    let key = session.peer();
+    let (key, shown) = (session.peer(), session.shown.clone());
     let asker = keyed::asker(export, shared, port.trusted, key);
     let claimed = match request.operation {
         Operation::Claim => HolderPayload::parse_claim(payload),
@@ -109,7 +111,12 @@ fn execute<'a>(
     let Ok((owner, trust)) = claimed else { return export.meter.count(Counter::Malformed) };
     // Who has no key can't have a disk obey one.
     let has_key = asker.trusted || asker.key.is_some();
-    let claimed = Claimed { owner, trust: if has_key { trust } else { Trust::Unchanged } };
+    let trust = if has_key { trust } else { Trust::Unchanged };
+    let shown = match &trust {
+        Trust::Follow(grant) if is_showing(&request) => Grant::parse(grant).map(Rc::new),
+        _ => shown,
+    };
+    let claimed = Claimed { owner, trust, shown };
     let is_owners = is_owners(export, &request, asker, &claimed);
     let Some(session) = export.sessions.get_mut(request.session) else { return };
     if !session.admit(&request, now) {
@@ -155,6 +162,9 @@ fn execute<'a>(
             enqueue(export, shared, port, request, payload, (asker, claimed), access);
         }
         Ok(Verdict::Holder) => {
+            if let Some(session) = export.sessions.get_mut(request.session) {
+                session.shown = claimed.shown;
+            }
             let payload = HolderPayload::emit(export.holder(shared.now));
             export.meter.count(Counter::Others);
             conclude(export, shared, port, &request, Status::Ok, 0, payload);

@@ -1,7 +1,11 @@
 //! Who may do what with a medium: what is asked of each command when it arrives, and again when its turn has come, as a claim
 //! or a change of the configuration may have come between.
 
+use std::rc::Rc;
+
 use block::{Access, Buffer, Epoch, Instant, IoError, OwnerId, RefusalReason, Trust};
+
+use seal::Grant;
 
 use crate::export::{Asker, Export};
 use crate::fenced::Ownership;
@@ -10,10 +14,11 @@ use crate::session::observer;
 use aoe_wire::{HealthPayload, Operation, SessionRequest};
 
 /// What a CLAIM asks for beside its epoch; of other commands nothing.
-#[derive(Default)]
 pub(super) struct Claimed {
     pub owner: OwnerId,
     pub trust: Trust,
+    /// The grant that was shown in its session, or is by this CLAIM, by which its client may look.
+    pub shown: Option<Rc<Grant>>,
 }
 
 /// What to do with a command that may run.
@@ -62,7 +67,12 @@ pub(super) fn permit(
 
 /// Whether a command changes the disk.
 pub(super) fn changes(request: &SessionRequest) -> bool {
-    request.operation.is_once() && request.operation != Operation::Flush
+    request.operation.is_once() && request.operation != Operation::Flush && !is_showing(request)
+}
+
+/// Whether it is a CLAIM of nothing, by which an observer shows a grant that lets him look at all.
+pub(super) fn is_showing(request: &SessionRequest) -> bool {
+    request.operation == Operation::Claim && request.epoch == Epoch::OBSERVER
 }
 
 /// Whether and how a command may run; asked at arrival and again when its turn has come, because a
@@ -75,14 +85,16 @@ pub(super) fn judge(
     asker: Asker,
     claimed: &Claimed,
 ) -> Result<Verdict, IoError> {
-    let Claimed { owner, trust } = claimed;
-    let (owner, obeys) = (*owner, export.obeys(asker, trust));
+    let Claimed { owner, trust, shown } = claimed;
+    let (owner, is_observer) = (*owner, request.epoch == Epoch::OBSERVER);
+    let is_guest =
+        || is_observer && shown.as_ref().is_some_and(|shown| export.admits_guest(asker, shown));
+    let obeys = export.obeys(asker, trust) || is_guest();
     // First: a deposed owner is to know that he is, whoever may have the disk now.
-    check_epoch(export.device.ownership, request, owner)?;
+    check_epoch(export.device.ownership, request, claimed)?;
     // A look behind what is shown to everybody, too, is for those only whom it obeys, and they are told why not.
-    let is_observer = request.epoch == Epoch::OBSERVER;
     let is_forced = request.force && !observer::may_read(&export.device, request.range());
-    if !obeys && (!is_observer || is_forced) {
+    if !obeys && (!is_observer || is_forced || is_showing(request)) {
         return Err(IoError::Refused(match export.device.grant {
             None if !asker.is_own => RefusalReason::NotJoined,
             _ => RefusalReason::NotAdmitted,
@@ -122,6 +134,7 @@ pub(super) fn judge(
             Ok(Verdict::Queue(Access::Write(range)))
         }
         Operation::Flush => Ok(Verdict::Queue(Access::Free)),
+        Operation::Claim if is_observer => Ok(Verdict::Holder),
         Operation::Claim if is_known && !export.may_change_trust(trust) => Ok(Verdict::Holder),
         Operation::Claim => Ok(Verdict::Queue(Access::Barrier)),
         Operation::Status => Ok(Verdict::Holder),
@@ -137,8 +150,9 @@ pub(super) fn judge(
 fn check_epoch(
     ownership: Ownership,
     request: &SessionRequest,
-    owner: OwnerId,
+    Claimed { owner, shown, .. }: &Claimed,
 ) -> Result<(), IoError> {
+    let shows = is_showing(request) && shown.is_some();
     let looks =
         matches!(request.operation, Operation::Read | Operation::Status | Operation::Health);
     if matches!(request.operation, Operation::Unknown(_)) {
@@ -146,7 +160,7 @@ fn check_epoch(
     }
     if request.epoch == Epoch::OBSERVER {
         let refused = IoError::Refused(RefusalReason::ObserverOnly);
-        return if looks { Ok(()) } else { Err(refused) };
+        return if looks || shows { Ok(()) } else { Err(refused) };
     }
     let is_claim = request.operation == Operation::Claim;
     if ownership == Ownership::Unreadable {
@@ -156,7 +170,7 @@ fn check_epoch(
     let holder = ownership.holder();
     let allowed = match is_claim {
         true => {
-            request.epoch > holder.epoch || request.epoch == holder.epoch && owner == holder.owner
+            request.epoch > holder.epoch || request.epoch == holder.epoch && *owner == holder.owner
         }
         false => request.epoch == holder.epoch,
     };

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{Access, Buffer, Holder, Instance, Instant, IoError, RefusalReason};
-use seal::{Identity, PublicKey, Seal, Security};
+use seal::{Grant, Identity, PublicKey, Seal, Security};
 
 use crate::Shared;
 use crate::export::{Export, PortState};
@@ -83,6 +83,8 @@ pub(crate) struct Session {
     running: usize,
     /// What its incomplete commands may hold.
     budget: Rc<Budget>,
+    /// The grant that its client has shown, to look at a medium that doesn't obey him.
+    pub(crate) shown: Option<Rc<Grant>>,
     last_used: Instant,
 }
 
@@ -208,6 +210,7 @@ impl Session {
             executed: 0,
             running: 0,
             budget: Budget::new(SESSION_BYTES_MAX),
+            shown: None,
             last_used: now,
         }
     }

@@ -363,7 +363,9 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
     // What is kept for a loss is there for it, and no volume's. Where that isn't enough it is said so.
     let spare = pool.spare.as_ref().filter(|spare| spare.is_held());
     let free = spare.map_or(pool.free_bytes, |spare| spare.left_bytes);
-    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes);
+    let away = pool.disks.iter().filter(|disk| disk.state != DiskState::Usable);
+    let free_away: u64 = away.map(|disk| disk.free_bytes).sum();
+    let used = pool.capacity_bytes.saturating_sub(pool.free_bytes).saturating_sub(free_away);
     if let Some((percent, severity)) = share(used, used.saturating_add(free)) {
         let beside = if spare.is_some() { " besides the spare" } else { "" };
         let text = format!(

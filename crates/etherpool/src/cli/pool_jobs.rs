@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::args::Confirmation;
 use super::confirm::confirm_plan;
-use super::output::{self, PoolJob, print_json};
+use super::output::{self, PoolJob};
 use super::pool::{DiskArgs, Targets, done, find_disks};
 use super::pool_wait::{Watch, wait};
 use super::{Context, Failure};
@@ -318,18 +318,17 @@ pub async fn jobs(context: &Context, args: JobsArgs) -> Result<Exit, Failure> {
         pools = again(context, &args, &pools).await?;
     }
     let mut jobs = jobs_of(&pools);
-    if jobs.iter().any(|job| job.job.state == JobState::Running) && !context.json {
+    if jobs.iter().any(|job| job.job.state == JobState::Running) {
         let (before, begun) = (jobs, Instant::now());
         tokio::time::sleep(RATE_OVER).await;
         pools = again(context, &args, &pools).await?;
-        jobs = jobs_of(&pools);
-        jobs.iter_mut().for_each(|job| job.bytes_per_sec = rate_of(job, &before, begun.elapsed()));
+        let rated = |job: PoolJob| {
+            let rate = rate_of(&job, &before, begun.elapsed());
+            job.at_rate(rate)
+        };
+        jobs = jobs_of(&pools).into_iter().map(rated).collect();
     }
-    match context.json {
-        // These have a number by which they can be cancelled.
-        true => print_json(&jobs.iter().filter(|job| job.job.number > 0).collect::<Vec<_>>())?,
-        false => output::print(&output::jobs(&jobs))?,
-    }
+    output::show(context.json, &jobs, || output::jobs(&jobs))?;
     let waits = |job: &PoolJob| matches!(job.job.state, JobState::Waiting { .. });
     Ok(Exit::of_health(!jobs.iter().any(waits)))
 }
@@ -349,7 +348,9 @@ fn jobs_of(pools: &[PoolReport]) -> Vec<PoolJob> {
     let of_pool = |pool: &PoolReport| {
         let name = pool.name.clone();
         let jobs = pool.jobs.iter().cloned().chain(output::resyncs(pool)).collect::<Vec<_>>();
-        jobs.into_iter().map(move |job| PoolJob { pool: name.clone(), job, bytes_per_sec: None })
+        let at_rest =
+            move |job| PoolJob { pool: name.clone(), job, bytes_per_sec: None, left_secs: None };
+        jobs.into_iter().map(at_rest)
     };
     pools.iter().flat_map(of_pool).collect()
 }

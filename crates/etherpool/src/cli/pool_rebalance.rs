@@ -36,7 +36,7 @@ pub struct ConvertArgs {
     #[arg(value_name = "POOL/VOLUME")]
     volume: VolumeName,
 
-    /// The redundancy that it is to have: raid0, or mirror:N
+    /// The redundancy that it is to have: raid0, or mirror:N (raid1, raid10: mirror:2)
     #[arg(long)]
     layout: Layout,
 

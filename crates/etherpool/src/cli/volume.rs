@@ -38,7 +38,7 @@ pub enum VolumeCommand {
         /// Its size: 10G, or 100%FREE for a share of the free space
         #[arg(long)]
         size: VolumeSize,
-        /// Its redundancy: raid0, or mirror:N
+        /// Its redundancy: raid0, or mirror:N (raid1, raid10: mirror:2)
         #[arg(long)]
         layout: Layout,
         /// Only say what would be done
@@ -558,8 +558,8 @@ async fn reduce(context: &Context, args: ReduceArgs) -> Result<Exit, Failure> {
     let present = context.client.volume(&volume).await?;
     let Some(size_bytes) = size.of(present.size_bytes) else {
         return Err(Failure::usage(format!(
-            "{volume} has {} bytes; nothing would be left of it",
-            present.size_bytes
+            "{volume} has {}; nothing would be left of it",
+            Human(present.size_bytes)
         ))
         .remedy("give the size that is to be left of it, or take less of it away"));
     };

@@ -19,18 +19,18 @@ use super::member::Member;
 use super::observe::Content;
 use super::open_pool::OpenPool;
 use super::settings::spare_record;
+use super::space::{forecast_of, human};
 use super::{CreatePool, DiskPlace, EngineConfig, Limits, votes};
-use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
-use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
+use crate::forecast::PoolForecast;
 use crate::format::{
     ConfigNumber, Configuration, Destruction, DiskGeometry, DiskId, DiskNumber, ExtentNumber,
     ExtentRange, FailureDomain, Features, Label, NAME_BYTES_MAX, PoolId, RecordNumber, Signer,
     Signers, VOTE_DISKS_MAX, Voters, choose_extent_bytes,
 };
 use crate::metadata::{
-    AreaLayout, COPIES_MAX, CheckpointStamp, Layout, MetaRecord, Metadata, PoolIdentity,
-    area_extents_for, encode_checkpoint,
+    AreaLayout, CheckpointStamp, MetaRecord, Metadata, PoolIdentity, area_extents_for,
+    encode_checkpoint,
 };
 use block::write_durably;
 
@@ -83,7 +83,8 @@ impl Creation<'_> {
         let votes = votes::forecast(&metadata, &candidates, witness_bytes);
         let name = |disk: DiskNumber| self.candidates[disk.0 as usize].place.name.clone();
         let joined = words_of_joints(&metadata, None, name);
-        Ok(PoolForecast { joined, ..forecast_of(&metadata, losses, votes) })
+        let all = metadata.disks().keys().copied().collect();
+        Ok(PoolForecast { joined, ..forecast_of(&metadata, &all, losses, votes) })
     }
 
     /// The first metadata and the labels.
@@ -99,7 +100,7 @@ impl Creation<'_> {
         };
         let empty = Metadata::new(identity.clone()).ok_or_else(|| {
             PoolError::invalid(
-                format!("extents of {extent_bytes} bytes do not exist"),
+                format!("extents of {} do not exist", human(extent_bytes)),
                 "use a power of two from 64 KiB to 1 GiB",
             )
         })?;
@@ -362,28 +363,6 @@ fn too_large() -> PoolError {
     )
 }
 
-/// What a pool with this metadata could hold, all its disks present.
-fn forecast_of(metadata: &Metadata, losses: Vec<String>, votes: VotesForecast) -> PoolForecast {
-    let all: Usable = metadata.disks().keys().copied().collect();
-    let disks = || metadata.data_disks();
-    let domains: BTreeSet<Uuid> = disks().map(|disk| metadata.domain_of(disk)).collect();
-    let mirrors = 2..=COPIES_MAX.min(u8::try_from(domains.len()).unwrap_or(COPIES_MAX));
-    let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
-    let extents: u64 = disks().map(|disk| u64::from(disk.room())).sum();
-    PoolForecast {
-        losses,
-        joined: Vec::new(),
-        capacity_bytes: extents * metadata.shape().extent_bytes(),
-        volumes: layouts
-            .map(|layout| LayoutRoom {
-                layout: layout.to_string(),
-                bytes: usable_bytes(metadata, &all, layout, None),
-            })
-            .collect(),
-        votes,
-    }
-}
-
 /// Whether a pool or volume may have this name.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), PoolError> {
     block::check_name(name).map_err(|_| {
@@ -475,7 +454,9 @@ impl OpenPool {
             new.map_or_else(|| self.pool.disk_name(disk), |new| new.place.name.clone())
         };
         let joined = words_of_joints(&with, None, name);
-        Ok(PoolForecast { joined, ..forecast_of(&with, losses, votes) })
+        let new = (first..).map(DiskNumber).take(candidates.len());
+        let usable = self.pool.usable_disks().into_iter().chain(new).collect();
+        Ok(PoolForecast { joined, ..forecast_of(&with, &usable, losses, votes) })
     }
 
     /// The layout of a disk that joins, and a witness's metadata area: another disk gets one when it is to vote.

@@ -21,7 +21,7 @@ use crate::report::PoolGrant;
 const GRANT: &str = "grant";
 /// How often disks that haven't heard of it are told.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-const NOT_ADMITTED: IoError = IoError::Refused(RefusalReason::NotAdmitted);
+pub(super) const NOT_ADMITTED: IoError = IoError::Refused(RefusalReason::NotAdmitted);
 
 /// What a claim says by which a disk hears of a grant.
 pub(super) fn follow(grant: Option<&Grant>) -> Trust {

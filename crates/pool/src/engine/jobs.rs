@@ -22,7 +22,7 @@ use super::member::Member;
 use super::open_pool::OpenPool;
 use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
-use super::space::domain_word;
+use super::space::{domain_word, human};
 use super::to_empty::RunsToEmpty;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
@@ -243,13 +243,17 @@ impl OpenPool {
         let domain = domain_word(meta);
         let extent_bytes = meta.shape().extent_bytes();
         let extents = disks.iter().map(|disk| extents_on(meta, *disk)).sum::<u64>();
+        let usable = self.usable_without(disks);
+        let others = meta.data_disks().filter(|disk| usable.contains(&disk.number));
+        let free: u64 = others.map(|disk| u64::from(disk.free.len())).sum();
         Err(PoolError::NoSpace {
             needed_bytes: extents * extent_bytes,
             free_bytes: extents.saturating_sub(homeless) * extent_bytes,
             remedy: format!(
                 "what is on {} must go to another {domain} than its other copies are on, besides what is kept \
-                 for logs; add disks first (pool extend)",
-                names.join(" and ")
+                 for logs: of the {} that are free on the others it can have no more; add disks first (pool extend)",
+                names.join(" and "),
+                human(free * extent_bytes)
             ),
         })
     }
@@ -387,9 +391,9 @@ impl OpenPool {
         }
         let homeless = self.homeless(&meta, &[disk], None);
         (homeless > 0).then(|| {
-            let bytes = homeless * meta.shape().extent_bytes();
+            let bytes = human(homeless * meta.shape().extent_bytes());
             format!(
-                "{bytes} bytes of it would find no place on machines or disks that don't have the other \
+                "{bytes} of it would find no place on machines or disks that don't have the other \
                  copies; add disks (pool extend)"
             )
         })

@@ -333,7 +333,9 @@ impl Engine {
     ) -> Result<Rc<dyn BlockDevice>, PoolError> {
         let device = self.open_volume(pool, volume)?;
         Ok(match device.geometry().read_only {
-            true => Overlay::over(device, Holder::default(), &self.mounts_room, &self.runtime),
+            true => {
+                Overlay::over(device, Holder::default(), &self.mounts_room, &self.runtime, None)
+            }
             false => device,
         })
     }

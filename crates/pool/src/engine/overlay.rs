@@ -12,9 +12,12 @@ use std::rc::Rc;
 
 use block::{
     Answer, BlockDevice, Buffer, Claim, Completion, Done, Epoch, Geometry, Holder, Instance,
-    Instant, IoError, Operation, Outcome, RefusalReason, SECTOR_BYTES, SectorRange,
+    Instant, IoError, Operation, Outcome, OwnerId, RefusalReason, SECTOR_BYTES, SectorRange,
 };
 use runtime::Handle;
+use seal::Grant;
+
+use super::grants;
 
 /// What is in memory outlives the disk's restarts: there is one instance.
 const INSTANCE: Instance = Instance(1);
@@ -61,6 +64,8 @@ impl Room {
 pub(crate) struct Overlay {
     base: Rc<dyn BlockDevice>,
     layer: Rc<Layer>,
+    /// By which the disk lets us look, where it doesn't anyway.
+    grant: Option<Rc<Grant>>,
 }
 
 struct Layer {
@@ -80,6 +85,7 @@ impl Overlay {
         owner: Holder,
         room: &Rc<Room>,
         runtime: &Handle,
+        grant: Option<Rc<Grant>>,
     ) -> Rc<Overlay> {
         let layer = Layer {
             runtime: runtime.clone(),
@@ -89,7 +95,7 @@ impl Overlay {
             made_at: runtime.now(),
             claimed: Cell::new(owner),
         };
-        Rc::new(Overlay { base, layer: Rc::new(layer) })
+        Rc::new(Overlay { base, layer: Rc::new(layer), grant })
     }
 }
 
@@ -153,6 +159,19 @@ impl Layer {
     }
 }
 
+/// Reads of a disk that doesn't obey us, once it was shown a grant that lets us look: it keeps that for as long as the
+/// session with it lasts, and writes nothing down.
+fn show_and_read(base: Rc<dyn BlockDevice>, range: SectorRange, grant: &Grant, done: Done) {
+    let trust = grants::follow(Some(grant));
+    let show = Claim { trust, ..Claim::new(Epoch::OBSERVER, OwnerId::NONE) };
+    let reading = Rc::clone(&base);
+    let shown = move |shown: Outcome| match shown {
+        Ok(_) => reading.submit(Operation::Read(range), done),
+        Err(error) => done(Err(error)),
+    };
+    base.submit(Operation::Claim(show), Box::new(shown));
+}
+
 /// What was read below, with what is in the layer over it.
 fn patched(read: Outcome, layer: &[(usize, [u8; SECTOR_BYTES])]) -> Outcome {
     let data = match read {
@@ -195,7 +214,18 @@ impl BlockDevice for Overlay {
                     let whole = Completion::new(INSTANCE, Answer::Data(whole));
                     return done(patched(Ok(whole), &over));
                 }
-                let read = move |outcome| done(patched(outcome, &over));
+                let (base, grant) = (Rc::clone(&self.base), self.grant.clone());
+                let read = move |outcome| match (outcome, grant) {
+                    (Err(grants::NOT_ADMITTED), Some(grant)) => {
+                        show_and_read(
+                            base,
+                            range,
+                            &grant,
+                            Box::new(move |outcome| done(patched(outcome, &over))),
+                        );
+                    }
+                    (outcome, _) => done(patched(outcome, &over)),
+                };
                 self.base.submit(Operation::Read(range), Box::new(read));
             }
             Operation::Write { data, .. } => done(self.layer.put(range, Some(&data))),

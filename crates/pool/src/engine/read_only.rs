@@ -107,6 +107,7 @@ impl Engine {
     async fn lay_over(&self, slot: &Slot, outdated: bool) -> Result<LaidOver, PoolError> {
         self.lift_layers(slot);
         let owners = self.silent_owners(slot).await?;
+        let grant = slot.grant.borrow().clone();
         let mut disks = Vec::new();
         for (seen, owner) in owners {
             let device = self.devices.borrow().get(&seen.place.name).cloned();
@@ -114,7 +115,7 @@ impl Engine {
             let base = Rc::clone(&device.device);
             base.look_inside(true);
             let layer: Rc<dyn BlockDevice> =
-                Overlay::over(base, owner, &self.private_room, &self.runtime);
+                Overlay::over(base, owner, &self.private_room, &self.runtime, grant.clone());
             *device.overlay.borrow_mut() = Some((slot.id, Rc::clone(&layer)));
             slot.laid_over.borrow_mut().push(device);
             disks.push(SeenDisk { device: layer, ..seen });

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use block::{BLOCK_BYTES, Instant, IoError, Lba, SECTOR_BYTES, SectorRange};
 
 use super::open_pool::OpenPool;
+use super::space::told_apart;
 use super::volume::device::VolumeDevice;
 use super::volume::{Serving, Volume};
 use super::volumes::{forecast, round_up};
@@ -180,8 +181,9 @@ fn plan(meta: &Metadata, id: VolumeId, bytes: u64) -> Result<Reduction, PoolErro
     let stripes = volume.stripes(meta.shape()).ok_or_else(gone)?;
     let bytes = round_up(bytes)?;
     if bytes > volume.bytes {
+        let [has, wanted] = told_apart([volume.bytes, bytes]);
         return Err(PoolError::invalid(
-            format!("volume {} has {} bytes, {bytes} is more", volume.name, volume.bytes),
+            format!("volume {} has {has}, {wanted} is more", volume.name),
             "`etherpool volume extend` makes a volume larger",
         ));
     }

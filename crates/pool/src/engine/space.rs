@@ -11,6 +11,7 @@ use super::rebalance::gain_bytes;
 use super::spare::words;
 use crate::allocate::{Usable, usable_bytes};
 use crate::error::PoolError;
+use crate::forecast::{LayoutRoom, PoolForecast, VotesForecast};
 use crate::format::{DiskId, DiskNumber, FailureDomain};
 use crate::metadata::{Disk, Layout, MetaRecord, Metadata};
 use crate::spare::Spare;
@@ -27,6 +28,35 @@ impl Pool {
         let members = self.members();
         let names = members.iter().map(|member| (member.number, member.display_name()));
         Room { usable: self.usable_disks(), names: names.collect() }
+    }
+}
+
+/// What a pool with this metadata could hold, and what new volumes could have on the disks that take part. Only layouts that
+/// there are enough failure domains for.
+pub(super) fn forecast_of(
+    metadata: &Metadata,
+    usable: &Usable,
+    losses: Vec<String>,
+    votes: VotesForecast,
+) -> PoolForecast {
+    let disks = || metadata.data_disks();
+    let there = disks().filter(|disk| usable.contains(&disk.number));
+    let domains: BTreeSet<Uuid> = there.map(|disk| metadata.domain_of(disk)).collect();
+    let mirrors =
+        (2..=Layout::COPIES_ASKED_MAX).take_while(|copies| usize::from(*copies) <= domains.len());
+    let layouts = [Layout::Raid0].into_iter().chain(mirrors.map(Layout::Mirror));
+    let extents: u64 = disks().map(|disk| u64::from(disk.room())).sum();
+    PoolForecast {
+        losses,
+        joined: Vec::new(),
+        capacity_bytes: extents * metadata.shape().extent_bytes(),
+        volumes: layouts
+            .map(|layout| LayoutRoom {
+                layout: layout.to_string(),
+                bytes: usable_bytes(metadata, usable, layout, None),
+            })
+            .collect(),
+        votes,
     }
 }
 
@@ -133,6 +163,15 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
     let mut usable: Usable = usable.clone();
     usable.insert(DiskNumber(number.0));
     Some((largest.bytes, usable_bytes(&with, &usable, layout, None)))
+}
+
+/// Two sizes as people read them, or to the byte where they would look alike.
+pub(super) fn told_apart(sizes: [u64; 2]) -> [String; 2] {
+    let [first, second] = sizes.map(human);
+    match first == second {
+        true => sizes.map(|bytes| format!("{bytes} bytes")),
+        false => [first, second],
+    }
 }
 
 /// Bytes as people read them.

@@ -58,7 +58,7 @@ impl OpenPool {
             epoch: epoch.0,
             stale_secs: None,
             capacity_bytes: extents * extent_bytes,
-            free_bytes: disks.iter().map(|disk| disk.free_bytes).sum(),
+            free_bytes: self.free_extents(&meta) * extent_bytes,
             survives,
             disks,
             votes: VotesReport { lacks_witness: self.lacks_witness(&meta), ..votes },
@@ -70,6 +70,13 @@ impl OpenPool {
             spare: self.spare_report(&meta),
             grant: None,
         }
+    }
+
+    /// What volumes can have now: on disks that take part, and aren't to be emptied.
+    fn free_extents(&self, meta: &Metadata) -> u64 {
+        let usable = self.pool.usable_disks();
+        let disks = meta.data_disks().filter(|disk| usable.contains(&disk.number));
+        disks.map(|disk| u64::from(disk.free.len())).sum()
     }
 
     /// Its disks as they stand.

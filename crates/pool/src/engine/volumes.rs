@@ -11,7 +11,7 @@ use super::create::check_name;
 use super::lease::Ended;
 use super::open_pool::OpenPool;
 use super::pool::{GROUP_LOCK_SHARES, Pool};
-use super::space::{Room, no_space};
+use super::space::{Room, no_space, told_apart};
 use super::volume::{Serving, Volume};
 use crate::allocate::{NoSpace, Usable, plan_groups, stripe_width, usable_bytes};
 use crate::error::PoolError;
@@ -368,8 +368,9 @@ fn plan_growth(
         }
     };
     if bytes < volume.bytes {
+        let [has, wanted] = told_apart([volume.bytes, bytes]);
         return Err(PoolError::invalid(
-            format!("volume {} has {} bytes already, {bytes} is less", volume.name, volume.bytes),
+            format!("volume {} has {has} already, {wanted} is less", volume.name),
             "`etherpool volume reduce` makes a volume smaller",
         ));
     }

@@ -11,6 +11,7 @@
 //! | S − 1 MiB + 8 KiB, 12 KiB | the reservation record (not ours) |
 
 use block::Lba;
+use block::size::Human;
 
 use super::{ExtentNumber, ExtentRange, ExtentShape};
 
@@ -31,7 +32,7 @@ const _: () = assert!(APPLIED_OFFSET + 2 * SLOT_BYTES <= HEAD_BYTES);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
     /// Not even one extent fits.
-    #[error("{bytes} bytes are too small for a pool disk (at least {needed} are needed)")]
+    #[error("{} are too small for a pool disk (at least {} are needed)", Human(*.bytes), Human(*.needed))]
     TooSmall {
         /// The labelled size.
         bytes: u64,

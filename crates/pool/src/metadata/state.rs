@@ -114,7 +114,8 @@ impl std::str::FromStr for Layout {
     fn from_str(text: &str) -> Result<Layout, InvalidLayout> {
         let copies = match text {
             "raid0" => return Ok(Layout::Raid0),
-            "mirror" => Some(2),
+            // As md calls two copies; its raid10 has them in stripes, as every mirror of ours.
+            "mirror" | "raid1" | "raid10" => Some(2),
             other => other.strip_prefix("mirror:").and_then(|copies| copies.parse().ok()),
         };
         let copies = copies.filter(|copies| (2..=Layout::COPIES_ASKED_MAX).contains(copies));
@@ -524,8 +525,10 @@ mod tests {
         for layout in [Layout::Raid0, Layout::Mirror(2), Layout::Mirror(4)] {
             assert_eq!(layout.to_string().parse(), Ok(layout));
         }
-        assert_eq!("mirror".parse(), Ok(Layout::Mirror(2)));
-        for wrong in ["mirror:1", "mirror:5", "mirror:", "raid1", "", "mirror:256"] {
+        for two in ["mirror", "raid1", "raid10"] {
+            assert_eq!(two.parse(), Ok(Layout::Mirror(2)));
+        }
+        for wrong in ["mirror:1", "mirror:5", "mirror:", "raid5", "", "mirror:256"] {
             assert!(wrong.parse::<Layout>().is_err(), "{wrong}");
         }
     }

@@ -19,8 +19,20 @@ pub struct PoolJob {
     #[serde(flatten)]
     pub job: JobReport,
     /// How much it does in a second, where that was looked at.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_sec: Option<u64>,
+    /// How long it takes yet at that rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_secs: Option<u64>,
+}
+
+impl PoolJob {
+    /// The same where that much was seen to be done in a second.
+    pub fn at_rate(self, bytes_per_sec: Option<u64>) -> PoolJob {
+        let rate = bytes_per_sec.filter(|rate| *rate > 0);
+        let left_secs = rate.map(|rate| self.job.left_bytes.div_ceil(rate));
+        PoolJob { bytes_per_sec, left_secs, ..self }
+    }
 }
 
 const HEAD: [&str; 8] = ["POOL", "JOB", "KIND", "DISK", "TO", "DONE", "LEFT", "STATE"];
@@ -31,9 +43,9 @@ pub fn jobs(jobs: &[PoolJob]) -> String {
         return "No jobs\n".into();
     }
     let mut table = table(&[&HEAD[..7], &["RATE", "TIME LEFT"], &HEAD[7..]].concat());
-    for PoolJob { pool, job, bytes_per_sec } in jobs {
+    for PoolJob { pool, job, bytes_per_sec, left_secs } in jobs {
         let rate = bytes_per_sec.filter(|rate| *rate > 0);
-        let left = rate.map(|rate| spoken(Duration::from_secs(job.left_bytes.div_ceil(rate))));
+        let left = left_secs.map(|secs| spoken(Duration::from_secs(secs)));
         let mut row = row(job).to_vec();
         let state = row.pop();
         let rate = rate.map(|rate| format!("{}/s", Human(rate)));
@@ -349,10 +361,16 @@ mod tests {
             ..job.clone()
         };
         let done = JobReport { number: 4, left_bytes: 0, state: JobState::Done, ..job.clone() };
-        let of = |job, bytes_per_sec| PoolJob { pool: "cluster".into(), job, bytes_per_sec };
+        let of = |job, rate| {
+            let pool = "cluster".into();
+            PoolJob { pool, job, bytes_per_sec: None, left_secs: None }.at_rate(rate)
+        };
         let mut pool = samples::pool();
         pool.disks[0].dirty_bytes = 3 << 30;
         let resync = resyncs(&pool).next().unwrap();
+        let told = serde_json::to_value(of(resync.clone(), Some(1 << 20))).unwrap();
+        assert_eq!((&told["kind"], &told["number"]), (&"resync".into(), &0.into()));
+        assert_eq!((&told["bytes_per_sec"], &told["left_secs"]), (&(1 << 20).into(), &3072.into()));
         let text = jobs(&[
             of(job, Some(64 << 20)),
             of(waiting, Some(0)),

@@ -88,7 +88,11 @@ pub fn pool(report: &PoolReport, now_secs: u64) -> String {
             disk.name.clone(),
             disk.node.clone(),
             Human(disk.size_bytes).to_string(),
-            Human(disk.free_bytes).to_string(),
+            match disk.state {
+                DiskState::Usable => Human(disk.free_bytes).to_string(),
+                // Nobody can have it.
+                _ => "-".into(),
+            },
             if disk.is_witness { "witness" } else { "data" }.into(),
             disk_state_word(&disk.state),
             Human(disk.dirty_bytes).to_string(),

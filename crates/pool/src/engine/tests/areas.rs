@@ -291,7 +291,7 @@ fn a_disk_too_small_for_an_area_makes_no_pool() {
     assert_eq!(plan(1 << 20).unwrap().capacity_bytes, MIB);
     assert_eq!(plan(256 << 10).unwrap().capacity_bytes, MIB);
     let error = plan(4 << 20).unwrap_err().to_string();
-    assert!(error.contains("14680064"), "{error}");
+    assert!(error.contains("14.0 MiB"), "{error}");
 }
 
 /// Of several writes that are under way at once each is waited for, and each may fail.

@@ -3,10 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::NamedDisks;
 use super::super::testing::{Bench, Mode};
+use super::super::{ExtendPool, NamedDisks};
 use super::jobs::written;
 use super::pattern;
+use crate::allocate::usable_bytes;
 use crate::error::PoolError;
 use crate::forecast::{OfflineForecast, OnlineForecast};
 use crate::metadata::{GroupRun, Layout};
@@ -227,4 +228,31 @@ fn a_move_does_not_end_on_a_disk_that_is_to_take_no_part() {
         bench.run(async move { this.change_map(vec![this.switch_move(&volume, &moved)]).await });
     assert_eq!(ended.ok(), Some(false));
     assert_eq!(open.pool.meta.borrow().run(id, key).unwrap().members, run.members);
+}
+
+/// Two of five machines are gone, and one comes.
+#[test]
+fn what_is_free_and_forecast_is_what_volumes_can_have_now() {
+    let bench = Bench::new(29, 6, 48);
+    let (engine, request) = (Rc::clone(&bench.engine), bench.request(5));
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    bench.offline(&["e3.0"], false).unwrap();
+    bench.offline(&["e4.0"], false).unwrap();
+    let report = bench.report();
+    let here: u64 = report.disks[..3].iter().map(|disk| disk.free_bytes).sum();
+    assert_eq!(report.free_bytes, here, "what is away is nobody's to have");
+    assert!(report.capacity_bytes > here);
+    let added = ExtendPool::of(&["e5.0".to_owned()]);
+    let (engine, request) = (Rc::clone(&bench.engine), added.clone());
+    let plan = bench.run(async move { engine.plan_extend("pool", &request).await }).unwrap();
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.extend_pool("pool", &added).await }).unwrap();
+    let open = bench.engine.open_pool("pool").unwrap();
+    let (meta, usable) = (open.pool.meta.borrow(), open.pool.usable_disks());
+    assert_eq!(usable.len(), 4);
+    let said: Vec<_> = plan.volumes.iter().map(|room| (&*room.layout, room.bytes)).collect();
+    let layouts = ["raid0", "mirror:2", "mirror:3", "mirror:4"];
+    let can =
+        layouts.map(|layout| (layout, usable_bytes(&meta, &usable, layout.parse().unwrap(), None)));
+    assert_eq!(said, can);
 }
