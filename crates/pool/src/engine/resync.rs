@@ -369,9 +369,8 @@ impl Volume {
         Ok(copy)
     }
 
-    /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member
-    /// failed. Where it is to end early nothing more is begun than a first region, so that something is copied each time;
-    /// `all_begun` is told once the last of more pieces than go at once is.
+    /// Copies regions to one member, where they are volatile until somebody flushes them; `None` when the member failed. Where it
+    /// ends early no more is begun than a first region: something is copied each time; `all_begun` is told with the last piece.
     pub(crate) async fn copy_regions(
         self: &Rc<Self>,
         group: &GroupPlace,
@@ -487,8 +486,7 @@ impl Volume {
                 if is_left_out() {
                     return (WorkResult::default(), regions, 0, Duration::ZERO);
                 }
-                // Nobody waits under the group's lock for the same silent source again and again. One that
-                // is away costs no time, and holds up nothing that others have.
+                // Nobody waits under the group's lock for the same silent source again and again; one that is away costs no time.
                 let reading = self.pool.copy_room.read(&self.pool.runtime, width).await;
                 let begun = self.pool.runtime.now();
                 let right = match is_silent.get() {
