@@ -119,9 +119,10 @@ fn disks_obey_whom_their_pool_lets_in() {
         let plan = lab.cli(&[&reset[..], &["--dry-run"]].concat());
         assert!(plan.contains("would obey nobody"), "{plan}");
         lab.cli(&[&reset[..], &["--yes"]].concat());
-        // Who has done so is in its log.
-        let log = std::fs::read_to_string(lab.dir().join(format!("log/{node}.log"))).unwrap();
-        assert!(log.contains(&format!("disk reset-owner {disk}")), "{log}");
+        wait_until("who has done so is in its log", || {
+            let log = std::fs::read_to_string(lab.dir().join(format!("log/{node}.log"))).unwrap();
+            log.contains(&format!("disk reset-owner {disk}"))
+        });
     }
     // Of one that nobody logs in to the configuration says so.
     let file = lab.dir().join("n3/node.toml");

@@ -81,19 +81,17 @@ impl fmt::Display for Usage {
     }
 }
 
-/// The whole disks of this machine, by name; empty drives and unused loop devices left out.
+/// The whole disks of this machine, by name; empty drives and unused loop devices left out. None is opened: one that hangs
+/// holds nobody up.
 pub fn list() -> io::Result<Vec<Disk>> {
-    let places = Places::default();
-    let mut disks = list_in(&places)?;
-    for disk in &mut disks {
-        disk.usage = disk.usage.take().or_else(|| busy(&disk.path));
-    }
-    Ok(disks)
+    list_in(&Places::default())
 }
 
-/// The same without opening any: who opened it exclusively isn't known, and a disk that hangs holds nobody up.
-pub fn list_unopened() -> io::Result<Vec<Disk>> {
-    list_in(&Places::default())
+/// Who uses the block device at `path`, also if it can't be told from outside: it is opened exclusively for a moment, in
+/// which others that want it for themselves (`pvremove`, `mkfs`, `mdadm`) fail. So this is asked only of what the
+/// caller would hold anyway.
+pub fn tried_usage_of(path: &Path) -> Option<Usage> {
+    usage_of(path).or_else(|| busy(path))
 }
 
 /// Who uses the block device (or the disk of the partition) at `path`.

@@ -208,7 +208,7 @@ fn found_disks() -> Vec<Disk> {
             _ => None,
         }
     };
-    let found = os::disks::list_unopened().unwrap_or_default();
+    let found = os::disks::list().unwrap_or_default();
     described(found, &status().unwrap_or_default())
 }
 

@@ -44,16 +44,36 @@ pub fn judge_use(disk: &Disk, scan: &[String]) -> Choice {
     Choice::Export
 }
 
-/// Judges a disk by what is on it, without the right to write. `takes_blank`: one with nothing on it is exported, too.
+/// Judges a disk by what is on it and by who holds it.
 pub async fn judge(handle: &ReactorHandle, path: &Path, takes_blank: bool) -> Choice {
-    let options = FileOptions { read_only: true, ..FileOptions::default() };
+    match judge_contents(handle, path, takes_blank).await {
+        Choice::Export => judge_holder(handle, path).await,
+        choice => choice,
+    }
+}
+
+/// Judges a disk by what is on it, without the right to write. `takes_blank`: one with nothing on it is exported, too.
+///
+/// It isn't held meanwhile: what others have on it stays theirs, and their tools take it exclusively at any time.
+pub async fn judge_contents(handle: &ReactorHandle, path: &Path, takes_blank: bool) -> Choice {
+    let options = FileOptions { read_only: true, exclusive: false, ..FileOptions::default() };
     match FileDevice::open_apart(handle, path, options).await {
-        Ok(device) => judge_contents(&device, takes_blank).await,
+        Ok(device) => judge_signatures(&device, takes_blank).await,
         Err(error) => Choice::Refuse(error.to_string()),
     }
 }
 
-async fn judge_contents(device: &dyn BlockDevice, takes_blank: bool) -> Choice {
+/// Judges a disk that would be exported otherwise by whether another program holds it exclusively.
+pub async fn judge_holder(handle: &ReactorHandle, path: &Path) -> Choice {
+    let asked = path.to_owned();
+    match handle.blocking(move || os::disks::tried_usage_of(&asked)).await {
+        Ok(None) => Choice::Export,
+        Ok(Some(usage)) => Choice::Refuse(format!("in use: {usage}")),
+        Err(error) => Choice::Refuse(error.to_string()),
+    }
+}
+
+async fn judge_signatures(device: &dyn BlockDevice, takes_blank: bool) -> Choice {
     let found = match probe(device).await {
         Ok(found) => found,
         Err(error) => return Choice::Refuse(format!("can't be read: {error}")),
@@ -100,6 +120,25 @@ mod tests {
             usage: None,
             writes: None,
         }
+    }
+
+    #[test]
+    fn what_others_hold_is_looked_at_without_holding_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        let mut contents = vec![0; 1 << 20];
+        contents[512..520].copy_from_slice(b"LABELONE");
+        contents[536..544].copy_from_slice(b"LVM2 001");
+        std::fs::write(&disk, contents).unwrap();
+        let (mut reactor, handle) = os::Reactor::new().unwrap();
+        let choice = reactor
+            .run_until(async move {
+                let options = FileOptions::default();
+                let _held = FileDevice::open_apart(&handle, &disk, options).await.unwrap();
+                judge_contents(&handle, &disk, true).await
+            })
+            .unwrap();
+        assert!(matches!(&choice, Choice::Refuse(why) if why.contains("LVM")), "{choice:?}");
     }
 
     #[test]

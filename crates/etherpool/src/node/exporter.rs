@@ -12,7 +12,7 @@ use control::node::{ExportPlan, NodeStatus, NotExported, plan_found};
 use os::disks::Disk;
 use runtime::Semaphore;
 
-use super::choose::{Choice, identity_of, judge, judge_use};
+use super::choose::{Choice, identity_of, judge, judge_contents, judge_holder, judge_use};
 use super::export::{Export, LOOK_EVERY, Origin};
 use super::identity::Identity;
 use super::open_disks::{SystemIdentity, identity_on_system};
@@ -271,6 +271,9 @@ impl Exporter {
             if choice == Choice::Export {
                 choice = self.judge_once(disk).await;
             }
+            if choice == Choice::Export {
+                choice = judge_holder(&self.node.handle, &disk.path).await;
+            }
             if choice == Choice::Export
                 && let Err(error) = self.start_disk(disk).await
             {
@@ -305,7 +308,7 @@ impl Exporter {
         {
             return judged.choice.clone();
         }
-        let choice = judge(&self.node.handle, path, self.takes_blank()).await;
+        let choice = judge_contents(&self.node.handle, path, self.takes_blank()).await;
         let judged = Judged { identity, writes, choice: choice.clone() };
         self.judged.borrow_mut().insert(path.clone(), judged);
         choice
