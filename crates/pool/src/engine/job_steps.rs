@@ -115,8 +115,12 @@ impl OpenPool {
         }
         let (mut steps, mut busy, mut candidates) = (Steps::new(), BTreeSet::new(), Vec::new());
         let (mut moving, mut checks_left) = (0, self.checks_left());
+        // Whether a disk that is emptied has something that can be had elsewhere, or may be soon.
+        let mut is_emptied = false;
         for (id, known) in meta.volumes() {
-            let volume = self.volume(*id).filter(|volume| volume.serving() == Serving::Yes);
+            let volume = self.volume(*id);
+            let serving = volume.as_ref().map(|volume| volume.serving());
+            let volume = volume.filter(|_| serving == Some(Serving::Yes));
             if let Some(conversion) = known.conversion.filter(|_| volume.is_none()) {
                 let why = format!("volume {} isn't served", known.name);
                 self.jobs.waits.borrow_mut().insert(conversion.job, why);
@@ -125,6 +129,15 @@ impl OpenPool {
             let to_empty = jobs.iter().filter(|(disk, _)| known.runs.is_on(**disk));
             let (to_empty, of): (BTreeSet<DiskNumber>, Vec<JobNumber>) =
                 to_empty.map(|(disk, (number, _))| (*disk, *number)).unzip();
+            is_emptied |= serving == Some(Serving::Opening) && !of.is_empty();
+            if let Some(Serving::Suspended(why)) = &serving {
+                let (pool, name) = (&self.pool.name, &known.name);
+                let why = format!(
+                    "volume {name} waits: {why}; if that won't be: etherpool volume remove {pool}/{name}"
+                );
+                let waits = of.iter().map(|number| (*number, why.clone()));
+                self.jobs.waits.borrow_mut().extend(waits);
+            }
             busy.extend(of);
             let Some(volume) = &volume else { continue };
             // At most looks nothing is to be done with most of its runs.
@@ -144,7 +157,10 @@ impl OpenPool {
                 let members = run.members.iter().enumerate();
                 let job_of = |member: &Member| jobs.get(&member.disk).copied();
                 if run.incoming.is_some() {
-                    moving += usize::from(self.is_under_way(&meta, *id, run));
+                    let goes_on = self.is_under_way(&meta, *id, run);
+                    moving += usize::from(goes_on);
+                    is_emptied |=
+                        goes_on && run.outgoing().is_some_and(|left| jobs.contains_key(&left.disk));
                     let step = self.step_of(&meta, known, run, &jobs);
                     steps.extend(step.map(|step| (Rc::clone(volume), step)));
                     continue;
@@ -157,6 +173,7 @@ impl OpenPool {
                 for (position, member) in members {
                     let Some((number, job)) = job_of(member) else { continue };
                     let there = run.members.iter().filter(|m| self.is_there(m.disk)).count();
+                    is_emptied |= there > 0;
                     let (volume, position, job) = (Rc::clone(volume), position as u8, Some(job));
                     candidates.push(Candidate { there, volume, run, position, number, job });
                 }
@@ -182,15 +199,15 @@ impl OpenPool {
             job.is_some_and(|job| job.empties().is_some()) && !busy.contains(number)
         };
         self.jobs.done.borrow_mut().retain(is_done);
-        // A volume that waits for space to have a copy more may wait for what this makes usable.
-        let is_idle = candidates.iter().all(|candidate| candidate.job.is_none()) && busy.is_empty();
         self.begin_some(&meta, candidates, moving, &mut steps);
+        // It goes on beside what is gone for good, and beside a volume that waits for space to have a copy more: that one
+        // may wait for what this makes usable.
         let rebalance = meta.rebalance_job().filter(|(number, _)| {
-            if !is_idle {
+            if is_emptied {
                 let why = "disks are to be emptied or rebuilt first".to_owned();
                 self.jobs.waits.borrow_mut().insert(*number, why);
             }
-            if !is_idle || !steps.is_empty() {
+            if is_emptied || !steps.is_empty() {
                 return false;
             }
             let has_more = self.begin_rebalancing(&meta, *number, moving, &mut steps);

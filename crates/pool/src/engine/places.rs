@@ -19,6 +19,8 @@ use crate::report::whereabouts;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks between two commits, if there is anything to be committed.
 const LOOKS_PER_COMMIT: u32 = 60;
+/// The same while a disk is gone of which an older moment is kept: whoever opens the pool next tells that one.
+const LOOKS_WHILE_GONE: u32 = 5;
 /// Disks in one commit.
 const AT_ONCE_MAX: usize = 64;
 /// That a disk is there is written anew so seldom: a crash forgets no more than that.
@@ -62,7 +64,8 @@ impl OpenPool {
                 }
             }
             looks += 1;
-            if looks >= LOOKS_PER_COMMIT {
+            let is_gone = looks >= LOOKS_WHILE_GONE && self.is_gone_since_kept();
+            if is_gone || looks >= LOOKS_PER_COMMIT {
                 looks = 0;
                 if self.keep_places().await.is_err() {
                     return;
@@ -83,20 +86,28 @@ impl OpenPool {
     }
 
     fn places_due(&self, meta: &Metadata) -> Vec<MetaRecord> {
-        let due = self.pool.members().into_iter().filter_map(|member| {
-            let now = member.last_place().filter(|place| place.seen_secs > 0)?;
-            let kept = meta.last_place(member.number);
-            let is_kept = kept.is_some_and(|kept| {
-                // Of one that is gone the last moment is kept.
-                let may_be_older = if member.is_usable() { REFRESHED_AFTER_SECS } else { 0 };
-                // A clock may have been wrong, then or now.
-                kept.is_at(&now) && now.seen_secs.abs_diff(kept.seen_secs) <= may_be_older
-            });
-            let known = meta.disks().contains_key(&member.number);
-            (known && !is_kept).then(|| MetaRecord::last_place(member.number, &now))
-        });
-        due.take(AT_ONCE_MAX).collect()
+        let due = self.pool.members().into_iter();
+        let due = due.filter_map(|member| Some((place_due(&member, meta)?, member.number)));
+        due.take(AT_ONCE_MAX).map(|(place, disk)| MetaRecord::last_place(disk, &place)).collect()
     }
+
+    fn is_gone_since_kept(&self) -> bool {
+        let meta = self.pool.meta.borrow();
+        let gone = |member: &Rc<Member>| !member.is_usable() && !member.is_answering();
+        self.pool.members.borrow().values().any(|m| gone(m) && place_due(m, &meta).is_some())
+    }
+}
+
+/// Where a disk was last, if another place is kept, or a moment that is too long ago.
+fn place_due(member: &Member, meta: &Metadata) -> Option<LastPlace> {
+    let now = member.last_place().filter(|place| place.seen_secs > 0)?;
+    let is_kept = meta.last_place(member.number).is_some_and(|kept| {
+        // Of one that is gone the last moment is kept.
+        let may_be_older = if member.is_usable() { REFRESHED_AFTER_SECS } else { 0 };
+        // A clock may have been wrong, then or now.
+        kept.is_at(&now) && now.seen_secs.abs_diff(kept.seen_secs) <= may_be_older
+    });
+    (meta.disks().contains_key(&member.number) && !is_kept).then_some(now)
 }
 
 impl Pool {

@@ -8,6 +8,7 @@ use super::super::{ExtendPool, VolumeSize};
 use super::jobs::written;
 use crate::error::PoolError;
 use crate::forecast::{ConvertForecast, RebalanceForecast};
+use crate::format::DiskNumber;
 use crate::metadata::Layout;
 use crate::report::{JobState, PoolReport};
 
@@ -151,4 +152,44 @@ fn a_full_pool_uses_one_more_machine_by_itself() {
     let engine = Rc::clone(&bench.engine);
     bench.run(async move { engine.extend_volume("pool", "v", size).await }).unwrap();
     assert_eq!(bench.report().survives, 1);
+}
+
+/// What has no other copy is never rebuilt, and holds nothing up that can be done.
+#[test]
+fn a_pool_is_rebalanced_beside_a_volume_that_lost_its_only_copy() {
+    let bench = Bench::new(36, 5, 48);
+    let request = bench.request(4);
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.create_pool(request).await }).unwrap();
+    let make = |name: &'static str, mib: u64, layout| {
+        let (engine, size) = (Rc::clone(&bench.engine), VolumeSize::Bytes(mib << 20));
+        bench.run(async move { engine.create_volume("pool", name, size, layout).await }).unwrap();
+        bench.engine.open_volume("pool", name).unwrap()
+    };
+    let (lost, kept) = (make("lost", 8, Layout::Raid0), make("v", 40, Layout::Mirror(2)));
+    for first in (0..1000).step_by(50) {
+        bench.write(&lost, first, super::pattern(first, 50, 1)).unwrap();
+        bench.write(&kept, first, super::pattern(first, 50, 1)).unwrap();
+    }
+    bench.pass(Duration::from_secs(5));
+    let extents: Vec<usize> = {
+        let open = bench.engine.open_pool("pool").unwrap();
+        let meta = open.pool.meta.borrow();
+        let lost = meta.volumes().values().find(|volume| volume.name == "lost").unwrap();
+        let on = |disk: &DiskNumber| lost.runs.is_on(*disk);
+        meta.disks().keys().enumerate().filter(|(_, disk)| on(disk)).map(|(at, _)| at).collect()
+    };
+    bench.set_rebuild_delay(5);
+    bench.set_mode(extents[0], Mode::Lost);
+    bench.pass(Duration::from_secs(120));
+    let engine = Rc::clone(&bench.engine);
+    let added = ["e4.0".to_owned()];
+    bench.run(async move { engine.extend_pool("pool", &ExtendPool::of(&added)).await }).unwrap();
+    assert!(bench.rebalance(false).bytes > 0);
+    let is_over = |report: &PoolReport| report.jobs.iter().all(|job| job.kind == "rebuild");
+    bench.until(is_over);
+    let jobs = bench.report().jobs;
+    let waits = |why: &str| why.contains("volume lost");
+    assert!(matches!(&jobs[0].state, JobState::Waiting { why } if waits(why)), "{jobs:?}");
+    bench.assert_reads(&kept, 1000);
 }
