@@ -66,6 +66,9 @@ pub(super) fn read_disk<'a>(
         }
         LabelState::Refused(error) => {
             let means = match error {
+                LabelError::Damaged { left: Some(_), .. } => {
+                    "no label of which two copies agree is left: an engine takes this disk in only where it was last"
+                }
                 LabelError::Damaged { .. } => {
                     "no label of which two copies agree is left: no engine takes this disk in"
                 }

@@ -10,7 +10,7 @@ use seal::{KeyPair, PublicKey};
 use super::areas::{AreaPlace, shortest_area};
 use super::cable::{Load, side_by_side};
 use super::commit::Area;
-use super::observe::{read_label, read_slots};
+use super::observe::{read_label_of, read_slots};
 use super::open::{Claimed, OpenRequest, SeenDisk};
 use crate::error::PoolError;
 use crate::format::{
@@ -211,7 +211,8 @@ impl OpenRequest {
         shared: &SharedHistory,
     ) -> Result<(Recovered, ExtentRange), Unusable> {
         let unusable = |why: String| Unusable { why, proves: None, is_unproved: false };
-        let label = match self.within(read_label(&*disk.device)).await {
+        let reading = read_label_of(&*disk.device, (disk.label.pool, disk.label.disk));
+        let label = match self.within(reading).await {
             Ok(LabelState::Labelled(found)) if found.label.disk == disk.label.disk => found.label,
             Ok(_) => return Err(unusable("its label isn't what it was".into())),
             Err(error) => return Err(unusable(error.to_string())),

@@ -91,8 +91,14 @@ impl Pool {
     ) -> Result<Label, NotFit> {
         let _labelling = member.labelling.acquire(1).await;
         member.label_resolved.set(false);
-        let read = self.within(self.limits.claim, observe::read_label(device)).await;
-        let LabelState::Labelled(found) = read.map_err(not_fit)? else { return Err(NotFit::Lost) };
+        let reading = observe::read_label_of(device, (self.id, member.id));
+        let found = match self.within(self.limits.claim, reading).await.map_err(not_fit)? {
+            LabelState::Labelled(found) => found,
+            LabelState::Refused(error) => {
+                return Err(NotFit::Unreadable(observe::explain(&error)));
+            }
+            LabelState::Blank => return Err(NotFit::Lost),
+        };
         let (area, agrees, begun, pool_name) = {
             let meta = self.meta.borrow();
             let disk = meta.disks().get(&member.number).ok_or(NotFit::Lost)?;
@@ -223,7 +229,8 @@ impl Pool {
         let _meta = self.meta_lock.acquire(1).await;
         {
             let _labelling = member.labelling.acquire(1).await;
-            let read = self.within(self.limits.claim, observe::read_label(&*device)).await?;
+            let reading = observe::read_label_of(&*device, (self.id, member.id));
+            let read = self.within(self.limits.claim, reading).await?;
             let LabelState::Labelled(found) = read else { return Err(IoError::Lost.into()) };
             let label = Label { area: Some(incoming), ..found.label.clone() };
             // From here on only a look at the label tells what it names.

@@ -1,6 +1,7 @@
 //! Looks at devices: what is on each, whenever it comes or comes back, and now and then while no open pool has it.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use futures::future::{Either, join_all, select};
 use super::Engine;
 use super::create::holds_vote;
 use super::member::Member;
-use super::observe::{Content, Others};
+use super::observe::{Content, Others, labelled};
 use super::open_pool::OpenPool;
-use super::slot::{Device, SlotState};
+use super::slot::{Device, KnownDisks, SlotState};
+use crate::format::{LabelError, PoolId};
 
 /// At most so often one of the devices that are in no open pool is looked at anew.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -169,10 +171,33 @@ impl Engine {
         }
     }
 
+    /// What is on a device whose label has no two equal copies. Of a disk of a pool of ours that is where it was last, what
+    /// is left of its label suffices; elsewhere it may be a part of a copy of that disk.
+    async fn known_by_place(&self, device: &Device, error: LabelError) -> Result<Content, IoError> {
+        let LabelError::Damaged { left: Some(left), .. } = &error else {
+            return Ok(Content::Refused(error));
+        };
+        let (pool, disk) = (left.label.pool, left.label.disk);
+        let place = device.facts.place();
+        let was_here = |pools: &BTreeMap<PoolId, KnownDisks>| {
+            pools
+                .get(&pool)
+                .and_then(|disks| disks.get(&disk))
+                .is_some_and(|known| known.is_same(&place))
+        };
+        match was_here(&self.known.borrow()) {
+            true => labelled(&*device.device, left.clone()).await,
+            false => Ok(Content::Refused(error)),
+        }
+    }
+
     /// The same at once.
     async fn read_in_time(&self, device: &Device, others: Others) -> Result<Content, IoError> {
         let reading = async {
-            let content = self.recognise(&*device.device, others).await?;
+            let content = match self.recognise(&*device.device, others).await? {
+                Content::Refused(error) => self.known_by_place(device, error).await?,
+                content => content,
+            };
             if content.label().is_some() {
                 match device.device.renew().await {
                     Ok(holder) => device.epoch.set(holder.value.epoch),

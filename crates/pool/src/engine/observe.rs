@@ -6,8 +6,9 @@ use futures::future::join_all;
 
 use super::config::vote_place;
 use crate::format::{
-    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, SelectedLabel,
-    Signed, VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label, select_vote,
+    Configuration, Destruction, DiskGeometry, DiskId, Label, LabelError, LabelState, PoolId,
+    SelectedLabel, Signed, VOTE_BYTES, VotePlace, VoteSlots, end_of_labelled, select_label,
+    select_vote,
 };
 
 /// Sectors of a vote slot.
@@ -85,26 +86,7 @@ pub(crate) async fn read_content(
     others: Others,
 ) -> Result<Content, IoError> {
     Ok(match read_label(device).await? {
-        LabelState::Labelled(label) => {
-            // Any disk may have a vote by now, or know by the one that it had who has them.
-            let place = vote_place(label.label.pool, label.label.disk);
-            let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
-            let is_whole = read.iter().all(|is_read| *is_read);
-            let newest = slots.newest_slot().zip(slots.newest);
-            let vote = newest.map(|(slot, newest)| Vote {
-                newest,
-                slot,
-                is_whole,
-                signed: slots.signed,
-                counts: true,
-            });
-            match vote {
-                Some(vote) if vote.newest.destruction == Destruction::Decided => {
-                    Content::Destroyed { label, vote }
-                }
-                vote => Content::Labelled { label, vote },
-            }
-        }
+        LabelState::Labelled(label) => labelled(device, label).await?,
         LabelState::Refused(error) => Content::Refused(error),
         LabelState::Blank => {
             let found = match others {
@@ -114,6 +96,31 @@ pub(crate) async fn read_content(
             };
             if found.is_empty() { Content::Blank } else { Content::Foreign(found) }
         }
+    })
+}
+
+/// What is on a device that has this label.
+pub(crate) async fn labelled(
+    device: &dyn BlockDevice,
+    label: Box<SelectedLabel>,
+) -> Result<Content, IoError> {
+    // Any disk may have a vote by now, or know by the one that it had who has them.
+    let place = vote_place(label.label.pool, label.label.disk);
+    let (slots, read) = read_vote(device, &place, &label.label.vote_disks).await?;
+    let is_whole = read.iter().all(|is_read| *is_read);
+    let newest = slots.newest_slot().zip(slots.newest);
+    let vote = newest.map(|(slot, newest)| Vote {
+        newest,
+        slot,
+        is_whole,
+        signed: slots.signed,
+        counts: true,
+    });
+    Ok(match vote {
+        Some(vote) if vote.newest.destruction == Destruction::Decided => {
+            Content::Destroyed { label, vote }
+        }
+        vote => Content::Labelled { label, vote },
     })
 }
 
@@ -171,6 +178,28 @@ pub(crate) async fn read_label(device: &dyn BlockDevice) -> Result<LabelState, I
         }
     }
     Ok(selected)
+}
+
+/// The label of a device that is known to be this disk: also one without two equal copies ([`LabelError::Damaged`]), unless
+/// something else has left its mark on the disk since, which nothing is to be written over.
+pub(crate) async fn read_label_of(
+    device: &dyn BlockDevice,
+    disk: (PoolId, DiskId),
+) -> Result<LabelState, IoError> {
+    match read_label(device).await? {
+        LabelState::Refused(error) => match error.left_of(disk) {
+            Some(left) if !is_marked(device).await? => Ok(LabelState::Labelled(left.clone())),
+            _ => Ok(LabelState::Refused(error)),
+        },
+        read => Ok(read),
+    }
+}
+
+/// Whether anything is on a device that others are known by. Damage alone isn't.
+async fn is_marked(device: &dyn BlockDevice) -> Result<bool, IoError> {
+    let is_mark =
+        |found: &Signature| !matches!(found, Signature::Etherpool | Signature::UnknownData);
+    Ok(probe(device).await?.iter().any(is_mark))
 }
 
 /// Reads two slots of `sectors` each; `None` for one that is damaged or beyond the end.

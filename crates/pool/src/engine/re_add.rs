@@ -278,6 +278,8 @@ impl Pool {
                 "it belonged to pool {} ({}), which was destroyed; put the right disk there",
                 label.label.pool_name, label.label.pool
             ))),
+            // Whether nothing else is on it is looked at before it is written (`resolve_label`).
+            Content::Refused(error) if error.left_of((self.id, member.id)).is_some() => Ok(()),
             Content::Refused(error @ LabelError::Damaged { .. }) => {
                 Err(NotFit::Unreadable(observe::explain(&error)))
             }

@@ -10,6 +10,7 @@ use super::testing::{Bench, Mode};
 use super::volume::Volume;
 use super::{CreatePool, ExtendPool, ImportOptions, VolumeSize};
 use crate::error::PoolError;
+use crate::format::DiskGeometry;
 use crate::metadata::{Layout, MetaRecord};
 use crate::report::{PoolEvent, PoolReport, PoolState, VerifyReport};
 
@@ -20,6 +21,7 @@ mod health;
 mod history;
 mod in_place;
 mod jobs;
+mod label_ends;
 mod labels;
 mod layouts;
 mod logs;
@@ -556,8 +558,9 @@ fn damaged_labels_are_mended_or_refused_by_name() {
     let pools = bench.engine.known_pools();
     bench.executor.clear();
     bench.disks[0].damage(20, |byte| *byte ^= 1);
-    for slot in [0, 4096] {
-        bench.disks[1].damage(slot + 20, |byte| *byte ^= 1);
+    let slots = DiskGeometry::label_slots(bench.disks[1].image().len() as u64);
+    for slot in &slots[..3] {
+        bench.disks[1].damage(slot.byte_offset() as usize + 20, |byte| *byte ^= 1);
     }
     let bench = Bench::again(94, bench.disks.clone(), now, 1, pools);
     let volume = bench.reopened();

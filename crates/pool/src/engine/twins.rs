@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::Engine;
 use super::member::Member;
-use super::observe::read_label;
+use super::observe::read_label_of;
 use super::open_pool::OpenPool;
 use super::slot::Device;
 use crate::format::{DiskId, LabelState, PoolId};
@@ -119,7 +119,12 @@ impl Engine {
                 return false;
             }
             let limit = self.config.limits.eviction;
-            let label = runtime::timeout(&self.runtime, limit, read_label(&*held)).await;
+            let label = runtime::timeout(
+                &self.runtime,
+                limit,
+                read_label_of(&*held, (open.pool.id, member.id)),
+            )
+            .await;
             match label {
                 Ok(Ok(LabelState::Labelled(label)))
                     if Some((label.label.pool, label.label.disk)) == identity => {}

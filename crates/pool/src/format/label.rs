@@ -262,6 +262,9 @@ pub enum LabelError {
         faults: LabelFaults,
         /// The pool and disk that a lone sound copy names.
         named: Option<(PoolId, DiskId)>,
+        /// The newest label, where the slots of the newest whole one aren't all damaged and all that is left names
+        /// the same disk. It may be another disk's all the same, copied here: who takes it has another reason to.
+        left: Option<Box<SelectedLabel>>,
     },
     /// The device is smaller than its label says.
     #[error("the disk is truncated: labelled {labelled_bytes} bytes, it has {device_bytes}")]
@@ -287,6 +290,14 @@ pub enum LabelError {
         /// Their names.
         names: Vec<String>,
     },
+}
+
+impl LabelError {
+    /// The newest label that is left, if it names this disk ([`LabelError::Damaged`]).
+    pub fn left_of(&self, disk: (PoolId, DiskId)) -> Option<&Box<SelectedLabel>> {
+        let LabelError::Damaged { left: Some(left), .. } = self else { return None };
+        ((left.label.pool, left.label.disk) == disk).then_some(left)
+    }
 }
 
 fn slots(faults: &LabelFaults) -> String {
@@ -354,7 +365,8 @@ pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState 
     let pair = sound.windows(2).find(|pair| pair[0] == pair[1]);
     let Some([(sequence, label), _]) = pair else {
         let named = sound.first().map(|(_, label)| (label.pool, label.disk));
-        return LabelState::Refused(LabelError::Damaged { faults, named });
+        let left = newest_left(&sound, faults).map(Box::new);
+        return LabelState::Refused(LabelError::Damaged { faults, named, left });
     };
     let mut next_sequence = highest + 1;
     if next_sequence % 2 == sequence % 2 {
@@ -368,6 +380,18 @@ pub fn select_label(slots: [Option<&[u8]>; 4], device_bytes: u64) -> LabelState 
         next_sequence,
         faults,
     }))
+}
+
+/// Of copies without an equal, from the newest on, the first. An update writes the slots of one parity and leaves those of
+/// the other, so that where one of each is sound the newest is of the last update, be that finished or not.
+fn newest_left(sound: &[(u64, Label)], faults: LabelFaults) -> Option<SelectedLabel> {
+    let (sequence, label) = sound.first()?;
+    let of_each = sound.iter().any(|(other, _)| other % 2 != sequence % 2);
+    let name = |label: &Label| (label.pool, label.disk, label.number, label.geometry);
+    let is_one = sound.iter().all(|(_, other)| name(other) == name(label));
+    let (label, sequence) = (label.clone(), *sequence);
+    let found = SelectedLabel { label, sequence, next_sequence: sequence + 1, faults };
+    (of_each && is_one).then_some(found)
 }
 
 /// What one slot holds.

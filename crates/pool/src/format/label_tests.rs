@@ -117,6 +117,31 @@ fn one_end_alone_is_no_disk() {
     }
 }
 
+/// Nothing counts without an equal, but who knows the disk finds the newest label in what is left.
+#[test]
+fn what_is_left_is_the_last_update_whether_it_was_finished_or_not() {
+    let newer = Label { pool_name: "renamed".into(), ..label() };
+    let left = |slots: &[(u64, usize, &Label)]| {
+        let mut found = Slots::blank();
+        for (sequence, slot, label) in slots {
+            found.0[*slot] = label.encode(*sequence, *slot).to_vec();
+        }
+        let LabelState::Refused(error) = found.select() else { panic!("{slots:?}") };
+        let named = (label().pool, label().disk);
+        error.left_of(named).map(|left| (left.sequence, left.next_sequence, left.label.clone()))
+    };
+    for (older, newest) in [(0, 1), (2, 3), (0, 3), (2, 1)] {
+        let slots = [(8, older, &label()), (9, newest, &newer)];
+        assert_eq!(left(&slots), Some((9, 10, newer.clone())), "{slots:?}");
+    }
+    // One update may be behind each of these.
+    assert_eq!(left(&[(8, 0, &label())]), None);
+    assert_eq!(left(&[(8, 0, &label()), (10, 2, &newer)]), None);
+    let other = Label { disk: DiskId(uuid::Uuid::from_u128(77)), ..label() };
+    assert_eq!(left(&[(8, 2, &label()), (9, 3, &other)]), None);
+    assert_eq!(left(&[(8, 2, &other), (9, 3, &other)]), None);
+}
+
 #[test]
 fn what_is_no_label_is_blank_and_what_was_one_is_damaged() {
     assert_eq!(Slots::blank().select(), LabelState::Blank);
@@ -125,10 +150,11 @@ fn what_is_no_label_is_blank_and_what_was_one_is_damaged() {
     slots.0[2] = label().encode(8, 2).to_vec();
     let damaged = [true, true, false, true];
     let named = Some((label().pool, label().disk));
-    let expected = LabelError::Damaged { faults: LabelFaults { damaged }, named };
+    let expected = LabelError::Damaged { faults: LabelFaults { damaged }, named, left: None };
     assert_eq!(slots.select(), LabelState::Refused(expected));
     slots.0[2][100] ^= 1;
-    let expected = LabelError::Damaged { faults: LabelFaults { damaged: [true; 4] }, named: None };
+    let faults = LabelFaults { damaged: [true; 4] };
+    let expected = LabelError::Damaged { faults, named: None, left: None };
     assert_eq!(expected.to_string(), "the label is damaged (slots 0, 1, 2, 3)");
     assert_eq!(slots.select(), LabelState::Refused(expected));
 }

@@ -121,12 +121,16 @@ fn rot(rig: &Rig, disk: &Rc<Disk>) {
             disk.flip_byte(at * SECTOR_BYTES as u64 + rig.below(4000) as u64, 2);
         }
     }
-    // One slot of a label, and one of a vote: the others are there.
-    for part in [Part::Labels, Part::Votes] {
-        let ranges = part.ranges(disk);
-        if rig.below(2) == 0 && !ranges.is_empty() {
-            let range = ranges[rig.below(ranges.len())];
-            disk.flip_byte(range.start.byte_offset() + 50, 1);
+    // One slot of a vote, the other one is there; and one of a label or two, as long as one of either sequence is there.
+    let slots = [Part::Labels, Part::Votes].map(|part| part.ranges(disk));
+    for (slots, of_label) in slots.iter().zip([true, false]) {
+        if rig.below(2) == 1 || slots.is_empty() {
+            continue;
+        }
+        let (one, other) = (rig.below(slots.len()), [1, 3][rig.below(2)]);
+        let two = of_label && rig.below(2) == 0;
+        for slot in [Some(one), two.then_some((one + other) % 4)].into_iter().flatten() {
+            disk.flip_byte(slots[slot].start.byte_offset() + 50, 1);
         }
     }
     rig.cluster.tell(&format!("{rotten} sectors rotted"));

@@ -61,7 +61,7 @@ impl Pool {
             // All of it is about to be written.
             return Found::Right;
         }
-        let reading = observe::read_label(device);
+        let reading = observe::read_label_of(device, (self.id, member.id));
         let limit = self.limits.background;
         let Ok(read) = self.within_while_in(member.number, limit, reading).await else {
             return Found::Unread;
