@@ -75,6 +75,7 @@ pub fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
     start_supervisor(place, &plan)?;
     wait_for_api(place)?;
     if args.bare {
+        wait_for_disks(place, &plan.nodes)?;
         println!("{} nodes and a supervisor run; no pool was made.", plan.nodes.len());
         return Ok(());
     }

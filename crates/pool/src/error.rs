@@ -46,7 +46,7 @@ pub enum PoolError {
         remedy: String,
     },
     /// Not enough space of the kind that the layout needs.
-    #[error("not enough space: {} wanted, {} can be had; {remedy}", Human(*.needed_bytes), Human(*.free_bytes))]
+    #[error("not enough space: {}; {remedy}", wanted(*.needed_bytes, *.free_bytes))]
     NoSpace {
         /// What was asked for.
         needed_bytes: u64,
@@ -134,6 +134,14 @@ fn bring_back(missing: &[String]) -> String {
     match missing.is_empty() {
         true => String::new(),
         false => format!("; bring back {}", missing.join(", ")),
+    }
+}
+
+/// A share of what is free is asked for without a size.
+fn wanted(needed_bytes: u64, free_bytes: u64) -> String {
+    match needed_bytes {
+        0 => format!("{} can be had", Human(free_bytes)),
+        _ => format!("{} wanted, {} can be had", Human(needed_bytes), Human(free_bytes)),
     }
 }
 

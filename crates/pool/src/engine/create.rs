@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use block::size::Human;
 use block::{Claim, Epoch, Holder, Trust};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -19,7 +20,7 @@ use super::member::Member;
 use super::observe::Content;
 use super::open_pool::OpenPool;
 use super::settings::spare_record;
-use super::space::{forecast_of, human};
+use super::space::forecast_of;
 use super::{CreatePool, DiskPlace, EngineConfig, Limits, votes};
 use crate::error::PoolError;
 use crate::forecast::PoolForecast;
@@ -100,7 +101,7 @@ impl Creation<'_> {
         };
         let empty = Metadata::new(identity.clone()).ok_or_else(|| {
             PoolError::invalid(
-                format!("extents of {} do not exist", human(extent_bytes)),
+                format!("extents of {} do not exist", Human(extent_bytes)),
                 "use a power of two from 64 KiB to 1 GiB",
             )
         })?;

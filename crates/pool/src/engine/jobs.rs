@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::size::Human;
 use block::{Instant, IoError};
 use futures::future::select;
 use uuid::Uuid;
@@ -22,7 +23,7 @@ use super::member::Member;
 use super::open_pool::OpenPool;
 use super::rebalance::Balance;
 use super::settings::{REBUILD_DELAY, setting};
-use super::space::{domain_word, human};
+use super::space::domain_word;
 use super::to_empty::RunsToEmpty;
 use crate::allocate::{MovePlan, Usable};
 use crate::error::PoolError;
@@ -253,7 +254,7 @@ impl OpenPool {
                 "what is on {} must go to another {domain} than its other copies are on, besides what is kept \
                  for logs: of the {} that are free on the others it can have no more; add disks first (pool extend)",
                 names.join(" and "),
-                human(free * extent_bytes)
+                Human(free * extent_bytes)
             ),
         })
     }
@@ -391,10 +392,19 @@ impl OpenPool {
         }
         let homeless = self.homeless(&meta, &[disk], None);
         (homeless > 0).then(|| {
-            let bytes = human(homeless * meta.shape().extent_bytes());
+            let bytes = Human(homeless * meta.shape().extent_bytes());
+            // Evacuated, it stays empty until that is withdrawn.
+            let done = self.jobs.done.borrow();
+            let emptied = meta.jobs().iter().filter(|(number, _)| done.contains(number));
+            let emptied = emptied.filter_map(|(number, job)| Some((number.0, job.empties()?)));
+            let emptied = emptied.filter(|(_, disk)| self.is_there(*disk)).map(|(job, disk)| {
+                let (pool, name) = (&self.pool.name, self.pool.disk_name(disk));
+                format!(", or have {name} take data again (pool cancel {pool} {job})")
+            });
             format!(
                 "{bytes} of it would find no place on machines or disks that don't have the other \
-                 copies; add disks (pool extend)"
+                 copies; add disks (pool extend){}",
+                emptied.collect::<String>()
             )
         })
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use block::size::Human;
 use uuid::Uuid;
 
 use super::labels::words_of_joints;
@@ -90,7 +91,7 @@ pub(super) fn no_space(
     };
     let more = match one_more(meta, &room.usable, layout) {
         Some((bytes, gain)) if gain > free => {
-            format!("one more {what} with {} would make it {}", human(bytes), human(gain))
+            format!("one more {what} with {} would make it {}", Human(bytes), Human(gain))
         }
         _ => format!("one more {what} alone would not help, two would"),
     };
@@ -100,7 +101,7 @@ pub(super) fn no_space(
     };
     // What is free may only be on too few of them.
     let rebalance = match gain_bytes(meta, &room.usable, layout) {
-        Some(gain) => format!("moving groups would make it {} (pool rebalance); ", human(gain)),
+        Some(gain) => format!("moving groups would make it {} (pool rebalance); ", Human(gain)),
         None => String::new(),
     };
     let spare = Spare::of(meta)
@@ -133,7 +134,7 @@ fn room_of(meta: &Metadata, room: &Room, domain: Uuid, disks: &[&Disk]) -> Strin
     let here = disks.iter().filter(|disk| room.usable.contains(&disk.number));
     let total: u64 = here.map(|disk| free(disk)).sum();
     let each = disks.iter().map(|disk| match room.usable.contains(&disk.number) {
-        true => format!("{} {}", name(disk), human(free(disk))),
+        true => format!("{} {}", name(disk), Human(free(disk))),
         false => format!("{} is away", name(disk)),
     });
     let each: Vec<String> = each.collect();
@@ -144,7 +145,7 @@ fn room_of(meta: &Metadata, room: &Room, domain: Uuid, disks: &[&Disk]) -> Strin
         true => String::new(),
         false => format!(", one failure domain ({}),", joined.join("; ")),
     };
-    format!("{}{joined} {} ({})", nodes.join(" and "), human(total), each.join(", "))
+    format!("{}{joined} {} ({})", nodes.join(" and "), Human(total), each.join(", "))
 }
 
 /// A disk as large as the largest, in a domain of its own: its size, and what the layout could have.
@@ -167,24 +168,9 @@ fn one_more(meta: &Metadata, usable: &Usable, layout: Layout) -> Option<(u64, u6
 
 /// Two sizes as people read them, or to the byte where they would look alike.
 pub(super) fn told_apart(sizes: [u64; 2]) -> [String; 2] {
-    let [first, second] = sizes.map(human);
+    let [first, second] = sizes.map(|bytes| Human(bytes).to_string());
     match first == second {
         true => sizes.map(|bytes| format!("{bytes} bytes")),
         false => [first, second],
     }
-}
-
-/// Bytes as people read them.
-pub(super) fn human(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if value.fract() == 0.0 { 0 } else { 1 };
-    format!("{value:.digits$} {}", UNITS[unit])
 }

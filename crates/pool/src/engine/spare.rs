@@ -1,11 +1,12 @@
 //! What people are told of the space that a pool keeps free for a loss (`crate::spare`): how much that is, and whether it
 //! is enough now.
 
+use block::size::Human;
 use uuid::Uuid;
 
 use super::open_pool::OpenPool;
 use super::pool::Pool;
-use super::space::{domain_word, human};
+use super::space::domain_word;
 use crate::allocate::{MovePlan, Usable, most_groups};
 use crate::format::DiskNumber;
 use crate::metadata::{GroupRun, Metadata};
@@ -79,7 +80,7 @@ impl OpenPool {
 
     /// What finds no place after which loss.
     pub(super) fn short_of(&self, meta: &Metadata, shortage: Shortage) -> String {
-        let bytes = human(shortage.extents * meta.shape().extent_bytes());
+        let bytes = Human(shortage.extents * meta.shape().extent_bytes());
         let where_to = format!("on a {} that doesn't have the other copies", domain_word(meta));
         match shortage.loss {
             Loss::Disk(disk) => {
@@ -125,6 +126,6 @@ pub(super) fn words(spare: Spare) -> String {
     match spare {
         Spare::Disk => "for the loss of any one disk".to_owned(),
         Spare::Node => "for the loss of any one machine".to_owned(),
-        Spare::Bytes(bytes) => format!("for the loss of {} on any one disk", human(bytes)),
+        Spare::Bytes(bytes) => format!("for the loss of {} on any one disk", Human(bytes)),
     }
 }

@@ -13,7 +13,7 @@ use crate::error::PoolError;
 use crate::forecast::EmptyForecast;
 use crate::format::DiskNumber;
 use crate::metadata::Layout;
-use crate::report::{JobState, PoolEvent, PoolState};
+use crate::report::{JobState, PoolEvent, PoolReport, PoolState};
 
 impl Bench {
     pub(super) fn empty(&self, disk: &str, to: Option<&str>) -> Result<EmptyForecast, PoolError> {
@@ -789,4 +789,28 @@ fn who_adds_a_disk_that_hangs_is_told_and_holds_up_nobody() {
     bench.disks[3].set_mode(Mode::Well);
     bench.pass(Duration::from_secs(20));
     extend(&bench, "e3.0").unwrap();
+}
+
+/// An evacuated disk takes nothing; that the only room for a rebuild is there is said, and how to have it.
+#[test]
+fn a_rebuild_without_room_names_the_disk_that_was_emptied() {
+    let bench = Bench::new(61, 4, 48);
+    bench.create();
+    let volume = bench.create_volume(36, Layout::Mirror(2));
+    for first in (0..2000).step_by(50) {
+        bench.write(&volume, first, pattern(first, 50, 1)).unwrap();
+    }
+    bench.set_rebuild_delay(5);
+    bench.empty("e3.0", None).unwrap();
+    bench.until(|report| report.jobs.iter().all(|job| job.state == JobState::Done));
+    let job = bench.report().jobs[0].number;
+    bench.set_mode(1, Mode::Lost);
+    let waits = |report: &PoolReport| report.disks[1].rebuild_waits.clone();
+    bench.until(|report| waits(report).is_some());
+    let why = waits(&bench.report()).unwrap();
+    assert!(why.contains(&format!("e3.0 take data again (pool cancel pool {job})")), "{why}");
+    let engine = Rc::clone(&bench.engine);
+    bench.run(async move { engine.cancel_job("pool", job).await }).unwrap();
+    bench.until(|report| report.survives == 1 && waits(report).is_none());
+    bench.assert_reads(&volume, 2000);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block::size::Human;
 use block::{BLOCK_BYTES, Instant, SECTOR_BYTES};
 
 use super::Volume;
@@ -12,7 +13,6 @@ use super::log::Written;
 use crate::allocate::{Usable, plan_segment, segments_per_log};
 use crate::engine::lease::Ended;
 use crate::engine::pool::Pool;
-use crate::engine::space::human;
 use crate::format::{
     Configuration, DiskNumber, RecordNumber, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentNumber,
     VolumeId,
@@ -328,7 +328,7 @@ impl Volume {
         Some(format!(
             "writes wait: no disk that takes part has {} in a row for its log; they go on by themselves \
              once one has: add disks (`etherpool pool extend {}`), or reduce or remove a volume",
-            human(u64::from(shape.segment_extents()) * shape.extent_bytes()),
+            Human(u64::from(shape.segment_extents()) * shape.extent_bytes()),
             self.pool.name
         ))
     }
