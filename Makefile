@@ -171,12 +171,16 @@ static-long: build-static
 bench: setup build
 	$(CARGO) build --release --locked -p blackbox --bins
 	scripts/bench $(abspath $(ETHERPOOL))
-	$(MAKE) bench-target
+	$(MAKE) bench-target bench-rebuild
 
 # The target against vblade, an echo of frames, and fio.
 bench-target: setup build
 	$(CARGO) build --release --locked -p blackbox --bins
 	scripts/bench-target $(abspath $(ETHERPOOL))
+
+# A rebuild beside copies between bare AoE disks, and between their images.
+bench-rebuild: setup build
+	scripts/bench-rebuild $(abspath $(ETHERPOOL))
 
 # The engine without network, FUSE and disks: processor time, operations and bytes per request.
 bench-engine:
