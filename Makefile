@@ -2,7 +2,7 @@
 # toolchain; what is missing is installed by `make setup`.
 
 CARGO ?= cargo
-SIM_SEEDS ?= 350
+SIM_SEEDS ?= 250
 # Of `make test-long`: seeds that nobody has seen while working begin elsewhere than at 0.
 LONG_SEEDS ?= 10000
 LONG_FORK_SEEDS ?= 2000

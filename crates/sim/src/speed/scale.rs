@@ -43,11 +43,10 @@ struct Size {
     volume_bytes: u64,
 }
 
-const SIZES: [Size; 4] = [
+const SIZES: [Size; 3] = [
     Size { machines: 5, volume_bytes: 100 * TIB },
     Size { machines: 20, volume_bytes: 1024 * TIB },
     Size { machines: 100, volume_bytes: 1024 * TIB },
-    Size { machines: 400, volume_bytes: 1024 * TIB },
 ];
 
 /// One step and what it took.
