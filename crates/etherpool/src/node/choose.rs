@@ -100,6 +100,7 @@ pub fn identity_of(disk: &Disk) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use os::disks::Usage;

@@ -1,7 +1,6 @@
 //! Looks at devices: what is on each, whenever it comes or comes back, and now and then while no open pool has it.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,8 +13,8 @@ use super::create::holds_vote;
 use super::member::Member;
 use super::observe::{Content, Others, labelled};
 use super::open_pool::OpenPool;
-use super::slot::{Device, KnownDisks, SlotState};
-use crate::format::{LabelError, PoolId};
+use super::slot::{Device, SlotState};
+use crate::format::LabelError;
 
 /// At most so often one of the devices that are in no open pool is looked at anew.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -179,13 +178,8 @@ impl Engine {
         };
         let (pool, disk) = (left.label.pool, left.label.disk);
         let place = device.facts.place();
-        let was_here = |pools: &BTreeMap<PoolId, KnownDisks>| {
-            pools
-                .get(&pool)
-                .and_then(|disks| disks.get(&disk))
-                .is_some_and(|known| known.is_same(&place))
-        };
-        match was_here(&self.known.borrow()) {
+        let known = self.known.borrow().get(&pool).and_then(|disks| disks.get(&disk).cloned());
+        match known.is_some_and(|known| known.is_same(&place)) {
             true => labelled(&*device.device, left.clone()).await,
             false => Ok(Content::Refused(error)),
         }

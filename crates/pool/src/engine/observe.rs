@@ -188,7 +188,9 @@ pub(crate) async fn read_label_of(
 ) -> Result<LabelState, IoError> {
     match read_label(device).await? {
         LabelState::Refused(error) => match error.left_of(disk) {
-            Some(left) if !is_marked(device).await? => Ok(LabelState::Labelled(left.clone())),
+            Some(left) if !is_marked(device).await? => {
+                Ok(LabelState::Labelled(Box::new(left.clone())))
+            }
             _ => Ok(LabelState::Refused(error)),
         },
         read => Ok(read),

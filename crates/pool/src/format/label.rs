@@ -294,7 +294,7 @@ pub enum LabelError {
 
 impl LabelError {
     /// The newest label that is left, if it names this disk ([`LabelError::Damaged`]).
-    pub fn left_of(&self, disk: (PoolId, DiskId)) -> Option<&Box<SelectedLabel>> {
+    pub fn left_of(&self, disk: (PoolId, DiskId)) -> Option<&SelectedLabel> {
         let LabelError::Damaged { left: Some(left), .. } = self else { return None };
         ((left.label.pool, left.label.disk) == disk).then_some(left)
     }
