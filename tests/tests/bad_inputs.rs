@@ -28,7 +28,7 @@ const POOLS: &[Line] = &[
     ("pool create cluster e3.1 --yes", 7, &["cluster", "exists already", "another name"]),
     ("pool create third BAD/file --yes", 3, &["BAD/file", "not exported", "etherpool node"]),
     ("pool create third BAD/none --yes", 3, &["BAD/none", "No such file", "disk list"]),
-    ("pool create third e3.1 --extent-size 3M --yes", 2, &["3 MiB", "power of two"]),
+    ("pool create third e3.1 --extent-size 3M --yes", 2, &["3.00 MiB", "power of two"]),
     ("pool create third e3.1 --spare most --yes", 2, &["most", "disk, node or a size"]),
     ("pool create third e3.1 --failure-domain rack --yes", 2, &["rack", "node or disk"]),
     ("pool create third e3.1 --domain rack=A:n9 --yes", 2, &["n9", "name disks"]),
@@ -95,7 +95,7 @@ const VOLUMES: &[Line] = &[
         2,
         &["'..' is not a name", "letters, digits"],
     ),
-    ("volume extend cluster/hyperspace --size 1M", 2, &["1 MiB is less", "volume reduce"]),
+    ("volume extend cluster/hyperspace --size 1M", 2, &["1.00 MiB is less", "volume reduce"]),
     ("volume extend cluster/hyperspace --size +100T", 1, &["100 TiB", "can be had", "pool extend"]),
     ("volume extend cluster/nothing --size +1G", 3, &["cluster/nothing", "volume list"]),
     (
