@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod rack;
 
-use blackbox::wait_until;
+use blackbox::{Machine, wait_until};
 use rack::{Disks, Rack};
 
 #[test]
@@ -31,6 +31,41 @@ fn a_disk_that_was_left_alone_is_taken_once_it_is_wiped() {
     one.must("dd if=/dev/zero of=/dev/sdb bs=1M count=4 conv=fsync");
     wait_until("it is exported", || left("/dev/sdb", "online"));
     assert!(left("/dev/sdc", "ext2/3/4"), "{}", one.must("etherpool target status"));
+}
+
+/// What is in a disk's place is another disk, with an address of its own if it may have one; and the disk keeps its address
+/// wherever it is.
+#[test]
+fn a_disk_is_what_it_is_wherever_it_is() {
+    let mut rack = Rack::new(&[("one", 1, &[("sdb", 64)])]);
+    rack.on(&["one"]);
+    let one = rack.machine("one");
+    one.must("echo 'ETHERPOOL_NODE_OPTIONS=\"-i eth0\"' >/etc/default/etherpool-node");
+    one.must("systemctl enable --now etherpool-node");
+    let is = |one: &Machine, words: &[&str]| {
+        let status = one.run("etherpool target status").1;
+        status.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    wait_until("it is exported", || is(one, &["e1.0", "/dev/sdb", "online"]));
+    let first = one.take("sdb");
+    wait_until("it is gone", || !is(one, &["online"]));
+    // So that what is to be in its place is there as a whole when the node looks.
+    let signal = |one: &Machine, signal: &str| {
+        one.must(&format!("kill -{signal} $(cat /run/stand-in/etherpool-node.pid)"));
+    };
+    signal(one, "STOP");
+    one.put("sdb", 64);
+    one.must("mkfs.ext4 -q /dev/sdb");
+    signal(one, "CONT");
+    wait_until("it is left alone", || is(one, &["/dev/sdb", "ext2/3/4"]));
+    // Longer than between two looks of an export.
+    for _ in 0..30 {
+        assert!(!is(one, &["online"]), "{}", one.must("etherpool target status"));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    one.put_back("sdc", first);
+    wait_until("the first one has its address again", || is(one, &["e1.0", "/dev/sdc", "online"]));
+    assert!(is(one, &["/dev/sdb", "ext2/3/4"]), "{}", one.must("etherpool target status"));
 }
 
 /// Disks without serial numbers have the addresses of their places.

@@ -18,7 +18,7 @@ use block::SECTOR_BYTES;
 use control::node::{ASKING, ExportPlan, ExportStatus};
 use runtime::Notify;
 
-use super::choose::matches;
+use super::choose::{identity_of, matches};
 use super::health::ASK_EVERY;
 use super::link::Link;
 use super::memory::{ExportMemory, Found, configured};
@@ -45,6 +45,8 @@ pub struct Export {
     pub address: ShelfSlot,
     /// Why it is there.
     pub origin: Origin,
+    /// What the disk is remembered by that was found ([`identity_of`]): another one may be where it was.
+    pub key: Option<String>,
     plan: RefCell<ExportPlan>,
     /// Plan or interfaces changed since they were last told to the target.
     changed: Cell<bool>,
@@ -73,10 +75,11 @@ struct Served {
 
 impl Export {
     /// An export that isn't running yet.
-    pub fn new(plan: ExportPlan, origin: Origin) -> Export {
+    pub fn new(plan: ExportPlan, origin: Origin, key: Option<String>) -> Export {
         Export {
             address: plan.address,
             origin,
+            key,
             plan: RefCell::new(plan),
             changed: Cell::new(false),
             state: RefCell::new("starting".to_owned()),
@@ -243,7 +246,11 @@ impl Export {
     async fn open(&self, node: &Node) -> anyhow::Result<Served> {
         let plan = self.plan.borrow().clone();
         let disk = node.disks.open(&plan).await?;
-        match self.begin(node, &plan, &disk).await {
+        let begun = async {
+            self.check_drive(node, &disk).await?;
+            self.begin(node, &plan, &disk).await
+        };
+        match begun.await {
             Ok((id, damaged)) => {
                 let link = plan.link.as_deref().zip(node.run_dir.as_ref());
                 let link = link.and_then(|(name, run_dir)| Link::make(run_dir, name, disk.path()));
@@ -254,6 +261,24 @@ impl Export {
                 Err(error)
             }
         }
+    }
+
+    /// Whether an open disk is the one that was found. Another one in its place may carry what nobody is to write to, and
+    /// has an address of its own.
+    async fn check_drive(&self, node: &Node, disk: &DiskUse) -> anyhow::Result<()> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let disks = node.handle.blocking(os::disks::list).await?;
+        let disks = disks.context("cannot list this machine's disks")?;
+        let here = disks.iter().find(|here| here.path == disk.path());
+        match here.is_some_and(|here| identity_of(here) == *key) {
+            true => Ok(()),
+            false => anyhow::bail!("another disk is at {} now", disk.path().display()),
+        }
+    }
+
+    /// Whether its disk is gone, or was never there.
+    pub fn has_no_disk(&self) -> bool {
+        self.tried.get() && self.running.get().is_none()
     }
 
     /// Exports an open disk, closed to clients if its memory is damaged.

@@ -119,13 +119,13 @@ impl Exporter {
             };
             if !plan.as_ref().is_some_and(|plan| export.take_plan(plan)) {
                 export.end();
-                anew.extend(plan.map(|plan| (plan, export.origin)));
+                anew.extend(plan.map(|plan| (plan, export.origin, export.key.clone())));
             }
         }
         self.node.reset_owner.replace(wanted.config.reset_owner.clone());
         self.wanted.replace(wanted);
-        for (plan, origin) in anew {
-            self.start_export(plan, origin);
+        for (plan, origin, key) in anew {
+            self.start_export(plan, origin, key);
         }
         self.start_named();
         let addresses: Vec<ShelfSlot> = self.exports.borrow().keys().copied().collect();
@@ -220,22 +220,27 @@ impl Exporter {
             tracing::error!(event = "not-exported", "{path} is not exported: {why}");
         }
         for plan in named {
-            self.start_export(plan, Origin::Named);
+            self.start_export(plan, Origin::Named, None);
         }
     }
 
-    fn start_export(self: &Rc<Self>, plan: ExportPlan, origin: Origin) {
+    fn start_export(self: &Rc<Self>, plan: ExportPlan, origin: Origin, key: Option<String>) {
         let address = plan.address;
         if let Some(running) = self.exports.borrow().get(&address)
             && !running.is_ending()
         {
-            return;
+            // A disk that was found is back elsewhere.
+            let moved = running.path() != plan.medium.path && running.has_no_disk();
+            if !moved || running.origin != Origin::Found || origin != Origin::Found {
+                return;
+            }
+            running.end();
         }
         if address.shelf == LINUX_REFUSES {
             tracing::warn!(export = %address, "Linux takes no disks from shelf 4095");
         }
         let predecessor = self.exports.borrow_mut().remove(&address);
-        let export = Rc::new(Export::new(plan, origin));
+        let export = Rc::new(Export::new(plan, origin, key));
         self.exports.borrow_mut().insert(address, Rc::clone(&export));
         let (watched, watching) = (Rc::clone(&export), Rc::clone(&self.node));
         let watch = async move { watched.watch_health(&watching).await };
@@ -329,7 +334,10 @@ impl Exporter {
         let taken = |slot: u8| {
             let address = ShelfSlot::new(shelf, slot);
             let named = self.wanted.borrow().plans.iter().any(|plan| plan.address == address);
-            named || self.exports.borrow().contains_key(&address)
+            // Its own, while its disk was gone.
+            let is_its =
+                |export: &Export| export.key.as_deref() == Some(key) && export.has_no_disk();
+            named || self.exports.borrow().get(&address).is_some_and(|export| !is_its(export))
         };
         let _turn = automatic.choosing.acquire(1).await;
         let chosen = automatic.identity.borrow_mut().slot(key, taken);
@@ -347,7 +355,8 @@ impl Exporter {
             let path = path.display().to_string();
             plan_found(address, &path, &wanted.config.defaults, &wanted.config.groups)?
         };
-        self.start_export(plan, origin);
+        let key = (origin == Origin::Found).then(|| key.to_owned());
+        self.start_export(plan, origin, key);
         Ok(())
     }
 }
