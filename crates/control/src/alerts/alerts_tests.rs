@@ -510,7 +510,7 @@ fn the_worst_comes_first_then_the_oldest() {
 #[test]
 fn what_it_means_for_data_hangs_on_what_still_may_fail() {
     type Change = fn(&mut PoolReport);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 15] = [
         (
             |p| {
                 p.state = PoolState::Suspended { why: "votes".into() };
@@ -535,6 +535,14 @@ fn what_it_means_for_data_hangs_on_what_still_may_fail() {
             "not all of volume tank/v is in reach",
         ),
         (|p| p.state = PoolState::Suspended { why: "x".into() }, "requests wait"),
+        (
+            |p| {
+                p.volumes.push(p.volumes[0].clone());
+                p.state = PoolState::Suspended { why: "x".into() };
+                p.volumes[0].state = VolumeState::Suspended { why: "e1.0 is away".into() };
+            },
+            "the other volumes serve",
+        ),
         (|p| p.volumes[0].survives_disks = 0, "with one more disk some of it would be LOST"),
         (
             |p| {

@@ -309,7 +309,7 @@ fn of_pool(found: &mut Found, pool: &PoolReport, seen: &Seen<'_>) {
     }
     match &pool.state {
         PoolState::Suspended { why } => {
-            let text = format!("pool {name} is suspended, its requests wait: {why}");
+            let text = format!("pool {name} {}: {why}", super::meaning::how_suspended(pool));
             found.add(Kind::PoolSuspended, about, Severity::Error, text, &show);
         }
         PoolState::Degraded => {

@@ -40,6 +40,11 @@ pub fn for_data(condition: &Condition, pools: &[PoolReport], is_any_lost: bool) 
              may be lost"
                 .to_owned()
         }
+        Kind::PoolSuspended if pool.is_some_and(serves_partly) => {
+            "requests of what is named wait, and none of them fails; the other volumes serve. What was acknowledged is there \
+             again with the disks; a volume that won't have them back may be removed (etherpool volume remove)"
+                .to_owned()
+        }
         Kind::PoolSuspended => {
             "requests wait, and none of them fails. Where disks are waited for, what was acknowledged is there again with \
              them; where a log is damaged, some of it may be lost"
@@ -109,9 +114,23 @@ fn pool_of<'a>(condition: &Condition, pools: &'a [PoolReport]) -> Option<&'a Poo
     named.max_by_key(|pool| pool.is_ours())
 }
 
+/// Whether only some volumes wait of a pool that counts as suspended.
+fn serves_partly(pool: &PoolReport) -> bool {
+    let waits = pool.volumes.iter().filter(|volume| volume.suspended().is_some()).count();
+    pool.lease_ok && (1..pool.volumes.len()).contains(&waits)
+}
+
+/// What a pool is of which requests wait.
+pub(super) fn how_suspended(pool: &PoolReport) -> &'static str {
+    match serves_partly(pool) {
+        true => "doesn't serve all of its volumes",
+        false => "is suspended, its requests wait",
+    }
+}
+
 /// How a pool stands with what it lacks now.
 fn standing(pool: &PoolReport, is_any_lost: bool) -> String {
-    if let PoolState::Suspended { .. } = pool.state {
+    if matches!(pool.state, PoolState::Suspended { .. }) && !serves_partly(pool) {
         return "requests of its pool wait until disks are back".to_owned();
     }
     if !pool.is_open() {

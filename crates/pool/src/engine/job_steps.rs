@@ -346,7 +346,10 @@ impl OpenPool {
                 continue;
             }
             if there == 0 {
-                let why = format!("no copy of some blocks of volume {} is there", volume.name());
+                let (pool, name) = (&self.pool.name, volume.name());
+                let why = format!(
+                    "no copy of some blocks of volume {name} is there; if none will be: etherpool volume remove {pool}/{name}"
+                );
                 waits.insert(number, why);
                 continue;
             }

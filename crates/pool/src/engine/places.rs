@@ -19,8 +19,6 @@ use crate::report::whereabouts;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looks between two commits, if there is anything to be committed.
 const LOOKS_PER_COMMIT: u32 = 60;
-/// The same while a disk is gone of which an older moment is kept: whoever opens the pool next tells that one.
-const LOOKS_WHILE_GONE: u32 = 5;
 /// Disks in one commit.
 const AT_ONCE_MAX: usize = 64;
 /// That a disk is there is written anew so seldom: a crash forgets no more than that.
@@ -64,8 +62,8 @@ impl OpenPool {
                 }
             }
             looks += 1;
-            let is_gone = looks >= LOOKS_WHILE_GONE && self.is_gone_since_kept();
-            if is_gone || looks >= LOOKS_PER_COMMIT {
+            // Whoever opens the pool next tells when one was there last that is gone.
+            if looks >= LOOKS_PER_COMMIT || self.is_gone_since_kept() {
                 looks = 0;
                 if self.keep_places().await.is_err() {
                     return;

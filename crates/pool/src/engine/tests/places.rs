@@ -30,7 +30,7 @@ fn a_disk_that_is_gone_is_named_by_what_stands_on_it_also_elsewhere() {
     assert_eq!(bench.kept_places().len(), 5);
     bench.set_mode(0, Mode::Lost);
     bench.write(&volume, 0, pattern(0, 50, 1)).unwrap();
-    bench.pass(Duration::from_secs(12));
+    bench.pass(Duration::from_secs(8));
     let gone = bench.report().disks[0].clone();
     assert_eq!((gone.state, gone.serial.as_str()), (DiskState::Missing, "SERIAL-e0.0"));
     let seen = gone.last_seen_secs.unwrap();
