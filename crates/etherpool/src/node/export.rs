@@ -29,12 +29,15 @@ use super::server::Node;
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why something is exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The configuration names it.
     Named,
     /// It was found.
-    Found,
+    Found {
+        /// What the disk is remembered by ([`identity_of`]): another one may be where it was.
+        key: String,
+    },
     /// A program of this machine asked for it, until the process ends.
     Requested,
 }
@@ -45,8 +48,6 @@ pub struct Export {
     pub address: ShelfSlot,
     /// Why it is there.
     pub origin: Origin,
-    /// What the disk is remembered by that was found ([`identity_of`]): another one may be where it was.
-    pub key: Option<String>,
     plan: RefCell<ExportPlan>,
     /// Plan or interfaces changed since they were last told to the target.
     changed: Cell<bool>,
@@ -75,11 +76,10 @@ struct Served {
 
 impl Export {
     /// An export that isn't running yet.
-    pub fn new(plan: ExportPlan, origin: Origin, key: Option<String>) -> Export {
+    pub fn new(plan: ExportPlan, origin: Origin) -> Export {
         Export {
             address: plan.address,
             origin,
-            key,
             plan: RefCell::new(plan),
             changed: Cell::new(false),
             state: RefCell::new("starting".to_owned()),
@@ -266,7 +266,7 @@ impl Export {
     /// Whether an open disk is the one that was found. Another one in its place may carry what nobody is to write to, and
     /// has an address of its own.
     async fn check_drive(&self, node: &Node, disk: &DiskUse) -> anyhow::Result<()> {
-        let Some(key) = &self.key else { return Ok(()) };
+        let Origin::Found { key } = &self.origin else { return Ok(()) };
         let disks = node.handle.blocking(os::disks::list).await?;
         let disks = disks.context("cannot list this machine's disks")?;
         let here = disks.iter().find(|here| here.path == disk.path());
@@ -276,9 +276,10 @@ impl Export {
         }
     }
 
-    /// Whether its disk is gone, or was never there.
-    pub fn has_no_disk(&self) -> bool {
-        self.tried.get() && self.running.get().is_none()
+    /// Whether it is of the disk that was found so, and that is gone.
+    pub fn awaits(&self, found: &Origin) -> bool {
+        let is_its = matches!(found, Origin::Found { .. }) && self.origin == *found;
+        is_its && self.tried.get() && self.running.get().is_none()
     }
 
     /// Exports an open disk, closed to clients if its memory is damaged.

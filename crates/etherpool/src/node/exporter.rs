@@ -111,21 +111,21 @@ impl Exporter {
                 let (defaults, groups) = (&wanted.config.defaults, &wanted.config.groups);
                 plan_found(*address, &export.path(), defaults, groups).ok()
             };
-            let plan = match (plans.get(address), export.origin) {
+            let plan = match (plans.get(address), &export.origin) {
                 (Some(plan), Origin::Named) => Some((*plan).clone()),
-                (None, Origin::Found) if wanted.automatic => found(export),
+                (None, Origin::Found { .. }) if wanted.automatic => found(export),
                 (None, Origin::Requested) => found(export),
                 _ => None,
             };
             if !plan.as_ref().is_some_and(|plan| export.take_plan(plan)) {
                 export.end();
-                anew.extend(plan.map(|plan| (plan, export.origin, export.key.clone())));
+                anew.extend(plan.map(|plan| (plan, export.origin.clone())));
             }
         }
         self.node.reset_owner.replace(wanted.config.reset_owner.clone());
         self.wanted.replace(wanted);
-        for (plan, origin, key) in anew {
-            self.start_export(plan, origin, key);
+        for (plan, origin) in anew {
+            self.start_export(plan, origin);
         }
         self.start_named();
         let addresses: Vec<ShelfSlot> = self.exports.borrow().keys().copied().collect();
@@ -220,18 +220,17 @@ impl Exporter {
             tracing::error!(event = "not-exported", "{path} is not exported: {why}");
         }
         for plan in named {
-            self.start_export(plan, Origin::Named, None);
+            self.start_export(plan, Origin::Named);
         }
     }
 
-    fn start_export(self: &Rc<Self>, plan: ExportPlan, origin: Origin, key: Option<String>) {
+    fn start_export(self: &Rc<Self>, plan: ExportPlan, origin: Origin) {
         let address = plan.address;
         if let Some(running) = self.exports.borrow().get(&address)
             && !running.is_ending()
         {
-            // A disk that was found is back elsewhere.
-            let moved = running.path() != plan.medium.path && running.has_no_disk();
-            if !moved || running.origin != Origin::Found || origin != Origin::Found {
+            let is_back_elsewhere = running.awaits(&origin) && running.path() != plan.medium.path;
+            if !is_back_elsewhere {
                 return;
             }
             running.end();
@@ -240,7 +239,7 @@ impl Exporter {
             tracing::warn!(export = %address, "Linux takes no disks from shelf 4095");
         }
         let predecessor = self.exports.borrow_mut().remove(&address);
-        let export = Rc::new(Export::new(plan, origin, key));
+        let export = Rc::new(Export::new(plan, origin));
         self.exports.borrow_mut().insert(address, Rc::clone(&export));
         let (watched, watching) = (Rc::clone(&export), Rc::clone(&self.node));
         let watch = async move { watched.watch_health(&watching).await };
@@ -320,7 +319,8 @@ impl Exporter {
     }
 
     async fn start_disk(self: &Rc<Self>, disk: &Disk) -> anyhow::Result<()> {
-        self.start_found(&identity_of(disk), &disk.path, Origin::Found).await
+        let key = identity_of(disk);
+        self.start_found(&key.clone(), &disk.path, Origin::Found { key }).await
     }
 
     async fn start_found(
@@ -334,10 +334,8 @@ impl Exporter {
         let taken = |slot: u8| {
             let address = ShelfSlot::new(shelf, slot);
             let named = self.wanted.borrow().plans.iter().any(|plan| plan.address == address);
-            // Its own, while its disk was gone.
-            let is_its =
-                |export: &Export| export.key.as_deref() == Some(key) && export.has_no_disk();
-            named || self.exports.borrow().get(&address).is_some_and(|export| !is_its(export))
+            let exports = self.exports.borrow();
+            named || exports.get(&address).is_some_and(|export| !export.awaits(&origin))
         };
         let _turn = automatic.choosing.acquire(1).await;
         let chosen = automatic.identity.borrow_mut().slot(key, taken);
@@ -355,8 +353,7 @@ impl Exporter {
             let path = path.display().to_string();
             plan_found(address, &path, &wanted.config.defaults, &wanted.config.groups)?
         };
-        let key = (origin == Origin::Found).then(|| key.to_owned());
-        self.start_export(plan, origin, key);
+        self.start_export(plan, origin);
         Ok(())
     }
 }
