@@ -170,21 +170,6 @@ impl Engine {
         }
     }
 
-    /// What is on a device whose label has no two equal copies. Of a disk of a pool of ours that is where it was last, what
-    /// is left of its label suffices; elsewhere it may be a part of a copy of that disk.
-    async fn known_by_place(&self, device: &Device, error: LabelError) -> Result<Content, IoError> {
-        let LabelError::Damaged { left: Some(left), .. } = &error else {
-            return Ok(Content::Refused(error));
-        };
-        let (pool, disk) = (left.label.pool, left.label.disk);
-        let place = device.facts.place();
-        let known = self.known.borrow().get(&pool).and_then(|disks| disks.get(&disk).cloned());
-        match known.is_some_and(|known| known.is_same(&place)) {
-            true => labelled(&*device.device, left.clone()).await,
-            false => Ok(Content::Refused(error)),
-        }
-    }
-
     /// The same at once.
     async fn read_in_time(&self, device: &Device, others: Others) -> Result<Content, IoError> {
         let reading = async {
@@ -204,5 +189,20 @@ impl Engine {
         };
         let content = runtime::timeout(&self.runtime, self.config.limits.claim, reading).await;
         content.unwrap_or(Err(IoError::Lost))
+    }
+
+    /// What is on a device whose label has no two equal copies. Of a disk of a pool of ours that is where it was last, what
+    /// is left of its label suffices; elsewhere it may be a part of a copy of that disk.
+    async fn known_by_place(&self, device: &Device, error: LabelError) -> Result<Content, IoError> {
+        let LabelError::Damaged { left: Some(left), .. } = &error else {
+            return Ok(Content::Refused(error));
+        };
+        let (pool, disk) = (left.label.pool, left.label.disk);
+        let place = device.facts.place();
+        let known = self.known.borrow().get(&pool).and_then(|disks| disks.get(&disk).cloned());
+        match known.is_some_and(|known| known.is_same(&place)) {
+            true => labelled(&*device.device, left.clone()).await,
+            false => Ok(Content::Refused(error)),
+        }
     }
 }

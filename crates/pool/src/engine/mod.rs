@@ -186,18 +186,6 @@ pub struct DiskFacts {
     pub node_key: Option<PublicKey>,
 }
 
-impl DiskPlace {
-    /// Whether a drive that is at the one is the drive that was at the other, as far as can be told from outside: a
-    /// machine finds its disks in another order, and then their paths are others.
-    pub(crate) fn is_same(&self, other: &DiskPlace) -> bool {
-        let drive = |place: &DiskPlace| match place.serial.is_empty() {
-            true => place.device_name.clone(),
-            false => place.serial.clone(),
-        };
-        (&self.name, drive(self)) == (&other.name, drive(other))
-    }
-}
-
 impl DiskFacts {
     /// Where the device is, for people.
     pub(crate) fn place(&self) -> DiskPlace {

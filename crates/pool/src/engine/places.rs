@@ -31,6 +31,16 @@ impl DiskPlace {
         DiskPlace { name, device_name, serial, ..DiskPlace::default() }
     }
 
+    /// Whether a drive that is at the one is the drive that was at the other, as far as can be told from outside: a
+    /// machine finds its disks in another order, and then their paths are others.
+    pub(super) fn is_same(&self, other: &DiskPlace) -> bool {
+        (&self.name, self.drive()) == (&other.name, other.drive())
+    }
+
+    fn drive(&self) -> &str {
+        if self.serial.is_empty() { &self.device_name } else { &self.serial }
+    }
+
     /// For people, with what else there is to say of it.
     pub(crate) fn describe(&self, more: &str) -> String {
         if self.name.is_empty() {

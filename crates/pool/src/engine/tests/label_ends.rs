@@ -4,26 +4,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BLOCK_BYTES, BlockDevice};
+use block::BLOCK_BYTES;
 
-use super::super::PoolSettings;
-use super::super::testing::{Bench, Mode, TestDisk};
-use super::pattern;
+use super::super::testing::{Mode, TestDisk};
+use super::scrub::{BLOCKS, written_as as written};
 use crate::format::{DiskGeometry, LabelState, select_label};
 use crate::metadata::Layout;
 use crate::report::{DiskState, PoolEvent, PoolState, ScrubReport};
-
-/// A pool of three nodes with a volume on it, idle.
-fn written(seed: u64, layout: Layout) -> (Bench, Rc<dyn BlockDevice>) {
-    let bench = Bench::new(seed, 3, 48);
-    bench.create();
-    let volume = bench.create_volume(16, layout);
-    for first in (0..2000).step_by(50) {
-        bench.write(&volume, first, pattern(first, 50, 1)).unwrap();
-    }
-    bench.pass(Duration::from_secs(5));
-    (bench, volume)
-}
 
 fn label_places(disk: &TestDisk) -> [usize; 4] {
     DiskGeometry::label_slots(disk.image().len() as u64).map(|slot| slot.byte_offset() as usize)
@@ -53,14 +40,6 @@ fn damaged_slots(disk: &TestDisk) -> [bool; 4] {
     }
 }
 
-fn scrubbed(bench: &Bench) -> ScrubReport {
-    let engine = Rc::clone(&bench.engine);
-    let begun = bench.run(async move { engine.scrub_pool("pool", &PoolSettings::default()).await });
-    begun.unwrap();
-    bench.until(|report| report.jobs.is_empty());
-    bench.report().scrub.unwrap()
-}
-
 fn counts(found: ScrubReport) -> (u64, u64, u64) {
     (found.bad_blocks, found.repaired_blocks, found.unread_blocks)
 }
@@ -73,13 +52,13 @@ fn an_open_pool_mends_a_label_of_which_two_copies_are_left() {
         let disk = &bench.disks[1];
         damage(disk, &slots);
         bench.events();
-        assert_eq!(counts(scrubbed(&bench)), (0, 0, 0), "{slots:?}");
+        assert_eq!(counts(bench.scrubbed()), (0, 0, 0), "{slots:?}");
         assert_eq!(damaged_slots(disk), [false; 4], "{slots:?}");
         let mended = |event: &PoolEvent| matches!(event, PoolEvent::StructureRepaired { what, .. } if what == "label");
         assert_eq!(bench.events().iter().filter(|event| mended(event)).count(), 1);
         let bench = bench.power_cut();
         bench.until(|report| report.state == PoolState::Online);
-        assert_eq!(counts(scrubbed(&bench)), (0, 0, 0));
+        assert_eq!(counts(bench.scrubbed()), (0, 0, 0));
     }
 }
 
@@ -88,7 +67,7 @@ fn an_open_pool_mends_all_that_lies_before_the_extents() {
     let (bench, _volume) = written(4, Layout::Mirror(2));
     let disk = &bench.disks[1];
     damage_front(disk);
-    let found = scrubbed(&bench);
+    let found = bench.scrubbed();
     assert_eq!(found.bad_blocks, found.repaired_blocks, "{found:?}");
     assert_eq!(damaged_slots(disk), [false; 4]);
     let bench = bench.crash_engine();
@@ -107,11 +86,8 @@ fn a_disk_with_a_damaged_front_is_taken_in_where_it_was() {
         let bench = bench.crash_engine();
         bench.until(|report| report.state == PoolState::Online);
         assert_eq!(damaged_slots(&bench.disks[1]), [false; 4], "{layout:?}");
-        let volume = bench.reopened();
-        for first in (0..2000).step_by(50) {
-            assert_eq!(bench.read(&volume, first, 50).unwrap(), pattern(first, 50, 1));
-        }
-        assert_eq!(counts(scrubbed(&bench)), (0, 0, 0), "{layout:?}");
+        bench.assert_reads(&bench.reopened(), BLOCKS);
+        assert_eq!(counts(bench.scrubbed()), (0, 0, 0), "{layout:?}");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::metadata::{Layout, MetaRecord, Volume};
 use crate::report::{JobState, PoolEvent, PoolState, ScrubReport};
 
 /// Blocks that are written.
-const BLOCKS: u64 = 2000;
+pub(super) const BLOCKS: u64 = 2000;
 
 impl Bench {
     fn scrub(&self, settings: PoolSettings) -> Result<u32, PoolError> {
@@ -36,7 +36,7 @@ impl Bench {
     }
 
     /// Scrubs to the end.
-    fn scrubbed(&self) -> ScrubReport {
+    pub(super) fn scrubbed(&self) -> ScrubReport {
         self.scrub(PoolSettings::default()).unwrap();
         self.until(|report| report.jobs.is_empty());
         self.found()
@@ -45,9 +45,14 @@ impl Bench {
 
 /// Three nodes with one mirrored volume, in place and idle.
 fn written(seed: u64) -> (Bench, Rc<dyn BlockDevice>) {
+    written_as(seed, Layout::Mirror(2))
+}
+
+/// The same of any layout.
+pub(super) fn written_as(seed: u64, layout: Layout) -> (Bench, Rc<dyn BlockDevice>) {
     let bench = Bench::new(seed, 3, 48);
     bench.create();
-    let volume = bench.create_volume(16, Layout::Mirror(2));
+    let volume = bench.create_volume(16, layout);
     for first in (0..BLOCKS).step_by(50) {
         bench.write(&volume, first, pattern(first, 50, 1)).unwrap();
     }
